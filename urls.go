@@ -290,7 +290,7 @@ func derive(g origin) (primary, alternate origin, err error) {
 	label := strings.TrimSuffix(d.label, alternateMark)
 	switch {
 	case strings.HasSuffix(label, alternateMark):
-		return g, g, errors.New("has an organization name that ends in --s twice; "+
+		return g, g, errors.New("has an organization name that ends in --s twice; " +
 			"give the alternate explicitly (Config.Alternate)")
 	case len(label)+len(alternateMark) > maxLabel:
 		return g, g, errors.New("has an organization name over 60 octets, which leaves no room for --s")
