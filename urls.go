@@ -257,7 +257,7 @@ func (g origin) otherForm() origin {
 // loopback reports whether g cannot be reached from another machine.
 func (g origin) loopback() bool {
 	if ip, ok := g.addr(); ok {
-		return ip.Unmap().IsLoopback()
+		return ip.IsLoopback()
 	}
 	return g.name == "localhost" || strings.HasSuffix(g.name, ".localhost")
 }
@@ -440,13 +440,13 @@ type dataverseName struct {
 	region string
 }
 
-// splitDataverse splits a name in lower case. It is not ok if the name does not
-// consist of one label, perhaps api, and a known region.
+// splitDataverse splits a valid name in lower case. It is not ok if the name does
+// not consist of one label, perhaps api, and a known region.
 func splitDataverse(name string) (d dataverseName, ok bool) {
 	d.label, d.region, _ = strings.Cut(name, ".")
 	d.region, d.api = strings.CutPrefix(d.region, "api.")
 	both, known := dataverseRegions[d.region]
-	return d, known && (both || !d.api) && d.label != ""
+	return d, known && (both || !d.api)
 }
 
 func (d dataverseName) String() string {
