@@ -1,8 +1,16 @@
 package failover
 
 import (
+	"context"
 	"errors"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Class says what a fault means for the endpoint that gave it.
@@ -31,7 +39,30 @@ const (
 	ClassCanceled
 )
 
-// Delivery says what is known about the request that met a fault.
+// String returns "application", "auth", "throttled", "transient",
+// "unavailable" or "canceled".
+func (c Class) String() string {
+	switch c {
+	case ClassApplication:
+		return "application"
+	case ClassAuth:
+		return "auth"
+	case ClassThrottled:
+		return "throttled"
+	case ClassTransient:
+		return "transient"
+	case ClassUnavailable:
+		return "unavailable"
+	case ClassCanceled:
+		return "canceled"
+	}
+	return "Class(" + strconv.Itoa(int(c)) + ")"
+}
+
+// Delivery says what is known about the request that met a fault. Only NotSent
+// and Refused prove that the request was not carried out. Answered does not: an
+// organization that reports a fault may have committed part of the work, so a
+// write it answered must not be sent again unless repeating it is harmless.
 type Delivery uint8
 
 const (
@@ -43,11 +74,28 @@ const (
 	// Refused: a front end provably did not run the request (a fence code,
 	// 429, an HTTP/2 REFUSED_STREAM).
 	Refused
-	// Answered: the organization itself answered.
+	// Answered: the organization itself, or a guard in front of it, took the
+	// request and gave this fault as its answer.
 	Answered
 )
 
-// A Fault is what an attempt got instead of a healthy answer.
+// String returns "unknown", "not sent", "refused" or "answered".
+func (d Delivery) String() string {
+	switch d {
+	case Unknown:
+		return "unknown"
+	case NotSent:
+		return "not sent"
+	case Refused:
+		return "refused"
+	case Answered:
+		return "answered"
+	}
+	return "Delivery(" + strconv.Itoa(int(d)) + ")"
+}
+
+// A Fault is what an attempt got instead of a healthy answer. It is not changed
+// once it has been handed out, so it may be shared between goroutines.
 type Fault struct {
 	Class Class
 	// Definitive: one such fault is proof that the organization is not served
@@ -63,14 +111,71 @@ type Fault struct {
 	// word of the answer ("ServiceUnavailable"), or "".
 	Code string
 	// Message of the answer: one line, at most 256 bytes, "" if there was none.
+	// The service wrote it and may quote record data in it; it is therefore not
+	// part of the text of [Fault.Error].
 	Message string
 	// RequestID the service gave the request (x-ms-service-request-id or its
 	// like), "" if it gave none.
 	RequestID string
-	// RetryAfter the server asked for, 0 if it did not.
+	// RetryAfter the server asked for, at most 5 minutes, 0 if it did not ask.
 	RetryAfter time.Duration
 	// Err of the attempt when there was no response.
 	Err error
+}
+
+// Error describes the fault in one line of at most 400 bytes: its class, what is
+// known about the request, and the status and code or the underlying error.
+// User info and query strings of addresses in that error are left out.
+func (f *Fault) Error() string {
+	var b strings.Builder
+	b.WriteString(f.Class.String())
+	if f.Definitive {
+		b.WriteString(" (definitive)")
+	}
+	b.WriteString(", request ")
+	b.WriteString(f.deliveryText())
+	sep := ": "
+	if f.Status != 0 {
+		b.WriteString(sep + "status " + strconv.Itoa(f.Status))
+		sep = " "
+	}
+	if f.Code != "" {
+		b.WriteString(sep + f.Code)
+		if n, ok := codeNumber(f.Code); ok && codes[n].name != "" {
+			b.WriteString(" " + codes[n].name)
+		}
+	}
+	if f.RequestID != "" {
+		b.WriteString(" (request id " + f.RequestID + ")")
+	}
+	if f.Err != nil {
+		b.WriteString(": " + errorText(f.Err))
+	}
+	return oneLine(b.String(), maxFaultText)
+}
+
+// deliveryText completes the sentence "request ...".
+func (f *Fault) deliveryText() string {
+	if f.Delivery == Unknown {
+		return "outcome unknown"
+	}
+	return f.Delivery.String()
+}
+
+// Unwrap returns Err.
+func (f *Fault) Unwrap() error { return f.Err }
+
+// Timeout reports whether the attempt ended because somebody stopped waiting:
+// this side (a deadline) or a gateway (status 504 and 524).
+func (f *Fault) Timeout() bool {
+	return f.Status == http.StatusGatewayTimeout || f.Status == statusOriginTimeout || f.Err != nil && isTimeout(f.Err)
+}
+
+// isTimeout reports whether err is a deadline that passed.
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.As(err, &t) && t.Timeout()
 }
 
 // counted reports whether the fault speaks against its endpoint.
@@ -87,3 +192,164 @@ var (
 	// definite answer: it may or may not have been carried out.
 	ErrOutcomeUnknown = errors.New("failover: outcome of the write is unknown")
 )
+
+// An Error is what [Transport.RoundTrip] returns when it has no response to
+// return. errors.Is finds the sentinels of this package in it, errors.As finds
+// the [Fault] of each attempt, first attempt first, and its underlying error.
+type Error struct {
+	// Method of the request.
+	Method string
+	// URL of the request as the caller addressed it: scheme, host and path, and
+	// neither user info nor query.
+	URL string
+	// Attempts that were made, in order; empty if none was.
+	Attempts []*Fault
+	// RetryAfter is when trying again makes sense, 0 if nothing is known.
+	RetryAfter time.Duration
+
+	is []error // sentinels: ErrClosed, ErrUnavailable, ErrOutcomeUnknown
+}
+
+// Error describes the request and every attempt in one line of at most 2 KiB.
+// It holds no user info, query, header or body.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("failover: " + e.Method + " " + errorTextOf(e.URL))
+	for _, err := range e.is {
+		b.WriteString(": " + strings.TrimPrefix(err.Error(), "failover: "))
+	}
+	for i, f := range e.Attempts {
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		b.WriteString(sep + f.Endpoint.String() + ": " + f.Error())
+	}
+	return oneLine(b.String(), maxErrorText)
+}
+
+// Unwrap returns the sentinels that apply, then the attempts.
+func (e *Error) Unwrap() []error {
+	errs := make([]error, 0, len(e.is)+len(e.Attempts))
+	errs = append(errs, e.is...)
+	for _, f := range e.Attempts {
+		errs = append(errs, f)
+	}
+	return errs
+}
+
+// Timeout reports whether the last attempt timed out. It makes the [url.Error]
+// of an [http.Client] say so too.
+func (e *Error) Timeout() bool {
+	return len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
+}
+
+// Longest texts of errors and answers, in bytes. Texts of servers and proxies
+// end up in logs, so none of them may be unbounded.
+const (
+	maxErrorText   = 2048
+	maxFaultText   = 400
+	maxMessage     = 256
+	maxCodeWord    = 64
+	maxRequestText = 128
+)
+
+// redactURL returns scheme, host and path of u: nothing that may hold a secret.
+func redactURL(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
+}
+
+// errorText returns the text of err without the secrets that addresses in it
+// may carry. net/http and net/url quote whole URLs in their errors.
+func errorText(err error) string {
+	for {
+		wrapped, ok := err.(*url.Error)
+		if !ok || wrapped.Err == nil {
+			break
+		}
+		err = wrapped.Err
+	}
+	return errorTextOf(err.Error())
+}
+
+// errorTextOf redacts every word of s that looks like an address or follows the
+// name of an authorization scheme. It rather takes too much than too little.
+func errorTextOf(s string) string {
+	var b strings.Builder
+	secret := false
+	for len(s) > 0 {
+		n := strings.IndexFunc(s, isWordEnd)
+		if n < 0 {
+			n = len(s)
+		}
+		if word := s[:n]; word != "" {
+			if secret {
+				word = "[redacted]"
+			}
+			secret = strings.EqualFold(word, "bearer") || strings.EqualFold(word, "basic")
+			b.WriteString(redactWord(word))
+		}
+		if s = s[n:]; s != "" {
+			_, size := utf8.DecodeRuneInString(s)
+			b.WriteString(s[:size])
+			s = s[size:]
+		}
+	}
+	return b.String()
+}
+
+func isWordEnd(r rune) bool {
+	return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("\"<>`", r)
+}
+
+// redactWord takes user info, query and fragment out of an address. Where both
+// an at sign and a query occur nobody can tell which hides the other, so only
+// the scheme is kept.
+func redactWord(word string) string {
+	scheme, rest, ok := strings.Cut(word, "://")
+	if !ok {
+		if i := strings.IndexAny(word, "?#"); i >= 0 && strings.Contains(word, "/") {
+			return word[:i]
+		}
+		return word
+	}
+	at, query := strings.LastIndexByte(rest, '@'), strings.IndexAny(rest, "?#")
+	switch {
+	case at >= 0 && query >= 0:
+		rest = "[redacted]"
+	case at >= 0:
+		rest = rest[at+1:]
+	case query >= 0:
+		rest = rest[:query]
+	}
+	return scheme + "://" + rest
+}
+
+// oneLine returns s as one line of at most limit bytes of valid UTF-8: runs of
+// blanks, control and invisible formatting characters become one blank.
+func oneLine(s string, limit int) string {
+	var b strings.Builder
+	blank := false
+	for _, r := range s {
+		if unicode.IsSpace(r) || unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
+			blank = b.Len() > 0
+			continue
+		}
+		size := utf8.RuneLen(r)
+		if blank {
+			size++
+		}
+		if b.Len()+size > limit {
+			break
+		}
+		if blank {
+			b.WriteByte(' ')
+			blank = false
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}

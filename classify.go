@@ -1,0 +1,539 @@
+package failover
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errNoResult is the fault of a [http.RoundTripper] that breaks its contract.
+var errNoResult = errors.New("failover: round tripper returned neither response nor error")
+
+// Classify judges the outcome of a round trip and returns nil for a healthy
+// answer. It is the default of [Config.Classify].
+//
+// Errors are judged by type, never by text; a non-nil err decides alone.
+// Responses are judged by the code in the body, then by the kind of fault or page
+// it holds, then by status. The body is read only if the response is not 2xx, or
+// is HTML where an API answers; at most 64 KiB of it. What was read is put back:
+// resp.Body is replaced, and delivers the same bytes and the same error as before.
+// The caller closes it as usual. Reading blocks for as long as the body does.
+//
+// Classify is safe for concurrent use on different responses. For a healthy
+// answer it allocates nothing.
+func Classify(resp *http.Response, err error) *Fault {
+	if err == nil && resp != nil && healthy(resp) {
+		return nil
+	}
+	switch {
+	case err != nil:
+		return faultOfError(err)
+	case resp == nil:
+		return faultOfError(errNoResult)
+	}
+	return faultOfResponse(resp)
+}
+
+// healthy reports whether nothing about resp asks for a closer look.
+func healthy(resp *http.Response) bool {
+	switch {
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
+		return !misplacedPage(resp)
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return !toSignIn(resp)
+	}
+	return resp.StatusCode >= 100 && resp.StatusCode < 200
+}
+
+// misplacedPage reports whether a 2xx response is an HTML page in place of the
+// answer of an API: an outage page or a captive portal. The services mark their
+// own answers with a protocol version.
+func misplacedPage(resp *http.Response) bool {
+	values := resp.Header["Content-Type"]
+	if len(values) == 0 || !isHTML(values[0]) || resp.Request == nil || resp.Request.URL == nil {
+		return false
+	}
+	return resp.Body != nil && resp.Body != http.NoBody && resp.ContentLength != 0 &&
+		resp.Request.Method != http.MethodHead && apiPath(resp.Request.URL.Path) &&
+		resp.Header["Odata-Version"] == nil && resp.Header["Dataserviceversion"] == nil
+}
+
+// isHTML reports whether contentType is that of an HTML page.
+func isHTML(contentType string) bool {
+	return hasPrefixFold(contentType, "text/html") || hasPrefixFold(contentType, "application/xhtml")
+}
+
+// apiPath reports whether path belongs to an API that never answers in HTML. On
+// premises the name of the organization comes first.
+func apiPath(path string) bool {
+	for _, prefix := range []string{"/api/data", "/XRMServices", "/data", "/soap", "/api/services"} {
+		if underPath(path, prefix) {
+			return true
+		}
+	}
+	i := strings.IndexByte(strings.TrimPrefix(path, "/"), '/') + 1
+	return i > 0 && (underPath(path[i:], "/api/data") || underPath(path[i:], "/XRMServices"))
+}
+
+// underPath reports whether path is prefix or below it.
+func underPath(path, prefix string) bool {
+	return hasPrefixFold(path, prefix) && (len(path) == len(prefix) || path[len(prefix)] == '/')
+}
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// toSignIn reports whether resp sends a user to sign in, which no API client can.
+// Hosts: Microsoft Entra ID in its clouds, and AD FS by its path.
+func toSignIn(resp *http.Response) bool {
+	if len(resp.Header["Location"]) == 0 {
+		return false
+	}
+	u, err := resp.Location()
+	if err != nil {
+		return false
+	}
+	switch strings.ToLower(u.Hostname()) {
+	case "login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "login.live.com",
+		"login.microsoftonline.us", "login-us.microsoftonline.com", "login.microsoftonline.de",
+		"login.chinacloudapi.cn", "login.partner.microsoftonline.cn", "sts.windows.net":
+		return true
+	}
+	return hasPrefixFold(u.Path, "/adfs/ls") || hasPrefixFold(u.Path, "/adfs/oauth2")
+}
+
+// faultOfResponse judges a response that is not healthy at first sight.
+func faultOfResponse(resp *http.Response) *Fault {
+	f := &Fault{Status: resp.StatusCode, RequestID: requestID(resp.Header), RetryAfter: retryAfter(resp.Header)}
+	if f.Status < 400 && f.Status >= 300 {
+		f.Class, f.Delivery = ClassAuth, Answered
+		return f
+	}
+	a := readAnswer(resp)
+	f.Message = oneLine(a.message, maxMessage)
+	if f.RetryAfter == 0 {
+		f.RetryAfter = min(a.retryAfter, maxRetryAfter)
+	}
+	f.judge(&a)
+	if a.batch && f.Delivery == Refused {
+		f.Delivery = Answered // the parts before the refused one were carried out
+	}
+	return f
+}
+
+// judge sets class, delivery and code. The first rule that has an opinion decides.
+func (f *Fault) judge(a *answer) {
+	switch {
+	case f.byCode(a):
+	case f.bySubcode(a):
+	case f.byException(a):
+	case a.token != "":
+		f.Code, f.Class, f.Delivery = a.token, ClassAuth, Answered
+	case f.byPage(a):
+	default:
+		f.byStatus(f.Status)
+	}
+}
+
+// byCode judges by the code of the organization. A number proves that the
+// organization ran the request, whatever the status; a word does not.
+func (f *Fault) byCode(a *answer) bool {
+	n, ok := codeNumber(a.code)
+	if !ok {
+		f.Code = codeWord(a.code)
+		if status, ok := codeStatus(a.code); ok {
+			f.byStatus(status)
+			f.Delivery = Answered
+			return true
+		}
+		return false
+	}
+	f.Code = formatCode(n)
+	known, listed := codes[n]
+	switch {
+	case fromPlugin(n):
+		f.Class, f.Delivery = ClassApplication, Answered
+	case n == codeUnexpected:
+		if a.retriable != "false" {
+			return false
+		}
+		f.Class, f.Delivery = ClassApplication, Answered
+	case n == codeGenericSQL:
+		f.Class, f.Delivery = sqlFault(a.message)
+	case listed:
+		f.Class, f.Delivery, f.Definitive = known.class, known.delivery, definitive(n)
+	default:
+		f.Class, f.Delivery = ClassApplication, Answered
+		switch f.Status {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+			f.Class = ClassAuth
+		case http.StatusTooManyRequests:
+			f.Class = ClassThrottled
+		}
+	}
+	return true
+}
+
+// bySubcode judges a SOAP fault without an organization fault in it: WCF gave up
+// before or after it called the service. WCF sends all of them with status 500.
+// Sources: WS-Addressing 1.0 SOAP binding, section 6.4; WS-SecureConversation,
+// section 8; System.ServiceModel.Dispatcher.
+func (f *Fault) bySubcode(a *answer) bool {
+	name := a.subcode
+	if !standardNamespace(name.Space) {
+		return false // a service may use the same word for something of its own
+	}
+	switch name.Local {
+	case "EndpointUnavailable":
+		f.Class, f.Delivery = ClassUnavailable, Unknown
+	case "ServerTooBusy", "InternalServiceFault":
+		f.Class, f.Delivery = ClassTransient, Unknown
+	case "ActionNotSupported", "DestinationUnreachable", "DeserializationFailed",
+		"MustUnderstand", "VersionMismatch", "DataEncodingUnknown":
+		f.Class, f.Delivery = ClassApplication, Answered
+	default: // BadContextToken, InvalidSecurity, FailedAuthentication, ...
+		if !securityNamespace(name.Space) {
+			return false
+		}
+		f.Class, f.Delivery = ClassAuth, Answered
+	}
+	if f.Code == "" {
+		f.Code = codeWord(name.Local)
+	}
+	return true
+}
+
+// standardNamespace reports whether the words in space have the meaning that the
+// web service standards and WCF give them.
+func standardNamespace(space string) bool {
+	for _, prefix := range []string{"http://schemas.microsoft.com/", "http://schemas.xmlsoap.org/", "http://www.w3.org/"} {
+		if strings.HasPrefix(space, prefix) {
+			return true
+		}
+	}
+	return securityNamespace(space)
+}
+
+// securityNamespace reports whether space is one of WS-Security, WS-Trust or
+// WS-SecureConversation.
+func securityNamespace(space string) bool {
+	switch space {
+	case "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd",
+		"http://docs.oasis-open.org/ws-sx/ws-trust/200512",
+		"http://docs.oasis-open.org/ws-sx/ws-secureconversation/200512",
+		"http://schemas.xmlsoap.org/ws/2005/02/trust",
+		"http://schemas.xmlsoap.org/ws/2005/02/sc",
+		"http://schemas.microsoft.com/ws/2006/05/security":
+		return true
+	}
+	return false
+}
+
+// byException judges by the .NET type that Finance and Operations name in place of
+// a code. Types that say nothing about the cause are left to the status.
+func (f *Fault) byException(a *answer) bool {
+	name, _, _ := strings.Cut(a.exception, ",") // the assembly may follow
+	switch name[strings.LastIndexByte(name, '.')+1:] {
+	case "AxODataWriteException", // refused by validation or a key; sent with 500 as well
+		"ODataException", "ODataUnrecognizedPathException",
+		"ErrorException",                                   // X++ "throw error(...)": always sent with 500
+		"UpdateConflictException", "DuplicateKeyException": // X++
+		f.Class, f.Delivery = ClassApplication, Answered
+	case "UnauthorizedAccessException", "SecurityException":
+		f.Class, f.Delivery = ClassAuth, Answered
+	case "TimeoutException", "DeadlockException":
+		f.Class, f.Delivery = ClassTransient, Unknown
+	default:
+		return false
+	}
+	return true
+}
+
+// pages are phrases in titles and headings of pages that stand in front of an
+// organization and come with misleading statuses. Pages whose status tells the
+// truth are not listed.
+var pages = []struct {
+	phrase string
+	class  Class
+}{
+	{"our services aren't available right now", ClassUnavailable}, // Azure Front Door; also with 400
+	{"web app - unavailable", ClassUnavailable},                   // Azure App Service, stopped; with 403
+	{"web app is stopped", ClassUnavailable},
+	{"404 web site not found", ClassUnavailable}, // Azure App Service, no site of that name
+	{"service unavailable", ClassUnavailable},    // IIS, proxies
+	{"service is unavailable", ClassUnavailable}, // HTTP.sys
+	{"temporarily unavailable", ClassUnavailable},
+	{"bad gateway", ClassUnavailable},                                            // Application Gateway, nginx
+	{"received an invalid response while acting as a gateway", ClassUnavailable}, // IIS with ARR
+	{"there is a problem with the server", ClassUnavailable},                     // Finance and Operations without an AOS
+	{"under maintenance", ClassUnavailable},
+	{"scheduled maintenance", ClassUnavailable},
+	{"gateway timeout", ClassTransient},
+	{"gateway time-out", ClassTransient},
+	{"request is blocked", ClassAuth}, // Azure Front Door firewall
+	{"request rejected", ClassAuth},   // F5, with 200
+	{"page blocked", ClassAuth},
+	{"access denied", ClassAuth},
+	{"access is denied", ClassAuth},
+	{"internet security by zscaler", ClassAuth},
+	{"403 forbidden", ClassAuth},
+	{"sign in to your account", ClassAuth}, // Microsoft Entra ID
+}
+
+// byPage judges HTML in place of an answer.
+func (f *Fault) byPage(a *answer) bool {
+	switch f.Status {
+	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusTooManyRequests:
+		return false // nothing sends these by mistake
+	}
+	for _, p := range pages {
+		if strings.Contains(a.page, p.phrase) {
+			f.Class = p.class
+			if p.class == ClassAuth {
+				f.Delivery = Answered
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// Statuses of Cloudflare that net/http has no name for. 520 to 530 are all about
+// the way to the origin.
+const (
+	statusOriginFirst   = 520
+	statusOriginTimeout = 524
+	statusOriginLast    = 527
+	statusOriginError   = 530
+)
+
+// byStatus judges by status alone.
+func (f *Fault) byStatus(status int) {
+	f.Delivery = Answered
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusProxyAuthRequired:
+		f.Class = ClassAuth
+	case status == http.StatusTooManyRequests:
+		f.Class, f.Delivery = ClassThrottled, Refused
+	case status >= 400 && status < 500:
+		f.Class = ClassApplication
+	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == statusOriginError,
+		status >= statusOriginFirst && status <= statusOriginLast && status != statusOriginTimeout:
+		f.Class, f.Delivery = ClassUnavailable, Unknown
+	default: // other 5xx; and pages that came with a 2xx
+		f.Class, f.Delivery = ClassTransient, Unknown
+	}
+}
+
+// requestID returns the id the service gave the request, else the one of a gateway
+// or of the caller.
+func requestID(h http.Header) string {
+	for _, key := range []string{"x-ms-service-request-id", "REQ_ID", "x-ms-request-id", "request-id", "x-ms-client-request-id"} {
+		if id := oneLine(h.Get(key), maxRequestText); id != "" {
+			return id
+		}
+	}
+	return ""
+}
+
+// maxRetryAfter caps [Fault.RetryAfter]: one mistaken header must not stop a caller
+// for a day.
+const maxRetryAfter = 5 * time.Minute
+
+// retryAfter returns the wait that the Retry-After header asks for (RFC 9110,
+// section 10.2.3). Dates are relative to the Date header, which is the clock they
+// were made by.
+func retryAfter(h http.Header) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
+	if value == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+		return seconds(float64(n))
+	} else if errors.Is(err, strconv.ErrRange) {
+		return maxRetryAfter
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
+}
+
+// seconds returns n seconds between 0 and maxRetryAfter.
+func seconds(n float64) time.Duration {
+	return time.Duration(min(max(n, 0), maxRetryAfter.Seconds()) * float64(time.Second))
+}
+
+// milliseconds reads the RetryAfter of WS-Addressing, an unsigned long.
+func milliseconds(s string) time.Duration {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return seconds(float64(n) / 1000)
+}
+
+// xsDuration reads an xs:duration ("PT5M1.5S") or a .NET TimeSpan ("00:05:01").
+// Years and months have no length and do not occur; they and all else that cannot
+// be read are 0.
+func xsDuration(s string) time.Duration {
+	if strings.Trim(s, "0123456789.:PTDHMS") != "" { // no signs, exponents, NaN
+		return 0
+	}
+	if strings.Contains(s, ":") {
+		return timeSpan(s)
+	}
+	date, clock, _ := strings.Cut(strings.TrimPrefix(s, "P"), "T")
+	if days, ok := strings.CutSuffix(date, "D"); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0
+		}
+		return seconds(float64(n) * 86400) // capped: the time of day adds nothing
+	}
+	if date != "" {
+		return 0
+	}
+	d, err := time.ParseDuration(strings.ToLower(clock)) // the same grammar in lower case
+	if err != nil {
+		return 0
+	}
+	return min(d, maxRetryAfter)
+}
+
+// timeSpan reads "[d.]hh:mm:ss[.fffffff]".
+func timeSpan(s string) time.Duration {
+	parts := strings.Split(s, ":")
+	if len(parts) != 3 {
+		return 0
+	}
+	var total float64
+	if days, hours, ok := strings.Cut(parts[0], "."); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0
+		}
+		total, parts[0] = float64(n)*24, hours
+	}
+	for i, part := range parts {
+		n, err := strconv.ParseFloat(part, 64)
+		if err != nil || n < 0 {
+			return 0
+		}
+		if i > 0 {
+			total *= 60
+		}
+		total += n
+	}
+	return seconds(total)
+}
+
+// A streamError has the shape of the HTTP/2 stream error of net/http, which is not
+// exported but lets errors.As copy it into any struct of this shape (see
+// net/http/h2_error.go).
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return "stream error" }
+
+// refusedStream is REFUSED_STREAM: "the stream is being closed prior to any
+// processing having occurred" (RFC 9113, section 8.7).
+const refusedStream = 0x7
+
+// faultOfError judges the error of an attempt that has no response.
+//
+// Delivery is NotSent only where the type proves it. The handshake time-out of
+// net/http, for one, has no type of its own and stays Unknown.
+func faultOfError(err error) *Fault {
+	f := &Fault{Err: err, Class: ClassTransient}
+	var stream streamError
+	switch {
+	case errors.Is(err, context.Canceled):
+		f.Class = ClassCanceled
+	case beforeRequest(err):
+		f.Class, f.Delivery = ClassUnavailable, NotSent
+	case tlsAlert(err):
+		// With TLS 1.3 the server may reject the client's certificate, or fail,
+		// after the request was written.
+		f.Class = ClassUnavailable
+	case errors.As(err, &stream) && stream.Code == refusedStream:
+		f.Delivery = Refused
+	}
+	if !linear(err) {
+		f.Delivery = Unknown
+	}
+	return f
+}
+
+// beforeRequest reports whether err can only occur before the first byte of a
+// request is written: no address, no connection, or no TLS.
+func beforeRequest(err error) bool {
+	if opError(err, "dial", "proxyconnect", "socks connect") {
+		return true
+	}
+	var (
+		dns       *net.DNSError
+		addr      *net.AddrError
+		verify    *tls.CertificateVerificationError
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		roots     x509.SystemRootsError
+		ech       *tls.ECHRejectionError
+		record    tls.RecordHeaderError
+	)
+	return errors.As(err, &dns) || errors.As(err, &addr) ||
+		errors.As(err, &verify) || errors.As(err, &authority) || errors.As(err, &hostname) ||
+		errors.As(err, &invalid) || errors.As(err, &roots) || errors.As(err, &ech) ||
+		errors.As(err, &record) && record.Conn != nil // set for the first record only
+}
+
+// tlsAlert reports whether TLS broke down at a time that is not known. Over TCP an
+// alert is no [tls.AlertError] but an unexported type in a [net.OpError].
+func tlsAlert(err error) bool {
+	var alert tls.AlertError
+	var record tls.RecordHeaderError
+	return opError(err, "remote error", "local error") || errors.As(err, &alert) || errors.As(err, &record) ||
+		errors.Is(err, http.ErrSchemeMismatch)
+}
+
+// opError reports whether a [net.OpError] in err's chain is about one of ops.
+func opError(err error, ops ...string) bool {
+	var op *net.OpError
+	for errors.As(err, &op) {
+		for _, name := range ops {
+			if op.Op == name {
+				return true
+			}
+		}
+		err = op.Err
+	}
+	return false
+}
+
+// linear reports whether err is about one event. Where errors of several attempts
+// are joined, the proof that one of them did not send says nothing of the others.
+func linear(err error) bool {
+	for err != nil {
+		if _, ok := err.(interface{ Unwrap() []error }); ok {
+			return false
+		}
+		err = errors.Unwrap(err)
+	}
+	return true
+}

@@ -1,0 +1,149 @@
+package failover
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"io"
+	"net/http"
+	"strings"
+	"unicode/utf16"
+)
+
+const (
+	// maxPeek bounds what is read of a body, and what is made of it when it is
+	// decompressed. Codes stand at the beginning of a fault.
+	maxPeek = 64 << 10
+	// firstRead is the size of most faults.
+	firstRead = 4 << 10
+	// maxEmptyReads is how many reads without data and without an error are put
+	// up with, as in [io.ErrNoProgress].
+	maxEmptyReads = 100
+)
+
+// A peekedBody is a response body of which the beginning has been read ahead. It
+// reads like the body did: the same bytes, then the same error.
+type peekedBody struct {
+	io.ReadCloser        // the rest, and Close
+	prefix        []byte // not yet delivered
+	err           error  // met while reading ahead, delivered after prefix
+}
+
+func (b *peekedBody) Read(p []byte) (int, error) {
+	if len(b.prefix) > 0 {
+		n := copy(p, b.prefix)
+		b.prefix = b.prefix[n:]
+		return n, nil
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	return b.ReadCloser.Read(p)
+}
+
+// peek returns at most maxPeek bytes from the beginning of the body and puts them
+// back. The result must not be changed.
+func peek(resp *http.Response) []byte {
+	if resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 ||
+		resp.Request != nil && resp.Request.Method == http.MethodHead {
+		return nil
+	}
+	if _, ok := resp.Body.(io.Writer); ok {
+		return nil // an upgraded connection, not a body
+	}
+	buf := make([]byte, 0, firstRead)
+	var err error
+	for empty := 0; err == nil && len(buf) < maxPeek && empty < maxEmptyReads; {
+		if len(buf) == cap(buf) {
+			buf = append(make([]byte, 0, min(4*cap(buf), maxPeek)), buf...)
+		}
+		var n int
+		n, err = resp.Body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if empty++; n > 0 {
+			empty = 0
+		}
+	}
+	resp.Body = &peekedBody{ReadCloser: resp.Body, prefix: buf, err: err}
+	return buf
+}
+
+// decompressed returns the beginning of what raw stands for. Gzip is recognised by
+// its magic number as well: some gateways pass it on without the header.
+func decompressed(raw []byte, encoding string) []byte {
+	var r io.Reader
+	var err error
+	switch {
+	case bytes.HasPrefix(raw, []byte{0x1f, 0x8b}):
+		r, err = gzip.NewReader(bytes.NewReader(raw))
+	case strings.EqualFold(strings.TrimSpace(encoding), "deflate"):
+		// RFC 9110, section 8.4.1.2, means zlib; some servers send bare deflate.
+		if r, err = zlib.NewReader(bytes.NewReader(raw)); err != nil {
+			r, err = flate.NewReader(bytes.NewReader(raw)), nil
+		}
+	default:
+		switch asciiLower(strings.TrimSpace(encoding)) {
+		case "", "identity", "gzip", "x-gzip":
+			return raw
+		}
+		return nil // an encoding that is not known says nothing
+	}
+	if err != nil {
+		return nil
+	}
+	// An error is the end of what was peeked at, or damage; either way what came
+	// before it counts.
+	text, _ := io.ReadAll(io.LimitReader(r, maxPeek))
+	return text
+}
+
+// utf8Text converts UTF-16 to UTF-8 and drops a byte order mark. It goes by the
+// bytes, not by what is declared: all faults begin with an ASCII character, and
+// declarations of UTF-16 on UTF-8 text are common.
+func utf8Text(b []byte) []byte {
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if len(b) < 2 {
+		return b
+	}
+	high := 0 // index of the high byte of each unit
+	switch {
+	case b[0] == 0xfe && b[1] == 0xff || b[0] == 0 && b[1] != 0:
+	case b[0] == 0xff && b[1] == 0xfe || b[0] != 0 && b[1] == 0:
+		high = 1
+	default:
+		return b
+	}
+	units := make([]uint16, len(b)/2)
+	for i := range units {
+		units[i] = uint16(b[2*i+high])<<8 | uint16(b[2*i+1-high])
+	}
+	return []byte(strings.TrimPrefix(string(utf16.Decode(units)), "\ufeff"))
+}
+
+// plain returns b with every control character replaced by a blank and every byte
+// that is not UTF-8 (Latin-1, or a character cut in two) by U+FFFD, so that the
+// decoders of JSON and XML do not stop at either.
+func plain(b []byte) []byte {
+	return bytes.Map(func(r rune) rune {
+		switch {
+		case r < ' ' || r == 0x7f:
+			return ' '
+		case r == 0xfffe || r == 0xffff:
+			return '\ufffd'
+		}
+		return r
+	}, b)
+}
+
+// asciiLower returns s with A to Z in lower case. Unlike [strings.ToLower] it keeps
+// every offset.
+func asciiLower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c | 0x20
+		}
+	}
+	return string(b)
+}
