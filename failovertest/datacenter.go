@@ -1,0 +1,344 @@
+package failovertest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	maxBody       = 64 << 20 // bytes of a request's body
+	maxDeliveries = 1 << 16  // deliveries kept per datacenter
+)
+
+// A Datacenter is one of the two sides of an [Org]. Its methods may be called
+// by several goroutines at once.
+type Datacenter struct {
+	org    *Org
+	hosts  []string // lower case, its own name first
+	server *http.Server
+	ln     net.Listener
+
+	data   *replica // guarded by org.mu
+	fenced bool     // guarded by org.mu
+
+	mu         sync.Mutex
+	failure    Failure                // until Heal
+	next       []countdown            // before failure, oldest first
+	when       []conditional          // between the two
+	changed    chan struct{}          // closed and replaced when one of the three changes
+	conns      map[*conn]bool         // open ones
+	clients    map[string]*clientConn // open ones, by their local address
+	accepted   int                    // connections
+	dials      int
+	deliveries []*Delivery
+}
+
+type countdown struct {
+	left int
+	f    Failure
+}
+
+type conditional struct {
+	match func(*http.Request) bool
+	f     Failure
+}
+
+func newDatacenter(o *Org, hosts []string) *Datacenter {
+	return &Datacenter{
+		org:     o,
+		hosts:   hosts,
+		data:    newReplica(),
+		changed: make(chan struct{}),
+		conns:   make(map[*conn]bool),
+		clients: make(map[string]*clientConn),
+	}
+}
+
+// Host returns the datacenter's host name.
+func (d *Datacenter) Host() string { return d.hosts[0] }
+
+// answersTo reports whether host, without a port, is one of d's names.
+func (d *Datacenter) answersTo(host string) bool {
+	return slices.Contains(d.hosts, strings.ToLower(host))
+}
+
+// Fail makes the datacenter fail with f until [Datacenter.Heal] or the next Fail.
+func (d *Datacenter) Fail(f Failure) {
+	d.change(f, func() { d.failure = f })
+}
+
+// FailNext makes the next n requests fail with f; for a failure of connecting
+// the next n connections. It comes before any other failure, and after those
+// of earlier FailNext calls that have not happened yet.
+func (d *Datacenter) FailNext(n int, f Failure) {
+	if n > 0 {
+		d.change(f, func() { d.next = append(d.next, countdown{n, f}) })
+	}
+}
+
+// FailWhen makes the requests for which match reports true fail with f until
+// [Datacenter.Heal]. The first of several that match counts. match must not
+// read the request's body, and may be called by several goroutines at once.
+// FailWhen panics if f is a failure of connecting, which happens before there
+// is a request.
+func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
+	if f.stage() != stageRequest {
+		panic("failovertest: FailWhen with a failure of connecting: " + f.String())
+	}
+	d.change(f, func() { d.when = append(d.when, conditional{match, f}) })
+}
+
+// Heal ends all failures. It does not lift a fence: see [Datacenter.Serve].
+func (d *Datacenter) Heal() {
+	d.change(Failure{}, func() { d.failure, d.next, d.when = Failure{}, nil, nil })
+}
+
+// change sets a failure and does to the existing connections what it implies.
+func (d *Datacenter) change(f Failure, set func()) {
+	d.mu.Lock()
+	before := d.failure.kind
+	set()
+	close(d.changed)
+	d.changed = make(chan struct{})
+	var doomed []*conn
+	swallow := d.failure.kind == blackHole
+	cut := f.stage() != stageRequest && !(f.kind == blackHole && swallow) ||
+		before == blackHole && !swallow // they have lost what was sent
+	for c := range d.conns {
+		if cut {
+			doomed = append(doomed, c)
+		} else if swallow {
+			c.swallow.Store(true)
+		}
+	}
+	d.mu.Unlock()
+	if cut {
+		// Cutting alone would leave a moment in which a transport still holds
+		// a dead connection for a live one.
+		d.org.closeIdle()
+	}
+	d.cut(doomed)
+}
+
+// Fence makes the datacenter answer every authorised operation with the fence,
+// fault code 0x8004B065, and carry none out. [Org.FailOver] and [Org.FailBack]
+// fence and serve by themselves.
+func (d *Datacenter) Fence() { d.setFenced(true) }
+
+// Serve lifts the fence. What is written to a datacenter that serves but is
+// not the active one is not replicated: that is split brain.
+func (d *Datacenter) Serve() { d.setFenced(false) }
+
+func (d *Datacenter) setFenced(fenced bool) {
+	d.org.mu.Lock()
+	defer d.org.mu.Unlock()
+	d.fenced = fenced
+}
+
+// Connections returns the number of connections accepted so far.
+func (d *Datacenter) Connections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.accepted
+}
+
+// Dials returns how often one of the datacenter's names was dialed so far,
+// with success or without.
+func (d *Datacenter) Dials() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dials
+}
+
+// A Delivery is a request that reached a datacenter.
+type Delivery struct {
+	Time   time.Time
+	Proto  string // "HTTP/1.1" or "HTTP/2.0"
+	Method string
+	Host   string
+	Path   string
+	Query  string // without the question mark
+	// Header of the request without Authorization and Cookie.
+	Header http.Header
+	// Audience of the bearer token, "" if there was none that was valid.
+	Audience string
+	// ID is the request's X-Test-Id header, for tests that want to recognise
+	// their requests.
+	ID string
+	// BodyHash is the SHA-256 of the body in hexadecimal, "" if it was not
+	// read whole.
+	BodyHash string
+	// Failure that happened to the request; the zero Failure if none did.
+	Failure Failure
+	// Status answered, 0 if none was (yet).
+	Status int
+	// Applied reports whether the request changed a record.
+	Applied bool
+}
+
+// Deliveries returns the requests that reached the datacenter, oldest first;
+// of more than 65,536 only the newest. Requests a [BlackHole] swallowed are
+// not among them.
+func (d *Datacenter) Deliveries() []Delivery {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]Delivery, len(d.deliveries))
+	for i, e := range d.deliveries {
+		list[i] = *e
+	}
+	return list
+}
+
+// record enters r into the log.
+func (d *Datacenter) record(r *http.Request, f Failure) *Delivery {
+	header := maps.Clone(r.Header)
+	for _, secret := range []string{"Authorization", "Proxy-Authorization", "Cookie"} {
+		header.Del(secret)
+	}
+	e := &Delivery{
+		Time: time.Now(), Proto: r.Proto, Method: r.Method, Host: r.Host,
+		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
+		Header: header, ID: r.Header.Get("X-Test-Id"), Failure: f,
+	}
+	e.Audience, _ = d.org.audience(r.Header)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.deliveries) == maxDeliveries {
+		d.deliveries = slices.Delete(d.deliveries, 0, maxDeliveries/2)
+	}
+	d.deliveries = append(d.deliveries, e)
+	return e
+}
+
+// complete enters what became of a delivery.
+func (d *Datacenter) complete(e *Delivery, set func(*Delivery)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	set(e)
+}
+
+// take returns the failure that happens now at stage s, to r if s is
+// [stageRequest], and a channel that is closed when that may have changed.
+func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.next) > 0 && d.next[0].f.stage() == s {
+		f := d.next[0].f
+		if d.next[0].left--; d.next[0].left == 0 {
+			d.next = d.next[1:]
+		}
+		return f, d.changed
+	}
+	if r != nil {
+		when := d.when
+		d.mu.Unlock() // match is the test's: it may call d
+		i := slices.IndexFunc(when, func(c conditional) bool { return c.match(r) })
+		d.mu.Lock()
+		if i >= 0 {
+			return when[i].f, d.changed
+		}
+	}
+	if d.failure.stage() == s {
+		return d.failure, d.changed
+	}
+	return Failure{}, d.changed
+}
+
+// serveHTTP answers one request, with the failure it meets.
+func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if !d.org.begin() {
+		panic(http.ErrAbortHandler)
+	}
+	defer d.org.running.Done()
+	f, _ := d.take(stageRequest, r)
+	e := d.record(r, f)
+	if f.kind == reset && f.moment <= DuringRequest {
+		if f.moment == DuringRequest {
+			io.CopyN(io.Discard, r.Body, 1)
+		}
+		cut(r)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	sum := sha256.Sum256(body)
+	d.complete(e, func(e *Delivery) { e.BodyHash = hex.EncodeToString(sum[:]) })
+
+	var a *answer
+	switch {
+	case f.kind == hang:
+		d.wait(r, nil)
+		panic(http.ErrAbortHandler)
+	case f.kind == reset && f.moment == BeforeAnswer:
+		cut(r)
+	case f.kind == canned:
+		a = f.answer
+	default:
+		a = d.serve(&request{
+			method: r.Method, host: r.Host, path: r.URL.Path, query: r.URL.Query(),
+			header: r.Header, body: body,
+		})
+		d.complete(e, func(e *Delivery) { e.Applied = a.applied })
+	}
+	switch {
+	case f.kind == reset && f.moment == AfterApply:
+		cut(r)
+	case f.kind == delayed:
+		timer := time.NewTimer(f.delay)
+		defer timer.Stop()
+		if !d.wait(r, timer.C) {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	d.complete(e, func(e *Delivery) { e.Status = a.status })
+	d.send(w, r, a, f)
+}
+
+// wait returns true when c delivers and false when r's caller gives up or the
+// organization is closed.
+func (d *Datacenter) wait(r *http.Request, c <-chan time.Time) bool {
+	select {
+	case <-c:
+		return true
+	case <-r.Context().Done():
+	case <-d.org.closing:
+	}
+	return false
+}
+
+// send writes the answer, or as much of it as f lets through.
+func (d *Datacenter) send(w http.ResponseWriter, r *http.Request, a *answer, f Failure) {
+	size := len(a.body)
+	switch {
+	case f.kind == reset && f.moment == MidBody:
+		size /= 2
+	case f.kind == truncate:
+		size = min(size, f.bytes)
+	}
+	a.writeHeader(w)
+	w.Write(a.body[:size])
+	switch {
+	case f.kind == reset && r.ProtoMajor == 1:
+		http.NewResponseController(w).Flush()
+		cut(r)
+	case size < len(a.body):
+		// Aborting closes an HTTP/1.1 connection and resets an HTTP/2 stream.
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// cut resets r's connection and ends its handler.
+func cut(r *http.Request) {
+	connOf(r.Context()).reset()
+	panic(http.ErrAbortHandler)
+}
