@@ -1,0 +1,371 @@
+package failover
+
+import (
+	"bytes"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// rewriteBody returns the body of a request as the endpoint to expects it: the
+// places that address the organization itself name its host. These are
+//
+//   - in JSON, the values of "@odata.id" and "…@odata.bind" (and of their OData
+//     4.01 short forms "@id", "…@bind"; a bind may be an array), if they begin
+//     with an absolute URL;
+//   - in a SOAP envelope, the wsa:To header, unless it is signed;
+//   - in a $batch, the request lines and Host headers of its parts, and the JSON
+//     bodies of the parts. The Content-Length of a part, if it has one, follows.
+//
+// Column values are never touched, whatever they contain. All other bytes are
+// kept, so a second pass changes nothing. A body that is compressed, does not
+// parse, or has nothing to change is returned as it is, with false. So is one
+// that writes the host itself with escapes (\u002d, &#45;, %2D): it means the
+// same, but nobody writes it, and looking for it would cost every request.
+//
+// header is the request's, urlPath its URL's path. body is not modified.
+func (o *Org) rewriteBody(header http.Header, urlPath string, body []byte, to Endpoint) ([]byte, bool) {
+	if !o.mentions(body, to.other()) {
+		return body, false
+	}
+	r := rewriter{org: o, to: to, body: body}
+	encoding := strings.Join(header.Values("Content-Encoding"), ",")
+	switch kind, boundary := contentKind(header.Get("Content-Type"), encoding); {
+	case kind == kindJSON:
+		r.json(0, len(body))
+	case kind == kindXML:
+		r.soap()
+	case kind == kindMultipart && path.Base(urlPath) == "$batch":
+		if !r.batch(0, len(body), boundary, 1) {
+			return body, false
+		}
+	}
+	if len(r.edits) == 0 {
+		return body, false
+	}
+	return splice(body, r.edits), true
+}
+
+// rewriteQuery maps the absolute entity URL in the $id parameter of a raw query
+// (DELETE …/$ref?$id=…), percent-encoded or not. All other bytes are kept.
+func (o *Org) rewriteQuery(rawQuery string, to Endpoint) (string, bool) {
+	if !strings.Contains(rawQuery, "id=") {
+		return rawQuery, false
+	}
+	r := rewriter{org: o, to: to, body: []byte(rawQuery)}
+	r.query(0, len(rawQuery))
+	if len(r.edits) == 0 {
+		return rawQuery, false
+	}
+	return string(splice(r.body, r.edits)), true
+}
+
+// mentions reports whether a host name of the endpoint other occurs in body, in
+// any case, with or without the "api" label. It may report a longer name that
+// contains one, never miss one. It is called for every request whose body is at
+// hand, so it allocates nothing and looks at single bytes only behind an anchor:
+// a piece of the name that has no case ("--" of "contoso--s.", else the dot).
+func (o *Org) mentions(body []byte, other Endpoint) bool {
+	host := o.Primary.Hostname()
+	if other == Alternate {
+		host = o.Alternate.Hostname()
+	}
+	dot := strings.IndexByte(host, '.')
+	if dot < 0 { // localhost, an IPv6 address
+		for i := range body {
+			if hasPrefixFold(body[i:], host) {
+				return true
+			}
+		}
+		return false
+	}
+	label := host[:dot+1]
+	domain := strings.TrimPrefix(host[dot+1:], "api.")
+	start, end := caseless(label)
+	for i := 0; ; i++ {
+		n := bytes.Index(body[i:], []byte(label[start:end]))
+		if n < 0 {
+			return false
+		}
+		i += n
+		if i < start || !hasPrefixFold(body[i-start:], label) {
+			continue
+		}
+		rest := body[i-start+len(label):]
+		if hasPrefixFold(rest, domain) || hasPrefixFold(rest, "api.") && hasPrefixFold(rest[len("api."):], domain) {
+			return true
+		}
+	}
+}
+
+// caseless returns the place in s of its longest run of bytes that are not
+// letters, at most 16 of it. s ends with a dot, so there is one.
+func caseless(s string) (start, end int) {
+	run := 0
+	for i := range len(s) {
+		if isLetter(s[i]) {
+			run = i + 1
+		} else if i+1-run > end-start && i+1-run <= 16 {
+			start, end = run, i+1
+		}
+	}
+	return start, end
+}
+
+// hasPrefixFold reports whether b begins with s, in any ASCII case.
+func hasPrefixFold(b []byte, s string) bool {
+	if len(b) < len(s) {
+		return false
+	}
+	for i := range len(s) {
+		if x, y := b[i], s[i]; x != y {
+			if x^y != 0x20 || !isLetter(x) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+type kind uint8
+
+const (
+	kindOther kind = iota
+	kindJSON
+	kindXML
+	kindMultipart
+	kindHTTP // application/http: a request within a batch
+)
+
+// contentKind tells how to read a body; boundary is that of a multipart.
+// Bodies that are compressed or not in UTF-8 are of kindOther.
+func contentKind(contentType, contentEncoding string) (k kind, boundary string) {
+	if e := strings.TrimSpace(contentEncoding); e != "" && !strings.EqualFold(e, "identity") {
+		return kindOther, ""
+	}
+	media, params, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return kindOther, ""
+	}
+	switch strings.ToLower(params["charset"]) {
+	case "", "utf-8", "utf8", "us-ascii":
+	default:
+		return kindOther, ""
+	}
+	switch media {
+	case "application/soap+xml", "text/xml", "application/xml":
+		return kindXML, ""
+	case "multipart/mixed":
+		return kindMultipart, params["boundary"]
+	case "application/http":
+		return kindHTTP, ""
+	}
+	if media == "application/json" || strings.HasSuffix(media, "+json") {
+		return kindJSON, ""
+	}
+	return kindOther, ""
+}
+
+// A span is the bytes [start, end) of a body.
+type span struct{ start, end int }
+
+// An edit replaces a span.
+type edit struct {
+	span
+	with string
+}
+
+// splice returns a copy of body with the edits made. They do not overlap; it
+// sorts them.
+func splice(body []byte, edits []edit) []byte {
+	slices.SortFunc(edits, func(a, b edit) int { return a.start - b.start })
+	size := len(body)
+	for _, e := range edits {
+		size += len(e.with) - (e.end - e.start)
+	}
+	out := make([]byte, 0, size)
+	last := 0
+	for _, e := range edits {
+		out = append(out, body[last:e.start]...)
+		out = append(out, e.with...)
+		last = e.end
+	}
+	return append(out, body[last:]...)
+}
+
+// A rewriter collects the edits of one body. Its finders (json, soap, batch,
+// query) read the body in their own way and agree on one edit: that of an
+// authority, and of the scheme before it.
+type rewriter struct {
+	org   *Org
+	to    Endpoint
+	body  []byte
+	edits []edit
+}
+
+// replace adds the edit of [start, end), if it is one.
+func (r *rewriter) replace(start, end int, with string) {
+	if string(r.body[start:end]) != with {
+		r.edits = append(r.edits, edit{span{start, end}, with})
+	}
+}
+
+// link maps the absolute URL at the beginning of [start, end).
+func (r *rewriter) link(start, end int, esc escaping) {
+	s := r.body[start:end]
+	i := letters(s)
+	scheme := string(s[:i])
+	escaped := i < len(s) && s[i] == '%'
+	for _, want := range []byte("://") {
+		c, n := esc.at(s, i)
+		if c != want {
+			return
+		}
+		i += n
+	}
+	host := i
+	var authority []byte
+	for i < len(s) {
+		c, n := esc.at(s, i)
+		if !isAuthority(c) {
+			if c != '/' && c != '?' && c != '#' {
+				return
+			}
+			break
+		}
+		authority = append(authority, c)
+		i += n
+	}
+	moved, ok := r.org.mapURL(scheme+"://"+string(authority), r.to)
+	if !ok {
+		return
+	}
+	newScheme, newAuthority, _ := strings.Cut(moved, "://")
+	if escaped {
+		newAuthority = url.QueryEscape(newAuthority)
+	}
+	r.replace(start, start+len(scheme), newScheme)
+	r.replace(start+host, start+i, newAuthority)
+}
+
+// escaping is how a URL is written where it stands.
+type escaping uint8
+
+const (
+	verbatim escaping = iota
+	inJSON            // in a JSON string: a slash may be \/
+	inQuery           // in a query: percent-encoded, or not
+)
+
+// at returns the character at s[i] and the number of bytes it takes, or zeros
+// if there is none or it is written with another escape.
+func (esc escaping) at(s []byte, i int) (c byte, n int) {
+	switch {
+	case i >= len(s):
+		return 0, 0
+	case esc == inJSON && s[i] == '\\':
+		if i+1 < len(s) && s[i+1] == '/' {
+			return '/', 2
+		}
+		return 0, 0
+	case esc == inQuery && s[i] == '%':
+		if i+2 < len(s) {
+			if v, err := strconv.ParseUint(string(s[i+1:i+3]), 16, 8); err == nil {
+				return byte(v), 3
+			}
+		}
+		return 0, 0
+	}
+	return s[i], 1
+}
+
+func isLetter(c byte) bool { c |= 0x20; return 'a' <= c && c <= 'z' }
+
+// letters returns the number of letters s begins with.
+func letters(s []byte) int {
+	for i, c := range s {
+		if !isLetter(c) {
+			return i
+		}
+	}
+	return len(s)
+}
+
+// isAuthority reports whether c may stand in host[:port]. What else is allowed
+// there by RFC 3986 (user info, sub-delims, escapes) is not ours.
+func isAuthority(c byte) bool {
+	return isLetter(c) || '0' <= c && c <= '9' || strings.IndexByte("-.:[]_", c) >= 0
+}
+
+// query maps the value of $id in the raw query [start, end).
+func (r *rewriter) query(start, end int) {
+	for start < end {
+		next := end
+		if n := bytes.IndexByte(r.body[start:end], '&'); n >= 0 {
+			next = start + n
+		}
+		for _, name := range []string{"$id=", "%24id="} {
+			if bytes.HasPrefix(r.body[start:next], []byte(name)) {
+				r.link(start+len(name), next, inQuery)
+			}
+		}
+		start = next + 1
+	}
+}
+
+// json finds the links in the OData payload [start, end).
+func (r *rewriter) json(start, end int) {
+	text := r.body[start:end]
+	if !r.org.mentions(text, r.to.other()) || !json.Valid(text) {
+		return
+	}
+	// A level is an object or an array. name: the next string of the object is
+	// a member's name. link: strings are links here.
+	type level struct{ object, name, link bool }
+	levels := []level{{}}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	for {
+		before := int(dec.InputOffset())
+		token, err := dec.Token()
+		if err != nil {
+			return // io.EOF: the text is valid
+		}
+		top := &levels[len(levels)-1]
+		switch token := token.(type) {
+		case json.Delim:
+			switch token {
+			case '{':
+				levels = append(levels, level{object: true, name: true})
+				continue
+			case '[':
+				levels = append(levels, level{link: top.object && top.link})
+				continue
+			}
+			levels = levels[:len(levels)-1]
+			top = &levels[len(levels)-1]
+		case string:
+			if top.name {
+				top.name, top.link = false, isLink(token)
+				continue
+			}
+			if top.link { // between tokens is only white space, a colon or a comma
+				quote := before + bytes.IndexByte(text[before:], '"')
+				r.link(start+quote+1, start+int(dec.InputOffset())-1, inJSON)
+			}
+		}
+		top.name = top.object
+	}
+}
+
+// isLink reports whether a member's value is the URL of an entity: the control
+// information "id" and the bind operation of the OData JSON Format, 4.0 and 4.01.
+func isLink(name string) bool {
+	return name == "@odata.id" || name == "@id" ||
+		strings.HasSuffix(name, "@odata.bind") || strings.HasSuffix(name, "@bind")
+}

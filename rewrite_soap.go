@@ -1,0 +1,172 @@
+package failover
+
+import (
+	"bytes"
+	"encoding/xml"
+	"io"
+	"strings"
+)
+
+// maxXMLDepth is the deepest nesting read: entities in entities are a few dozen
+// levels deep, and the decoder keeps every open element.
+const maxXMLDepth = 1000
+
+const (
+	soap11Space = "http://schemas.xmlsoap.org/soap/envelope/"
+	soap12Space = "http://www.w3.org/2003/05/soap-envelope"
+	wsa04Space  = "http://schemas.xmlsoap.org/ws/2004/08/addressing"
+	wsa10Space  = "http://www.w3.org/2005/08/addressing"
+	dsigSpace   = "http://www.w3.org/2000/09/xmldsig#"
+	xencSpace   = "http://www.w3.org/2001/04/xmlenc#"
+)
+
+// soap finds wsa:To in the header of a SOAP 1.1 or 1.2 envelope. Other XML, and
+// an envelope with a document type, has no edits.
+func (r *rewriter) soap() {
+	e := envelope{dec: xml.NewDecoder(bytes.NewReader(r.body))}
+	for {
+		before := int(e.dec.InputOffset())
+		token, err := e.dec.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil || !e.read(token, before) {
+			return
+		}
+	}
+	if e.sealed() {
+		return
+	}
+	for _, to := range e.to {
+		r.soapTo(to.start, to.end)
+	}
+}
+
+// soapTo maps the content [start, end) of a wsa:To. The white space around the
+// URL is kept; comments and CDATA sections within are nobody's practice.
+func (r *rewriter) soapTo(start, end int) {
+	raw := r.body[start:end]
+	if bytes.IndexByte(raw, '<') >= 0 {
+		return
+	}
+	start += len(raw) - len(bytes.TrimLeft(raw, " \t\r\n"))
+	if raw = bytes.TrimSpace(raw); len(raw) > 0 {
+		r.link(start, start+len(raw), verbatim)
+	}
+}
+
+// envelope is what is known of a SOAP envelope while its tokens are read.
+type envelope struct {
+	dec    *xml.Decoder
+	depth  int      // open elements
+	space  string   // of the Envelope, "" before it
+	header bool     // within Envelope/Header
+	inTo   bool     // within Envelope/Header/To
+	to     []span   // the contents of the To elements
+	ids    []string // attribute values of Envelope, Header and To: their Id is among them
+
+	// What the security header says about signatures.
+	signed    bool     // has a ds:Signature
+	bare      bool     // the last one has no ds:Reference yet
+	opaque    bool     // one refers to something that is not an Id
+	encrypted bool     // has xenc:EncryptedData, which may be a signature
+	refs      []string // the Ids that signatures cover
+}
+
+// read takes the next token, whose text begins at offset start. It returns false
+// if this is not a SOAP envelope.
+func (e *envelope) read(token xml.Token, start int) bool {
+	switch t := token.(type) {
+	case xml.StartElement:
+		if e.depth == 0 && !e.open(t) {
+			return false
+		}
+		if e.depth == 1 {
+			e.header = t.Name == xml.Name{Space: e.space, Local: "Header"}
+		}
+		if e.header {
+			e.readHeader(t)
+		}
+		e.depth++
+		return e.depth <= maxXMLDepth
+	case xml.EndElement:
+		e.depth--
+		if e.depth == 2 && e.inTo {
+			e.to[len(e.to)-1].end, e.inTo = start, false
+		}
+		e.header = e.header && e.depth > 1
+	case xml.CharData:
+		return e.depth > 0 || len(bytes.Trim(t, "\ufeff \t\r\n")) == 0
+	case xml.Directive:
+		return false
+	}
+	return true
+}
+
+// open takes the root element.
+func (e *envelope) open(t xml.StartElement) bool {
+	if e.space != "" || t.Name.Local != "Envelope" || t.Name.Space != soap11Space && t.Name.Space != soap12Space {
+		return false
+	}
+	e.space = t.Name.Space
+	e.addIDs(t)
+	return true
+}
+
+// readHeader takes the start of the Header or of an element in it.
+func (e *envelope) readHeader(t xml.StartElement) {
+	switch {
+	case e.depth == 1:
+		e.addIDs(t)
+	case e.depth == 2 && (t.Name == xml.Name{Space: wsa10Space, Local: "To"} || t.Name == xml.Name{Space: wsa04Space, Local: "To"}):
+		e.addIDs(t)
+		e.to = append(e.to, span{start: int(e.dec.InputOffset())})
+		e.inTo = true
+	case t.Name == xml.Name{Space: xencSpace, Local: "EncryptedData"}:
+		e.encrypted = true
+	case t.Name == xml.Name{Space: dsigSpace, Local: "Signature"}:
+		e.opaque = e.opaque || e.bare
+		e.signed, e.bare = true, true
+	case t.Name == xml.Name{Space: dsigSpace, Local: "Reference"}:
+		e.bare = false
+		e.addReference(t)
+	}
+}
+
+func (e *envelope) addIDs(t xml.StartElement) {
+	for _, a := range t.Attr {
+		e.ids = append(e.ids, a.Value)
+	}
+}
+
+// addReference notes what a ds:Reference covers. Only "#id" is taken for what it
+// says: no URI or an empty one is the whole document, an XPointer is anything.
+func (e *envelope) addReference(t xml.StartElement) {
+	known := false
+	for _, a := range t.Attr {
+		if a.Name == (xml.Name{Local: "URI"}) {
+			id, ok := strings.CutPrefix(a.Value, "#")
+			known = ok && id != "" && !strings.ContainsAny(id, "()%")
+			e.refs = append(e.refs, id)
+		}
+	}
+	e.opaque = e.opaque || !known
+}
+
+// sealed reports whether a signature covers wsa:To, or may: a message that was
+// changed is refused, one that names the other host may still be served.
+func (e *envelope) sealed() bool {
+	if e.opaque || e.bare || e.encrypted && !e.signed {
+		return true
+	}
+	covered := make(map[string]bool, len(e.refs))
+	for _, id := range e.refs {
+		covered[id] = true
+	}
+	for _, id := range e.ids {
+		if covered[id] {
+			return true
+		}
+	}
+	return false
+}
