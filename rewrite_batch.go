@@ -28,7 +28,7 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 				return false
 			}
 			if last {
-				return part >= 0
+				return true
 			}
 			part = next
 		}

@@ -11,6 +11,8 @@ import (
 // levels deep, and the decoder keeps every open element.
 const maxXMLDepth = 1000
 
+const xmlSpace = " \t\r\n"
+
 const (
 	soap11Space = "http://schemas.xmlsoap.org/soap/envelope/"
 	soap12Space = "http://www.w3.org/2003/05/soap-envelope"
@@ -37,21 +39,10 @@ func (r *rewriter) soap() {
 	if e.sealed() {
 		return
 	}
-	for _, to := range e.to {
-		r.soapTo(to.start, to.end)
-	}
-}
-
-// soapTo maps the content [start, end) of a wsa:To. The white space around the
-// URL is kept; comments and CDATA sections within are nobody's practice.
-func (r *rewriter) soapTo(start, end int) {
-	raw := r.body[start:end]
-	if bytes.IndexByte(raw, '<') >= 0 {
-		return
-	}
-	start += len(raw) - len(bytes.TrimLeft(raw, " \t\r\n"))
-	if raw = bytes.TrimSpace(raw); len(raw) > 0 {
-		r.link(start, start+len(raw), verbatim)
+	for _, to := range e.to { // the URL may have white space around it
+		text := r.body[to.start:to.end]
+		start := to.start + len(text) - len(bytes.TrimLeft(text, xmlSpace))
+		r.link(start, start+len(bytes.Trim(text, xmlSpace)), verbatim)
 	}
 }
 
@@ -60,7 +51,7 @@ type envelope struct {
 	dec    *xml.Decoder
 	depth  int      // open elements
 	space  string   // of the Envelope, "" before it
-	header bool     // within Envelope/Header
+	header bool     // the last child of Envelope is Header
 	inTo   bool     // within Envelope/Header/To
 	to     []span   // the contents of the To elements
 	ids    []string // attribute values of Envelope, Header and To: their Id is among them
@@ -94,9 +85,8 @@ func (e *envelope) read(token xml.Token, start int) bool {
 		if e.depth == 2 && e.inTo {
 			e.to[len(e.to)-1].end, e.inTo = start, false
 		}
-		e.header = e.header && e.depth > 1
 	case xml.CharData:
-		return e.depth > 0 || len(bytes.Trim(t, "\ufeff \t\r\n")) == 0
+		return e.depth > 0 || len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
 	case xml.Directive:
 		return false
 	}
