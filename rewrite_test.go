@@ -190,6 +190,7 @@ var rewriteSOAPCases = []rewriteCase{
 		body: `<?xml version="1.0" encoding="utf-8"?>` + "\r\n" + `<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Header>` +
 			`<To xmlns="http://schemas.xmlsoap.org/ws/2004/08/addressing">https://{M}/a&amp;b</To></Header><Body/></Envelope>`},
 	{name: "white space", why: "xs:anyURI collapses it; it stays", body: envelopeOf("<a:To>\n\t https://{M}/x \r\n</a:To>", "")},
+	{name: "white space behind the authority", why: "it is not part of the URL", body: envelopeOf("<a:To> https://{M}\n</a:To>", "")},
 	{name: "byte order mark", why: ".NET writers send one", body: "\ufeff" + envelopeOf("<a:To>https://{M}/</a:To>", "")},
 	{name: "comments", why: "outside of To they do not matter", body: "<!-- a --><?b?>" + envelopeOf("<!-- c --><a:To>https://{M}/</a:To>", "<![CDATA[<]]>") + "\n<?b {K}?><!-- -->"},
 	{name: "timestamp signed", why: "the usual token: the signature covers another Id",
@@ -434,7 +435,7 @@ func TestMentions(t *testing.T) {
 		{"cut", "ends within the name", org, "contoso--s.crm4.dynamics.c", Alternate, false},
 		{"cut at the start", "begins within the name", org, "--s.crm4.dynamics.com", Alternate, false},
 		{"cut behind the label", "nothing follows", org, "contoso--s.", Alternate, false},
-		{"not letters", "0x20 folds letters only", org, "contoso\r\rs.crm4.dynamics.com", Alternate, false},
+		{"not letters", "0x20 folds letters only", org, "contoso--s.crm\x14.dynamics.com", Alternate, false},
 		{"empty", "nothing there", org, "", Alternate, false},
 		{"localhost", "a name without a dot", local, "http://LocalHost:8443", Primary, true},
 		{"no localhost", "a name without a dot", local, "http://localhos", Primary, false},
@@ -450,9 +451,11 @@ func TestMentions(t *testing.T) {
 }
 
 func TestMentionsAllocatesNothing(t *testing.T) { // counts allocations, so not parallel
-	org := rewriteOrg(t)
 	body := mentionsBody(1 << 10)
-	assert.Zero(t, testing.AllocsPerRun(100, func() { org.mentions(body, Alternate) }))
+	digits := &Org{Primary: &url.URL{Host: strings.Repeat("7", 63) + ".crm4.dynamics.com"}}
+	for _, org := range []*Org{rewriteOrg(t), digits} {
+		assert.Zero(t, testing.AllocsPerRun(100, func() { org.mentions(body, Primary) }))
+	}
 }
 
 // TestRewriteHostileBodies: time and memory stay linear in the body. It would
