@@ -19,8 +19,8 @@ import (
 //     4.01 short forms "@id", "…@bind"; a bind may be an array), if they begin
 //     with an absolute URL;
 //   - in a SOAP envelope, the wsa:To header, unless it is signed;
-//   - in a $batch, the request lines and Host headers of its parts, and the JSON
-//     bodies of the parts. The Content-Length of a part, if it has one, follows.
+//   - in a $batch, the request lines (target, and $id as in rewriteQuery), Host
+//     headers and JSON bodies of its parts. A part's Content-Length follows.
 //
 // Column values are never touched, whatever they contain. All other bytes are
 // kept, so a second pass changes nothing. A body that is compressed, does not
