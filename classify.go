@@ -72,22 +72,18 @@ func isHTML(contentType string) bool {
 // apiPath reports whether path belongs to an API that never answers in HTML. On
 // premises the name of the organization comes first.
 func apiPath(path string) bool {
-	for _, prefix := range []string{"/api/data", "/XRMServices", "/data", "/soap", "/api/services"} {
+	for _, prefix := range []string{"/api/data", "/xrmservices", "/data", "/soap", "/api/services"} {
 		if underPath(path, prefix) {
 			return true
 		}
 	}
 	i := strings.IndexByte(strings.TrimPrefix(path, "/"), '/') + 1
-	return i > 0 && (underPath(path[i:], "/api/data") || underPath(path[i:], "/XRMServices"))
+	return i > 0 && (underPath(path[i:], "/api/data") || underPath(path[i:], "/xrmservices"))
 }
 
 // underPath reports whether path is prefix or below it.
 func underPath(path, prefix string) bool {
 	return hasPrefixFold(path, prefix) && (len(path) == len(prefix) || path[len(prefix)] == '/')
-}
-
-func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
 // toSignIn reports whether resp sends a user to sign in, which no API client can.

@@ -118,21 +118,6 @@ func caseless(s string) (start, end int) {
 	return start, end
 }
 
-// hasPrefixFold reports whether b begins with s, in any ASCII case.
-func hasPrefixFold(b []byte, s string) bool {
-	if len(b) < len(s) {
-		return false
-	}
-	for i := range len(s) {
-		if x, y := b[i], s[i]; x != y {
-			if x^y != 0x20 || !isLetter(x) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 type kind uint8
 
 const (

@@ -533,35 +533,4 @@ func defaultPort(scheme string) string {
 	return ""
 }
 
-// equalFold reports whether s is equal to t, which is in lower case, without
-// regard to the case of ASCII letters. strings.EqualFold would take U+017F for
-// an s and U+212A for a k, and so other hosts for ours.
-func equalFold(t, s string) bool {
-	if len(s) != len(t) {
-		return false
-	}
-	for i := range len(s) {
-		if lowerByte(s[i]) != t[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// lower returns s with its ASCII letters in lower case, for the same reason.
-func lower(s string) string {
-	b := []byte(s)
-	for i := range b {
-		b[i] = lowerByte(b[i])
-	}
-	return string(b)
-}
-
-func lowerByte(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + ('a' - 'A')
-	}
-	return c
-}
-
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }

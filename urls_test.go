@@ -750,16 +750,7 @@ func ownHost(o *Org, u *url.URL) bool {
 			hosts = append(hosts, (&url.URL{Host: host}).Hostname())
 		}
 	}
-	return slices.Contains(hosts, strings.TrimSuffix(asciiLower(u.Hostname()), "."))
-}
-
-func asciiLower(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 32
-		}
-		return r
-	}, s)
+	return slices.Contains(hosts, strings.TrimSuffix(lower(u.Hostname()), "."))
 }
 
 func FuzzMapURL(f *testing.F) {
