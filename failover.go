@@ -1,6 +1,49 @@
-// Package failover moves the traffic of a Dynamics 365 organization to its
-// alternate endpoint when Microsoft fails the organization over, and back.
+// Package failover keeps a Go service talking to a Dynamics 365 organization
+// while Microsoft fails that organization over to its disaster-recovery
+// datacenter, and brings the traffic home afterwards.
+//
+// Microsoft gives an organization two addresses: its own, and an alternate one
+// with "--s" added to the organization's name:
+//
+//	https://contoso.api.crm.dynamics.com
+//	https://contoso--s.api.crm.dynamics.com
+//
+// Nobody is told when the organization moves from one to the other; callers
+// just begin to see faults. A [Transport] is an [http.RoundTripper] that reads
+// those faults (OData, SOAP, Finance and Operations, the pages of the front
+// ends in between), asks both endpoints when they add up to an outage, sends
+// the traffic to the endpoint that serves, and returns to the primary once that
+// serves again. Wrap puts one around an existing client:
+//
+//	client, transport, err := failover.Wrap(http.DefaultClient, "https://contoso.api.crm.dynamics.com", nil)
+//	if err != nil {
+//		return err
+//	}
+//	defer transport.Close()
+//	resp, err := client.Get("https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts")
+//
+// Two promises rank above all else. A program is never worse off with a
+// Transport than without it: what the library does not understand goes through
+// as it is. And a write is never sent twice without proof that the first one
+// was not carried out; when the outcome of a write cannot be known, the error
+// says so ([ErrOutcomeUnknown]).
+//
+// All traffic of an organization goes to one endpoint at a time. The alternate
+// is a copy that lags a few seconds behind; to write to both would split it.
 package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
 // Endpoint is one of the two sides an organization can be served from.
 type Endpoint uint8
@@ -22,3 +65,356 @@ func (e Endpoint) String() string {
 
 // other returns the opposite endpoint.
 func (e Endpoint) other() Endpoint { return e ^ 1 }
+
+// Config adjusts a [Transport]. The zero value of every field is its default;
+// a negative number switches the thing off. New copies the Config; it may be
+// reused and changed afterwards.
+type Config struct {
+	// Base sends the attempts and the probes. It should be an *http.Transport
+	// or end in one, and should not repeat requests by itself. Nil: a clone of
+	// [http.DefaultTransport] that waits at most 150 s for response headers
+	// (Dataverse ends a call after 2 minutes) and checks idle HTTP/2
+	// connections with pings; [Transport.Close] closes its idle connections.
+	Base http.RoundTripper
+
+	// Alternate is the URL of the alternate endpoint. Empty: derived from the
+	// organization's URL, which only Dataverse hosts have a rule for. It is
+	// required for Finance and Operations, on premises and in tests.
+	Alternate string
+
+	// AllowHTTP permits http URLs for hosts other than loopback ones.
+	AllowHTTP bool
+
+	// Authorize, if set, authorizes every attempt and every probe. It gets a
+	// copy of the request whose host is final and whose headers may be changed;
+	// it may take its time within the request's context and is called
+	// concurrently. An error ends the call without anything being sent.
+	// Nil: requests keep the credentials they come with, and probes borrow the
+	// Authorization header of a recent request.
+	Authorize func(*http.Request) error
+
+	// OrganizationID, if set, is the id the default probe must find at an
+	// endpoint before that passes. It keeps traffic from a host that answers
+	// for another organization.
+	OrganizationID string
+
+	// Classify replaces the package's [Classify], which it may call. It must
+	// leave the response's body readable from the start, and is called
+	// concurrently.
+	Classify func(*http.Response, error) *Fault
+
+	// FailureThreshold is how many counted faults in a row make the circuit
+	// breaker of an endpoint trip. Zero: 3. Negative: only definitive faults do.
+	FailureThreshold int
+
+	// MaxAttempts bounds the attempts of one call, the first included.
+	// Zero: 4. Negative: 1, nothing is ever sent again.
+	MaxAttempts int
+
+	// RetryBackoff is the first pause before a request is repeated at the same
+	// endpoint; later ones grow, all are jittered. Zero: 100 ms. Negative: none.
+	RetryBackoff time.Duration
+
+	// AttemptTimeout bounds the wait for the response headers of one attempt.
+	// It is what gets callers without a deadline out of a black hole. Zero or
+	// negative: as long as Base waits.
+	AttemptTimeout time.Duration
+
+	// RetryThrottled is the longest Retry-After of a throttled request (429)
+	// that is waited for inside a call. Zero or negative: none, the caller gets
+	// the 429.
+	RetryThrottled time.Duration
+
+	// Replay names more requests that are safe to repeat although the outcome
+	// of an attempt is unknown. Nil: none. See [WithReplay] for a single call.
+	Replay func(*http.Request) bool
+
+	// MaxBody is how many bytes of a request body without GetBody are held so
+	// that it can be sent again or have its links mapped. A longer body is
+	// streamed, once. Zero: 1 MiB. Negative: none are held.
+	MaxBody int64
+
+	// Probe decides whether an endpoint serves the organization.
+	// Nil: [ProbeWebAPI], or [ProbePath]("/data") for Finance and Operations.
+	Probe Probe
+
+	// ProbeInterval is the time between two fail-back probes of the primary
+	// while the alternate is active. It grows by half after each failed probe
+	// and is jittered by a fifth. Zero: 10 s. Negative: no fail-back probes;
+	// the way back is [Transport.Switch] or the alternate's own fence.
+	ProbeInterval time.Duration
+
+	// MaxProbeInterval is what ProbeInterval grows to. Zero: 60 s, or
+	// ProbeInterval if that is longer. Negative: it does not grow.
+	MaxProbeInterval time.Duration
+
+	// ProbeTimeout bounds one probe. Zero: 5 s. Negative: nothing but Close.
+	ProbeTimeout time.Duration
+
+	// Rise is how many fail-back probes in a row must pass before traffic
+	// returns to the primary. Zero: 3. Negative: 1.
+	Rise int
+
+	// MinDwell is how long the alternate stays active at the least before a
+	// fail-back. It doubles with every further switch within an hour, up to an
+	// hour. A fence at the alternate overrides it. Zero: 5 min. Negative: none.
+	MinDwell time.Duration
+
+	// PassThrough sends requests to the active endpoint even while neither
+	// endpoint passes its probe, instead of failing them with [ErrUnavailable].
+	PassThrough bool
+
+	// OnEvent is told of every event, in order, one at a time, away from the
+	// request path. It may call the Transport, except for Close, which waits
+	// for it. While it blocks, up to 1,024 events are kept for it.
+	OnEvent func(Event)
+
+	// Logger gets one line for every state change. Nil: [slog.Default].
+	Logger *slog.Logger
+}
+
+// A Transport is an [http.RoundTripper] that sends the requests of one
+// organization to whichever of its endpoints serves it. Requests to other hosts
+// pass through Base untouched. It is safe for concurrent use.
+//
+// While the organization is healthy a Transport has no goroutine and no timer.
+type Transport struct {
+	org   Org
+	cfg   Config
+	base  http.RoundTripper
+	probe Probe
+	// direct: Base is an *http.Transport, whose dial errors prove that the
+	// whole attempt sent nothing.
+	direct bool
+	// origin of the clock that success times are kept on.
+	origin time.Time
+
+	state     atomic.Pointer[state] // stored under mu, loaded by every attempt
+	endpoints [2]endpoint
+	budget    budget
+	borrowed  atomic.Pointer[string] // Authorization header for probes
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of the Transport
+
+	mu       sync.Mutex // guards what follows; never held over I/O or callbacks
+	decision *decision  // the one under way, or nil
+	hold     hold       // no decision before its end
+	switches []time.Time
+	watching bool          // the watch goroutine runs
+	wake     chan struct{} // capacity 1: the watch goroutine should look again
+	events   eventQueue
+}
+
+var _ http.RoundTripper = (*Transport)(nil)
+
+// state is one immutable picture of where traffic goes. Every attempt loads it
+// once; a change replaces it and closes changed.
+type state struct {
+	active     Endpoint
+	generation uint64 // one more with every switch
+	since      time.Time
+	pinned     bool
+	down       *outage // nil unless neither endpoint serves
+	closed     bool
+	changed    chan struct{}
+}
+
+// outage is what is known while neither endpoint serves. Guarded by Transport.mu.
+type outage struct {
+	faults [2]*Fault // by endpoint, of the probes that failed
+	until  time.Time // when both are probed again
+}
+
+// New returns a Transport for the organization at orgURL: the address of either
+// endpoint, with or without a path, which is ignored. A nil cfg means defaults.
+// The error names everything that is wrong at once and quotes no credentials.
+//
+// The Transport starts out at the primary; if the organization is failed over
+// at that moment, the first requests find out. Call Close when done with it.
+func New(orgURL string, cfg *Config) (*Transport, error) {
+	var c Config
+	if cfg != nil {
+		c = *cfg
+	}
+	org, orgErr := newOrg(orgURL, c.Alternate, c.AllowHTTP)
+	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
+		return nil, err
+	}
+	t := &Transport{org: org, cfg: c, base: c.Base, probe: c.Probe, origin: time.Now(), wake: make(chan struct{}, 1)}
+	if t.base == nil {
+		t.base = defaultBase()
+	}
+	_, t.direct = t.base.(*http.Transport)
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.budget.fill()
+	for i := range t.endpoints {
+		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
+	}
+	t.state.Store(&state{since: t.origin, changed: make(chan struct{})})
+	return t, nil
+}
+
+// Wrap returns a copy of client whose requests go through a new Transport over
+// the client's own transport ([Config.Base] is used instead if it is set), and
+// that Transport. A nil client means [http.DefaultClient]. The client itself is
+// left alone.
+func Wrap(client *http.Client, orgURL string, cfg *Config) (*http.Client, *Transport, error) {
+	if client == nil {
+		client = http.DefaultClient
+	}
+	var c Config
+	if cfg != nil {
+		c = *cfg
+	}
+	if c.Base == nil {
+		c.Base = client.Transport
+	}
+	t, err := New(orgURL, &c)
+	if err != nil {
+		return nil, nil, err
+	}
+	wrapped := *client
+	wrapped.Transport = t
+	return &wrapped, t, nil
+}
+
+// complete fills in the defaults and reports every field that makes no sense.
+func (c *Config) complete(org *Org) error {
+	if c.MaxProbeInterval == 0 {
+		c.MaxProbeInterval = max(time.Minute, c.ProbeInterval)
+	}
+	setDefault(&c.FailureThreshold, 3, math.MaxInt32)
+	setDefault(&c.MaxAttempts, 4, 1)
+	setDefault(&c.RetryBackoff, 100*time.Millisecond, 0)
+	setDefault(&c.MaxBody, 1<<20, 0)
+	setDefault(&c.ProbeInterval, 10*time.Second, never)
+	setDefault(&c.MaxProbeInterval, time.Minute, c.ProbeInterval)
+	setDefault(&c.ProbeTimeout, 5*time.Second, never)
+	setDefault(&c.Rise, 3, 1)
+	setDefault(&c.MinDwell, 5*time.Minute, 0)
+	if c.Classify == nil {
+		c.Classify = Classify
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Probe == nil {
+		c.Probe = ProbeWebAPI
+		if org.finOps() {
+			c.Probe = ProbePath("/data")
+		}
+	}
+	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
+		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)
+	}
+	return nil
+}
+
+// never is a time that does not come in the life of a program.
+const never = time.Duration(math.MaxInt64)
+
+// setDefault applies the one rule of Config: zero is the default, negative off.
+func setDefault[T int | int64 | time.Duration](field *T, standard, off T) {
+	switch {
+	case *field == 0:
+		*field = standard
+	case *field < 0:
+		*field = off
+	}
+}
+
+// defaultBase returns the transport used when Config.Base is nil.
+func defaultBase() *http.Transport {
+	base, ok := http.DefaultTransport.(*http.Transport)
+	if ok {
+		base = base.Clone()
+	} else { // the program has put something else in its place
+		base = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
+	}
+	base.ResponseHeaderTimeout = 150 * time.Second
+	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
+	return base
+}
+
+// CloseIdleConnections closes the idle connections of Base, if Base can.
+func (t *Transport) CloseIdleConnections() {
+	if base, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		base.CloseIdleConnections()
+	}
+}
+
+// Close stops all probing, waits until every goroutine of the Transport and a
+// running OnEvent have ended, and always returns nil. Round trips under way
+// finish their current attempt; later ones return [ErrClosed]. It does not
+// close a Base that the caller has given. Closing again is harmless.
+func (t *Transport) Close() error {
+	t.mu.Lock()
+	if st := t.state.Load(); !st.closed {
+		next := *st
+		next.closed = true
+		t.setState(&next)
+		t.cancel()
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+	if t.cfg.Base == nil {
+		t.CloseIdleConnections()
+	}
+	return nil
+}
+
+// Status is a snapshot of a [Transport].
+type Status struct {
+	// Active endpoint, since when, and how many switches led here.
+	Active     Endpoint
+	Since      time.Time
+	Generation uint64
+	// Pinned by hand; no automatic moves.
+	Pinned bool
+	// Down: neither endpoint serves. Never true while pinned.
+	Down               bool
+	Primary, Alternate EndpointStatus
+}
+
+// EndpointStatus is what a [Transport] knows of one endpoint.
+type EndpointStatus struct {
+	// URL is the origin of the endpoint, such as
+	// "https://contoso.api.crm.dynamics.com".
+	URL string
+	// State of the circuit breaker.
+	State State
+	// LastSuccess is when the endpoint last answered a request in good health
+	// (to the millisecond), zero if it never did.
+	LastSuccess time.Time
+	// LastFault is the last fault of a request, nil if there was none.
+	LastFault *Fault
+	// Faults of requests since New.
+	Faults map[Class]uint64
+	// LastProbe is when the endpoint was last probed, zero if never, and
+	// ProbeError what that probe found, nil if it passed.
+	LastProbe  time.Time
+	ProbeError error
+}
+
+// Status returns a snapshot. It does not block on the network.
+func (t *Transport) Status() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	return Status{
+		Active: st.active, Since: st.since, Generation: st.generation,
+		Pinned: st.pinned, Down: st.down != nil,
+		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
+		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
+	}
+}
+
+// url returns the origin of an endpoint.
+func (t *Transport) url(e Endpoint) *url.URL {
+	if e == Alternate {
+		return t.org.Alternate
+	}
+	return t.org.Primary
+}

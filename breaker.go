@@ -1,0 +1,168 @@
+package failover
+
+import (
+	"errors"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// State of an endpoint's circuit breaker.
+type State uint8
+
+const (
+	// StateClosed: the endpoint is in good health, or nothing is known of it.
+	StateClosed State = iota
+	// StateHalfOpen: the endpoint has failed; good probes are being counted.
+	StateHalfOpen
+	// StateOpen: the endpoint has failed.
+	StateOpen
+)
+
+// String returns "closed", "half-open" or "open".
+func (s State) String() string {
+	switch s {
+	case StateHalfOpen:
+		return "half-open"
+	case StateOpen:
+		return "open"
+	default:
+		return "closed"
+	}
+}
+
+// endpoint is the health of one side. The atomics are read by every request;
+// the rest is guarded by Transport.mu.
+type endpoint struct {
+	// lastSuccess is when a request last succeeded: nanoseconds since
+	// Transport.origin, 0 for never.
+	lastSuccess atomic.Int64
+	// suspect: the breaker holds faults that a success has to clear. While it
+	// is false, successes need not ask the breaker.
+	suspect   atomic.Bool
+	lastFault atomic.Pointer[Fault]
+	faults    [ClassCanceled + 1]atomic.Uint64 // by class
+
+	breaker *breaker
+	// fenced: the endpoint itself said that it does not serve; only an
+	// authorized answer proves that it does again.
+	fenced     bool
+	lastProbe  time.Time
+	probeError error
+}
+
+// successResolution is how far apart two recorded successes are at the least,
+// so that a busy endpoint does not make every request write to one place.
+const successResolution = time.Millisecond
+
+// succeeded records that a healthy answer came at now, a time since origin.
+func (e *endpoint) succeeded(now time.Duration) {
+	if now-time.Duration(e.lastSuccess.Load()) >= successResolution {
+		e.lastSuccess.Store(int64(now))
+	}
+}
+
+// record keeps the fault of a request for Status.
+func (e *endpoint) record(f *Fault) {
+	e.faults[min(f.Class, ClassCanceled)].Add(1)
+	e.lastFault.Store(f)
+}
+
+// fault counts f and reports whether the breaker is open now.
+func (e *endpoint) fault(f *Fault) (open bool) {
+	e.suspect.Store(true)
+	if f.Definitive {
+		e.fenced = true
+	}
+	return e.breaker.fault(f.Definitive || f.RetryAfter > 0)
+}
+
+// success clears the faults on record.
+func (e *endpoint) success() {
+	e.breaker.success()
+	e.suspect.Store(e.breaker.state() != StateClosed)
+}
+
+// reset forgets all faults: the endpoint is in good health.
+func (e *endpoint) reset() {
+	e.breaker.reset()
+	e.suspect.Store(false)
+}
+
+// trip opens the breaker: the endpoint has to earn its way back.
+func (e *endpoint) trip() {
+	e.suspect.Store(true)
+	e.breaker.fault(true)
+}
+
+// status returns a snapshot.
+func (e *endpoint) status(u *url.URL, origin time.Time) EndpointStatus {
+	s := EndpointStatus{
+		URL: u.String(), State: e.breaker.state(), LastFault: e.lastFault.Load(), Faults: make(map[Class]uint64),
+		LastProbe: e.lastProbe, ProbeError: e.probeError,
+	}
+	for class := range e.faults {
+		if n := e.faults[class].Load(); n > 0 {
+			s.Faults[Class(class)] = n
+		}
+	}
+	if at := e.lastSuccess.Load(); at != 0 {
+		s.LastSuccess = origin.Add(time.Duration(at))
+	}
+	return s
+}
+
+// breaker judges one endpoint by its faults. Closed, it opens after threshold
+// faults in a row or one conclusive fault. Open, it becomes half-open after a
+// while, and closes after rise successes in a row. Not safe for concurrent use.
+type breaker struct {
+	cb         *gobreaker.CircuitBreaker[struct{}]
+	settings   gobreaker.Settings
+	conclusive bool // the fault being counted trips by itself
+}
+
+func newBreaker(threshold, rise int, probeInterval time.Duration) *breaker {
+	b := new(breaker)
+	b.settings = gobreaker.Settings{
+		MaxRequests: uint32(rise),
+		// Half-open by the time of the next probe, however jittered.
+		Timeout: max(1, probeInterval/2),
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return b.conclusive || int64(c.ConsecutiveFailures) >= int64(threshold)
+		},
+	}
+	b.reset()
+	return b
+}
+
+var errFault = errors.New("fault")
+
+// fault counts one fault and reports whether the breaker is open now.
+func (b *breaker) fault(conclusive bool) (open bool) {
+	b.conclusive = conclusive
+	b.cb.Execute(func() (struct{}, error) { return struct{}{}, errFault })
+	return b.state() == StateOpen
+}
+
+// success counts one success.
+func (b *breaker) success() {
+	b.cb.Execute(func() (struct{}, error) { return struct{}{}, nil })
+}
+
+// reset closes the breaker. gobreaker has no such operation; a new one is closed.
+func (b *breaker) reset() {
+	b.cb = gobreaker.NewCircuitBreaker[struct{}](b.settings)
+}
+
+func (b *breaker) state() State {
+	switch b.cb.State() {
+	case gobreaker.StateOpen:
+		return StateOpen
+	case gobreaker.StateHalfOpen:
+		return StateHalfOpen
+	default:
+		return StateClosed
+	}
+}

@@ -1,0 +1,145 @@
+package failover
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// EventKind says what happened.
+type EventKind uint8
+
+const (
+	// EventTripped: the circuit breaker of the active endpoint has opened; both
+	// endpoints are about to be probed.
+	EventTripped EventKind = iota
+	// EventSwitched: the traffic has moved.
+	EventSwitched
+	// EventSwitchRefused: the active endpoint has tripped, but the traffic
+	// stays where it is, for the reason given.
+	EventSwitchRefused
+	// EventDown: neither endpoint passes its probe; requests fail fast, unless
+	// Config.PassThrough is set.
+	EventDown
+	// EventUp: the active endpoint passes its probe again.
+	EventUp
+	// EventProbed: an endpoint was probed.
+	EventProbed
+	// EventOutcomeUnknown: a write was sent and got no definite answer.
+	EventOutcomeUnknown
+	// EventPinned and EventUnpinned: somebody called Pin or Unpin.
+	EventPinned
+	EventUnpinned
+)
+
+// String returns the kind in words, such as "switched" or "outcome unknown".
+func (k EventKind) String() string {
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return "unknown"
+}
+
+// Event is something that a [Transport] did or found. It holds no credentials,
+// queries or bodies.
+type Event struct {
+	Kind EventKind
+	Time time.Time
+	// Generation of the state the event led to.
+	Generation uint64
+	// From and To are the endpoints of a switch, made or refused. Otherwise
+	// both are the endpoint the event is about.
+	From, To Endpoint
+	// Reason in a few words.
+	Reason string
+	// Fault that led to the event, nil if none did.
+	Fault *Fault
+	// Err of a failed probe or an unknown outcome, otherwise nil.
+	Err error
+}
+
+// maxEvents bounds the events that wait for a slow OnEvent.
+const maxEvents = 1024
+
+// eventQueue hands events on in order, one at a time. Guarded by Transport.mu.
+type eventQueue struct {
+	waiting []Event
+	dropped int
+	running bool // the dispatching goroutine runs
+}
+
+// emit queues an event, and starts the goroutine that hands it on. mu is held.
+func (t *Transport) emit(e Event) {
+	st := t.state.Load()
+	if st.closed {
+		return
+	}
+	q := &t.events
+	if len(q.waiting) == maxEvents {
+		q.dropped++
+		return
+	}
+	e.Time, e.Generation = time.Now(), st.generation
+	q.waiting = append(q.waiting, e)
+	if !q.running {
+		q.running = true
+		t.wg.Go(t.dispatch)
+	}
+}
+
+// dispatch hands the waiting events to the log and OnEvent, and ends when none is left.
+func (t *Transport) dispatch() {
+	for {
+		t.mu.Lock()
+		q := &t.events
+		batch, dropped := q.waiting, q.dropped
+		q.waiting, q.dropped = nil, 0
+		if len(batch) == 0 {
+			q.running = false
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		for _, e := range batch {
+			t.log(e)
+			if t.cfg.OnEvent != nil {
+				t.cfg.OnEvent(e)
+			}
+		}
+		if dropped > 0 {
+			t.cfg.Logger.Warn("failover: events dropped because OnEvent is slow", "organization", t.org.Primary.Host, "dropped", dropped)
+		}
+	}
+}
+
+// log writes the line of one event.
+func (t *Transport) log(e Event) {
+	level := slog.LevelInfo
+	switch e.Kind {
+	case EventSwitched, EventTripped, EventOutcomeUnknown:
+		level = slog.LevelWarn
+	case EventDown:
+		level = slog.LevelError
+	case EventProbed:
+		level = slog.LevelDebug
+	}
+	ctx := context.Background()
+	if !t.cfg.Logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 7)
+	attrs = append(attrs,
+		slog.String("organization", t.org.Primary.Host),
+		slog.Uint64("generation", e.Generation),
+		slog.String("from", e.From.String()),
+		slog.String("to", e.To.String()),
+		slog.String("reason", e.Reason))
+	if e.Fault != nil {
+		attrs = append(attrs, slog.String("fault", e.Fault.Error()))
+	}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("error", e.Err.Error()))
+	}
+	t.cfg.Logger.LogAttrs(ctx, level, "failover: "+e.Kind.String(), attrs...)
+}

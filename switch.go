@@ -1,0 +1,453 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// This file holds the one rule of switching. The alternate's own answer is the
+// arbiter of whether a failover happened: nobody announces one, and in normal
+// times the alternate does not serve.
+
+// outcome of a probe.
+type outcome uint8
+
+const (
+	pending outcome = iota
+	passed
+	failed
+	// inconclusive: the endpoint answered, but with something that proves
+	// neither that it serves nor that it does not (403, 404, a bare 401).
+	inconclusive
+)
+
+// verdict of a decision.
+type verdict uint8
+
+const (
+	undecided verdict = iota
+	stay              // a false alarm: the active endpoint answers
+	move              // the other endpoint has taken over
+	down              // neither endpoint serves
+)
+
+// judge applies the rule to what the probes have shown so far. definitive: the
+// active endpoint has said itself that it does not serve.
+func judge(definitive bool, active, other outcome) verdict {
+	switch {
+	case other == passed && (definitive || active == failed):
+		return move
+	case active == pending || (definitive || active == failed) && other == pending:
+		return undecided
+	case active == failed:
+		return down
+	default:
+		return stay
+	}
+}
+
+// decision is one run of the rule, shared by all callers that met the outage.
+type decision struct {
+	done chan struct{} // closed when the verdict has taken effect
+	// definitive is guarded by Transport.mu.
+	definitive bool
+}
+
+// hold is the memory of a decision that changed nothing, so that a storm of
+// failing requests does not become a storm of probes. Stronger evidence than
+// the decision had overrides it.
+type hold struct {
+	until      time.Time
+	definitive bool
+	growth     *backoff.ExponentialBackOff
+}
+
+// extend starts or prolongs the hold.
+func (h *hold) extend(definitive bool) {
+	if h.growth == nil {
+		h.growth = backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
+			backoff.WithMaxInterval(30*time.Second), backoff.WithMaxElapsedTime(0))
+	}
+	if time.Since(h.until) > time.Minute { // long quiet
+		h.growth.Reset()
+	}
+	h.until, h.definitive = time.Now().Add(h.growth.NextBackOff()), definitive
+}
+
+// covers reports whether a decision on such evidence would only repeat the last.
+func (h *hold) covers(definitive bool) bool {
+	return time.Now().Before(h.until) && (h.definitive || !definitive)
+}
+
+// report takes note of a fault that an attempt made under st has met. It
+// returns the decision that the fault has led to, or nil.
+func (t *Transport) report(st *state, f *Fault) *decision {
+	e := &t.endpoints[f.Endpoint]
+	e.record(f)
+	if !f.counted() {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.state.Load()
+	if now.generation != st.generation || now.closed {
+		return nil // old news from before a switch
+	}
+	wasClosed := e.breaker.state() == StateClosed
+	if !e.fault(f) {
+		return nil
+	}
+	if wasClosed {
+		t.emit(Event{Kind: EventTripped, From: f.Endpoint, To: f.Endpoint, Reason: f.Error(), Fault: f})
+	}
+	return t.decide(now, f)
+}
+
+// decide starts a decision or joins the one under way. mu is held.
+func (t *Transport) decide(st *state, f *Fault) *decision {
+	if t.decision != nil {
+		t.decision.definitive = t.decision.definitive || f.Definitive
+		return t.decision
+	}
+	if st.down != nil || st.pinned || t.hold.covers(f.Definitive) {
+		return nil
+	}
+	d := &decision{done: make(chan struct{}), definitive: f.Definitive}
+	t.decision = d
+	t.wg.Go(func() {
+		defer close(d.done)
+		t.settle(st, d, f)
+	})
+	return d
+}
+
+// settle probes both endpoints and carries the verdict out.
+func (t *Transport) settle(st *state, d *decision, f *Fault) {
+	isDefinitive := func() bool {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return d.definitive
+	}
+	v, faults := t.consult(st.active, isDefinitive)
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.decision = nil
+	if now := t.state.Load(); now != st || t.ctx.Err() != nil {
+		return // moved, pinned or closed by hand meanwhile
+	}
+	switch v {
+	case move:
+		t.moveTo(st.active.other(), f.Error(), f)
+	case down:
+		t.goDown(faults)
+	default:
+		t.endpoints[st.active].reset()
+		t.hold.extend(d.definitive)
+		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: st.active.other(), Fault: f,
+			Reason: fmt.Sprintf("the %v passes its probe", st.active)})
+	}
+}
+
+// consult probes both endpoints at the same time until the rule has a verdict,
+// and returns it with the faults of the probes by endpoint.
+func (t *Transport) consult(active Endpoint, definitive func() bool) (verdict, [2]*Fault) {
+	ctx, cancel := context.WithCancel(t.ctx)
+	defer cancel()
+	type result struct {
+		endpoint Endpoint
+		err      error
+	}
+	results := make(chan result, 2)
+	for _, e := range []Endpoint{Primary, Alternate} {
+		t.wg.Go(func() { results <- result{e, t.runProbe(ctx, e)} })
+	}
+	var outcomes [2]outcome
+	var faults [2]*Fault
+	for range outcomes {
+		r := <-results
+		outcomes[r.endpoint], faults[r.endpoint] = probeOutcome(r.endpoint, r.err)
+		if v := judge(definitive(), outcomes[active], outcomes[active.other()]); v != undecided {
+			return v, faults
+		}
+	}
+	return stay, faults
+}
+
+// moveTo makes e the active endpoint. mu is held.
+func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
+	st := t.state.Load()
+	now := time.Now()
+	if e == Alternate {
+		t.endpoints[Primary].trip()
+	} else {
+		t.endpoints[Alternate].reset()
+	}
+	t.endpoints[e].reset()
+	t.hold = hold{}
+	t.switches = append(recent(t.switches, now), now)
+	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
+	t.setState(next)
+	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f})
+}
+
+// goDown makes requests fail fast until an endpoint passes its probe. mu is held.
+func (t *Transport) goDown(faults [2]*Fault) {
+	next := *t.state.Load()
+	next.down = &outage{faults: faults, until: time.Now().Add(downInterval)}
+	t.setState(&next)
+	t.emit(Event{Kind: EventDown, From: next.active, To: next.active, Reason: "neither endpoint passes its probe", Fault: faults[next.active]})
+}
+
+// comeUp ends Down at the active endpoint. mu is held.
+func (t *Transport) comeUp(reason string) {
+	next := *t.state.Load()
+	next.down = nil
+	t.endpoints[next.active].reset()
+	t.setState(&next)
+	t.emit(Event{Kind: EventUp, From: next.active, To: next.active, Reason: reason})
+}
+
+// setState publishes next, wakes everyone who waits for a change, and sees to
+// it that the endpoints are watched if they have to be. mu is held.
+func (t *Transport) setState(next *state) {
+	next.changed = make(chan struct{})
+	old := t.state.Swap(next)
+	close(old.changed)
+	if t.needsWatch(next) && !t.watching {
+		t.watching = true
+		t.wg.Go(t.watch)
+	}
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// needsWatch reports whether endpoints have to be probed without traffic.
+func (t *Transport) needsWatch(st *state) bool {
+	away := st.active == Alternate || st.pinned
+	return !st.closed && (st.down != nil || away && t.cfg.ProbeInterval != never)
+}
+
+// damping is the time over which switches are remembered.
+const damping = time.Hour
+
+// recent returns the switches of the last hour.
+func recent(switches []time.Time, now time.Time) []time.Time {
+	for len(switches) > 0 && now.Sub(switches[0]) >= damping {
+		switches = switches[1:]
+	}
+	return switches
+}
+
+// dwellUntil returns when a fail-back may follow the last switch: MinDwell,
+// doubled for every earlier switch within the hour, an hour at the most. mu is held.
+func (t *Transport) dwellUntil(st *state) time.Time {
+	dwell := t.cfg.MinDwell
+	for n := len(recent(t.switches, st.since)); n > 1 && dwell < damping; n-- {
+		dwell *= 2
+	}
+	return st.since.Add(min(dwell, max(damping, t.cfg.MinDwell)))
+}
+
+const (
+	// downInterval is the first time between two rounds of probes while down;
+	// it grows to maxDownInterval, jitter excluded.
+	downInterval    = time.Second
+	maxDownInterval = 8 * time.Second
+	probeGrowth     = 1.5
+	probeJitter     = 0.2
+)
+
+// watch probes whatever has to be probed without traffic: both endpoints while
+// down or pinned, the primary while the alternate is active. It ends when
+// nothing is left to watch.
+func (t *Transport) watch() {
+	var st *state
+	var schedule *backoff.ExponentialBackOff
+	for {
+		t.mu.Lock()
+		now := t.state.Load()
+		if !t.needsWatch(now) {
+			t.watching = false
+			t.mu.Unlock()
+			return
+		}
+		if now != st {
+			st, schedule = now, t.schedule(now)
+		}
+		wait := t.nextProbe(st, schedule.NextBackOff())
+		t.mu.Unlock()
+
+		select {
+		case <-t.wake:
+		case <-time.After(wait):
+			if t.round(st) {
+				schedule.Reset()
+			}
+		}
+	}
+}
+
+// nextProbe fits the scheduled wait to the state. mu is held.
+func (t *Transport) nextProbe(st *state, wait time.Duration) time.Duration {
+	if st.down != nil {
+		st.down.until = time.Now().Add(wait)
+		return wait
+	}
+	dwell := time.Until(t.dwellUntil(st))
+	if !st.pinned && dwell > 0 && t.endpoints[Primary].breaker.state() == StateClosed {
+		return min(wait, dwell) // nothing but the dwell is missing
+	}
+	return wait
+}
+
+// schedule returns the times between probes for a state.
+func (t *Transport) schedule(st *state) *backoff.ExponentialBackOff {
+	first, last := t.cfg.ProbeInterval, t.cfg.MaxProbeInterval
+	if st.down != nil {
+		first, last = downInterval, maxDownInterval
+	}
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(first), backoff.WithMaxInterval(last), backoff.WithMaxElapsedTime(0),
+		backoff.WithMultiplier(probeGrowth), backoff.WithRandomizationFactor(probeJitter))
+}
+
+// round probes once and acts on it. It reports whether a probe passed.
+func (t *Transport) round(st *state) (pass bool) {
+	switch {
+	case st.down != nil:
+		v, faults := t.consult(st.active, func() bool { return false })
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.state.Load() != st {
+			return false
+		}
+		switch v {
+		case stay:
+			t.comeUp(fmt.Sprintf("the %v passes its probe", st.active))
+		case move:
+			t.moveTo(st.active.other(), fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", st.active.other()), nil)
+		default:
+			st.down.faults = faults
+		}
+		return v != down
+	case st.pinned:
+		primary, alternate := t.runProbe(t.ctx, Primary), t.runProbe(t.ctx, Alternate)
+		return primary == nil && alternate == nil
+	default:
+		return t.tryFailback(st)
+	}
+}
+
+// tryFailback probes the primary and returns to it once it has passed Rise
+// times in a row and the alternate's dwell is over.
+func (t *Transport) tryFailback(st *state) (pass bool) {
+	err := t.runProbe(t.ctx, Primary)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.Load() != st || t.ctx.Err() != nil {
+		return false
+	}
+	primary := &t.endpoints[Primary]
+	if err != nil {
+		primary.trip()
+		return false
+	}
+	primary.success()
+	if primary.breaker.state() == StateClosed && t.decision == nil && !time.Now().Before(t.dwellUntil(st)) {
+		t.moveTo(Primary, "the primary serves again", nil)
+	}
+	return true
+}
+
+// Switch moves all traffic to an endpoint by hand. The endpoint must pass its
+// probe, otherwise nothing changes and the probe's error is returned; so is an
+// error if ctx ends first or the Transport is closed. Requests under way are
+// not interrupted. Reason is told to OnEvent and the log.
+//
+// A fail-back follows in its time if the endpoint is [Alternate] and the
+// primary passes its probes; use [Transport.Pin] to stay there.
+func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
+	if to != Primary && to != Alternate {
+		return fmt.Errorf("failover: no such endpoint: %d", to)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+	err := t.runProbe(ctx, to)
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	switch {
+	case st.closed:
+		return ErrClosed
+	case err != nil:
+		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
+	case st.active != to:
+		t.moveTo(to, reason, nil)
+	case st.down != nil:
+		t.comeUp(reason)
+	}
+	return nil
+}
+
+// Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its
+// probes say: there are no automatic moves, and requests are not failed fast.
+// Both endpoints are probed all the same, for [Transport.Status]. Pinning moves
+// the traffic without a probe; [Transport.Switch] first for the careful way.
+func (t *Transport) Pin(e Endpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	if st.closed || e != Primary && e != Alternate || st.pinned && st.active == e {
+		return
+	}
+	next := *st
+	next.pinned, next.down = true, nil
+	t.setState(&next)
+	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: "by hand"})
+	if st.active != e {
+		t.moveTo(e, "pinned by hand", nil)
+	}
+}
+
+// Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
+// next fault leads to a decision.
+func (t *Transport) Unpin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	if st.closed || !st.pinned {
+		return
+	}
+	next := *st
+	next.pinned = false
+	t.setState(&next)
+	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
+}
+
+// probeOutcome reads the result of a probe. A fault that does not count says
+// that something answers, but not what; every other error is a failure.
+func probeOutcome(e Endpoint, err error) (outcome, *Fault) {
+	if err == nil {
+		return passed, nil
+	}
+	var f *Fault
+	if !errors.As(err, &f) {
+		f = &Fault{Class: ClassUnavailable, Err: err}
+	}
+	found := *f
+	found.Endpoint = e
+	if found.counted() {
+		return failed, &found
+	}
+	return inconclusive, &found
+}
