@@ -1,0 +1,193 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// A Probe finds out whether an endpoint serves the organization. It returns nil
+// if it does. A *[Fault] of a class that does not count means that something
+// answered which proves neither (a 403, a 404): such an endpoint is not moved
+// to, and not left for it. Every other error means that the endpoint does not
+// serve.
+//
+// The client authorizes requests to the endpoint, and only those, in the way of
+// [Config.Authorize]; it does not follow redirects. The context ends after
+// [Config.ProbeTimeout]. Probes run concurrently, at most one per endpoint and
+// purpose.
+type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) error
+
+// ProbeWebAPI asks the Web API who the caller is (GET /api/data/v9.2/WhoAmI).
+// The endpoint passes if it names the organization
+// ([Config.OrganizationID], if that is set), asks for a bearer token (401), or
+// throttles the request. After the endpoint itself has said that it does not
+// serve, a 401 no longer passes: gateways ask for tokens before they look for
+// the organization.
+func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) error {
+	return probePath(ctx, client, endpoint, "/api/data/v9.2/WhoAmI", namesOrganization)
+}
+
+// ProbePath returns a [Probe] that makes the check of [ProbeWebAPI] with another
+// path, such as "/data"; any healthy answer to a GET passes.
+func ProbePath(path string) Probe {
+	return func(ctx context.Context, client *http.Client, endpoint *url.URL) error {
+		return probePath(ctx, client, endpoint, path, func(context.Context, []byte) error { return nil })
+	}
+}
+
+// probeTerms travel to the probes of this package in the context.
+type probeTerms struct {
+	// fenced: the endpoint has said that it does not serve; only an authorized
+	// answer takes that back.
+	fenced         bool
+	organizationID string
+}
+
+type probeTermsKey struct{}
+
+// maxProbeBody is how much of a probe's answer is read.
+const maxProbeBody = 64 << 10
+
+func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path string, check func(context.Context, []byte) error) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.JoinPath(path).String(), nil)
+	if err != nil {
+		return fmt.Errorf("failover: probe of %s: bad path", endpoint.Host)
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("OData-Version", "4.0")
+	req.Header.Set("OData-MaxVersion", "4.0")
+	resp, err := client.Do(req)
+	if f := (*Fault)(nil); errors.As(err, &f) {
+		return f // of Authorize
+	}
+	if err != nil {
+		return Classify(nil, err)
+	}
+	defer resp.Body.Close()
+	f := Classify(resp, nil)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
+	switch {
+	case f != nil && f.Class == ClassThrottled:
+		return nil
+	case f != nil && f.Status == http.StatusUnauthorized && asksForBearer(resp.Header):
+		if terms, _ := ctx.Value(probeTermsKey{}).(probeTerms); terms.fenced {
+			return f
+		}
+		return nil
+	case f != nil:
+		return f
+	case err != nil:
+		return Classify(nil, err)
+	case resp.StatusCode != http.StatusOK:
+		return &Fault{Class: ClassApplication, Delivery: Answered, Status: resp.StatusCode}
+	}
+	return check(ctx, body)
+}
+
+// namesOrganization checks the answer of WhoAmI.
+func namesOrganization(ctx context.Context, body []byte) error {
+	var who struct{ OrganizationID string }
+	if err := json.Unmarshal(body, &who); err != nil || who.OrganizationID == "" {
+		return &Fault{Class: ClassApplication, Delivery: Answered, Status: http.StatusOK, Message: "answer does not name an organization"}
+	}
+	terms, _ := ctx.Value(probeTermsKey{}).(probeTerms)
+	if want := terms.organizationID; want != "" && !strings.EqualFold(strings.Trim(want, "{}"), who.OrganizationID) {
+		return errOtherOrganization
+	}
+	return nil
+}
+
+var errOtherOrganization = errors.New("failover: the endpoint serves another organization")
+
+// asksForBearer reports whether a 401 carries a Bearer challenge (RFC 6750, section 3).
+func asksForBearer(h http.Header) bool {
+	for _, challenge := range h.Values("WWW-Authenticate") {
+		scheme, _, _ := strings.Cut(strings.TrimSpace(challenge), " ")
+		if strings.EqualFold(scheme, "Bearer") {
+			return true
+		}
+	}
+	return false
+}
+
+// runProbe probes an endpoint and keeps the result for Status.
+func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
+	t.mu.Lock()
+	terms := probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.cfg.OrganizationID}
+	t.mu.Unlock()
+	parent := ctx
+	if t.cfg.ProbeTimeout != never {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.cfg.ProbeTimeout)
+		defer cancel()
+	}
+	target := *t.url(e)
+	client := &http.Client{
+		Transport:     &probeTransport{t, t.url(e)},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	err := t.probe(context.WithValue(ctx, probeTermsKey{}, terms), client, &target)
+	if parent.Err() != nil {
+		return parent.Err() // nobody waits for it any more; it proves nothing
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	side := &t.endpoints[e]
+	side.lastProbe, side.probeError = time.Now(), err
+	if err == nil {
+		side.fenced = false
+	}
+	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(err), Err: err})
+	return err
+}
+
+func probeReason(err error) string {
+	if err != nil {
+		return "probe failed"
+	}
+	return "probe passed"
+}
+
+// probeTransport sends the requests of a probe, with credentials if they go to
+// the endpoint that is probed.
+type probeTransport struct {
+	t        *Transport
+	endpoint *url.URL
+}
+
+func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != p.endpoint.Scheme || req.URL.Host != p.endpoint.Host {
+		return p.t.base.RoundTrip(req)
+	}
+	req = req.Clone(req.Context())
+	if p.t.cfg.Authorize != nil {
+		if err := p.t.cfg.Authorize(req); err != nil {
+			if req.Body != nil {
+				req.Body.Close()
+			}
+			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
+		}
+	} else if auth := p.t.borrowed.Load(); auth != nil && req.Header.Get("Authorization") == "" {
+		req.Header.Set("Authorization", *auth)
+	}
+	return p.t.base.RoundTrip(req)
+}
+
+// borrow keeps the Authorization header of a request that met a fault or is
+// failed over, for the probes.
+func (t *Transport) borrow(req *http.Request) {
+	auth := req.Header.Get("Authorization")
+	if auth == "" || t.cfg.Authorize != nil {
+		return
+	}
+	if have := t.borrowed.Load(); have == nil || *have != auth {
+		t.borrowed.Store(&auth)
+	}
+}
