@@ -1,0 +1,804 @@
+package failover_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// story is an organization in memory with a client behind a Transport, in a
+// bubble of its own time.
+type story struct {
+	*testing.T
+	org       *failovertest.Org
+	transport *failover.Transport
+	client    *http.Client
+
+	mu     sync.Mutex
+	events []failover.Event
+}
+
+// tell runs a story. The bubble fails the test if a goroutine outlives Close.
+func tell(t *testing.T, cfg failover.Config, plot func(*story)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &story{T: t, org: failovertest.StartInMemory(nil)}
+		cfg.Base = s.org.Transport()
+		if cfg.Authorize == nil {
+			cfg.Authorize = s.org.Authorize
+		}
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.OnEvent = func(e failover.Event) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if e.Kind != failover.EventProbed {
+				s.events = append(s.events, e)
+			}
+		}
+		var err error
+		s.client, s.transport, err = failover.Wrap(nil, s.org.URL(), &cfg)
+		require.NoError(t, err)
+		defer s.org.Close()
+		defer s.transport.Close()
+		plot(s)
+	})
+}
+
+const (
+	accounts = "/api/data/v9.2/accounts"
+	whoAmI   = "/api/data/v9.2/WhoAmI"
+)
+
+// get reads a path of the organization and returns the status.
+func (s *story) get(path string) int {
+	s.Helper()
+	status, err := s.try(s.Context(), http.MethodGet, s.org.URL()+path, "")
+	require.NoError(s, err)
+	return status
+}
+
+// create posts an account and returns the status.
+func (s *story) create(name string) (int, error) {
+	return s.try(s.Context(), http.MethodPost, s.org.URL()+accounts, `{"name":"`+name+`"}`)
+}
+
+// try sends a request, reads the answer to its end and returns the status.
+func (s *story) try(ctx context.Context, method, url, body string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	require.NoError(s, err)
+	if body == "" {
+		req.Body, req.GetBody = nil, nil
+	} else {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, err
+}
+
+// deliveries counts the requests with a method that reached a datacenter,
+// probes left out.
+func deliveries(d *failovertest.Datacenter, method string) int {
+	n := 0
+	for _, r := range d.Deliveries() {
+		if r.Method == method && r.Path != whoAmI {
+			n++
+		}
+	}
+	return n
+}
+
+// kinds returns the kinds of the events so far.
+func (s *story) kinds() []failover.EventKind {
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var kinds []failover.EventKind
+	for _, e := range s.events {
+		kinds = append(kinds, e.Kind)
+	}
+	return kinds
+}
+
+func (s *story) count(kind failover.EventKind) int {
+	n := 0
+	for _, k := range s.kinds() {
+		if k == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// decode reads the JSON body of a response into v.
+func decode(t require.TestingT, resp *http.Response, v any) {
+	defer resp.Body.Close()
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(v))
+}
+
+func (s *story) active() failover.Endpoint { return s.transport.Status().Active }
+
+func TestHealthyTrafficStaysAtThePrimaryAndIsNotProbed(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		for range 5 {
+			assert.Equal(s, 200, s.get(accounts))
+		}
+		time.Sleep(24 * time.Hour)
+		assert.Len(s, s.org.Primary().Deliveries(), 5)
+		assert.Empty(s, s.org.Alternate().Deliveries())
+		assert.Empty(s, s.kinds())
+	})
+}
+
+func TestTheFirstRequestOfAHardOutageIsAnsweredByTheAlternate(t *testing.T) {
+	t.Parallel()
+	outages := map[string]failovertest.Failure{
+		"refused":             failovertest.Refuse(),
+		"DNS gone":            failovertest.NoSuchHost(),
+		"bad certificate":     failovertest.BadCertificate(),
+		"expired certificate": failovertest.ExpiredCertificate(),
+	}
+	for name, outage := range outages {
+		t.Run(name+"/read", func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) {
+				assert.Equal(s, 200, s.get(accounts))
+				s.org.Disaster(outage)
+				assert.Equal(s, 200, s.get(accounts))
+				assert.Equal(s, failover.Alternate, s.active())
+				assert.Equal(s, []failover.EventKind{failover.EventTripped, failover.EventSwitched}, s.kinds())
+			})
+		})
+		t.Run(name+"/write", func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) {
+				s.org.Disaster(outage)
+				status, err := s.create("Contoso")
+				require.NoError(s, err)
+				assert.Equal(s, 204, status)
+				assert.Equal(s, 0, deliveries(s.org.Primary(), http.MethodPost))
+				assert.Equal(s, 1, deliveries(s.org.Alternate(), http.MethodPost))
+			})
+		})
+	}
+}
+
+func TestOneDecisionForManyCallers(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Disaster(failovertest.Refuse())
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				if i%2 == 0 {
+					assert.Equal(s, 200, s.get(accounts))
+				} else {
+					status, err := s.create("Contoso")
+					assert.NoError(s, err)
+					assert.Equal(s, 204, status)
+				}
+			})
+		}
+		wg.Wait()
+		assert.Equal(s, []failover.EventKind{failover.EventTripped, failover.EventSwitched}, s.kinds())
+		probes := 0
+		for _, r := range s.org.Alternate().Deliveries() {
+			if r.Path == whoAmI {
+				probes++
+			}
+		}
+		assert.Equal(s, 1, probes, "probes of the alternate")
+		assert.Equal(s, 32, deliveries(s.org.Alternate(), http.MethodPost))
+	})
+}
+
+func TestTrafficStaysOnTheAlternateThroughoutTheOutage(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Disaster(failovertest.Refuse())
+		s.get(accounts)
+		dials := s.org.Primary().Dials()
+		for range 100 {
+			assert.Equal(s, 200, s.get(accounts))
+		}
+		assert.Equal(s, dials, s.org.Primary().Dials(), "no request goes to the dead primary")
+		time.Sleep(time.Hour)
+		assert.Equal(s, failover.Alternate, s.active())
+		assert.Equal(s, 1, s.count(failover.EventSwitched))
+	})
+}
+
+func TestTheFenceMovesAtTheFirstFaultAndTheWriteIsSentOnce(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.FailOver()
+		start := time.Now()
+		status, err := s.create("Contoso")
+		require.NoError(s, err)
+		assert.Equal(s, 204, status)
+		assert.Equal(s, 1, deliveries(s.org.Primary(), http.MethodPost))
+		assert.Equal(s, 1, deliveries(s.org.Alternate(), http.MethodPost))
+		assert.Zero(s, time.Since(start), "a fence needs no pause")
+	})
+}
+
+func TestTheFenceOfTheAlternateSendsTrafficBackWhateverTheDwell(t *testing.T) {
+	tell(t, failover.Config{MinDwell: 10 * time.Hour}, func(s *story) {
+		s.org.FailOver()
+		s.get(accounts)
+		require.Equal(s, failover.Alternate, s.active())
+		s.org.FailBack()
+		status, err := s.create("Contoso")
+		require.NoError(s, err)
+		assert.Equal(s, 204, status)
+		assert.Equal(s, failover.Primary, s.active())
+		assert.Equal(s, 1, deliveries(s.org.Primary(), http.MethodPost))
+	})
+}
+
+func TestReturnsToThePrimaryAfterItRecovers(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Disaster(failovertest.Refuse())
+		s.get(accounts)
+		moved := s.transport.Status().Since
+		time.Sleep(10 * time.Minute)
+		s.org.Primary().Heal() // still fenced
+		time.Sleep(10 * time.Minute)
+		require.Equal(s, failover.Alternate, s.active(), "a fenced primary does not serve")
+
+		s.org.Primary().Serve()
+		recovered := time.Now()
+		time.Sleep(10 * time.Minute)
+		status := s.transport.Status()
+		assert.Equal(s, failover.Primary, status.Active)
+		assert.Equal(s, failover.StateClosed, status.Primary.State)
+		assert.EqualValues(s, 2, status.Generation)
+		assert.Less(s, status.Since.Sub(recovered), 3*time.Minute, "three probes")
+		assert.Greater(s, status.Since.Sub(moved), 5*time.Minute)
+	})
+}
+
+func TestFailBackWaitsForTheDwell(t *testing.T) {
+	tell(t, failover.Config{MinDwell: 30 * time.Minute}, func(s *story) {
+		s.org.Disaster(failovertest.Refuse())
+		s.get(accounts)
+		moved := s.transport.Status().Since
+		s.org.Primary().Heal()
+		s.org.Primary().Serve()
+		time.Sleep(time.Hour)
+		assert.Equal(s, failover.Primary, s.active())
+		assert.Equal(s, 30*time.Minute, s.transport.Status().Since.Sub(moved))
+	})
+}
+
+func TestTheDwellDoublesWithEveryFurtherSwitch(t *testing.T) {
+	tell(t, failover.Config{MinDwell: 5 * time.Minute}, func(s *story) {
+		var stays []time.Duration
+		for range 2 {
+			s.org.Disaster(failovertest.Refuse())
+			s.get(accounts)
+			require.Equal(s, failover.Alternate, s.active())
+			moved := s.transport.Status().Since
+			s.org.Primary().Heal()
+			s.org.FailBack()
+			s.org.Alternate().Serve() // both serve: nothing but the dwell holds it
+			for s.active() == failover.Alternate {
+				time.Sleep(time.Second)
+			}
+			stays = append(stays, s.transport.Status().Since.Sub(moved))
+		}
+		assert.Equal(s, []time.Duration{5 * time.Minute, 20 * time.Minute}, stays)
+	})
+}
+
+func TestAStandbyThatDoesNotServeIsNeverMovedTo(t *testing.T) {
+	t.Parallel()
+	standbys := map[string]failovertest.Failure{
+		"fenced":       {},
+		"no such name": failovertest.NoSuchHost(),
+		"unavailable":  failovertest.OutagePage(),
+	}
+	for name, standby := range standbys {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{PassThrough: true}, func(s *story) {
+				s.org.Alternate().Fail(standby)
+				page := "<h1>Contoso maintenance</h1>"
+				s.org.Primary().Fail(failovertest.Status(503, http.Header{"Content-Type": {"text/html"}, "X-Contoso": {"1"}}, page))
+				for range 20 {
+					resp, err := s.client.Get(s.org.URL() + accounts)
+					require.NoError(s, err)
+					body, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					require.NoError(s, err)
+					assert.Equal(s, page, string(body))
+					assert.Equal(s, 503, resp.StatusCode)
+					assert.Equal(s, "1", resp.Header.Get("X-Contoso"))
+					time.Sleep(10 * time.Second)
+				}
+				assert.Equal(s, failover.Primary, s.active())
+				assert.Zero(s, s.count(failover.EventSwitched))
+				assert.Zero(s, deliveries(s.org.Alternate(), http.MethodGet))
+			})
+		})
+	}
+}
+
+func TestABlackHoleIsEscapedByAttemptTimeout(t *testing.T) {
+	tell(t, failover.Config{AttemptTimeout: 2 * time.Second}, func(s *story) {
+		s.get(accounts)
+		s.org.Disaster(failovertest.BlackHole())
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, failover.Alternate, s.active())
+	})
+}
+
+func TestABlackHoleIsEscapedByTheDeadlinesOfThreeCallers(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Disaster(failovertest.BlackHole())
+		for range 3 {
+			ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+			_, err := s.try(ctx, http.MethodGet, s.org.URL()+accounts, "")
+			cancel()
+			require.ErrorIs(s, err, context.DeadlineExceeded)
+		}
+		time.Sleep(6 * time.Second) // the decision outlives the caller
+		assert.Equal(s, failover.Alternate, s.active())
+		assert.Equal(s, 200, s.get(accounts))
+	})
+}
+
+func TestWhatDoesNotCountMovesNothing(t *testing.T) {
+	t.Parallel()
+	answers := map[string]failovertest.Failure{
+		"throttled":    failovertest.Throttle(7 * time.Second),
+		"unauthorized": failovertest.Status(401, http.Header{"Www-Authenticate": {"Bearer"}}, ""),
+		"a plug-in's 503": failovertest.Status(503, http.Header{"Content-Type": {"application/json"}},
+			`{"error":{"code":"0x80040265","message":"The contoso plug-in wants a phone number."}}`),
+		"validation as a 500": failovertest.Status(500, http.Header{"Content-Type": {"application/json"}},
+			`{"error":{"code":"0x80040203","message":"Bad field."}}`),
+		"not found": failovertest.Status(404, nil, ""),
+	}
+	for name, answer := range answers {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) {
+				s.org.Alternate().Serve()
+				s.org.Primary().Fail(answer)
+				for range 10 {
+					s.get(accounts)
+				}
+				assert.Empty(s, s.kinds())
+				assert.Len(s, s.org.Primary().Deliveries(), 10, "sent once each")
+				assert.Empty(s, s.org.Alternate().Deliveries())
+			})
+		})
+	}
+}
+
+func TestACallerWhoGivesUpIsNoFault(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Alternate().Serve()
+		s.org.Primary().Fail(failovertest.Hang())
+		for range 10 {
+			ctx, cancel := context.WithCancel(s.Context())
+			time.AfterFunc(time.Second, cancel)
+			_, err := s.try(ctx, http.MethodGet, s.org.URL()+accounts, "")
+			require.ErrorIs(s, err, context.Canceled)
+			var failure *failover.Error
+			require.ErrorAs(s, err, &failure)
+			assert.Len(s, failure.Attempts, 1)
+		}
+		assert.Empty(s, s.kinds())
+		assert.Equal(s, map[failover.Class]uint64{failover.ClassCanceled: 10}, s.transport.Status().Primary.Faults)
+	})
+}
+
+func TestOnePoisonousQueryMovesNothing(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Alternate().Serve()
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path == accounts },
+			failovertest.Status(504, nil, ""))
+		for range 30 {
+			assert.Equal(s, 504, s.get(accounts))
+			time.Sleep(time.Second)
+		}
+		assert.Equal(s, failover.Primary, s.active())
+		assert.Zero(s, s.count(failover.EventSwitched))
+		probes := 0
+		for _, r := range s.org.Primary().Deliveries() {
+			if r.Path == whoAmI {
+				probes++
+			}
+		}
+		assert.NotZero(s, probes)
+		assert.LessOrEqual(s, probes, 8, "no storm of probes")
+	})
+}
+
+func TestBothDownFailsAtOnceAndRecoversByItself(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Primary().Fail(failovertest.Refuse())
+		_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+		require.ErrorIs(s, err, failover.ErrUnavailable)
+		require.True(s, s.transport.Status().Down)
+
+		before, dials := time.Now(), s.org.Primary().Dials()
+		for range 1000 {
+			_, err := s.create("Contoso")
+			require.ErrorIs(s, err, failover.ErrUnavailable)
+			assert.NotErrorIs(s, err, failover.ErrOutcomeUnknown)
+			var failure *failover.Error
+			require.ErrorAs(s, err, &failure)
+			assert.Len(s, failure.Attempts, 2, "the fault of either endpoint")
+			assert.Positive(s, failure.RetryAfter)
+		}
+		assert.Zero(s, time.Since(before))
+		assert.Equal(s, dials, s.org.Primary().Dials(), "nothing was sent")
+
+		time.Sleep(time.Hour)
+		probes := s.org.Primary().Dials() - dials
+		assert.InDelta(s, 3600/8, probes, 100, "a probe every 8 s or so")
+
+		s.org.Primary().Heal()
+		time.Sleep(10 * time.Second)
+		assert.False(s, s.transport.Status().Down)
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, []failover.EventKind{failover.EventTripped, failover.EventDown, failover.EventUp}, s.kinds())
+	})
+}
+
+func TestOutOfDownToTheAlternate(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Primary().Fail(failovertest.Refuse())
+		_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+		require.ErrorIs(s, err, failover.ErrUnavailable)
+		s.org.FailOver()
+		time.Sleep(10 * time.Second)
+		assert.Equal(s, failover.Alternate, s.active())
+		assert.Equal(s, 200, s.get(accounts))
+	})
+}
+
+func TestStoredLinksWorkInEveryState(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		hosts := []string{
+			"contoso.api.crm.dynamics.com", "contoso--s.api.crm.dynamics.com",
+			"contoso.crm.dynamics.com", "contoso--s.crm.dynamics.com", "CONTOSO.api.crm.dynamics.com:443",
+		}
+		check := func(state string) {
+			for _, host := range hosts {
+				status, err := s.try(s.Context(), http.MethodGet, "https://"+host+accounts, "")
+				require.NoError(s, err, "%s, %s", state, host)
+				assert.Equal(s, 200, status, "%s, %s", state, host)
+			}
+		}
+		check("at home")
+		assert.Empty(s, s.org.Alternate().Deliveries())
+		s.org.FailOver()
+		check("failed over")
+		assert.Equal(s, failover.Alternate, s.active())
+		for _, r := range s.org.Alternate().Deliveries() {
+			assert.Contains(s, r.Host, "contoso--s.")
+		}
+		s.org.FailBack()
+		check("back at home")
+		assert.Equal(s, failover.Primary, s.active())
+	})
+}
+
+func TestPagesFollowAcrossTheFailover(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		next, seen := s.org.URL()+accounts, 0
+		for page := 0; next != ""; page++ {
+			if page == 1 {
+				s.org.Disaster(failovertest.Refuse())
+			}
+			resp, err := s.client.Get(next)
+			require.NoError(s, err)
+			require.Equal(s, 200, resp.StatusCode)
+			var list struct {
+				Value []struct{ Name string }
+				Next  string `json:"@odata.nextLink"`
+			}
+			decode(s, resp, &list)
+			seen += len(list.Value)
+			next = list.Next
+		}
+		assert.Equal(s, 25, seen)
+	})
+}
+
+func TestLinksOfTheAlternateNameThePrimary(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.FailOver()
+		resp, err := s.client.Post(s.org.URL()+accounts, "application/json", strings.NewReader(`{"name":"Contoso"}`))
+		require.NoError(s, err)
+		resp.Body.Close()
+		assert.True(s, strings.HasPrefix(resp.Header.Get("OData-EntityId"), s.org.URL()+accounts+"("), resp.Header.Get("OData-EntityId"))
+		assert.Equal(s, "contoso.api.crm.dynamics.com", resp.Request.URL.Host)
+	})
+}
+
+func TestAFaultFromBeforeTheSwitchChangesNothing(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.RawQuery == "slow" }, failovertest.Hang())
+		ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+		defer cancel()
+		var late sync.WaitGroup
+		for range 10 {
+			late.Go(func() { s.try(ctx, http.MethodGet, s.org.URL()+accounts+"?slow", "") })
+		}
+		synctest.Wait()
+		s.org.FailOver()
+		s.get(accounts)
+		require.Equal(s, failover.Alternate, s.active())
+		late.Wait() // ten faults of the primary, from generation 0
+		assert.Equal(s, failover.StateClosed, s.transport.Status().Alternate.State)
+		assert.Equal(s, 1, s.count(failover.EventSwitched))
+		assert.Equal(s, 1, s.count(failover.EventTripped))
+	})
+}
+
+func TestAnAnswerThatBreaksOffCounts(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]failovertest.Failure{
+		"reset":     failovertest.Reset(failovertest.MidBody),
+		"truncated": failovertest.Truncate(20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) {
+				s.org.Alternate().Serve()
+				s.org.Primary().Fail(f)
+				for range 3 {
+					_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+					require.Error(s, err)
+				}
+				synctest.Wait()
+				assert.Equal(s, failover.Alternate, s.active())
+				assert.Equal(s, 200, s.get(accounts))
+			})
+		})
+	}
+}
+
+func TestAPinnedTransportStaysAndDoesNotFailFast(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.transport.Pin(failover.Primary)
+		s.org.Disaster(failovertest.OutagePage())
+		for range 10 {
+			assert.Equal(s, 503, s.get(accounts))
+		}
+		assert.Equal(s, failover.Primary, s.active())
+		time.Sleep(time.Minute)
+		status := s.transport.Status()
+		assert.True(s, status.Pinned)
+		assert.False(s, status.Down)
+		assert.Error(s, status.Primary.ProbeError, "probes go on")
+		assert.NoError(s, status.Alternate.ProbeError)
+
+		s.transport.Unpin()
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, failover.Alternate, s.active())
+	})
+}
+
+func TestPinMovesWithoutAProbe(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.transport.Pin(failover.Alternate) // which is fenced
+		assert.Equal(s, failover.Alternate, s.active())
+		assert.Equal(s, 503, s.get(accounts))
+		s.transport.Pin(failover.Primary)
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, []failover.EventKind{
+			failover.EventPinned, failover.EventSwitched, failover.EventTripped, failover.EventPinned, failover.EventSwitched,
+		}, s.kinds())
+	})
+}
+
+func TestSwitchByHandNeedsAProbeThatPasses(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		err := s.transport.Switch(s.Context(), failover.Alternate, "drill")
+		var f *failover.Fault
+		require.ErrorAs(s, err, &f)
+		assert.Equal(s, "0x8004B065", f.Code)
+		assert.Equal(s, failover.Primary, s.active())
+
+		s.org.FailOver()
+		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "drill"))
+		assert.Equal(s, failover.Alternate, s.active())
+		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "again"), "already there")
+		assert.EqualValues(s, 1, s.transport.Status().Generation)
+		assert.Error(s, s.transport.Switch(s.Context(), failover.Endpoint(7), "typo"))
+
+		canceled, cancel := context.WithCancel(s.Context())
+		cancel()
+		assert.ErrorIs(s, s.transport.Switch(canceled, failover.Primary, "late"), context.Canceled)
+	})
+}
+
+func TestCloseEndsEverything(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Disaster(failovertest.Refuse())
+		s.get(accounts) // the fail-back loop runs now
+		require.NoError(s, s.transport.Close())
+		require.NoError(s, s.transport.Close())
+		_, err := s.create("Contoso")
+		assert.ErrorIs(s, err, failover.ErrClosed)
+		assert.ErrorIs(s, s.transport.Switch(context.Background(), failover.Primary, ""), failover.ErrClosed)
+		s.transport.Pin(failover.Primary)
+		assert.Equal(s, failover.Alternate, s.active())
+	})
+}
+
+func TestCloseInTheMiddleOfADecisionFreesTheCallers(t *testing.T) {
+	tell(t, failover.Config{AttemptTimeout: time.Second}, func(s *story) {
+		s.org.Primary().Fail(failovertest.BlackHole())
+		s.org.Alternate().Fail(failovertest.BlackHole())
+		done := make(chan error)
+		go func() {
+			_, err := s.try(context.Background(), http.MethodGet, s.org.URL()+accounts, "")
+			done <- err
+		}()
+		time.Sleep(5 * time.Second) // three attempts are over, the probes hang
+		require.NoError(s, s.transport.Close())
+		assert.Error(s, <-done)
+	})
+}
+
+func TestEventsComeInOrderOneAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(nil)
+		defer org.Close()
+		var kinds []failover.EventKind
+		var transport *failover.Transport
+		inside := 0
+		transport, err := failover.New(org.URL(), &failover.Config{
+			Base: org.Transport(), Authorize: org.Authorize, Logger: slog.New(slog.DiscardHandler),
+			OnEvent: func(e failover.Event) {
+				inside++
+				assert.Equal(t, 1, inside)
+				time.Sleep(time.Second) // slow, and calling back
+				_ = transport.Status()
+				transport.Unpin()
+				inside--
+				kinds = append(kinds, e.Kind)
+			},
+		})
+		require.NoError(t, err)
+		transport.Pin(failover.Alternate)
+		transport.Pin(failover.Primary)
+		require.NoError(t, transport.Close(), "Close waits for OnEvent")
+		assert.Equal(t, []failover.EventKind{
+			failover.EventPinned, failover.EventSwitched, failover.EventPinned, failover.EventSwitched,
+		}, kinds[:4])
+	})
+}
+
+func TestEveryStateChangeIsLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(nil)
+		defer org.Close()
+		var out bytes.Buffer
+		client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{
+			Authorize: org.Authorize, Logger: slog.New(slog.NewTextHandler(&out, nil)),
+		})
+		require.NoError(t, err)
+		org.Disaster(failovertest.Refuse())
+		resp, err := client.Get(org.URL() + accounts)
+		require.NoError(t, err)
+		resp.Body.Close()
+		transport.Close()
+		assert.Contains(t, out.String(), `msg="failover: tripped" organization=contoso.api.crm.dynamics.com`)
+		assert.Contains(t, out.String(), `msg="failover: switched"`)
+		assert.Contains(t, out.String(), "from=primary to=alternate")
+	})
+}
+
+func TestAWriteInDoubtIsNotRepeatedAndSaysSo(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]failovertest.Failure{
+		"reset after it was applied": failovertest.Reset(failovertest.AfterApply),
+		"reset before the answer":    failovertest.Reset(failovertest.BeforeAnswer),
+	} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) {
+				s.org.Alternate().Serve()
+				s.org.Primary().Fail(f)
+				_, err := s.create("Contoso")
+				require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
+				assert.Equal(s, 1, deliveries(s.org.Primary(), http.MethodPost))
+				assert.Equal(s, 0, deliveries(s.org.Alternate(), http.MethodPost))
+				assert.Equal(s, 1, s.count(failover.EventOutcomeUnknown))
+			})
+		})
+	}
+}
+
+func TestAThrottledRequestIsRepeatedIfTheWaitIsAllowed(t *testing.T) {
+	tell(t, failover.Config{RetryThrottled: 30 * time.Second}, func(s *story) {
+		s.org.Primary().FailNext(1, failovertest.Throttle(7*time.Second))
+		start := time.Now()
+		status, err := s.create("Contoso")
+		require.NoError(s, err)
+		assert.Equal(s, 204, status)
+		assert.Equal(s, 7*time.Second, time.Since(start))
+
+		s.org.Primary().FailNext(1, failovertest.Throttle(time.Minute))
+		status, err = s.create("Contoso")
+		require.NoError(s, err)
+		assert.Equal(s, 429, status, "longer than allowed")
+	})
+}
+
+func TestRepeatsAtOneEndpointAreBounded(t *testing.T) {
+	tell(t, failover.Config{FailureThreshold: -1}, func(s *story) {
+		s.org.Primary().Fail(failovertest.Status(503, nil, ""))
+		for range 100 {
+			assert.Equal(s, 503, s.get(accounts))
+		}
+		assert.Equal(s, 110, deliveries(s.org.Primary(), http.MethodGet), "a burst of ten repeats")
+
+		s.org.Primary().Heal()
+		for range 50 {
+			s.get(accounts)
+		}
+		s.org.Primary().Fail(failovertest.Status(503, nil, ""))
+		for range 100 {
+			s.get(accounts)
+		}
+		assert.Equal(s, 110+50+105, deliveries(s.org.Primary(), http.MethodGet), "one more for ten good requests")
+	})
+}
+
+func TestA503WithRetryAfterIsNotRepeatedHereButLeadsToADecision(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Disaster(failovertest.Status(503, http.Header{"Retry-After": {"120"}}, ""))
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, 1, deliveries(s.org.Primary(), http.MethodGet))
+		assert.Equal(s, failover.Alternate, s.active())
+	})
+}
+
+func TestOtherHostsPassThroughUntouched(t *testing.T) {
+	t.Parallel()
+	var seen []*http.Request
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
+		seen = append(seen, req)
+		return nil, errors.New("contoso: no route")
+	})
+	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{
+		Base: base, Authorize: func(*http.Request) error { panic("credentials for a stranger") },
+	})
+	require.NoError(t, err)
+	defer transport.Close()
+	for _, url := range []string{
+		"https://fabrikam.api.crm.dynamics.com/", "http://contoso.api.crm.dynamics.com/", "https://contoso.api.crm.dynamics.com:8443/",
+		"https://contoso.api.crm.dynamics.com.evil.example/", "https://login.microsoftonline.com/",
+	} {
+		req, err := http.NewRequest(http.MethodGet, url, nil)
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(req)
+		assert.EqualError(t, err, "contoso: no route")
+		assert.Same(t, req, seen[len(seen)-1], url)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

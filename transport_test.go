@@ -1,0 +1,545 @@
+package failover_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+const orgURL = "https://contoso.api.crm.dynamics.com"
+
+// script is a Base that plays answers in turn, the last one for ever, and holds
+// itself to the RoundTripper contract: it closes every body it is given. Probes
+// get answers of their own.
+type script struct {
+	answers []func(*http.Request) (*http.Response, error)
+	probe   func(*http.Request) (*http.Response, error)
+	sent    []sent
+}
+
+// sent is an attempt as Base saw it.
+type sent struct {
+	method, url, host, body string
+	header                  http.Header
+}
+
+func (s *script) RoundTrip(req *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(req.URL.Path, "/WhoAmI") {
+		return s.probe(req)
+	}
+	var body []byte
+	if req.Body != nil {
+		body, _ = io.ReadAll(req.Body)
+		req.Body.Close()
+	}
+	answer := s.answers[min(len(s.sent), len(s.answers)-1)]
+	s.sent = append(s.sent, sent{req.Method, req.URL.String(), req.Host, string(body), req.Header.Clone()})
+	return answer(req)
+}
+
+func answer(status int, body string, header ...string) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		h := make(http.Header)
+		for i := 0; i+1 < len(header); i += 2 {
+			h.Set(header[i], header[i+1])
+		}
+		return &http.Response{
+			StatusCode: status, Header: h, Request: req,
+			Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+		}, nil
+	}
+}
+
+func refuse(err error) func(*http.Request) (*http.Response, error) {
+	return func(*http.Request) (*http.Response, error) { return nil, err }
+}
+
+var (
+	errDial  = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	errReset = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	fence    = answer(503, `{"error":{"code":"0x8004B065","message":"Not served here."}}`, "Content-Type", "application/json")
+	serves   = answer(200, `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`, "Content-Type", "application/json")
+)
+
+// onlyAlternateServes answers probes after a failover.
+func onlyAlternateServes(req *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(req.URL.Host, "contoso--s.") {
+		return serves(req)
+	}
+	return nil, errDial
+}
+
+// onlyPrimaryServes answers probes in normal times.
+func onlyPrimaryServes(req *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(req.URL.Host, "contoso--s.") {
+		return fence(req)
+	}
+	return serves(req)
+}
+
+// closeCounter is a body that counts how often it is closed.
+type closeCounter struct {
+	io.Reader
+	closed atomic.Int32
+}
+
+func (c *closeCounter) Close() error { c.closed.Add(1); return nil }
+
+func TestRoundTripperContract(t *testing.T) {
+	t.Parallel()
+	outcomes := []struct {
+		name    string
+		answers []func(*http.Request) (*http.Response, error)
+		probe   func(*http.Request) (*http.Response, error)
+		config  failover.Config
+		prepare func(*failover.Transport, *http.Request) *http.Request
+		status  int // 0: an error; -1: depends on the method and the body
+	}{
+		{name: "healthy", answers: answers(answer(200, "ok")), status: 200},
+		{name: "no content", answers: answers(answer(204, "")), status: 204},
+		{name: "application fault", answers: answers(answer(404, "no")), status: 404},
+		{name: "503 for ever", answers: answers(answer(503, "down")), status: 503},
+		{name: "503 once", answers: answers(answer(503, "down"), answer(200, "ok")), status: -1},
+		{name: "fence, then the alternate", answers: answers(fence, answer(200, "ok")), probe: onlyAlternateServes, status: -1},
+		{name: "refused, then the alternate", answers: answers(refuse(errDial), refuse(errDial), refuse(errDial), answer(200, "ok")), probe: onlyAlternateServes, status: -1},
+		{name: "refused for ever", answers: answers(refuse(errDial)), probe: refuse(errDial)},
+		{name: "reset", answers: answers(refuse(errReset))},
+		{name: "neither response nor error", answers: answers(refuse(nil))},
+		{name: "one attempt only", answers: answers(refuse(errDial)), config: failover.Config{MaxAttempts: -1}},
+		{name: "authorization fails", answers: answers(answer(200, "ok")), config: failover.Config{
+			Authorize: func(*http.Request) error { return errors.New("no token") }}},
+		{name: "authorized", answers: answers(answer(200, "ok")), status: 200, config: failover.Config{
+			Authorize: func(req *http.Request) error { req.Header.Set("Authorization", "Bearer contoso"); return nil }}},
+		{name: "attempt timeout set", answers: answers(answer(200, "ok")), status: 200, config: failover.Config{AttemptTimeout: time.Minute}},
+		{name: "attempt timeout set, reset", answers: answers(refuse(errReset)), config: failover.Config{AttemptTimeout: time.Minute}},
+		{name: "canceled", answers: answers(refuse(context.Canceled)), prepare: func(_ *failover.Transport, req *http.Request) *http.Request {
+			ctx, cancel := context.WithCancel(req.Context())
+			cancel()
+			return req.WithContext(ctx)
+		}},
+		{name: "closed", answers: answers(answer(200, "ok")), prepare: func(t *failover.Transport, req *http.Request) *http.Request {
+			t.Close()
+			return req
+		}},
+		{name: "marked never to repeat", answers: answers(answer(503, "down")), status: 503, prepare: func(_ *failover.Transport, req *http.Request) *http.Request {
+			return req.WithContext(failover.NoReplay(req.Context()))
+		}},
+		{name: "marked safe to repeat", answers: answers(answer(503, "down"), answer(200, "ok")), status: -1, prepare: func(_ *failover.Transport, req *http.Request) *http.Request {
+			return req.WithContext(failover.WithReplay(req.Context()))
+		}},
+	}
+	bodies := []string{"none", "NoBody", "GetBody", "small stream", "large stream", "large stream of unknown length"}
+	methods := []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete}
+
+	for _, o := range outcomes {
+		for _, kind := range bodies {
+			for _, method := range methods {
+				t.Run(fmt.Sprintf("%s/%s/%s", o.name, kind, method), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						base := &script{answers: o.answers, probe: o.probe}
+						if base.probe == nil {
+							base.probe = onlyPrimaryServes
+						}
+						cfg := o.config
+						cfg.Base, cfg.MaxBody, cfg.Logger = base, 100, slog.New(slog.DiscardHandler)
+						transport, err := failover.New(orgURL, &cfg)
+						require.NoError(t, err)
+						defer transport.Close()
+
+						req, content, closes := newRequest(t, method, kind)
+						if o.prepare != nil {
+							req = o.prepare(transport, req)
+						}
+						before, body := req.Clone(req.Context()), req.Body
+						resp, err := transport.RoundTrip(req)
+
+						assert.NotEqual(t, resp == nil, err == nil, "a response or an error, not both")
+						switch {
+						case o.status == 0:
+							assert.Error(t, err)
+						case o.status > 0:
+							require.NoError(t, err)
+							assert.Equal(t, o.status, resp.StatusCode)
+						}
+						if resp != nil {
+							require.NotNil(t, resp.Body)
+							_, err := io.ReadAll(resp.Body)
+							assert.NoError(t, err)
+							assert.NoError(t, resp.Body.Close())
+							assert.Same(t, req, resp.Request)
+						}
+						assert.EqualValues(t, 1, closes(), "the body is closed once")
+						for _, s := range base.sent {
+							assert.Equal(t, content, s.body, "every attempt has the whole body")
+							assert.Equal(t, method, s.method)
+						}
+						assert.Equal(t, body, req.Body)
+						before.Body, before.GetBody, req.GetBody = req.Body, nil, nil
+						assert.True(t, reflect.DeepEqual(before, req), "the request is as it was")
+					})
+				})
+			}
+		}
+	}
+}
+
+func answers(all ...func(*http.Request) (*http.Response, error)) []func(*http.Request) (*http.Response, error) {
+	return all
+}
+
+// newRequest returns a request with a kind of body, what is in that, and a
+// function that tells how often every body handed out was closed: 1 if once each.
+func newRequest(t *testing.T, method, kind string) (req *http.Request, content string, closes func() int32) {
+	req, err := http.NewRequest(method, orgURL+"/api/data/v9.2/accounts?$top=1", nil)
+	require.NoError(t, err)
+	req.Header.Set("Prefer", "return=representation")
+	var handedOut []*closeCounter
+	open := func() io.ReadCloser {
+		c := &closeCounter{Reader: strings.NewReader(content)}
+		handedOut = append(handedOut, c)
+		return c
+	}
+	closes = func() int32 {
+		for _, c := range handedOut {
+			if n := c.closed.Load(); n != 1 {
+				return n
+			}
+		}
+		return 1
+	}
+	switch kind {
+	case "none":
+		return req, "", closes
+	case "NoBody":
+		req.Body = http.NoBody
+		return req, "", closes
+	case "GetBody":
+		content = `{"name":"Contoso"}`
+		req.GetBody = func() (io.ReadCloser, error) { return open(), nil }
+	case "small stream":
+		content = `{"name":"Contoso"}`
+	default:
+		content = strings.Repeat("x", 1000)
+	}
+	req.Body, req.ContentLength = open(), int64(len(content))
+	if kind == "large stream of unknown length" {
+		req.ContentLength = -1
+	}
+	return req, content, closes
+}
+
+// A stream that no attempt has begun to read can still be sent; one that was
+// read from cannot be had again.
+func TestAStreamIsSentAgainOnlyIfItWasNotTouched(t *testing.T) {
+	t.Parallel()
+	for _, touched := range []bool{false, true} {
+		t.Run(fmt.Sprint("touched ", touched), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				base := roundTripper(func(req *http.Request) (*http.Response, error) {
+					if strings.HasSuffix(req.URL.Path, "WhoAmI") {
+						return onlyAlternateServes(req)
+					}
+					defer req.Body.Close()
+					if attempts++; strings.HasPrefix(req.URL.Host, "contoso--s.") {
+						body, err := io.ReadAll(req.Body)
+						assert.NoError(t, err)
+						assert.Len(t, body, 5000)
+						return answer(204, "")(req)
+					}
+					if touched {
+						req.Body.Read(make([]byte, 1))
+					}
+					return nil, errDial
+				})
+				transport, err := failover.New(orgURL, &failover.Config{Base: base, MaxBody: 1000, Logger: slog.New(slog.DiscardHandler)})
+				require.NoError(t, err)
+				defer transport.Close()
+				body := &closeCounter{Reader: strings.NewReader(strings.Repeat("x", 5000))}
+				req, err := http.NewRequest(http.MethodPost, orgURL+"/api/data/v9.2/accounts", body)
+				require.NoError(t, err)
+				resp, err := transport.RoundTrip(req)
+				if touched {
+					require.ErrorIs(t, err, syscall.ECONNREFUSED)
+					assert.Equal(t, 1, attempts)
+				} else {
+					require.NoError(t, err)
+					assert.Equal(t, 204, resp.StatusCode)
+					assert.Equal(t, 4, attempts)
+				}
+				assert.EqualValues(t, 1, body.closed.Load())
+			})
+		})
+	}
+}
+
+func TestTheCallersOwnBrokenBodyIsNoFault(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("disk gone")
+	for _, size := range []int{10, 5000} {
+		base := &script{probe: onlyPrimaryServes, answers: answers(func(req *http.Request) (*http.Response, error) { return nil, broken })}
+		transport, err := failover.New(orgURL, &failover.Config{Base: base, MaxBody: 1000, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		for range 5 {
+			body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)), errReader{broken})
+			req, err := http.NewRequest(http.MethodPut, orgURL+"/api/data/v9.2/accounts", body)
+			require.NoError(t, err)
+			_, err = transport.RoundTrip(req)
+			require.ErrorIs(t, err, broken)
+		}
+		status := transport.Status()
+		assert.Equal(t, failover.StateClosed, status.Primary.State)
+		assert.Zero(t, status.Primary.Faults[failover.ClassTransient])
+	}
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+func TestTheErrorNamesEveryAttempt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		base := &script{probe: refuse(errDial), answers: answers(refuse(errDial))}
+		transport, err := failover.New(orgURL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		req, err := http.NewRequest(http.MethodGet, orgURL+"/api/data/v9.2/accounts?token=canary", nil)
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(req)
+		var failure *failover.Error
+		require.ErrorAs(t, err, &failure)
+		assert.Equal(t, http.MethodGet, failure.Method)
+		assert.Equal(t, orgURL+"/api/data/v9.2/accounts", failure.URL)
+		require.Len(t, failure.Attempts, 3)
+		for _, f := range failure.Attempts {
+			assert.Equal(t, failover.NotSent, f.Delivery)
+			assert.Equal(t, failover.ClassUnavailable, f.Class)
+		}
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.ErrorIs(t, err, failover.ErrUnavailable)
+		assert.NotErrorIs(t, err, failover.ErrOutcomeUnknown)
+		assert.NotContains(t, err.Error(), "canary")
+	})
+}
+
+func TestCloseIdleConnectionsIsForwarded(t *testing.T) {
+	t.Parallel()
+	base := new(idleCloser)
+	client, transport, err := failover.Wrap(&http.Client{Transport: base}, orgURL, nil)
+	require.NoError(t, err)
+	defer transport.Close()
+	client.CloseIdleConnections()
+	assert.Equal(t, 1, base.closed)
+}
+
+type idleCloser struct {
+	http.RoundTripper
+	closed int
+}
+
+func (c *idleCloser) CloseIdleConnections() { c.closed++ }
+
+func TestNewReportsEveryBadFieldAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := failover.New("https://user:canary@contoso.api.crm.dynamics.com", &failover.Config{
+		Alternate: "https://", ProbeInterval: time.Minute, MaxProbeInterval: time.Second,
+	})
+	require.Error(t, err)
+	assert.ErrorContains(t, err, "organization URL")
+	assert.ErrorContains(t, err, "alternate URL")
+	assert.ErrorContains(t, err, "MaxProbeInterval")
+	assert.NotContains(t, err.Error(), "canary")
+}
+
+func TestWrapLeavesTheClientAlone(t *testing.T) {
+	t.Parallel()
+	base := new(idleCloser)
+	client := &http.Client{Transport: base, Timeout: time.Minute}
+	wrapped, transport, err := failover.Wrap(client, orgURL, nil)
+	require.NoError(t, err)
+	defer transport.Close()
+	assert.Same(t, base, client.Transport)
+	assert.Same(t, transport, wrapped.Transport)
+	assert.Equal(t, time.Minute, wrapped.Timeout)
+}
+
+// Network behaviour over real TLS connections.
+
+func overSockets(t *testing.T, cfg failover.Config) (*failovertest.Org, *http.Client, *failover.Transport) {
+	t.Helper()
+	org := failovertest.Start(nil)
+	t.Cleanup(org.Close)
+	cfg.Base, cfg.Authorize, cfg.Logger = org.Transport(), org.Authorize, slog.New(slog.DiscardHandler)
+	client, transport, err := failover.Wrap(nil, org.URL(), &cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { transport.Close() })
+	return org, client, transport
+}
+
+func TestSurvivesADisasterOverTLS(t *testing.T) {
+	t.Parallel()
+	outages := map[string]failovertest.Failure{
+		"refused":         failovertest.Refuse(),
+		"DNS gone":        failovertest.NoSuchHost(),
+		"bad certificate": failovertest.BadCertificate(),
+		"fenced":          {},
+	}
+	for name, outage := range outages {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			org, client, transport := overSockets(t, failover.Config{})
+			post := func() {
+				resp, err := client.Post(org.URL()+accounts, "application/json", strings.NewReader(`{"name":"Contoso"}`))
+				require.NoError(t, err)
+				defer resp.Body.Close()
+				assert.Equal(t, 204, resp.StatusCode)
+			}
+			post() // leaves a connection to be cut
+			org.Disaster(outage)
+			post()
+			assert.Equal(t, failover.Alternate, transport.Status().Active)
+			assert.Equal(t, 1, deliveries(org.Alternate(), http.MethodPost))
+			org.Primary().Heal()
+			org.FailBack()
+			post()
+			assert.Equal(t, failover.Primary, transport.Status().Active)
+		})
+	}
+}
+
+func TestAWriteInDoubtOverTLS(t *testing.T) {
+	t.Parallel()
+	for _, moment := range []failovertest.Moment{failovertest.BeforeRequest, failovertest.BeforeAnswer, failovertest.AfterApply} {
+		for _, warm := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v, connection used before %v", moment, warm), func(t *testing.T) {
+				t.Parallel()
+				org, client, _ := overSockets(t, failover.Config{})
+				org.Alternate().Serve()
+				if warm {
+					resp, err := client.Get(org.URL() + accounts)
+					require.NoError(t, err)
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				org.Primary().Fail(failovertest.Reset(moment))
+				_, err := client.Post(org.URL()+accounts, "application/json", strings.NewReader(`{"name":"Contoso"}`))
+				require.ErrorIs(t, err, failover.ErrOutcomeUnknown)
+				assert.LessOrEqual(t, deliveries(org.Primary(), http.MethodPost), 1)
+				assert.Zero(t, deliveries(org.Alternate(), http.MethodPost))
+			})
+		}
+	}
+}
+
+// A proxy that refuses the tunnel has not seen the request; net/http says so in
+// words only.
+func TestAProxyThatRefusesTheTunnelHasSentNothing(t *testing.T) {
+	t.Parallel()
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer proxy.Close()
+	base := &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }}
+	transport, err := failover.New(orgURL, &failover.Config{Base: base, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
+	require.NoError(t, err)
+	_, err = transport.RoundTrip(req)
+	var f *failover.Fault
+	require.ErrorAs(t, err, &f)
+	assert.Equal(t, failover.NotSent, f.Delivery)
+	assert.Equal(t, failover.ClassUnavailable, f.Class)
+	assert.NotErrorIs(t, err, failover.ErrOutcomeUnknown)
+}
+
+func TestAnUpgradedConnectionIsTheCallers(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "contoso")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		conn, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		line, _ := rw.ReadString('\n')
+		rw.WriteString("echo " + line)
+		rw.Flush()
+	}))
+	defer server.Close()
+	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", AttemptTimeout: time.Minute})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodGet, server.URL+"/socket", nil)
+	require.NoError(t, err)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "contoso")
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	conn, ok := resp.Body.(io.ReadWriteCloser)
+	require.True(t, ok)
+	defer conn.Close()
+	_, err = conn.Write([]byte("hello\n"))
+	require.NoError(t, err)
+	reply, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	assert.Equal(t, "echo hello\n", string(reply))
+}
+
+func TestTheDefaultBaseHasATimeoutAndPings(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }))
+	defer server.Close()
+	transport, err := failover.New(server.URL, &failover.Config{Alternate: "https://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
+	require.NoError(t, err)
+	_, err = transport.RoundTrip(req)
+	var unknown *tls.CertificateVerificationError
+	require.ErrorAs(t, err, &unknown, "the default base verifies certificates")
+}
+
+func TestACaptivePortalIsNotASuccess(t *testing.T) {
+	t.Parallel()
+	base := &script{probe: onlyPrimaryServes, answers: answers(answer(200, "<html><body>Please sign in</body></html>", "Content-Type", "text/html"))}
+	transport, err := failover.New(orgURL, &failover.Config{Base: base, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodGet, orgURL+accounts, nil)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	assert.True(t, bytes.HasPrefix(body, []byte("<html>")), "it goes through as it came")
+	assert.EqualValues(t, 1, transport.Status().Primary.Faults[failover.ClassTransient])
+}
