@@ -192,6 +192,8 @@ type rewriter struct {
 	to    Endpoint
 	body  []byte
 	edits []edit
+	// writes: a batch holds something other than requests that read.
+	writes bool
 }
 
 // replace adds the edit of [start, end), if it is one.

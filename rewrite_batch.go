@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bytes"
+	"net/http"
 	"strconv"
 	"strings"
 )
@@ -37,6 +38,14 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 	return false
 }
 
+// batchReads reports whether the body of a $batch holds nothing but requests that
+// read. In doubt it says no.
+func (o *Org) batchReads(header http.Header, body []byte) bool {
+	r := rewriter{org: o, body: body}
+	kind, boundary := contentKind(header.Get("Content-Type"), header.Get("Content-Encoding"))
+	return kind == kindMultipart && r.batch(0, len(body), boundary, 1) && !r.writes
+}
+
 // part finds the edits of one part of a batch or change set, headers included.
 func (r *rewriter) part(start, end, depth int) bool {
 	fields, content, ok := r.fields(start, end)
@@ -46,6 +55,7 @@ func (r *rewriter) part(start, end, depth int) bool {
 	switch strings.ToLower(r.field(fields, "Content-Transfer-Encoding")) {
 	case "", "binary", "8bit", "7bit":
 	default:
+		r.writes = true
 		return true
 	}
 	mark := len(r.edits)
@@ -55,6 +65,8 @@ func (r *rewriter) part(start, end, depth int) bool {
 		ok = r.request(content, end)
 	case kind == kindMultipart && depth < maxBatchDepth:
 		ok = r.batch(content, end, boundary, depth+1)
+	default:
+		r.writes = true
 	}
 	return ok && r.fixLength(fields, mark, content, end)
 }
@@ -104,6 +116,7 @@ func (r *rewriter) requestLine(start, end int) bool {
 	if method == 0 || method == len(line) || line[method] != ' ' {
 		return false
 	}
+	r.writes = r.writes || !isReadMethod(string(line[:method]))
 	target, _, _ := bytes.Cut(line[method+1:], []byte(" "))
 	start += method + 1
 	end = start + len(target)

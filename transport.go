@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -111,6 +112,7 @@ func (c *call) attempt(st *state) (*http.Response, *Fault) {
 	t := c.t
 	out, a, err := c.outgoing(st)
 	if err != nil {
+		a.cancelNow()
 		return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Endpoint: st.active, Err: err}
 	}
 	resp, err := t.base.RoundTrip(out)
@@ -275,7 +277,7 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 // outcomeUnknown reports whether a write has ended in doubt: some attempt may
 // have been carried out, and no later one got a definite answer.
 func (c *call) outcomeUnknown(last *Fault) bool {
-	if isRead(c.req) || last.Delivery == Answered {
+	if last.Delivery == Answered || c.isRead() {
 		return false
 	}
 	for _, f := range c.faults {
@@ -288,53 +290,64 @@ func (c *call) outcomeUnknown(last *Fault) bool {
 
 // outgoing returns the request of one attempt: the caller's own, or a copy with
 // what has to be different.
-func (c *call) outgoing(st *state) (*http.Request, *attempt, error) {
+func (c *call) outgoing(st *state) (out *http.Request, a *attempt, err error) {
 	t, req := c.t, c.req
-	var a *attempt
-	ctx := req.Context()
-	if t.cfg.AttemptTimeout > 0 || !isRead(req) {
+	out = req
+	copied := func() *http.Request {
+		if out == req {
+			out = req.WithContext(req.Context())
+		}
+		return out
+	}
+	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
 		a = new(attempt)
-		ctx = a.context(ctx, t.cfg.AttemptTimeout)
+		out = req.WithContext(a.context(req.Context(), t.cfg.AttemptTimeout))
 	}
-	moved := c.at != st.active
-	body, fresh, err := c.body.next()
-	if err != nil {
-		return nil, nil, err
+	if u := c.target(st.active); u != nil {
+		t.redirect(copied(), u, st.active)
 	}
-	if a == nil && !moved && t.cfg.Authorize == nil && !fresh {
-		return req, nil, nil
-	}
-	out := req.WithContext(ctx)
-	if fresh {
-		out.Body, out.GetBody = body, c.body.getBody
-	}
-	if moved {
-		t.redirect(out, c.variant, st.active)
-		t.borrow(req)
+	if err := c.body.next(&t.org, st.active, copied); err != nil {
+		return nil, a, err
 	}
 	if t.cfg.Authorize != nil {
-		out.Header = req.Header.Clone()
+		copied().Header = req.Header.Clone()
 		if out.Header == nil {
 			out.Header = make(http.Header)
 		}
 		if err := t.cfg.Authorize(out); err != nil {
 			closeBody(out)
-			return nil, nil, fmt.Errorf("authorize: %w", err)
+			return nil, a, fmt.Errorf("authorize: %w", err)
 		}
 	}
 	return out, a, nil
 }
 
-// redirect points a copy of a request at an endpoint.
-func (t *Transport) redirect(out *http.Request, variant int, to Endpoint) {
-	u := *out.URL
-	if out.Host == u.Host {
+// target returns the URL at endpoint to, nil if the caller's own will do.
+func (c *call) target(to Endpoint) *url.URL {
+	query, mapped := c.req.URL.RawQuery, false
+	if c.req.Method == http.MethodDelete {
+		query, mapped = c.t.org.rewriteQuery(query, to)
+	}
+	if c.at == to && !mapped {
+		return nil
+	}
+	u := *c.req.URL
+	u.RawQuery = query
+	if c.at != to {
+		u.Scheme, u.Host = c.t.org.origin(c.variant, to)
+	}
+	return &u
+}
+
+// redirect points a copy of a request at u.
+func (t *Transport) redirect(out *http.Request, u *url.URL, to Endpoint) {
+	if out.Host == out.URL.Host {
 		out.Host = ""
 	} else if host, ok := t.org.mapHost(out.Host, to); ok {
 		out.Host = host
 	}
-	u.Scheme, u.Host = t.org.origin(variant, to)
-	out.URL = &u
+	out.URL = u
+	t.borrow(out)
 }
 
 // attempt watches over one request on its way where that is needed: for

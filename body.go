@@ -1,0 +1,201 @@
+package failover
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// payload is the body of a call: it gives every attempt the whole of it.
+type payload struct {
+	req      *http.Request
+	max      int64         // Config.MaxBody
+	original io.ReadCloser // the caller's; nil if there is none, or it is held
+	used     bool          // original was given to an attempt
+	held     []byte        // all of it, if it was read ahead
+	getBody  func() (io.ReadCloser, error)
+	stream   *stream // original, if it can be had only once
+}
+
+// load prepares the body: one without GetBody is held if it is small enough,
+// otherwise it will be streamed, once.
+func (p *payload) load(req *http.Request, maxBody int64) error {
+	if req.Body == nil || req.Body == http.NoBody {
+		return nil
+	}
+	p.req, p.max, p.original, p.getBody = req, maxBody, req.Body, req.GetBody
+	if p.getBody != nil {
+		return nil
+	}
+	body := io.Reader(p.original)
+	if mayHold(req, maxBody) {
+		held, err := io.ReadAll(io.LimitReader(p.original, maxBody+1))
+		if err != nil {
+			p.close()
+			return err
+		}
+		if int64(len(held)) <= maxBody {
+			p.close()
+			p.original, p.held = nil, held
+			p.getBody = func() (io.ReadCloser, error) { return newBody(held), nil }
+			return nil
+		}
+		body = io.MultiReader(bytes.NewReader(held), p.original)
+	}
+	p.stream = &stream{Reader: body, Closer: p.original}
+	return nil
+}
+
+// mayHold reports whether reading the body ahead is of use and does no harm.
+func mayHold(req *http.Request, maxBody int64) bool {
+	replay, marked := req.Context().Value(replayKey).(bool)
+	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked) && req.Header.Get("Upgrade") == ""
+}
+
+func newBody(b []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(b)) }
+
+// next puts the body for an attempt at endpoint to into out, a copy of the
+// request, which is made by copy if it is needed at all.
+func (p *payload) next(org *Org, to Endpoint, copy func() *http.Request) error {
+	switch mapped := p.mapped(org, to); {
+	case mapped != nil:
+		out := copy()
+		out.Body = newBody(mapped)
+		out.GetBody = func() (io.ReadCloser, error) { return newBody(mapped), nil }
+		if out.ContentLength > 0 {
+			out.ContentLength = int64(len(mapped))
+		}
+	case p.stream != nil:
+		copy().Body = p.stream.lease()
+	case p.original != nil && !p.used:
+		p.used = true
+	case p.getBody != nil:
+		body, err := p.getBody()
+		if err != nil {
+			return err
+		}
+		out := copy()
+		out.Body, out.GetBody = body, p.getBody
+	}
+	return nil
+}
+
+// mapped returns the body with its links to the other endpoint mapped to
+// endpoint to, nil if it has none.
+func (p *payload) mapped(org *Org, to Endpoint) []byte {
+	if p.req == nil || p.stream != nil {
+		return nil
+	}
+	if kind, _ := contentKind(p.req.Header.Get("Content-Type"), p.req.Header.Get("Content-Encoding")); kind == kindOther {
+		return nil
+	}
+	body, release := p.content()
+	defer release()
+	if mapped, ok := org.rewriteBody(p.req.Header, p.req.URL.Path, body, to); ok {
+		return mapped
+	}
+	return nil
+}
+
+// buffers are for looking at bodies.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// content returns the body for looking at, nil if it cannot be had or is larger
+// than MaxBody. The bytes are valid until release.
+func (p *payload) content() (body []byte, release func()) {
+	nothing := func() {}
+	if p.held != nil || p.getBody == nil || p.req.ContentLength > p.max {
+		return p.held, nothing
+	}
+	rc, err := p.getBody()
+	if err != nil {
+		return nil, nothing
+	}
+	defer rc.Close()
+	buf := buffers.Get().(*bytes.Buffer)
+	buf.Reset()
+	n, err := buf.ReadFrom(io.LimitReader(rc, p.max+1))
+	if err != nil || n > p.max {
+		buffers.Put(buf)
+		return nil, nothing
+	}
+	return buf.Bytes(), func() { buffers.Put(buf) }
+}
+
+// repeatable reports whether the body can be had again.
+func (p *payload) repeatable() bool { return p.stream == nil || p.stream.withdraw() }
+
+// failed reports whether the caller's own reader has failed.
+func (p *payload) failed() bool { return p.stream != nil && p.stream.failed.Load() }
+
+// close closes the caller's body if no attempt has taken charge of it.
+func (p *payload) close() {
+	switch {
+	case p.stream != nil:
+		if p.stream.withdraw() {
+			p.stream.Closer.Close()
+		}
+	case p.original != nil && !p.used:
+		p.original.Close()
+	}
+}
+
+// stream is a body that can be read only once. Attempts lease it in turn until
+// one has begun to read it.
+type stream struct {
+	io.Reader
+	io.Closer
+	current *lease
+	failed  atomic.Bool // Read has returned an error other than io.EOF
+}
+
+// lease is the body of one attempt. Base may use it even after the attempt.
+type lease struct {
+	s     *stream
+	state atomic.Uint32 // leaseFresh, leaseTouched or leaseWithdrawn
+}
+
+const (
+	leaseFresh = iota
+	leaseTouched
+	leaseWithdrawn
+)
+
+var errWithdrawn = errors.New("failover: request body withdrawn from an attempt that has failed")
+
+func (s *stream) lease() io.ReadCloser {
+	s.current = &lease{s: s}
+	return s.current
+}
+
+// withdraw takes the body back from the last attempt and reports whether that
+// has left it untouched.
+func (s *stream) withdraw() bool {
+	if s.current == nil {
+		return true
+	}
+	s.current.state.CompareAndSwap(leaseFresh, leaseWithdrawn)
+	return s.current.state.Load() == leaseWithdrawn
+}
+
+func (l *lease) Read(p []byte) (int, error) {
+	if !l.state.CompareAndSwap(leaseFresh, leaseTouched) && l.state.Load() == leaseWithdrawn {
+		return 0, errWithdrawn
+	}
+	n, err := l.s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		l.s.failed.Store(true)
+	}
+	return n, err
+}
+
+// Close closes the caller's body if the attempt has read from it.
+func (l *lease) Close() error {
+	if l.state.CompareAndSwap(leaseFresh, leaseWithdrawn) || l.state.Load() == leaseWithdrawn {
+		return nil
+	}
+	return l.s.Closer.Close()
+}
