@@ -37,6 +37,15 @@
 //     @odata.bind, $select, $top, $count, $filter by equality, paging, and
 //     change tracking with delta links. Links name the host the request was
 //     addressed to, and addresses in bodies must name it too.
+//   - $batch with single requests and atomic change sets, whose addresses may
+//     be absolute, paths with a Host header, or relative to the service root.
+//   - The organization service, SOAP 1.2 with WS-Addressing at
+//     /XRMServices/2011/Organization.svc and SOAP 1.1 at /web below it, over
+//     the same records: Execute (WhoAmI, RetrieveVersion), Create, Retrieve,
+//     RetrieveMultiple (QueryExpression with equalities), Update, Delete. As
+//     in WCF, a wsa:To that names another host is answered with the fault
+//     DestinationUnreachable. The WSDL tells by its FailoverPolicy whether
+//     the datacenter serves.
 //   - Bearer tokens of [Org.Token]: without a valid one the answer is 401 with
 //     the challenge that Dataverse sends, also where a fence is up.
 //   - The fence: a datacenter that does not serve answers authorised

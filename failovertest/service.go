@@ -15,6 +15,7 @@ const (
 	codeFence        = "0x8004b065" // DatacenterNotAvailable
 	codeThrottled    = "0x80072322" // ThrottlingBurstRequestLimitExceededError
 	codeNotFound     = "0x80040217" // ObjectDoesNotExist
+	codeArgument     = "0x80040203" // InvalidArgument
 	codeDuplicate    = "0x80040237" // DuplicateRecord
 	codeVersion      = "0x80060882" // ConcurrencyVersionMismatch
 	codeSegment      = "0x8006088a" // resource not found for the segment
@@ -93,6 +94,10 @@ func (d *Datacenter) serve(r *request) *answer {
 	d.org.replicate()
 	if version, rest, ok := webAPIPath(r.path); ok {
 		return d.webAPI(r, version, rest)
+	}
+	switch path := strings.ToLower(r.path); path {
+	case soapPath, soapPath + "/web":
+		return d.soap(r, path != soapPath)
 	}
 	return newAnswer(http.StatusNotFound, "text/html", []byte("<h1>404 - File or directory not found.</h1>"))
 }

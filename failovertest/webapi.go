@@ -37,6 +37,8 @@ type call struct {
 	prop string // property or navigation property
 	key  string // id behind the navigation property
 	tail string // "/$ref", "/$count" or ""
+
+	refs map[string]string // records by "$" and Content-ID, in a change set
 }
 
 // webAPI answers a request below /api/data/v9.x/. The caller holds org.mu.
@@ -64,6 +66,8 @@ func (c *call) answer(rest string) *answer {
 	case "WhoAmI":
 		return c.function("WhoAmIResponse", map[string]any{
 			"BusinessUnitId": c.dc.org.unitID, "UserId": c.dc.org.userID, "OrganizationId": c.dc.org.id})
+	case "$batch":
+		return c.batch()
 	case "RetrieveVersion":
 		return c.function("RetrieveVersionResponse", map[string]any{"Version": version})
 	}
@@ -342,6 +346,9 @@ func (c *call) merge(r *row) *answer {
 func (c *call) resolve(target string) (set, id string, a *answer) {
 	invalid := errorAnswer(http.StatusBadRequest, codeInvalid,
 		"Invalid URI: it does not name a record of this service root.")
+	if ref := c.refs[target]; ref != "" {
+		target = ref
+	}
 	rest := strings.TrimPrefix(target, "/")
 	if u, err := url.Parse(target); err == nil && u.Host != "" {
 		root, _ := url.Parse(c.root)
