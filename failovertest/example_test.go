@@ -1,0 +1,143 @@
+package failovertest_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/d365failover/failover/failovertest"
+)
+
+// The datacenters as a client meets them that knows nothing of failovers.
+func Example() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	client := org.Client()
+	whoAmI := func(base string) {
+		req, _ := http.NewRequest("GET", base+"/api/data/v9.2/WhoAmI", nil)
+		org.Authorize(req)
+		resp, err := client.Do(req)
+		if err != nil {
+			fmt.Println(req.URL.Host, "refuses:", errors.Is(err, syscall.ECONNREFUSED))
+			return
+		}
+		defer resp.Body.Close()
+		fmt.Println(req.URL.Host, "answers", resp.StatusCode)
+	}
+
+	whoAmI(org.URL())
+	whoAmI(org.AlternateURL())
+	org.Disaster(failovertest.Refuse())
+	whoAmI(org.URL())
+	whoAmI(org.AlternateURL())
+	org.Primary().Heal()
+	org.FailBack()
+	whoAmI(org.URL())
+	// Output:
+	// contoso.api.crm.dynamics.com answers 200
+	// contoso--s.api.crm.dynamics.com answers 503
+	// contoso.api.crm.dynamics.com refuses: true
+	// contoso--s.api.crm.dynamics.com answers 200
+	// contoso.api.crm.dynamics.com answers 200
+}
+
+// A failover loses what had not been replicated.
+func ExampleOrg_FailOver() {
+	org := failovertest.StartInMemory(&failovertest.Config{Lag: 5 * time.Second})
+	defer org.Close()
+	req, _ := http.NewRequest("POST", org.URL()+"/api/data/v9.2/contacts",
+		strings.NewReader(`{"contactid":"11111111-0000-0000-0000-000000000000","lastname":"Doe"}`))
+	org.Authorize(req)
+	resp, err := org.Client().Do(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+
+	org.FailOver()
+	_, atPrimary := org.Primary().Lookup("contacts", "11111111-0000-0000-0000-000000000000")
+	_, atAlternate := org.Alternate().Lookup("contacts", "11111111-0000-0000-0000-000000000000")
+	fmt.Println(atPrimary, atAlternate)
+	// Output:
+	// 204
+	// true false
+}
+
+// The unknown outcome: the connection breaks, the record is there.
+func ExampleReset() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
+	req, _ := http.NewRequest("POST", org.URL()+"/api/data/v9.2/contacts", strings.NewReader(`{"lastname":"Doe"}`))
+	org.Authorize(req)
+	_, err := org.Client().Do(req)
+	fmt.Println(errors.Is(err, syscall.ECONNRESET), len(org.Primary().Rows("contacts")))
+	// Output: true 1
+}
+
+// Failures can be limited to some requests.
+func ExampleDatacenter_FailWhen() {
+	org := failovertest.StartInMemory(&failovertest.Config{Anonymous: true})
+	defer org.Close()
+	isWrite := func(r *http.Request) bool { return r.Method != http.MethodGet }
+	org.Primary().FailWhen(isWrite, failovertest.Throttle(17*time.Second))
+
+	resp, err := org.Client().Post(org.URL()+"/api/data/v9.2/contacts", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode, resp.Header.Get("Retry-After"))
+	// Output: 429 17
+}
+
+// What reached a datacenter can be looked up afterwards.
+func ExampleDatacenter_Deliveries() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	client := org.Client()
+	for _, method := range []string{"GET", "DELETE"} {
+		req, _ := http.NewRequest(method, org.URL()+"/api/data/v9.2/accounts("+failovertest.SeedID(1)+")", nil)
+		org.Authorize(req)
+		resp, err := client.Do(req)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+	}
+	for _, d := range org.Primary().Deliveries() {
+		fmt.Println(d.Method, d.Status, d.Applied)
+	}
+	// Output:
+	// GET 200 false
+	// DELETE 204 true
+}
+
+// Start runs the same over real TLS.
+func ExampleStart() {
+	org := failovertest.Start(&failovertest.Config{Anonymous: true, Accounts: 3})
+	defer org.Close()
+	resp, err := org.Client().Get(org.URL() + "/api/data/v9.2/accounts?$select=name&$top=1")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	var list struct {
+		Value []struct{ Name string }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(resp.Proto, resp.TLS.HandshakeComplete, list.Value)
+	// Output: HTTP/2.0 true [{Account 01}]
+}
