@@ -385,8 +385,8 @@ func milliseconds(s string) time.Duration {
 // Years and months have no length and do not occur; they and all else that cannot
 // be read are 0.
 func xsDuration(s string) time.Duration {
-	if strings.Trim(s, "0123456789.:PTDHMS") != "" { // no signs, exponents, NaN
-		return 0
+	if strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789.:PTDHMS", r) }) {
+		return 0 // a sign, an exponent, NaN
 	}
 	if strings.Contains(s, ":") {
 		return timeSpan(s)

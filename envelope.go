@@ -133,7 +133,9 @@ func (a *answer) readJSON(text []byte) {
 		case string:
 			a.setJSON(path, v)
 		case json.Number:
-			a.setJSON(path, v.String())
+			if int(dec.InputOffset()) < len(text) { // else its end may be missing
+				a.setJSON(path, v.String())
+			}
 		}
 	}
 }
