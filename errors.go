@@ -276,8 +276,13 @@ func errorText(err error) string {
 }
 
 // errorTextOf redacts every word of s that looks like an address or follows the
-// name of an authorization scheme. It rather takes too much than too little.
+// name of an authorization scheme. It rather takes too much than too little. Of a
+// very long s it looks at the whole words of the beginning.
 func errorTextOf(s string) string {
+	if len(s) > maxErrorText {
+		// A word cut in two could be a password without its at sign.
+		s = s[:strings.LastIndexFunc(s[:maxErrorText], isWordEnd)+1]
+	}
 	var b strings.Builder
 	secret := false
 	for len(s) > 0 {

@@ -91,6 +91,7 @@ func TestErrorsHideSecrets(t *testing.T) {
 		"bearer token":             fmt.Errorf("header Authorization: Bearer %s rejected", canary),
 		"basic credentials":        fmt.Errorf("Proxy-Authorization: basic  %s", canary),
 		"angle brackets":           fmt.Errorf("see <https://u:%s@contoso.com/>", canary),
+		"cut in the password":      fmt.Errorf("%s dial https://user:%s%s@contoso.com", strings.Repeat("\t", maxErrorText-50), canary, strings.Repeat("x", 99)),
 		"operation on a url error": &net.OpError{Op: "proxyconnect", Net: "tcp", Err: &url.Error{Op: "parse", URL: "http://u:" + canary + "@p", Err: io.EOF}},
 	}
 	for name, err := range errs {
