@@ -227,7 +227,7 @@ func codeWord(s string) string {
 // without a number is taken for the worse: transient.
 func sqlFault(message string) (Class, Delivery) {
 	const label = "sql number:"
-	i := strings.LastIndex(asciiLower(message), label)
+	i := strings.LastIndex(lower(message), label)
 	if i < 0 {
 		return ClassTransient, Unknown
 	}

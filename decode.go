@@ -83,7 +83,7 @@ func decompressed(raw []byte, encoding string) []byte {
 			r, err = flate.NewReader(bytes.NewReader(raw)), nil
 		}
 	default:
-		switch asciiLower(strings.TrimSpace(encoding)) {
+		switch lower(strings.TrimSpace(encoding)) {
 		case "", "identity", "gzip", "x-gzip":
 			return raw
 		}
@@ -134,16 +134,4 @@ func plain(b []byte) []byte {
 		}
 		return r
 	}, b)
-}
-
-// asciiLower returns s with A to Z in lower case. Unlike [strings.ToLower] it keeps
-// every offset.
-func asciiLower(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c | 0x20
-		}
-	}
-	return string(b)
 }

@@ -40,7 +40,7 @@ func readAnswer(resp *http.Response) answer {
 	if len(raw) == 0 {
 		return a
 	}
-	contentType := asciiLower(resp.Header.Get("Content-Type"))
+	contentType := lower(resp.Header.Get("Content-Type"))
 	a.html = isHTML(contentType)
 	a.batch = strings.HasPrefix(contentType, "multipart/")
 	if !resp.Uncompressed {
@@ -63,7 +63,7 @@ func readAnswer(resp *http.Response) answer {
 	case a.html || strings.HasPrefix(contentType, "text/plain"):
 		a.message = string(text[:min(len(text), maxText)])
 		if a.html { // IIS labels one line of plain text so
-			a.page = asciiLower(oneLine(a.message, maxMessage))
+			a.page = lower(oneLine(a.message, maxMessage))
 		}
 	}
 	return a
@@ -159,7 +159,7 @@ func (a *answer) setJSON(path, value string) {
 // isTokenError reports whether s has the form of the errors of token services
 // ("invalid_grant"): other services put a sentence in the same place.
 func isTokenError(s string) bool {
-	return codeWord(s) == s && s != "" && s == asciiLower(s)
+	return codeWord(s) == s && s != "" && s == lower(s)
 }
 
 // prefixOf returns the short prefix that the paths below use for a namespace of
@@ -344,21 +344,21 @@ func qname(levels []*xmlLevel, s string) xml.Name {
 func (a *answer) readHTML(text []byte) {
 	a.html = true
 	s := string(text)
-	lower := asciiLower(s)
+	folded := lower(s)
 	for _, tag := range []string{"<title", "<h1", "<h2", "<h3"} {
-		heading := element(s, lower, tag)
+		heading := element(s, folded, tag)
 		if heading == "" {
 			continue
 		}
 		first(&a.message, heading)
-		a.page += asciiLower(strings.ReplaceAll(heading, "\u2019", "'")) + "\n"
+		a.page += lower(strings.ReplaceAll(heading, "\u2019", "'")) + "\n"
 	}
 }
 
 // element returns the text of the first element in s that begins with tag;
-// lower is s in lower case.
-func element(s, lower, tag string) string {
-	start := strings.Index(lower, tag)
+// folded is s in lower case.
+func element(s, folded, tag string) string {
+	start := strings.Index(folded, tag)
 	if start < 0 {
 		return ""
 	}
@@ -367,7 +367,7 @@ func element(s, lower, tag string) string {
 		return ""
 	}
 	from := start + open + 1
-	to := strings.Index(lower[from:], "</"+tag[1:])
+	to := strings.Index(folded[from:], "</"+tag[1:])
 	if to < 0 {
 		return "" // cut off, or no element at all
 	}

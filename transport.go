@@ -121,7 +121,7 @@ func (c *call) attempt(st *state) (*http.Response, *Fault) {
 		resp, err = nil, errAttemptTimeout
 	}
 	if resp == nil && err == nil {
-		err = errNoAnswer
+		err = errNoResult
 	}
 	f := t.cfg.Classify(resp, err)
 	if f == nil && err == nil {
@@ -145,17 +145,14 @@ func (c *call) attempt(st *state) (*http.Response, *Fault) {
 	return resp, f
 }
 
-var (
-	errNoAnswer       = errors.New("failover: Base returned neither a response nor an error")
-	errAttemptTimeout = timeoutError{}
-)
+var errAttemptTimeout = attemptTimeout{}
 
-// timeoutError is the cause of an attempt that AttemptTimeout has ended.
-type timeoutError struct{}
+// attemptTimeout is the cause of an attempt that AttemptTimeout has ended.
+type attemptTimeout struct{}
 
-func (timeoutError) Error() string   { return "no response headers within AttemptTimeout" }
-func (timeoutError) Timeout() bool   { return true }
-func (timeoutError) Temporary() bool { return true }
+func (attemptTimeout) Error() string   { return "no response headers within AttemptTimeout" }
+func (attemptTimeout) Timeout() bool   { return true }
+func (attemptTimeout) Temporary() bool { return true }
 
 // refine completes the fault of an attempt with what only the Transport knows.
 func (c *call) refine(f *Fault, st *state, err error, a *attempt) *Fault {
