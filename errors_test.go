@@ -75,7 +75,8 @@ const canary = "s3cr3t"
 
 func TestErrorsHideSecrets(t *testing.T) {
 	t.Parallel()
-	_, parseErr := url.Parse("https://user:" + canary + "@contoso.com:port/")
+	badPort := "https://user:" + canary + "@contoso.com:port/"
+	_, parseErr := url.Parse(badPort)
 	require.Error(t, parseErr)
 	errs := map[string]error{
 		"url error with query":     &url.Error{Op: "Get", URL: "https://contoso.com/api?sig=" + canary, Err: io.EOF},
