@@ -75,8 +75,7 @@ const canary = "s3cr3t"
 
 func TestErrorsHideSecrets(t *testing.T) {
 	t.Parallel()
-	badPort := "https://user:" + canary + "@contoso.com:port/"
-	_, parseErr := url.Parse(badPort)
+	_, parseErr := url.Parse(fmt.Sprintf("https://user:%s@contoso.com:port/", canary))
 	require.Error(t, parseErr)
 	errs := map[string]error{
 		"url error with query":     &url.Error{Op: "Get", URL: "https://contoso.com/api?sig=" + canary, Err: io.EOF},

@@ -30,11 +30,14 @@ const (
 	// EventPinned and EventUnpinned: somebody called Pin or Unpin.
 	EventPinned
 	EventUnpinned
+	// EventLatched: there were so many switches that further ones are up to
+	// people for now, unless a fence asks for one. See [Status.Latched].
+	EventLatched
 )
 
 // String returns the kind in words, such as "switched" or "outcome unknown".
 func (k EventKind) String() string {
-	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned"}
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -59,14 +62,27 @@ type Event struct {
 	Err error
 }
 
-// maxEvents bounds the events that wait for a slow OnEvent.
-const maxEvents = 1024
+// Switch is a switch that is about to be made. See [Config.ConfirmSwitch].
+type Switch struct {
+	From, To Endpoint
+	Reason   string
+	// Fault that led to it, nil for a fail-back.
+	Fault *Fault
+}
+
+const (
+	// maxEvents bounds the events that wait for a slow OnEvent.
+	maxEvents = 1024
+	// maxRecent is how many events Status shows.
+	maxRecent = 64
+)
 
 // eventQueue hands events on in order, one at a time. Guarded by Transport.mu.
 type eventQueue struct {
 	waiting []Event
 	dropped int
-	running bool // the dispatching goroutine runs
+	running bool    // the dispatching goroutine runs
+	recent  []Event // the last ones, probes left out
 }
 
 // emit queues an event, and starts the goroutine that hands it on. mu is held.
@@ -76,11 +92,17 @@ func (t *Transport) emit(e Event) {
 		return
 	}
 	q := &t.events
+	e.Time, e.Generation = time.Now(), st.generation
+	if e.Kind != EventProbed {
+		if len(q.recent) == maxRecent {
+			q.recent = q.recent[1:]
+		}
+		q.recent = append(q.recent, e)
+	}
 	if len(q.waiting) == maxEvents {
 		q.dropped++
 		return
 	}
-	e.Time, e.Generation = time.Now(), st.generation
 	q.waiting = append(q.waiting, e)
 	if !q.running {
 		q.running = true
@@ -117,7 +139,7 @@ func (t *Transport) dispatch() {
 func (t *Transport) log(e Event) {
 	level := slog.LevelInfo
 	switch e.Kind {
-	case EventSwitched, EventTripped, EventOutcomeUnknown:
+	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched:
 		level = slog.LevelWarn
 	case EventDown:
 		level = slog.LevelError

@@ -40,6 +40,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,9 +94,9 @@ type Config struct {
 	// Authorization header of a recent request.
 	Authorize func(*http.Request) error
 
-	// OrganizationID, if set, is the id the default probe must find at an
-	// endpoint before that passes. It keeps traffic from a host that answers
-	// for another organization.
+	// OrganizationID is the id that [ProbeWebAPI] must find at an endpoint
+	// before that passes. It keeps traffic from a host that answers for another
+	// organization. Empty: the id that the primary named first.
 	OrganizationID string
 
 	// Classify replaces the package's [Classify], which it may call. It must
@@ -160,6 +161,18 @@ type Config struct {
 	// hour. A fence at the alternate overrides it. Zero: 5 min. Negative: none.
 	MinDwell time.Duration
 
+	// ManualFailback leaves the way back to people: [Transport.Switch]. The
+	// primary is probed all the same. The alternate's own fence still sends the
+	// traffic back, for there is nothing to stay for.
+	ManualFailback bool
+
+	// ConfirmSwitch, if set, is asked before every automatic switch, with the
+	// evidence. An error refuses the switch: the traffic stays, and the question
+	// comes up again when the evidence does. Callers that wait for the switch
+	// wait for the answer, which has to come within 30 s; no answer refuses.
+	// It must return once its context ends: Close waits for it.
+	ConfirmSwitch func(context.Context, Switch) error
+
 	// PassThrough sends requests to the active endpoint even while neither
 	// endpoint passes its probe, instead of failing them with [ErrUnavailable].
 	PassThrough bool
@@ -198,13 +211,16 @@ type Transport struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the Transport
 
-	mu       sync.Mutex // guards what follows; never held over I/O or callbacks
-	decision *decision  // the one under way, or nil
-	hold     hold       // no decision before its end
-	switches []time.Time
-	watching bool          // the watch goroutine runs
-	wake     chan struct{} // capacity 1: the watch goroutine should look again
-	events   eventQueue
+	mu       sync.Mutex  // guards what follows; never held over I/O or callbacks
+	decision *decision   // the one under way, or nil
+	hold     hold        // no decision before its end
+	switches []time.Time // within the hour before the last one
+	// organizationID that probes must find: Config.OrganizationID, or the one
+	// that the primary named first.
+	organizationID string
+	watching       bool          // the watch goroutine runs
+	wake           chan struct{} // capacity 1: the watch goroutine should look again
+	events         eventQueue
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -242,7 +258,7 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, probe: c.Probe, origin: time.Now(), wake: make(chan struct{}, 1)}
+	t := &Transport{org: org, cfg: c, base: c.Base, probe: c.Probe, origin: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
 	if t.base == nil {
 		t.base = defaultBase()
 	}
@@ -374,8 +390,14 @@ type Status struct {
 	// Pinned by hand; no automatic moves.
 	Pinned bool
 	// Down: neither endpoint serves. Never true while pinned.
-	Down               bool
+	Down bool
+	// Latched: four switches within an hour. Further ones need a hand
+	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint,
+	// or time.
+	Latched            bool
 	Primary, Alternate EndpointStatus
+	// Events are the last 64, oldest first, probes left out.
+	Events []Event
 }
 
 // EndpointStatus is what a [Transport] knows of one endpoint.
@@ -405,9 +427,10 @@ func (t *Transport) Status() Status {
 	st := t.state.Load()
 	return Status{
 		Active: st.active, Since: st.since, Generation: st.generation,
-		Pinned: st.pinned, Down: st.down != nil,
+		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(time.Now()),
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
+		Events:    slices.Clone(t.events.recent),
 	}
 }
 

@@ -802,3 +802,149 @@ func TestOtherHostsPassThroughUntouched(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestFourSwitchesWithinAnHourLatch(t *testing.T) {
+	tell(t, failover.Config{MinDwell: -1, ProbeInterval: time.Second}, func(s *story) {
+		s.org.Alternate().Serve()
+		round := func() {
+			s.org.Primary().Fail(failovertest.Refuse())
+			s.get(accounts)
+			s.org.Primary().Heal()
+			time.Sleep(time.Minute)
+		}
+		round()
+		round()
+		status := s.transport.Status()
+		require.EqualValues(s, 4, status.Generation)
+		require.True(s, status.Latched)
+		require.Equal(s, 1, s.count(failover.EventLatched))
+
+		s.org.Primary().Fail(failovertest.OutagePage())
+		for range 10 {
+			assert.Equal(s, 503, s.get(accounts))
+		}
+		assert.Equal(s, failover.Primary, s.active(), "latched")
+
+		s.org.FailOver() // the fence is exempt
+		s.org.Primary().Heal()
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, failover.Alternate, s.active())
+		s.org.Primary().Serve()
+		time.Sleep(30 * time.Minute)
+		assert.Equal(s, failover.Alternate, s.active(), "the fail-back is latched, too")
+		require.NoError(s, s.transport.Switch(s.Context(), failover.Primary, "all clear"))
+		assert.False(s, s.transport.Status().Latched)
+	})
+}
+
+func TestTheLatchIsForgivenAfterAnHour(t *testing.T) {
+	tell(t, failover.Config{MinDwell: -1, ProbeInterval: time.Second}, func(s *story) {
+		s.org.Alternate().Serve()
+		for range 2 {
+			s.org.Primary().Fail(failovertest.Refuse())
+			s.get(accounts)
+			s.org.Primary().Heal()
+			time.Sleep(time.Minute)
+		}
+		require.True(s, s.transport.Status().Latched)
+		time.Sleep(time.Hour)
+		assert.False(s, s.transport.Status().Latched)
+		s.org.Primary().Fail(failovertest.Refuse())
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, failover.Alternate, s.active())
+	})
+}
+
+func TestManualFailback(t *testing.T) {
+	tell(t, failover.Config{ManualFailback: true}, func(s *story) {
+		s.org.Disaster(failovertest.Refuse())
+		s.get(accounts)
+		s.org.Primary().Heal()
+		s.org.Primary().Serve()
+		time.Sleep(2 * time.Hour)
+		assert.Equal(s, failover.Alternate, s.active())
+		assert.NoError(s, s.transport.Status().Primary.ProbeError)
+		assert.NotZero(s, s.transport.Status().Primary.LastProbe)
+		s.org.FailBack() // fences the alternate
+		s.get(accounts)
+		assert.Equal(s, failover.Primary, s.active())
+	})
+}
+
+func TestConfirmSwitchMayObject(t *testing.T) {
+	t.Parallel()
+	objections := map[string]func(context.Context, failover.Switch) error{
+		"no":        func(context.Context, failover.Switch) error { return errors.New("month-end closing") },
+		"no answer": func(ctx context.Context, _ failover.Switch) error { <-ctx.Done(); return nil },
+	}
+	for name, objection := range objections {
+		t.Run(name, func(t *testing.T) {
+			var asked []failover.Switch
+			tell(t, failover.Config{ConfirmSwitch: func(ctx context.Context, proposal failover.Switch) error {
+				asked = append(asked, proposal)
+				return objection(ctx, proposal)
+			}}, func(s *story) {
+				s.org.FailOver()
+				assert.Equal(s, 503, s.get(accounts))
+				assert.Equal(s, failover.Primary, s.active())
+				synctest.Wait()
+				require.Len(s, asked, 1)
+				assert.Equal(s, failover.Alternate, asked[0].To)
+				assert.Equal(s, "0x8004B065", asked[0].Fault.Code)
+				assert.Equal(s, []failover.EventKind{failover.EventTripped, failover.EventSwitchRefused}, s.kinds())
+				s.get(accounts)
+				synctest.Wait()
+				assert.Len(s, asked, 1, "not asked again at once")
+				time.Sleep(time.Minute)
+				s.get(accounts)
+				synctest.Wait()
+				assert.Len(s, asked, 2)
+			})
+		})
+	}
+}
+
+func TestConfirmSwitchMayAgree(t *testing.T) {
+	var asked []failover.Switch
+	tell(t, failover.Config{ConfirmSwitch: func(_ context.Context, proposal failover.Switch) error {
+		asked = append(asked, proposal)
+		return nil
+	}}, func(s *story) {
+		s.org.FailOver()
+		assert.Equal(s, 200, s.get(accounts))
+		s.org.FailBack()
+		s.org.Alternate().Serve()
+		time.Sleep(10 * time.Minute)
+		assert.Equal(s, failover.Primary, s.active())
+		synctest.Wait()
+		require.Len(s, asked, 2)
+		assert.Equal(s, failover.Primary, asked[1].To)
+	})
+}
+
+func TestAHostThatAnswersForAnotherOrganizationIsNotMovedTo(t *testing.T) {
+	t.Parallel()
+	stranger := failovertest.Status(200, http.Header{"Content-Type": {"application/json"}}, `{"OrganizationId":"99999999-9999-9999-9999-999999999999"}`)
+	for name, cfg := range map[string]failover.Config{
+		"configured": {OrganizationID: "{11111111-2222-3333-4444-555555555555}"},
+		"learnt":     {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, cfg, func(s *story) {
+				s.org.Alternate().Serve()
+				if name == "learnt" {
+					s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path == accounts }, failovertest.Status(504, nil, ""))
+					s.get(accounts) // a false alarm, with a probe of the primary
+					s.org.Primary().Heal()
+					time.Sleep(time.Hour)
+				}
+				s.org.Alternate().Fail(stranger)
+				s.org.Primary().Fail(failovertest.Refuse())
+				_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+				require.Error(s, err)
+				assert.Equal(s, failover.Primary, s.active())
+				assert.ErrorContains(s, s.transport.Status().Alternate.ProbeError, "another organization")
+			})
+		})
+	}
+}

@@ -47,7 +47,8 @@ type probeTerms struct {
 	// fenced: the endpoint has said that it does not serve; only an authorized
 	// answer takes that back.
 	fenced         bool
-	organizationID string
+	organizationID string       // that has to be found, "" for any
+	found          func(string) // is told which one was found
 }
 
 type probeTermsKey struct{}
@@ -101,6 +102,9 @@ func namesOrganization(ctx context.Context, body []byte) error {
 	if want := terms.organizationID; want != "" && !strings.EqualFold(strings.Trim(want, "{}"), who.OrganizationID) {
 		return errOtherOrganization
 	}
+	if terms.found != nil {
+		terms.found(who.OrganizationID)
+	}
 	return nil
 }
 
@@ -120,8 +124,11 @@ func asksForBearer(h http.Header) bool {
 // runProbe probes an endpoint and keeps the result for Status.
 func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	t.mu.Lock()
-	terms := probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.cfg.OrganizationID}
+	terms := probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.organizationID}
 	t.mu.Unlock()
+	if e == Primary && terms.organizationID == "" {
+		terms.found = t.learn
+	}
 	parent := ctx
 	if t.cfg.ProbeTimeout != never {
 		var cancel context.CancelFunc
@@ -146,6 +153,13 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	}
 	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(err), Err: err})
 	return err
+}
+
+// learn keeps the id of the organization that the primary has named.
+func (t *Transport) learn(organizationID string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.organizationID = organizationID
 }
 
 func probeReason(err error) string {

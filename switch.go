@@ -128,29 +128,82 @@ func (t *Transport) decide(st *state, f *Fault) *decision {
 
 // settle probes both endpoints and carries the verdict out.
 func (t *Transport) settle(st *state, d *decision, f *Fault) {
-	isDefinitive := func() bool {
+	definitive := func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return d.definitive
 	}
-	v, faults := t.consult(st.active, isDefinitive)
+	v, faults := t.consult(st.active, definitive)
+	refusal := error(nil)
+	if v == move {
+		refusal = t.propose(st, st.active.other(), f.Error(), f, !definitive())
+	}
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.decision = nil
-	if now := t.state.Load(); now != st || t.ctx.Err() != nil {
-		return // moved, pinned or closed by hand meanwhile
+	if t.state.Load() != st || t.ctx.Err() != nil {
+		return // moved, by this decision or by hand, or closed
 	}
 	switch v {
 	case move:
-		t.moveTo(st.active.other(), f.Error(), f)
+		t.refuse(st, d, f, refusal)
 	case down:
 		t.goDown(faults)
 	default:
 		t.endpoints[st.active].reset()
-		t.hold.extend(d.definitive)
-		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: st.active.other(), Fault: f,
-			Reason: fmt.Sprintf("the %v passes its probe", st.active)})
+		t.refuse(st, d, f, fmt.Errorf("the %v passes its probe", st.active))
+	}
+}
+
+// refuse keeps the traffic where it is, for the time of the hold. mu is held.
+func (t *Transport) refuse(st *state, d *decision, f *Fault, why error) {
+	t.hold.extend(d.definitive)
+	t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: st.active.other(), Reason: why.Error(), Fault: f})
+}
+
+// propose moves the traffic to an endpoint that has passed its probe, unless the
+// state has changed, the latch holds (if it applies) or Config.ConfirmSwitch
+// objects. It returns why it did not.
+func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, latch bool) error {
+	t.mu.Lock()
+	latched := latch && t.latched(time.Now())
+	proposal := Switch{From: st.active, To: to, Reason: reason, Fault: f}
+	t.mu.Unlock()
+	if latched {
+		return fmt.Errorf("latched after %d switches within an hour", maxSwitches)
+	}
+	if err := t.confirm(proposal); err != nil {
+		return fmt.Errorf("not confirmed: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.Load() != st || t.ctx.Err() != nil {
+		return errOvertaken
+	}
+	t.moveTo(to, reason, f)
+	return nil
+}
+
+var errOvertaken = errors.New("overtaken by another change")
+
+// confirmTimeout bounds Config.ConfirmSwitch.
+const confirmTimeout = 30 * time.Second
+
+// confirm asks Config.ConfirmSwitch, if there is one.
+func (t *Transport) confirm(proposal Switch) error {
+	if t.cfg.ConfirmSwitch == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, confirmTimeout)
+	defer cancel()
+	answer := make(chan error, 1)
+	t.wg.Go(func() { answer <- t.cfg.ConfirmSwitch(ctx, proposal) })
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -194,6 +247,14 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
 	t.setState(next)
 	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f})
+	if len(t.switches) == maxSwitches {
+		t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
+	}
+}
+
+// latched reports whether switches are up to people for now. mu is held.
+func (t *Transport) latched(now time.Time) bool {
+	return len(recent(t.switches, now)) >= maxSwitches
 }
 
 // goDown makes requests fail fast until an endpoint passes its probe. mu is held.
@@ -235,8 +296,14 @@ func (t *Transport) needsWatch(st *state) bool {
 	return !st.closed && (st.down != nil || away && t.cfg.ProbeInterval != never)
 }
 
-// damping is the time over which switches are remembered.
-const damping = time.Hour
+const (
+	// damping is the time over which switches are remembered.
+	damping = time.Hour
+	// maxSwitches within that time latch the Transport: something is wrong that
+	// moving to and fro, with a few seconds of writes at risk each time, will
+	// not mend.
+	maxSwitches = 4
+)
 
 // recent returns the switches of the last hour.
 func recent(switches []time.Time, now time.Time) []time.Time {
@@ -319,25 +386,12 @@ func (t *Transport) schedule(st *state) *backoff.ExponentialBackOff {
 		backoff.WithMultiplier(probeGrowth), backoff.WithRandomizationFactor(probeJitter))
 }
 
-// round probes once and acts on it. It reports whether a probe passed.
-func (t *Transport) round(st *state) (pass bool) {
+// round probes once and acts on it. It reports whether the probes are good, so
+// that the next ones may follow soon.
+func (t *Transport) round(st *state) (good bool) {
 	switch {
 	case st.down != nil:
-		v, faults := t.consult(st.active, func() bool { return false })
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.state.Load() != st {
-			return false
-		}
-		switch v {
-		case stay:
-			t.comeUp(fmt.Sprintf("the %v passes its probe", st.active))
-		case move:
-			t.moveTo(st.active.other(), fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", st.active.other()), nil)
-		default:
-			st.down.faults = faults
-		}
-		return v != down
+		return t.tryRecovery(st)
 	case st.pinned:
 		primary, alternate := t.runProbe(t.ctx, Primary), t.runProbe(t.ctx, Alternate)
 		return primary == nil && alternate == nil
@@ -346,31 +400,65 @@ func (t *Transport) round(st *state) (pass bool) {
 	}
 }
 
-// tryFailback probes the primary and returns to it once it has passed Rise
-// times in a row and the alternate's dwell is over.
-func (t *Transport) tryFailback(st *state) (pass bool) {
-	err := t.runProbe(t.ctx, Primary)
+// tryRecovery probes both endpoints while down, and lets the traffic go on at
+// the one that serves, the active one if both do. The latch does not apply:
+// there is nothing to move away from.
+func (t *Transport) tryRecovery(st *state) (good bool) {
+	v, faults := t.consult(st.active, func() bool { return false })
+	if v == move {
+		to := st.active.other()
+		return t.propose(st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, false) == nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.Load() != st || t.ctx.Err() != nil {
 		return false
 	}
-	primary := &t.endpoints[Primary]
-	if err != nil {
-		primary.trip()
+	if v == stay {
+		t.comeUp(fmt.Sprintf("the %v passes its probe", st.active))
+		return true
+	}
+	st.down.faults = faults
+	return false
+}
+
+// tryFailback probes the primary and returns to it once it has passed Rise
+// times in a row and the alternate's dwell is over.
+func (t *Transport) tryFailback(st *state) (good bool) {
+	err := t.runProbe(t.ctx, Primary)
+	if err == nil && !t.risen(st) {
+		return true
+	}
+	if err == nil {
+		return t.propose(st, Primary, "the primary serves again", nil, true) == nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.Load() == st {
+		t.endpoints[Primary].trip()
+	}
+	return false
+}
+
+// risen counts a good probe of the primary and reports whether it is time to
+// return there.
+func (t *Transport) risen(st *state) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.Load() != st {
 		return false
 	}
+	primary := &t.endpoints[Primary]
 	primary.success()
-	if primary.breaker.state() == StateClosed && t.decision == nil && !time.Now().Before(t.dwellUntil(st)) {
-		t.moveTo(Primary, "the primary serves again", nil)
-	}
-	return true
+	return primary.breaker.state() == StateClosed && t.decision == nil && !t.cfg.ManualFailback &&
+		!time.Now().Before(t.dwellUntil(st))
 }
 
 // Switch moves all traffic to an endpoint by hand. The endpoint must pass its
 // probe, otherwise nothing changes and the probe's error is returned; so is an
 // error if ctx ends first or the Transport is closed. Requests under way are
-// not interrupted. Reason is told to OnEvent and the log.
+// not interrupted. Reason is told to OnEvent and the log. Config.ConfirmSwitch is
+// not asked. The memory of earlier switches, and with it the latch, is cleared.
 //
 // A fail-back follows in its time if the endpoint is [Alternate] and the
 // primary passes its probes; use [Transport.Pin] to stay there.
@@ -392,6 +480,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	case err != nil:
 		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
 	case st.active != to:
+		t.switches = nil
 		t.moveTo(to, reason, nil)
 	case st.down != nil:
 		t.comeUp(reason)
@@ -420,7 +509,8 @@ func (t *Transport) Pin(e Endpoint) {
 }
 
 // Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
-// next fault leads to a decision.
+// next fault leads to a decision. The memory of earlier switches, and with it
+// the latch, is cleared.
 func (t *Transport) Unpin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -430,6 +520,7 @@ func (t *Transport) Unpin() {
 	}
 	next := *st
 	next.pinned = false
+	t.switches = nil
 	t.setState(&next)
 	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
 }

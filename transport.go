@@ -217,9 +217,9 @@ func (c *call) next(st *state, f *Fault) *state {
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
-// false if that must not be: the server asked for a longer wait than a call may
-// take, the budget for repeats is used up, or the context ends first. A switch
-// ends the pause.
+// false if that must not be: the endpoint does not serve or asked for a longer
+// wait than a call may take, the budget for repeats is used up, or the context
+// ends first. A switch ends the pause.
 func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 	if c.pauses == nil && c.t.cfg.RetryBackoff > 0 {
 		c.pauses = backoff.NewExponentialBackOff(
@@ -233,7 +233,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 		wait = max(wait, f.RetryAfter)
 	}
 	deadline, bounded := c.req.Context().Deadline()
-	if f.RetryAfter > wait || bounded && time.Until(deadline) < wait || !c.t.budget.take() {
+	if f.Definitive || f.RetryAfter > wait || bounded && time.Until(deadline) < wait || !c.t.budget.take() {
 		return false
 	}
 	if wait <= 0 {
