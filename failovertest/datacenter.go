@@ -264,7 +264,7 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		if f.moment == DuringRequest {
 			io.CopyN(io.Discard, r.Body, 1)
 		}
-		cut(r)
+		resetConn(r)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
@@ -272,26 +272,21 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	sum := sha256.Sum256(body)
 	d.complete(e, func(e *Delivery) { e.BodyHash = hex.EncodeToString(sum[:]) })
-
-	var a *answer
 	switch {
 	case f.kind == hang:
 		d.wait(r, nil)
 		panic(http.ErrAbortHandler)
 	case f.kind == reset && f.moment == BeforeAnswer:
-		cut(r)
-	case f.kind == canned:
-		a = f.answer
-	default:
-		a = d.serve(&request{
-			method: r.Method, host: r.Host, path: r.URL.Path, query: r.URL.Query(),
-			header: r.Header, body: body,
-		})
-		d.complete(e, func(e *Delivery) { e.Applied = a.applied })
+		resetConn(r)
 	}
+	a := d.outcome(f, &request{
+		method: r.Method, host: r.Host, path: r.URL.Path, query: r.URL.Query(),
+		header: r.Header, body: body,
+	})
+	d.complete(e, func(e *Delivery) { e.Applied = a.applied })
 	switch {
 	case f.kind == reset && f.moment == AfterApply:
-		cut(r)
+		resetConn(r)
 	case f.kind == delayed:
 		timer := time.NewTimer(f.delay)
 		defer timer.Stop()
@@ -301,6 +296,17 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	d.complete(e, func(e *Delivery) { e.Status = a.status })
 	d.send(w, r, a, f)
+}
+
+// outcome returns the answer to a request that was read whole.
+func (d *Datacenter) outcome(f Failure, r *request) *answer {
+	switch f.kind {
+	case canned:
+		return f.answer
+	case throttled:
+		return d.throttle(r, f.delay)
+	}
+	return d.serve(r)
 }
 
 // wait returns true when c delivers and false when r's caller gives up or the
@@ -329,7 +335,7 @@ func (d *Datacenter) send(w http.ResponseWriter, r *http.Request, a *answer, f F
 	switch {
 	case f.kind == reset && r.ProtoMajor == 1:
 		http.NewResponseController(w).Flush()
-		cut(r)
+		resetConn(r)
 	case size < len(a.body):
 		// Aborting closes an HTTP/1.1 connection and resets an HTTP/2 stream.
 		http.NewResponseController(w).Flush()
@@ -337,8 +343,8 @@ func (d *Datacenter) send(w http.ResponseWriter, r *http.Request, a *answer, f F
 	}
 }
 
-// cut resets r's connection and ends its handler.
-func cut(r *http.Request) {
+// resetConn resets r's connection and ends its handler.
+func resetConn(r *http.Request) {
 	connOf(r.Context()).reset()
 	panic(http.ErrAbortHandler)
 }

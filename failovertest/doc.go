@@ -46,6 +46,7 @@
 //     in WCF, a wsa:To that names another host is answered with the fault
 //     DestinationUnreachable. The WSDL tells by its FailoverPolicy whether
 //     the datacenter serves.
+//   - The empty service document of Finance and Operations at /data.
 //   - Bearer tokens of [Org.Token]: without a valid one the answer is 401 with
 //     the challenge that Dataverse sends, also where a fence is up.
 //   - The fence: a datacenter that does not serve answers authorised

@@ -47,6 +47,11 @@ func (cfg *Config) withDefaults() Config {
 	if c.Host == "" {
 		c.Host = "contoso.api.crm.dynamics.com"
 	}
+	for _, host := range []string{c.Host, c.AlternateHost} {
+		if strings.ContainsAny(host, ":/@") {
+			panic("failovertest: not a host name: " + host)
+		}
+	}
 	if c.Accounts == 0 {
 		c.Accounts = 25
 	}
@@ -101,7 +106,8 @@ type Org struct {
 }
 
 // Start starts an organization with two TLS servers on the loopback
-// interface, which speak HTTP/1.1 and HTTP/2. It panics if it cannot listen.
+// interface, which speak HTTP/1.1 and HTTP/2. It panics if it cannot listen or
+// if a host in cfg is no host name.
 // A nil cfg means the defaults. The caller must call [Org.Close].
 func Start(cfg *Config) *Org { return start(cfg, false) }
 

@@ -2,9 +2,12 @@ package failovertest_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,5 +170,68 @@ func TestFailoverOverSocketsAndInMemory(t *testing.T) {
 		alt := must(t, org, client, "GET", org.AlternateURL()+api+"WhoAmI", "")
 		assert.Equal(t, r.json(t)["OrganizationId"], alt.json(t)["OrganizationId"])
 		assert.Len(t, org.Alternate().Rows("accounts"), 25)
+	})
+}
+
+// With no lag no switch may lose an acknowledged write, whatever else fails
+// meanwhile.
+func TestSwitchesUnderTrafficKeepWhatWasAcknowledged(t *testing.T) {
+	both(t, nil, func(t *testing.T, org *failovertest.Org) {
+		client := org.Client()
+		client.Timeout = 10 * time.Second
+		var mu sync.Mutex
+		acknowledged := make(map[string]bool)
+		var writers sync.WaitGroup
+		for n := range 8 {
+			writers.Go(func() {
+				for i := range 30 {
+					id := fmt.Sprintf("%08x-0000-0000-0000-%012x", n, i)
+					base := []string{org.URL(), org.AlternateURL()}[i%2]
+					r, err := send(t, org, client, "POST", base+api+"contacts", `{"contactid":"`+id+`"}`)
+					if err == nil && r.StatusCode == 204 {
+						mu.Lock()
+						acknowledged[id] = true
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		for _, f := range []failovertest.Failure{failovertest.Refuse(), failovertest.Reset(failovertest.AfterApply),
+			failovertest.Status(500, nil, ""), failovertest.NoSuchHost(), failovertest.BadCertificate()} {
+			org.Disaster(f)
+			org.Alternate().FailNext(2, f)
+			org.Primary().Heal()
+			org.FailBack()
+		}
+		writers.Wait()
+		at := make(map[string]bool)
+		for _, record := range org.Primary().Rows("contacts") {
+			at[record["contactid"].(string)] = true
+		}
+		require.NotEmpty(t, acknowledged)
+		for id := range acknowledged {
+			assert.True(t, at[id], "lost %s", id)
+		}
+	})
+}
+
+func TestConfigHostsAreHostNames(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"https://contoso.crm.dynamics.com", "contoso.crm.dynamics.com:443"} {
+		assert.Panics(t, func() { failovertest.StartInMemory(&failovertest.Config{Host: host}) }, host)
+		assert.Panics(t, func() { failovertest.StartInMemory(&failovertest.Config{AlternateHost: host}) }, host)
+	}
+}
+
+func TestAfterCloseNothingAnswersAndAllCanBeRead(t *testing.T) {
+	both(t, nil, func(t *testing.T, org *failovertest.Org) {
+		client := org.Client()
+		must(t, org, client, "POST", org.URL()+api+"contacts", "{}")
+		org.Close()
+		org.Close()
+		_, err := send(t, org, client, "GET", org.URL()+api+"WhoAmI", "")
+		assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+		assert.Len(t, org.Primary().Rows("contacts"), 1)
+		assert.Len(t, org.Primary().Deliveries(), 1)
 	})
 }

@@ -36,6 +36,7 @@ const (
 	reset
 	truncate
 	delayed
+	throttled
 	canned
 )
 
@@ -79,6 +80,8 @@ func (f Failure) String() string {
 		return fmt.Sprintf("truncate to %d bytes", f.bytes)
 	case delayed:
 		return "delay " + f.delay.String()
+	case throttled:
+		return "throttle " + f.delay.String()
 	case canned:
 		return "status " + strconv.Itoa(f.answer.status)
 	}
@@ -164,13 +167,12 @@ func Status(code int, header http.Header, body string) Failure {
 	return Failure{kind: canned, answer: &answer{status: code, header: header.Clone(), body: []byte(body)}}
 }
 
-// Throttle makes the datacenter answer 429 with the service-protection code
-// 0x80072322 and this Retry-After, in full seconds.
+// Throttle makes the datacenter refuse requests with the service-protection
+// code 0x80072322 and ask for a pause, in full seconds: the Web API by status
+// 429 and Retry-After, the organization service by a fault whose ErrorDetails
+// have a duration of that name.
 func Throttle(retryAfter time.Duration) Failure {
-	a := errorAnswer(http.StatusTooManyRequests, codeThrottled,
-		"Number of requests exceeded the limit of 6000 over time window of 300 seconds.")
-	a.header.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
-	return Failure{kind: canned, answer: a}
+	return Failure{kind: throttled, delay: retryAfter.Truncate(time.Second)}
 }
 
 // ServerBusy makes the datacenter answer 503 with an OData error that has a

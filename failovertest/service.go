@@ -2,11 +2,14 @@ package failovertest
 
 import (
 	"encoding/json"
+	"encoding/xml"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Codes of the organization service. Source: "Web service error codes" in
@@ -24,7 +27,10 @@ const (
 	codeInvalid      = "0x80048d19" // a body that cannot be understood
 )
 
-const fenceMessage = "The datacenter is not available for this organization."
+const (
+	fenceMessage    = "The datacenter is not available for this organization."
+	throttleMessage = "Number of requests exceeded the limit of 6000 over time window of 300 seconds."
+)
 
 // version is what RetrieveVersion answers.
 const version = "9.2.24014.00190"
@@ -98,6 +104,8 @@ func (d *Datacenter) serve(r *request) *answer {
 	switch path := strings.ToLower(r.path); path {
 	case soapPath, soapPath + "/web":
 		return d.soap(r, path != soapPath)
+	case "/data", "/data/":
+		return d.financeAndOperations(r)
 	}
 	return newAnswer(http.StatusNotFound, "text/html", []byte("<h1>404 - File or directory not found.</h1>"))
 }
@@ -107,4 +115,33 @@ func (d *Datacenter) serve(r *request) *answer {
 func (d *Datacenter) authorized(r *request) bool {
 	_, ok := d.org.audience(r.header)
 	return ok || d.org.cfg.Anonymous
+}
+
+// financeAndOperations answers the service document that Finance and
+// Operations has at /data. There are no entity sets in it.
+func (d *Datacenter) financeAndOperations(r *request) *answer {
+	switch {
+	case !d.authorized(r):
+		return d.challenge()
+	case d.fenced:
+		return errorAnswer(d.org.cfg.FenceStatus, codeFence, fenceMessage)
+	}
+	return jsonAnswer(http.StatusOK, map[string]any{
+		"@odata.context": "https://" + r.host + "/data/$metadata", "value": []any{}})
+}
+
+// throttle answers a request that exceeds the service-protection limits.
+func (d *Datacenter) throttle(r *request, retryAfter time.Duration) *answer {
+	seconds := int(retryAfter / time.Second)
+	if path := strings.ToLower(r.path); path == soapPath || path == soapPath+"/web" {
+		c := &soapCall{request: r, dc: d, v11: path != soapPath}
+		if xml.Unmarshal(r.body, &c.env) == nil {
+			return c.faultWith(codeThrottled, throttleMessage, fmt.Sprintf(
+				`<KeyValuePairOfstringanyType><a:key>Retry-After</a:key><a:value i:type="d:duration" `+
+					`xmlns:d="http://schemas.microsoft.com/2003/10/Serialization/">PT%dS</a:value></KeyValuePairOfstringanyType>`, seconds))
+		}
+	}
+	a := errorAnswer(http.StatusTooManyRequests, codeThrottled, throttleMessage)
+	a.header.Set("Retry-After", strconv.Itoa(seconds))
+	return a
 }

@@ -272,15 +272,19 @@ func (c *soapCall) reply(op string, applied bool, result string) *answer {
 
 // fault answers with an OrganizationServiceFault. Its code is the signed
 // decimal form of the hexadecimal one.
-func (c *soapCall) fault(code, message string) *answer {
+func (c *soapCall) fault(code, message string) *answer { return c.faultWith(code, message, "") }
+
+// faultWith is fault with the content of the element ErrorDetails, in which
+// the prefix a is bound to the generic collections.
+func (c *soapCall) faultWith(code, message, details string) *answer {
 	n, err := strconv.ParseUint(code, 0, 32)
 	if err != nil {
 		panic("failovertest: " + err.Error()) // codes are constants
 	}
 	detail := fmt.Sprintf(`<OrganizationServiceFault xmlns="%s" xmlns:i="%s"><ErrorCode>%d</ErrorCode>`+
-		`<ErrorDetails xmlns:a="%s"/><Message>%s</Message><Timestamp>%s</Timestamp>`+
+		`<ErrorDetails xmlns:a="%s">%s</ErrorDetails><Message>%s</Message><Timestamp>%s</Timestamp>`+
 		`<InnerFault i:nil="true"/><TraceText i:nil="true"/></OrganizationServiceFault>`,
-		nsContracts, nsXSI, int32(uint32(n)), nsGeneric, escape(message), time.Now().UTC().Format(time.RFC3339Nano))
+		nsContracts, nsXSI, int32(uint32(n)), nsGeneric, details, escape(message), time.Now().UTC().Format(time.RFC3339Nano))
 	op := c.env.Body.Operation.XMLName.Local
 	if c.v11 {
 		return c.envelope(http.StatusInternalServerError, "", fmt.Sprintf(`<s:Fault><faultcode>s:Client</faultcode>`+

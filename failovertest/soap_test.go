@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -33,8 +34,8 @@ type message struct {
 }
 
 type orgFault struct {
-	ErrorCode int
-	Message   string
+	ErrorCode  int
+	RetryAfter string `xml:"ErrorDetails>KeyValuePairOfstringanyType>value"`
 }
 
 // soap sends an operation to a base URL in SOAP 1.1, then in SOAP 1.2, and
@@ -219,6 +220,18 @@ func TestSOAPMessagesWCFRefuses(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestSOAPThrottling(t *testing.T) {
+	inMemory(t, nil, func(t *testing.T, org *failovertest.Org, client *http.Client) {
+		org.Primary().Fail(failovertest.Throttle(17 * time.Second))
+		v11, v12, status := soap(t, org, client, org.URL(), "", "Execute", execute("WhoAmI"))
+		assert.Equal(t, 500, status)
+		assert.Equal(t, -2147015902, v11.Body.Fault.Org11.ErrorCode)
+		assert.Equal(t, "PT17S", v11.Body.Fault.Org11.RetryAfter)
+		assert.Equal(t, -2147015902, v12.Body.Fault.Org12.ErrorCode)
+		assert.Equal(t, "PT17S", v12.Body.Fault.Org12.RetryAfter)
+	})
 }
 
 func TestSOAPNeedsAToken(t *testing.T) {
