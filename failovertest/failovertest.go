@@ -114,8 +114,9 @@ func Start(cfg *Config) *Org { return start(cfg, false) }
 // StartInMemory starts an organization without sockets: the connections are
 // pipes, https URLs are spoken to in plain HTTP/1.1, and the errors of a
 // failing network are imitated. All waiting is on channels and timers, so it
-// works in a testing/synctest bubble, with the bubble's time; [Org.Close] must
-// be called before the bubble ends. A nil cfg means the defaults.
+// works in a testing/synctest bubble, with the bubble's time; the organization
+// must then be started in the bubble and closed before it ends. A nil cfg means
+// the defaults. The caller must call [Org.Close].
 func StartInMemory(cfg *Config) *Org { return start(cfg, true) }
 
 func start(cfg *Config, inMemory bool) *Org {

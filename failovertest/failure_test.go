@@ -171,11 +171,15 @@ func wasReset(err error) bool {
 
 func TestFailuresTableIsSound(t *testing.T) {
 	t.Parallel()
-	seen := make(map[string]bool)
+	seen, words := make(map[string]bool), make(map[string]bool)
 	for _, row := range failures {
 		assert.NotEmpty(t, row.reason, "reason of %q", row.name)
 		assert.False(t, seen[row.name], "%q occurs twice", row.name)
 		seen[row.name] = true
+		if word := row.failure.String(); !strings.HasPrefix(word, "status 503") { // two rows have it
+			assert.False(t, words[word], "%q describes two failures", word)
+			words[word] = true
+		}
 	}
 }
 

@@ -1,15 +1,17 @@
 package failovertest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -152,7 +154,7 @@ func (a hostAddr) String() string { return string(a) }
 func (d *Datacenter) listen() {
 	d.server = &http.Server{
 		Handler:     http.HandlerFunc(d.serveHTTP),
-		ErrorLog:    log.New(io.Discard, "", 0),
+		ErrorLog:    log.New(panicsOnly{}, "", 0),
 		ConnContext: withConn,
 	}
 	if d.org.inMemory {
@@ -173,18 +175,26 @@ func (d *Datacenter) listen() {
 	d.org.running.Go(func() { d.server.ServeTLS(connListener{d.ln, d}, "", "") })
 }
 
+// panicsOnly passes the panics of a server's log on to standard error. The
+// rest is about connections and handshakes that fail on purpose.
+type panicsOnly struct{}
+
+func (panicsOnly) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("panic serving")) {
+		return os.Stderr.Write(p)
+	}
+	return len(p), nil
+}
+
 // shutDown stops the server and cuts all connections.
 func (d *Datacenter) shutDown() {
-	d.server.Close()
+	d.ln.Close()
+	d.org.closeIdle()
 	d.mu.Lock()
-	var open []*conn
-	for c := range d.conns {
-		open = append(open, c)
-	}
+	open := slices.Collect(maps.Keys(d.conns))
 	d.mu.Unlock()
-	for _, c := range open {
-		c.Close()
-	}
+	d.cut(open)
+	d.server.Close()
 }
 
 // connListener makes a *conn of every connection accepted.

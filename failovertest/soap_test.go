@@ -134,6 +134,37 @@ func TestSOAPRecordsAreTheWebAPIs(t *testing.T) {
 	})
 }
 
+func TestSOAPNamesAndTypes(t *testing.T) {
+	inMemory(t, nil, func(t *testing.T, org *failovertest.Org, client *http.Client) {
+		const id = "99999999-0000-0000-0000-000000000000"
+		attributes := attribute("n", "c:int", "42") + attribute("d", "c:decimal", "1.5") + attribute("w", "c:boolean", "false") +
+			attribute("x", "c:int", "not a number") + `<a:KeyValuePairOfstringanyType><b:key>z</b:key><b:value i:nil="true"/></a:KeyValuePairOfstringanyType>`
+		for name, set := range map[string]string{"opportunity": "opportunities", "address": "addresses", "mailbox": "mailboxes",
+			"branch": "branches", "lead": "leads"} {
+			soap(t, org, client, org.URL(), "", "Create", entity(name, id, attributes))
+			record, ok := org.Primary().Lookup(set, id)
+			require.True(t, ok, set)
+			assert.Equal(t, id, record[name+"id"])
+			v11, _, _ := soap(t, org, client, org.URL(), "", "Retrieve", "<entityName>"+name+"</entityName><id>"+id+
+				"</id><columnSet><a:AllColumns>true</a:AllColumns></columnSet>")
+			for _, want := range []string{`"c:int" xmlns:c="http://www.w3.org/2001/XMLSchema">42<`, `"c:double" xmlns:c="http://www.w3.org/2001/XMLSchema">1.5<`,
+				`"c:boolean" xmlns:c="http://www.w3.org/2001/XMLSchema">false<`, `"c:string" xmlns:c="http://www.w3.org/2001/XMLSchema">not a number<`} {
+				assert.Contains(t, v11.Body.Inner, want)
+			}
+			assert.NotContains(t, v11.Body.Inner, "<b:key>z<")
+			assert.Contains(t, v11.Body.Inner, "<a:LogicalName>"+name+"<")
+		}
+		must(t, org, client, "POST", org.URL()+api+"leads", `{"leadid":"`+id[:35]+`1","nested":{"a":[1]}}`)
+		v11, _, _ := soap(t, org, client, org.URL(), "", "Retrieve", "<entityName>lead</entityName><id>"+id[:35]+
+			"1</id><columnSet><a:AllColumns>true</a:AllColumns></columnSet>")
+		assert.Contains(t, v11.Body.Inner, `{&#34;a&#34;:[1]}`)
+		_, _, status := soap(t, org, client, org.URL(), "", "Retrieve", "<entityName>lead</entityName><id>"+failovertest.SeedID(1)+"</id><columnSet/>")
+		assert.Equal(t, 500, status)
+		_, _, status = soap(t, org, client, org.URL(), "", "Create", entity("", "", ""))
+		assert.Equal(t, 500, status)
+	})
+}
+
 func TestSOAPRetrieveMultiple(t *testing.T) {
 	inMemory(t, nil, func(t *testing.T, org *failovertest.Org, client *http.Client) {
 		query := func(criteria, page string) string {
