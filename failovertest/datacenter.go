@@ -185,7 +185,7 @@ type Delivery struct {
 }
 
 // Deliveries returns the requests that reached the datacenter, oldest first;
-// of more than 65,536 only the newest. Requests a [BlackHole] swallowed are
+// of more than 65,536 only the newest half. Requests a [BlackHole] swallowed are
 // not among them.
 func (d *Datacenter) Deliveries() []Delivery {
 	d.mu.Lock()

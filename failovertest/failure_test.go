@@ -27,6 +27,16 @@ type outcome struct {
 	applied bool // the record is there
 }
 
+// patience is how long a client waits for a failure: no longer than it must
+// for those that only its patience ends.
+func patience(f failovertest.Failure) time.Duration {
+	switch f {
+	case failovertest.BlackHole(), failovertest.Hang(), failovertest.Delay(time.Hour):
+		return 500 * time.Millisecond
+	}
+	return 10 * time.Second
+}
+
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
@@ -188,7 +198,7 @@ func TestFailures(t *testing.T) {
 	const id = "44444444-0000-0000-0000-000000000000"
 	for _, row := range failures {
 		attempt := func(t *testing.T, org *failovertest.Org, client *http.Client) outcome {
-			client.Timeout = 300 * time.Millisecond
+			client.Timeout = patience(row.failure)
 			var o outcome
 			o.r, o.err = send(t, org, client, "POST", org.URL()+api+"contacts",
 				`{"contactid":"`+id+`","lastname":"`+strings.Repeat("x", 100)+`"}`, "Prefer: return=representation")
@@ -209,6 +219,7 @@ func TestFailures(t *testing.T) {
 							org.Primary().Fail(row.failure)
 						}
 						row.check(t, attempt(t, org, client))
+						client.Timeout = 0
 						if mode != "next only" {
 							org.Primary().Heal()
 						}
@@ -231,7 +242,7 @@ func TestFailuresOverHTTP1(t *testing.T) {
 			tr := org.Transport()
 			tr.Protocols = new(http.Protocols)
 			tr.Protocols.SetHTTP1(true)
-			client := &http.Client{Transport: tr, Timeout: 300 * time.Millisecond}
+			client := &http.Client{Transport: tr, Timeout: patience(row.failure)}
 			must(t, org, client, "GET", org.URL()+api+"WhoAmI", "")
 			org.Primary().Fail(row.failure)
 			const id = "55555555-0000-0000-0000-000000000000"
