@@ -96,6 +96,7 @@ var answerRows = []answerRow{
 	{name: "fault in a 200", why: "bodies of 2xx are the caller's business, whatever they hold", status: 200, header: typed(jsonType), body: odata("0x8004B065", "fenced"), healthy: true},
 	{name: "html outside an API", why: "web resources are pages", path: "/WebResources/contoso_/start.html", status: 200, header: typed(htmlType), body: "<html><title>Service Unavailable</title></html>", healthy: true},
 	{name: "html that the organization marked", why: "the service's own protocol version proves that it answered", status: 200, header: typed(htmlType, "OData-Version", "4.0"), body: "<html></html>", healthy: true},
+	{name: "html that the old service marked", why: "OData v2 has its own version header", path: "/XRMServices/2011/OrganizationData.svc/$metadata", status: 200, header: typed(htmlType, "DataServiceVersion", "1.0;"), body: "<html></html>", healthy: true},
 	{name: "head of html", why: "HEAD has no body that could be a page", method: http.MethodHead, status: 200, header: typed(htmlType), healthy: true},
 	{name: "similar path", why: "/database is not below /data", path: "/database/x", status: 200, header: typed(htmlType), body: "<html></html>", healthy: true},
 

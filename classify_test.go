@@ -370,6 +370,20 @@ func TestXMLIsStrictAboutPlaces(t *testing.T) {
 	assert.Empty(t, a, "an envelope in another document is quoted, not sent")
 }
 
+func TestDocumentsAreReadToABoundedDepth(t *testing.T) {
+	t.Parallel()
+	for depth, want := range map[int]string{maxDepth - 2: "0x8004B065", maxDepth + 1: ""} {
+		xml := strings.Replace(soap11Fault(senderCode, "x", orgFault("detail", "0x8004B065", "x", "")),
+			"<e:Body>", strings.Repeat("<h>", depth)+strings.Repeat("</h>", depth)+"<e:Body>", 1)
+		json := `{"trace":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `,"error":{"code":"0x8004B065"}}`
+		for _, body := range []string{xml, json} {
+			row := answerRow{status: 500, header: typed("application/octet-stream")}
+			f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
+			assert.Equal(t, want, f.Code, "depth %d", depth)
+		}
+	}
+}
+
 var codeForm = regexp.MustCompile(`^(0x[89A-F][0-9A-F]{7}|[A-Za-z0-9_.:-]{1,64})?$`)
 
 func FuzzClassify(f *testing.F) {
