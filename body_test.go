@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -179,7 +180,7 @@ func TestAMappedBodyIsWhole(t *testing.T) {
 			assert.Equal(t, want, string(content))
 			return answer(204, "")(req)
 		})}
-		transport, err := failover.New(orgURL, &failover.Config{Base: base})
+		transport, err := failover.New(orgURL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
 		defer transport.Close()
 		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, bytes.NewReader([]byte(body)))

@@ -115,7 +115,8 @@ type Fault struct {
 	// part of the text of [Fault.Error].
 	Message string
 	// RequestID the service gave the request (x-ms-service-request-id or its
-	// like), "" if it gave none.
+	// like). Without a response the Transport puts in what the caller gave
+	// (x-ms-client-request-id). "" if there is none.
 	RequestID string
 	// RetryAfter the server asked for, at most 5 minutes, 0 if it did not ask.
 	RetryAfter time.Duration

@@ -33,11 +33,15 @@ const (
 	// EventLatched: there were so many switches that further ones are up to
 	// people for now, unless a fence asks for one. See [Status.Latched].
 	EventLatched
+	// EventTokensSuspect follows every switch: delta tokens and ETags taken at
+	// the endpoint that was left, shortly before, may not match the content of
+	// the other one. A full resync of what was tracked is the safe way on.
+	EventTokensSuspect
 )
 
 // String returns the kind in words, such as "switched" or "outcome unknown".
 func (k EventKind) String() string {
-	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched"}
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -58,6 +62,8 @@ type Event struct {
 	Reason string
 	// Fault that led to the event, nil if none did.
 	Fault *Fault
+	// Loss of a switch that was made, otherwise nil.
+	Loss *LossReport
 	// Err of a failed probe or an unknown outcome, otherwise nil.
 	Err error
 }
@@ -68,6 +74,8 @@ type Switch struct {
 	Reason   string
 	// Fault that led to it, nil for a fail-back.
 	Fault *Fault
+	// Loss lists the writes that are at risk in the switch.
+	Loss *LossReport
 }
 
 const (
@@ -139,7 +147,7 @@ func (t *Transport) dispatch() {
 func (t *Transport) log(e Event) {
 	level := slog.LevelInfo
 	switch e.Kind {
-	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched:
+	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched, EventTokensSuspect:
 		level = slog.LevelWarn
 	case EventDown:
 		level = slog.LevelError
@@ -150,13 +158,16 @@ func (t *Transport) log(e Event) {
 	if !t.cfg.Logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 7)
+	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs,
 		slog.String("organization", t.org.Primary.Host),
 		slog.Uint64("generation", e.Generation),
 		slog.String("from", e.From.String()),
 		slog.String("to", e.To.String()),
 		slog.String("reason", e.Reason))
+	if e.Loss != nil {
+		attrs = append(attrs, slog.Int("at_risk", len(e.Loss.AtRisk)), slog.Int("unknown", len(e.Loss.Unknown)), slog.Bool("truncated", e.Loss.Truncated))
+	}
 	if e.Fault != nil {
 		attrs = append(attrs, slog.String("fault", e.Fault.Error()))
 	}

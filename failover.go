@@ -177,6 +177,17 @@ type Config struct {
 	// endpoint passes its probe, instead of failing them with [ErrUnavailable].
 	PassThrough bool
 
+	// RPO is the recovery point objective: how far the copy at the other
+	// endpoint may lag behind. Writes acknowledged within it before the last
+	// success of an endpoint that is left are at risk, see [LossReport].
+	// Zero: 5 s. Negative: none. Source:
+	// https://learn.microsoft.com/power-platform/admin/business-continuity-disaster-recovery
+	RPO time.Duration
+
+	// LedgerSize is how many of the latest writes are kept in memory for loss
+	// reports, half a KiB each. Zero: 4096. Negative: none.
+	LedgerSize int
+
 	// OnEvent is told of every event, in order, one at a time, away from the
 	// request path. It may call the Transport, except for Close, which waits
 	// for it. While it blocks, up to 1,024 events are kept for it.
@@ -206,6 +217,7 @@ type Transport struct {
 	endpoints [2]endpoint
 	budget    budget
 	borrowed  atomic.Pointer[string] // Authorization header for probes
+	ledger    *ledger
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -221,6 +233,7 @@ type Transport struct {
 	watching       bool          // the watch goroutine runs
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
+	loss           *LossReport // of the last switch
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -234,7 +247,10 @@ type state struct {
 	pinned     bool
 	down       *outage // nil unless neither endpoint serves
 	closed     bool
-	changed    chan struct{}
+	// atRisk are the records created at the other endpoint just before the
+	// switch, by recordKey: they may not exist here.
+	atRisk  map[string]bool
+	changed chan struct{}
 }
 
 // outage is what is known while neither endpoint serves. Guarded by Transport.mu.
@@ -265,6 +281,7 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	_, t.direct = t.base.(*http.Transport)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
+	t.ledger = newLedger(c.LedgerSize)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
 	}
@@ -310,6 +327,8 @@ func (c *Config) complete(org *Org) error {
 	setDefault(&c.ProbeTimeout, 5*time.Second, never)
 	setDefault(&c.Rise, 3, 1)
 	setDefault(&c.MinDwell, 5*time.Minute, 0)
+	setDefault(&c.RPO, 5*time.Second, 0)
+	setDefault(&c.LedgerSize, 4096, 0)
 	if c.Classify == nil {
 		c.Classify = Classify
 	}
@@ -398,6 +417,8 @@ type Status struct {
 	Primary, Alternate EndpointStatus
 	// Events are the last 64, oldest first, probes left out.
 	Events []Event
+	// Loss is the report of the last switch, nil if there was none.
+	Loss *LossReport
 }
 
 // EndpointStatus is what a [Transport] knows of one endpoint.
@@ -431,6 +452,7 @@ func (t *Transport) Status() Status {
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
 		Events:    slices.Clone(t.events.recent),
+		Loss:      t.loss,
 	}
 }
 

@@ -30,7 +30,7 @@ type story struct {
 	client    *http.Client
 
 	mu     sync.Mutex
-	events []failover.Event
+	events []failover.Event // without probes and the warning after every switch
 }
 
 // tell runs a story. The bubble fails the test if a goroutine outlives Close.
@@ -38,26 +38,36 @@ func tell(t *testing.T, cfg failover.Config, plot func(*story)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &story{T: t, org: failovertest.StartInMemory(nil)}
-		cfg.Base = s.org.Transport()
-		if cfg.Authorize == nil {
-			cfg.Authorize = s.org.Authorize
-		}
-		cfg.Logger = slog.New(slog.DiscardHandler)
-		cfg.OnEvent = func(e failover.Event) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if e.Kind != failover.EventProbed {
-				s.events = append(s.events, e)
-			}
-		}
-		var err error
-		s.client, s.transport, err = failover.Wrap(nil, s.org.URL(), &cfg)
-		require.NoError(t, err)
-		defer s.org.Close()
-		defer s.transport.Close()
+		s := newStory(t, nil, cfg)
+		defer s.close()
 		plot(s)
 	})
+}
+
+// newStory begins a story; close ends it.
+func newStory(t *testing.T, world *failovertest.Config, cfg failover.Config) *story {
+	s := &story{T: t, org: failovertest.StartInMemory(world)}
+	cfg.Base = s.org.Transport()
+	if cfg.Authorize == nil {
+		cfg.Authorize = s.org.Authorize
+	}
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	cfg.OnEvent = func(e failover.Event) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if e.Kind != failover.EventProbed && e.Kind != failover.EventTokensSuspect {
+			s.events = append(s.events, e)
+		}
+	}
+	var err error
+	s.client, s.transport, err = failover.Wrap(nil, s.org.URL(), &cfg)
+	require.NoError(t, err)
+	return s
+}
+
+func (s *story) close() {
+	s.transport.Close()
+	s.org.Close()
 }
 
 const (
@@ -684,8 +694,9 @@ func TestEventsComeInOrderOneAtATime(t *testing.T) {
 		transport.Pin(failover.Primary)
 		require.NoError(t, transport.Close(), "Close waits for OnEvent")
 		assert.Equal(t, []failover.EventKind{
-			failover.EventPinned, failover.EventSwitched, failover.EventPinned, failover.EventSwitched,
-		}, kinds[:4])
+			failover.EventPinned, failover.EventSwitched, failover.EventTokensSuspect,
+			failover.EventPinned, failover.EventSwitched, failover.EventTokensSuspect,
+		}, kinds[:6])
 	})
 }
 

@@ -203,12 +203,20 @@ func writeOf(req *http.Request, resp *http.Response, at time.Time, label string)
 			w.Entity, w.EntityID = entity, id
 		}
 	}
-	for _, key := range []string{"X-Ms-Client-Request-Id", "Client-Request-Id"} {
-		if w.RequestID == "" {
-			w.RequestID = oneLine(req.Header.Get(key), maxRequestText)
-		}
+	if w.RequestID == "" {
+		w.RequestID = callersRequestID(req.Header)
 	}
 	return w
+}
+
+// callersRequestID returns what the caller calls a request, "" if nothing.
+func callersRequestID(h http.Header) string {
+	for _, key := range []string{"X-Ms-Client-Request-Id", "Client-Request-Id"} {
+		if id := oneLine(h.Get(key), maxRequestText); id != "" {
+			return id
+		}
+	}
+	return ""
 }
 
 // withParens undoes the escaping of parentheses, which net/url escapes in paths
@@ -283,6 +291,21 @@ func isGUID(s string) bool {
 // isIdentifier reports whether s can be the name of an entity set.
 func isIdentifier(s string) bool {
 	return s != "" && strings.Trim(s, "_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
+}
+
+// created returns the keys of the records that writes of the report have created
+// by POST, nil if there are none.
+func (r *LossReport) created() map[string]bool {
+	var keys map[string]bool
+	for _, w := range slices.Concat(r.AtRisk, r.Unknown) {
+		if w.Method == http.MethodPost && w.Entity != "" && w.creates() {
+			if keys == nil {
+				keys = make(map[string]bool)
+			}
+			keys[recordKey(w)] = true
+		}
+	}
+	return keys
 }
 
 // Verification sorts the writes of a [LossReport] by what reading their records

@@ -28,8 +28,8 @@ type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) err
 // The endpoint passes if it names the organization
 // ([Config.OrganizationID], if that is set), asks for a bearer token (401), or
 // throttles the request. After the endpoint itself has said that it does not
-// serve, a 401 no longer passes: gateways ask for tokens before they look for
-// the organization.
+// serve, only the organization's name passes: gateways ask for tokens, and
+// throttle, before they look for the organization.
 func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return probePath(ctx, client, endpoint, "/api/data/v9.2/WhoAmI", namesOrganization)
 }
@@ -75,9 +75,7 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	f := Classify(resp, nil)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
 	switch {
-	case f != nil && f.Class == ClassThrottled:
-		return nil
-	case f != nil && f.Status == http.StatusUnauthorized && asksForBearer(resp.Header):
+	case f != nil && (f.Class == ClassThrottled || f.Status == http.StatusUnauthorized && asksForBearer(resp.Header)):
 		if terms, _ := ctx.Value(probeTermsKey{}).(probeTerms); terms.fenced {
 			return f
 		}

@@ -103,9 +103,21 @@ func (t *Transport) report(st *state, f *Fault) *decision {
 		return nil
 	}
 	if wasClosed {
-		t.emit(Event{Kind: EventTripped, From: f.Endpoint, To: f.Endpoint, Reason: f.Error(), Fault: f})
+		t.emit(Event{Kind: EventTripped, From: f.Endpoint, To: f.Endpoint, Reason: t.tripReason(f), Fault: f})
 	}
 	return t.decide(now, f)
+}
+
+// tripReason says why fault f has opened the breaker.
+func (t *Transport) tripReason(f *Fault) string {
+	switch {
+	case f.Definitive:
+		return fmt.Sprintf("the %v says that it does not serve", f.Endpoint)
+	case f.RetryAfter > 0:
+		return fmt.Sprintf("the %v asks to be left alone for %v", f.Endpoint, f.RetryAfter)
+	default:
+		return fmt.Sprintf("%d faults in a row", t.cfg.FailureThreshold)
+	}
 }
 
 // decide starts a decision or joins the one under way. mu is held.
@@ -136,7 +148,8 @@ func (t *Transport) settle(st *state, d *decision, f *Fault) {
 	v, faults := t.consult(st.active, definitive)
 	refusal := error(nil)
 	if v == move {
-		refusal = t.propose(st, st.active.other(), f.Error(), f, !definitive())
+		to := st.active.other()
+		refusal = t.propose(st, to, fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to), f, !definitive())
 	}
 
 	t.mu.Lock()
@@ -168,12 +181,11 @@ func (t *Transport) refuse(st *state, d *decision, f *Fault, why error) {
 func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, latch bool) error {
 	t.mu.Lock()
 	latched := latch && t.latched(time.Now())
-	proposal := Switch{From: st.active, To: to, Reason: reason, Fault: f}
 	t.mu.Unlock()
 	if latched {
 		return fmt.Errorf("latched after %d switches within an hour", maxSwitches)
 	}
-	if err := t.confirm(proposal); err != nil {
+	if err := t.confirm(st.active, to, reason, f); err != nil {
 		return fmt.Errorf("not confirmed: %w", err)
 	}
 	t.mu.Lock()
@@ -191,10 +203,11 @@ var errOvertaken = errors.New("overtaken by another change")
 const confirmTimeout = 30 * time.Second
 
 // confirm asks Config.ConfirmSwitch, if there is one.
-func (t *Transport) confirm(proposal Switch) error {
+func (t *Transport) confirm(from, to Endpoint, reason string, f *Fault) error {
 	if t.cfg.ConfirmSwitch == nil {
 		return nil
 	}
+	proposal := Switch{From: from, To: to, Reason: reason, Fault: f, Loss: t.lossReport(from)}
 	ctx, cancel := context.WithTimeout(t.ctx, confirmTimeout)
 	defer cancel()
 	answer := make(chan error, 1)
@@ -244,12 +257,26 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	t.endpoints[e].reset()
 	t.hold = hold{}
 	t.switches = append(recent(t.switches, now), now)
-	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
+	t.loss = t.lossReport(st.active)
+	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned, atRisk: t.loss.created()}
 	t.setState(next)
-	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f})
+	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: t.loss})
+	t.emit(Event{Kind: EventTokensSuspect, From: st.active, To: e, Reason: fmt.Sprintf(
+		"the %v may not have the content that the last delta tokens and ETags of the %v are about", e, st.active)})
 	if len(t.switches) == maxSwitches {
 		t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
 	}
+}
+
+// lossReport lists the writes at risk if the traffic leaves an endpoint now.
+func (t *Transport) lossReport(from Endpoint) *LossReport {
+	var lastSuccess time.Time
+	if at := t.endpoints[from].lastSuccess.Load(); at != 0 {
+		lastSuccess = t.origin.Add(time.Duration(at))
+	}
+	r := t.ledger.report(from, lastSuccess, t.cfg.RPO)
+	r.URL = t.org.Primary.String()
+	return r
 }
 
 // latched reports whether switches are up to people for now. mu is held.

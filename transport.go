@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -128,6 +129,9 @@ func (c *call) attempt(st *state) (*http.Response, *Fault) {
 		t.endpoints[st.active].succeeded(time.Since(t.origin))
 		t.budget.deposit()
 		c.deliver(st, resp, out)
+		if resp.StatusCode < 300 {
+			c.note(st.active, resp, "", false)
+		}
 		t.watchBody(c.req.Context(), st, resp, a)
 		return resp, nil
 	}
@@ -163,6 +167,9 @@ func (c *call) refine(f *Fault, st *state, err error, a *attempt) *Fault {
 	known.Endpoint = st.active
 	if err == nil {
 		return &known
+	}
+	if known.RequestID == "" {
+		known.RequestID = callersRequestID(c.req.Header)
 	}
 	if c.req.Context().Err() == context.Canceled || c.body.failed() {
 		known.Class = ClassCanceled
@@ -255,10 +262,11 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 	e := &Error{Method: c.req.Method, URL: redactURL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
-	if c.outcomeUnknown(f) {
+	if doubt := c.inDoubt(f); doubt != nil {
 		e.is = append(e.is, ErrOutcomeUnknown)
+		c.note(doubt.Endpoint, resp, doubt.RequestID, true)
 		c.t.mu.Lock()
-		c.t.emit(Event{Kind: EventOutcomeUnknown, From: f.Endpoint, To: f.Endpoint, Fault: f, Err: e,
+		c.t.emit(Event{Kind: EventOutcomeUnknown, From: doubt.Endpoint, To: doubt.Endpoint, Fault: doubt, Err: e,
 			Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
 		c.t.mu.Unlock()
 	}
@@ -271,18 +279,31 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 	return nil, e
 }
 
-// outcomeUnknown reports whether a write has ended in doubt: some attempt may
-// have been carried out, and no later one got a definite answer.
-func (c *call) outcomeUnknown(last *Fault) bool {
+// inDoubt returns the fault of the last attempt that may have carried out a
+// write, nil if there is none or a later attempt got a definite answer.
+func (c *call) inDoubt(last *Fault) *Fault {
 	if last.Delivery == Answered || c.isRead() {
-		return false
+		return nil
 	}
-	for _, f := range c.faults {
+	for _, f := range slices.Backward(c.faults) {
 		if f.Delivery == Unknown {
-			return true
+			return f
 		}
 	}
-	return false
+	return nil
+}
+
+// note keeps a write that has ended at an endpoint in the ledger.
+func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown bool) {
+	if c.t.ledger == nil || isReadMethod(c.req.Method) || retrieves(soapAction(c.req.Header)) {
+		return
+	}
+	label, _ := c.req.Context().Value(labelKey).(string)
+	w := writeOf(c.req, resp, time.Now(), label)
+	if w.RequestID == "" {
+		w.RequestID = requestID
+	}
+	c.t.ledger.record(at, w, unknown)
 }
 
 // outgoing returns the request of one attempt: the caller's own, or a copy with
@@ -306,17 +327,37 @@ func (c *call) outgoing(st *state) (out *http.Request, a *attempt, err error) {
 	if err := c.body.next(&t.org, st.active, copied); err != nil {
 		return nil, a, err
 	}
-	if t.cfg.Authorize != nil {
+	guarded := c.guards(st)
+	if guarded || t.cfg.Authorize != nil {
 		copied().Header = req.Header.Clone()
 		if out.Header == nil {
 			out.Header = make(http.Header)
 		}
+	}
+	if guarded {
+		out.Header.Set("If-Match", "*")
+	}
+	if t.cfg.Authorize != nil {
 		if err := t.cfg.Authorize(out); err != nil {
 			closeBody(out)
 			return nil, a, fmt.Errorf("authorize: %w", err)
 		}
 	}
 	return out, a, nil
+}
+
+// guards reports whether the request is an update of a record that was created
+// at the other endpoint just before the switch and may not exist here. Without a
+// condition the service would create it anew, with nothing in it but the update
+// (an upsert); with If-Match: * it answers 404.
+func (c *call) guards(st *state) bool {
+	if st.atRisk == nil || c.req.Method != http.MethodPatch ||
+		c.req.Header.Get("If-Match") != "" || c.req.Header.Get("If-None-Match") != "" {
+		return false
+	}
+	path := withParens(c.req.URL.EscapedPath())
+	record, _ := recordIn(path)
+	return record != "" && record == path && st.atRisk[recordKey(Write{Entity: record})]
 }
 
 // target returns the URL at endpoint to, nil if the caller's own will do.

@@ -227,8 +227,8 @@ func (o *Org) activate(d *Datacenter) {
 // organization to the alternate. After the primary's Heal it answers with the
 // fence until [Org.FailBack].
 func (o *Org) Disaster(f Failure) {
+	o.FailOver() // first: Fail takes its time to cut connections
 	o.primary.Fail(f)
-	o.FailOver()
 }
 
 // Close shuts both datacenters down, closes all connections including those
