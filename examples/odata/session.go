@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/d365failover/failover"
+)
+
+// session is one run of the program.
+type session struct {
+	orgURL     string
+	config     failover.Config
+	simulation *simulation // nil for a real organization
+	traffic    *traffic
+	duration   time.Duration
+	period     time.Duration // of the timeline
+}
+
+// run works for the duration and returns the exit status.
+func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
+	org, err := failover.ParseOrg(s.orgURL)
+	if err != nil {
+		fmt.Fprintln(stderr, "odata:", err)
+		return 2
+	}
+	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n", org.Primary, org.Alternate)
+	line := newTimeline(stdout, org.Alternate.Hostname(), s.period)
+	s.config.OnEvent = line.onEvent
+	s.config.Logger = slog.New(slog.DiscardHandler) // the timeline tells the same
+
+	// This is all that a program has to do for failovers.
+	client, transport, err := failover.Wrap(nil, s.orgURL, &s.config)
+	if err != nil {
+		fmt.Fprintln(stderr, "odata:", err)
+		return 2
+	}
+	defer transport.Close()
+
+	root := org.Primary.String() + "/api/data/v9.2/"
+	s.traffic.client = &Client{HTTP: client, Root: root, OnCall: line.call}
+	s.traffic.failed = line.failed
+	s.work(ctx, line.say)
+	sum := line.finish()
+
+	// Reading back is no part of the traffic, and neither is cleaning up. They
+	// are done after Ctrl-C as well, if they do not take long.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	s.traffic.client = &Client{HTTP: client, Root: root}
+	return s.conclude(ctx, sum, stdout)
+}
+
+// work makes the traffic, and the outage if it is simulated.
+func (s session) work(ctx context.Context, say func(string)) {
+	ctx, cancel := context.WithCancel(ctx)
+	var outage sync.WaitGroup
+	if s.simulation != nil {
+		outage.Go(func() { s.simulation.play(ctx, s.duration, say) })
+	}
+	s.traffic.run(ctx, s.duration)
+	cancel()
+	outage.Wait()
+}
+
+// conclude prints the summary and returns the exit status.
+func (s session) conclude(ctx context.Context, sum summary, out io.Writer) int {
+	problems := sum.failures
+	sum.print(out)
+	if s.traffic.write {
+		missing, err := s.traffic.confirm(ctx)
+		created := len(s.traffic.created)
+		item(out, "accounts created", created, fmt.Sprintf("%d confirmed present by reading them back", created-len(missing)))
+		item(out, "updates", s.traffic.updates.Load(), "each on condition of its ETag")
+		if err == nil && s.simulation == nil {
+			err = s.traffic.cleanUp(ctx)
+		}
+		if err != nil {
+			problems++
+			fmt.Fprintf(out, "\n  could not %v\n", err)
+		}
+		if s.simulation != nil {
+			problems += s.simulation.explain(out, missing)
+		}
+	}
+	if problems > 0 {
+		return 1
+	}
+	return 0
+}

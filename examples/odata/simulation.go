@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/d365failover/failover/failovertest"
+)
+
+// lag is how far the simulated alternate is behind the primary. Microsoft
+// names a recovery point of a few seconds.
+const lag = 500 * time.Millisecond
+
+// simulation is the outage of a region as the organization lives through it.
+type simulation struct {
+	org *failovertest.Org
+
+	// lost is what only a simulator can know: the accounts that the primary
+	// has acknowledged and the alternate never got.
+	lost map[string]bool
+}
+
+// play lets the scenes happen, each at its share of the duration. In a real
+// outage Microsoft takes minutes to move an organization. Until then neither
+// endpoint serves and calls fail with failover.ErrUnavailable; the simulation
+// leaves that time out.
+func (s *simulation) play(ctx context.Context, duration time.Duration, say func(string)) {
+	start := time.Now()
+	for _, scene := range []struct {
+		percent time.Duration
+		text    string
+		happen  func()
+	}{
+		{21, "the primary's region is gone, Microsoft moves the organization", s.disaster},
+		{54, "the primary's region is back, the organization is not", s.org.Primary().Heal},
+		{67, "Microsoft moves the organization back", s.org.FailBack},
+	} {
+		select {
+		case <-time.After(time.Until(start.Add(duration * scene.percent / 100))):
+		case <-ctx.Done():
+			return
+		}
+		say(scene.text)
+		scene.happen()
+	}
+}
+
+// disaster makes the primary refuse connections and the alternate serve, and
+// finds out what the alternate has missed.
+func (s *simulation) disaster() {
+	s.org.Disaster(failovertest.Refuse())
+	s.lost = make(map[string]bool)
+	for _, account := range s.org.Primary().Rows("accounts") {
+		id := account["accountid"].(string)
+		if _, ok := s.org.Alternate().Lookup("accounts", id); !ok {
+			s.lost[id] = true
+		}
+	}
+}
+
+// explain prints what the failover has lost, and returns how many of the
+// missing accounts that does not account for.
+func (s *simulation) explain(out io.Writer, missing []string) (unexplained int) {
+	fmt.Fprintf(out, "\nKnown to the simulator alone\n")
+	item(out, "lost accounts", len(s.lost), fmt.Sprintf("acknowledged in the last %v before the disaster and", lag))
+	item(out, "", "", "missing at the alternate, which lags that far behind")
+	for _, id := range missing {
+		if !s.lost[id] {
+			unexplained++
+		}
+	}
+	if unexplained > 0 {
+		item(out, "unexplained", unexplained, "created, missing, and not lost by the failover")
+	}
+	return unexplained
+}
