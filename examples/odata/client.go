@@ -44,8 +44,9 @@ type Client struct {
 
 // Call is one HTTP request, as OnCall is told of it.
 type Call struct {
-	Host string // that answered or was tried last, "" if none was
-	Took time.Duration
+	Method string
+	Host   string // that answered or was tried last, "" if none was
+	Took   time.Duration
 }
 
 // Account is a record of the entity set "accounts".
@@ -201,7 +202,7 @@ func (c *Client) do(ctx context.Context, method, target string, header http.Head
 func (c *Client) send(ctx context.Context, method, target string, header http.Header, body []byte) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	call, start := Call{}, time.Now()
+	call, start := Call{Method: method}, time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(addr string) { call.Host, _, _ = net.SplitHostPort(addr) },
 	})

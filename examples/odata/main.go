@@ -28,6 +28,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
@@ -41,6 +42,10 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// shortest simulation: what is written at its beginning has to reach the
+// alternate before the region fails.
+const shortest = 3 * time.Second
+
 // run is main without its surroundings. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("odata", flag.ContinueOnError)
@@ -52,8 +57,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	if flags.NArg() > 0 || *workers < 1 || *duration < 0 {
-		fmt.Fprintln(stderr, "odata: -n and -duration must be positive, and there are no arguments besides flags")
+	if flags.NArg() > 0 || *workers < 1 || *duration < 0 || *orgURL == "" && *duration != 0 && *duration < shortest {
+		fmt.Fprintf(stderr, "odata: takes flags only, -n from 1, a simulation of %v at least\n", shortest)
 		return 2
 	}
 	if *orgURL != "" {
@@ -67,16 +72,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // runSimulated works against a simulated organization that is failed over and
 // back meanwhile.
 func runSimulated(ctx context.Context, org *failovertest.Org, duration time.Duration, workers int, stdout, stderr io.Writer) int {
-	fmt.Fprintf(stdout, "A simulated organization on this machine loses its region, and gets it back. %v.\n", duration)
+	fmt.Fprintf(stdout, "%d workers list, create and update accounts for %v. The organization is simulated\n"+
+		"on this machine; its region fails and recovers meanwhile.\n", workers, duration)
 	return session{
 		orgURL: org.URL(),
 		config: failover.Config{
 			Base:      org.Transport(), // dials the simulator, trusts its certificates
 			Authorize: org.Authorize,
-			// An outage takes hours, this one seconds. The defaults, 10 s and
-			// 5 min, are the right ones outside of a demonstration.
-			ProbeInterval: 500 * time.Millisecond,
-			MinDwell:      2 * time.Second,
+			// A real outage takes hours, this one seconds. Outside of a
+			// demonstration the defaults are right: 10 s to 60 s, and 5 min.
+			ProbeInterval:    time.Second,
+			MaxProbeInterval: time.Second,
+			MinDwell:         2 * time.Second,
 		},
 		simulation: &simulation{org: org},
 		traffic:    &traffic{write: true, workers: workers, pace: 400 * time.Millisecond},
@@ -87,16 +94,27 @@ func runSimulated(ctx context.Context, org *failovertest.Org, duration time.Dura
 
 // runReal works against a real organization.
 func runReal(ctx context.Context, orgURL string, write bool, duration time.Duration, workers int, stdout, stderr io.Writer) int {
-	authorize, err := azureTokens(ctx, orgURL)
+	org, err := failover.ParseOrg(orgURL)
+	if err != nil {
+		fmt.Fprintln(stderr, "odata:", err)
+		return 2
+	}
+	credential, err := azidentity.NewDefaultAzureCredential(nil)
 	if err != nil {
 		fmt.Fprintln(stderr, "odata:", err)
 		return 1
 	}
-	doing := "only read"
-	if write {
-		doing = fmt.Sprintf("read, and written under the name %q", accountName)
+	authorize := tokens(credential, org)
+	// Once before the start, so that a missing login is told as such.
+	if err := authorize((&http.Request{Header: make(http.Header)}).WithContext(ctx)); err != nil {
+		fmt.Fprintln(stderr, "odata:", err)
+		return 1
 	}
-	fmt.Fprintf(stdout, "Accounts are %s. %v, Ctrl-C ends it sooner.\n", doing, duration)
+	doing := "list accounts"
+	if write {
+		doing = "list, create and update accounts"
+	}
+	fmt.Fprintf(stdout, "%d workers %s for %v. Ctrl-C ends it sooner.\n", workers, doing, duration)
 	return session{
 		orgURL: orgURL,
 		config: failover.Config{
@@ -111,32 +129,20 @@ func runReal(ctx context.Context, orgURL string, write bool, duration time.Durat
 	}.run(ctx, stdout, stderr)
 }
 
-// azureTokens returns a Config.Authorize with tokens of Microsoft Entra ID.
+// tokens returns a Config.Authorize that gets its tokens from credential.
 //
 // The audience is the organization's own address without the api label, for
-// both endpoints: they are one organization, whose identity does not change
+// both endpoints: they are one organization, and its identity does not change
 // when Microsoft moves it.
-func azureTokens(ctx context.Context, orgURL string) (func(*http.Request) error, error) {
-	org, err := failover.ParseOrg(orgURL)
-	if err != nil {
-		return nil, err
-	}
-	credential, err := azidentity.NewDefaultAzureCredential(nil)
-	if err != nil {
-		return nil, err
-	}
+func tokens(credential azcore.TokenCredential, org failover.Org) func(*http.Request) error {
 	audience := "https://" + strings.Replace(org.Primary.Host, ".api.", ".", 1)
 	options := policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}}
-	// Once before the start, so that a missing login is told as such.
-	if _, err := credential.GetToken(ctx, options); err != nil {
-		return nil, err
-	}
 	return func(req *http.Request) error {
-		token, err := credential.GetToken(req.Context(), options) // cached and renewed by the credential
+		token, err := credential.GetToken(req.Context(), options) // it keeps tokens and renews them
 		if err != nil {
 			return err
 		}
 		req.Header.Set("Authorization", "Bearer "+token.Token)
 		return nil
-	}, nil
+	}
 }

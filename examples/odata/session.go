@@ -28,8 +28,7 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "odata:", err)
 		return 2
 	}
-	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n", org.Primary, org.Alternate)
-	line := newTimeline(stdout, org.Alternate.Hostname(), s.period)
+	line := &timeline{out: stdout, color: wantsColor(stdout), alternate: org.Alternate.Hostname()}
 	s.config.OnEvent = line.onEvent
 	s.config.Logger = slog.New(slog.DiscardHandler) // the timeline tells the same
 
@@ -44,8 +43,10 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 	root := org.Primary.String() + "/api/data/v9.2/"
 	s.traffic.client = &Client{HTTP: client, Root: root, OnCall: line.call}
 	s.traffic.failed = line.failed
+	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", org.Primary, org.Alternate)
+	line.begin(s.period)
 	s.work(ctx, line.say)
-	sum := line.finish()
+	sum := line.end()
 
 	// Reading back is no part of the traffic, and neither is cleaning up. They
 	// are done after Ctrl-C as well, if they do not take long.
@@ -57,6 +58,9 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 
 // work makes the traffic, and the outage if it is simulated.
 func (s session) work(ctx context.Context, say func(string)) {
+	if !s.traffic.prepare(ctx) {
+		return
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var outage sync.WaitGroup
 	if s.simulation != nil {
@@ -74,14 +78,16 @@ func (s session) conclude(ctx context.Context, sum summary, out io.Writer) int {
 	if s.traffic.write {
 		missing, err := s.traffic.confirm(ctx)
 		created := len(s.traffic.created)
-		item(out, "accounts created", created, fmt.Sprintf("%d confirmed present by reading them back", created-len(missing)))
 		item(out, "updates", s.traffic.updates.Load(), "each on condition of its ETag")
+		if err == nil {
+			item(out, "accounts created", created, fmt.Sprintf("%d confirmed present by reading them back", created-len(missing)))
+		}
 		if err == nil && s.simulation == nil {
 			err = s.traffic.cleanUp(ctx)
 		}
 		if err != nil {
 			problems++
-			fmt.Fprintf(out, "\n  could not %v\n", err)
+			fmt.Fprintf(out, "\nCould not %v\n", err)
 		}
 		if s.simulation != nil {
 			problems += s.simulation.explain(out, missing)

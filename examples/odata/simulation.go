@@ -18,7 +18,8 @@ type simulation struct {
 	org *failovertest.Org
 
 	// lost is what only a simulator can know: the accounts that the primary
-	// has acknowledged and the alternate never got.
+	// has acknowledged and the alternate never got. (Updates of that time are
+	// lost as well. They are not counted, because the next update hides them.)
 	lost map[string]bool
 }
 
@@ -33,9 +34,9 @@ func (s *simulation) play(ctx context.Context, duration time.Duration, say func(
 		text    string
 		happen  func()
 	}{
-		{21, "the primary's region is gone, Microsoft moves the organization", s.disaster},
-		{54, "the primary's region is back, the organization is not", s.org.Primary().Heal},
-		{67, "Microsoft moves the organization back", s.org.FailBack},
+		{21, "the primary's region is gone; the alternate takes over", s.disaster},
+		{54, "the primary's region is back; the organization is not, yet", s.org.Primary().Heal},
+		{67, "the organization is moved back to the primary", s.org.FailBack},
 	} {
 		select {
 		case <-time.After(time.Until(start.Add(duration * scene.percent / 100))):
@@ -47,10 +48,12 @@ func (s *simulation) play(ctx context.Context, duration time.Duration, say func(
 	}
 }
 
-// disaster makes the primary refuse connections and the alternate serve, and
-// finds out what the alternate has missed.
+// disaster makes the alternate serve and the primary refuse connections, in
+// this order so that at no moment neither serves. Then it finds out what the
+// alternate has missed.
 func (s *simulation) disaster() {
-	s.org.Disaster(failovertest.Refuse())
+	s.org.FailOver()
+	s.org.Primary().Fail(failovertest.Refuse())
 	s.lost = make(map[string]bool)
 	for _, account := range s.org.Primary().Rows("accounts") {
 		id := account["accountid"].(string)

@@ -23,22 +23,24 @@ type timeline struct {
 	out       io.Writer
 	color     bool
 	alternate string // host name
-	start     time.Time
-	stop      chan struct{}
-	stopped   chan struct{}
 
-	mu       sync.Mutex // guards what follows, and keeps lines whole
-	row      row
-	sum      summary
-	trouble  time.Time // the last trip
-	onAltern time.Time // since when the alternate is active, zero if it is not
+	start   time.Time
+	stop    chan struct{}
+	printer sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows, and keeps lines whole
+	row     row
+	sum     summary
+	trouble time.Time // of the last trip that no switch has followed yet
+	away    time.Time // since when the alternate is active, zero if it is not
 }
 
 // row is what has happened since the last line.
 type row struct {
 	requests [2]int // by endpoint
-	failures []error
-	probes   [2]string // newest result by endpoint
+	failures int
+	failure  error     // the first one
+	probes   [2]*probe // newest by endpoint, nil if there was none
 }
 
 // summary is what has happened in all.
@@ -47,42 +49,41 @@ type summary struct {
 	failures    int
 	switches    []failover.Event
 	onAlternate time.Duration
-	longest     time.Duration
+	longest     Call
 	longestAt   time.Duration // when it began
 }
 
-// newTimeline returns a timeline that prints a line every period until finish.
-func newTimeline(out io.Writer, alternateHost string, period time.Duration) *timeline {
-	t := &timeline{
-		out: out, color: wantsColor(out), alternate: alternateHost, start: time.Now(),
-		stop: make(chan struct{}), stopped: make(chan struct{}),
-	}
-	fmt.Fprintf(out, "\n%s\n", t.paint(bold, fmt.Sprintf("%7s   %-*s%-*s%s", "time", column, "primary", column, "alternate", "probes")))
-	go func() {
-		defer close(t.stopped)
+// begin prints the heading, and a line every period until end.
+func (t *timeline) begin(period time.Duration) {
+	fmt.Fprintln(t.out, t.paint(bold, fmt.Sprintf("%7s   %-*s%-*s%s", "time", column, "primary", column, "alternate", "probes")))
+	t.start, t.stop = time.Now(), make(chan struct{})
+	t.printer.Go(func() {
 		ticker := time.NewTicker(period)
 		defer ticker.Stop()
 		for {
 			select {
 			case <-ticker.C:
+				t.mu.Lock()
 				t.printRow()
+				t.mu.Unlock()
 			case <-t.stop:
 				return
 			}
 		}
-	}()
-	return t
+	})
 }
 
-// finish stops the printing and returns the sum of it all.
-func (t *timeline) finish() summary {
+// end prints what is left and returns the sum of it all.
+func (t *timeline) end() summary {
 	close(t.stop)
-	<-t.stopped
+	t.printer.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.onAltern.IsZero() {
-		t.sum.onAlternate += time.Since(t.onAltern)
-		t.onAltern = time.Time{}
+	if t.row != (row{}) {
+		t.printRow()
+	}
+	if !t.away.IsZero() {
+		t.sum.onAlternate += time.Since(t.away)
 	}
 	return t.sum
 }
@@ -99,8 +100,8 @@ func (t *timeline) call(c Call) {
 		t.row.requests[endpoint]++
 		t.sum.requests[endpoint]++
 	}
-	if c.Took > t.sum.longest {
-		t.sum.longest, t.sum.longestAt = c.Took, time.Since(t.start)-c.Took
+	if c.Took > t.sum.longest.Took {
+		t.sum.longest, t.sum.longestAt = c, time.Since(t.start)-c.Took
 	}
 }
 
@@ -109,7 +110,8 @@ func (t *timeline) failed(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sum.failures++
-	t.row.failures = append(t.row.failures, err)
+	t.row.failures++
+	t.row.failure = cmp.Or(t.row.failure, err)
 }
 
 // say prints a line of the simulation.
@@ -125,11 +127,7 @@ func (t *timeline) onEvent(e failover.Event) {
 	defer t.mu.Unlock()
 	switch e.Kind {
 	case failover.EventProbed: // too many for a line each
-		result := "✓"
-		if e.Err != nil {
-			result = "✗ " + brief(e.Err)
-		}
-		t.row.probes[e.From] = result
+		t.row.probes[e.From] = &probe{e.Err}
 	case failover.EventTripped:
 		t.trouble = e.Time
 		t.event(red, "tripped", fmt.Sprintf("%v: %s", e.From, brief(e.Fault)))
@@ -149,14 +147,14 @@ func (t *timeline) switched(e failover.Event) {
 	t.sum.switches = append(t.sum.switches, e)
 	text := fmt.Sprintf("%v → %v", e.From, e.To)
 	if !t.trouble.IsZero() {
-		text += fmt.Sprintf(", %v after the breaker tripped", round(e.Time.Sub(t.trouble)))
+		text += fmt.Sprintf(", %v after the breaker tripped", max(round(e.Time.Sub(t.trouble)), time.Millisecond))
 	}
 	t.trouble = time.Time{}
 	if e.To == failover.Alternate {
-		t.onAltern = e.Time
-	} else if !t.onAltern.IsZero() {
-		t.sum.onAlternate += e.Time.Sub(t.onAltern)
-		t.onAltern = time.Time{}
+		t.away = e.Time
+	} else if !t.away.IsZero() {
+		t.sum.onAlternate += e.Time.Sub(t.away)
+		t.away = time.Time{}
 	}
 	t.event(green, "switched", text)
 }
@@ -167,27 +165,51 @@ func (t *timeline) event(color, title, text string) {
 }
 
 // column is the width of an endpoint's column.
-const column = 24
+const column = 20
 
-// printRow prints the line of a period.
+// printRow prints the line of a period. t.mu is held.
 func (t *timeline) printRow() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var probes []string
-	for _, e := range []failover.Endpoint{failover.Primary, failover.Alternate} {
-		if result := t.row.probes[e]; result != "" {
-			probes = append(probes, e.String()+" "+result)
-		}
-	}
 	line := t.clock() + "   " +
 		t.bar(cyan, t.row.requests[failover.Primary]) +
 		t.bar(yellow, t.row.requests[failover.Alternate]) +
-		t.paint(dim, strings.Join(probes, ", "))
+		t.paint(dim, t.row.probed())
 	fmt.Fprintln(t.out, strings.TrimRight(line, " "))
-	if n := len(t.row.failures); n > 0 {
-		t.event(red, "failed", fmt.Sprintf("%d, the first one: %v", n, t.row.failures[0]))
+	if n := t.row.failures; n > 0 {
+		t.event(red, "failed", fmt.Sprintf("%d calls, the first one: %v", n, t.row.failure))
 	}
 	t.row = row{}
+}
+
+// probed returns the newest probes in short. Where both endpoints were probed a
+// decision was made, and the events before the row give the reasons.
+func (r *row) probed() string {
+	p, a := r.probes[failover.Primary], r.probes[failover.Alternate]
+	switch {
+	case p != nil && a != nil:
+		return "primary " + p.mark() + "  alternate " + a.mark()
+	case p != nil:
+		return "primary " + p.mark() + " " + p.reason()
+	case a != nil:
+		return "alternate " + a.mark() + " " + a.reason()
+	}
+	return ""
+}
+
+// probe is the result of one probe.
+type probe struct{ err error }
+
+func (p *probe) mark() string {
+	if p.err != nil {
+		return "✗"
+	}
+	return "✓"
+}
+
+func (p *probe) reason() string {
+	if p.err != nil {
+		return brief(p.err)
+	}
+	return "serves"
 }
 
 // bar returns n as a bar with its number.
@@ -195,7 +217,7 @@ func (t *timeline) bar(color string, n int) string {
 	if n == 0 {
 		return strings.Repeat(" ", column)
 	}
-	blocks := strings.Repeat("█", min(n, column-6))
+	blocks := strings.Repeat("█", min(n, column-5))
 	number := " " + strconv.Itoa(n)
 	pad := max(0, column-utf8.RuneCountInString(blocks)-len(number))
 	return t.paint(color, blocks) + number + strings.Repeat(" ", pad)
@@ -243,7 +265,7 @@ func (s summary) print(out io.Writer) {
 	item(out, "failures", s.failures, "seen by the callers")
 	item(out, "switches", len(s.switches), "")
 	item(out, "on the alternate", round(s.onAlternate), "")
-	item(out, "longest call", round(s.longest), fmt.Sprintf("begun at %.1fs", s.longestAt.Seconds()))
+	item(out, "longest call", round(s.longest.Took), fmt.Sprintf("a %s begun at %.1fs", s.longest.Method, s.longestAt.Seconds()))
 }
 
 // item prints a line of a summary.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,15 +31,24 @@ const (
 	listLength  = 25 // accounts read by one job, in pages
 )
 
+// prepare creates the account that will be updated, and reports whether there
+// is a point in going on.
+func (t *traffic) prepare(ctx context.Context) bool {
+	if !t.write {
+		return true
+	}
+	t.shared = NewID()
+	err := t.create(ctx, t.shared)
+	if err != nil && ctx.Err() == nil {
+		t.failed(err)
+	}
+	return err == nil
+}
+
 // run works until the duration is over or ctx ends.
 func (t *traffic) run(ctx context.Context, duration time.Duration) {
 	jobs := []func(context.Context) error{t.list}
 	if t.write {
-		t.shared = NewID()
-		if err := t.create(ctx, t.shared); err != nil {
-			t.failed(err)
-			return
-		}
 		jobs = append(jobs, t.createNext, t.update, t.update)
 	}
 	end := time.After(duration)
@@ -122,7 +132,7 @@ func (t *traffic) confirm(ctx context.Context) (missing []string, err error) {
 	for _, id := range t.created {
 		_, err := t.client.Account(ctx, id)
 		switch {
-		case isStatus(err, 404):
+		case isStatus(err, http.StatusNotFound):
 			missing = append(missing, id)
 		case err != nil:
 			return missing, fmt.Errorf("read an account back: %w", err)

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// result is what a run has printed and returned.
+type result struct {
+	status int
+	out    string
+}
+
+// item returns the number of a line of the summary.
+func (r result) item(t *testing.T, title string) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^  ` + title + ` +(\S+)`).FindStringSubmatch(r.out)
+	require.NotNil(t, m, "no %q in\n%s", title, r.out)
+	return m[1]
+}
+
+// inMemory runs the simulation in a bubble, where it takes no time.
+func inMemory(t *testing.T, test func(ctx context.Context, t *testing.T, org *failovertest.Org) result) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(&failovertest.Config{Lag: lag})
+		defer org.Close()
+		r := test(t.Context(), t, org)
+		if t.Failed() {
+			t.Log(r.out)
+		}
+	})
+}
+
+func simulate(ctx context.Context, org *failovertest.Org, workers int) result {
+	var out bytes.Buffer
+	status := runSimulated(ctx, org, 15*time.Second, workers, &out, &out)
+	return result{status, out.String()}
+}
+
+func TestNoCallerNoticesTheOutage(t *testing.T) {
+	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
+		r := simulate(ctx, org, 4)
+		assert.Equal(t, 0, r.status)
+		assert.Equal(t, "0", r.item(t, "failures"))
+		assert.Equal(t, "2", r.item(t, "switches"))
+		assert.Regexp(t, `tripped +primary: connection refused`, r.out)
+		assert.Regexp(t, `switched +primary → alternate`, r.out)
+		assert.Regexp(t, `switched +alternate → primary`, r.out)
+		assert.Equal(t, 2, strings.Count(r.out, "▶ switched"))
+		assert.NotZero(t, requests(org.Primary(), http.MethodPost))
+		assert.NotZero(t, requests(org.Alternate(), http.MethodPost))
+		assert.NotContains(t, r.out, "\x1b", "colors are for terminals")
+		assert.NotContains(t, r.out, "unexplained")
+		return r
+	})
+}
+
+func TestTheSummaryOwnsUpToLostWrites(t *testing.T) {
+	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
+		r := simulate(ctx, org, 40)
+		assert.Equal(t, 0, r.status)
+		present := regexp.MustCompile(`accounts created +(\d+) +(\d+) confirmed`).FindStringSubmatch(r.out)
+		require.NotNil(t, present)
+		assert.NotEqual(t, present[1], present[2])
+		assert.NotEqual(t, "0", r.item(t, "lost accounts"))
+		return r
+	})
+}
+
+func TestOneWorkerOnlyReads(t *testing.T) {
+	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
+		r := simulate(ctx, org, 1)
+		assert.Equal(t, 0, r.status)
+		assert.Equal(t, "1", r.item(t, "accounts created"))
+		assert.Equal(t, "0", r.item(t, "updates"))
+		return r
+	})
+}
+
+func TestCtrlCEndsWithTheSummary(t *testing.T) {
+	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		r := simulate(ctx, org, 4)
+		assert.Equal(t, 5*time.Second, time.Since(start))
+		assert.Equal(t, 0, r.status)
+		assert.Equal(t, "0", r.item(t, "failures"))
+		assert.Equal(t, "1", r.item(t, "switches"))
+		return r
+	})
+}
+
+func TestFailuresAreShownAndChangeTheStatus(t *testing.T) {
+	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
+		org.Alternate().Fail(failovertest.Refuse()) // for good
+		r := simulate(ctx, org, 4)
+		assert.Equal(t, 1, r.status)
+		assert.NotEqual(t, "0", r.item(t, "failures"))
+		assert.Regexp(t, `▶ failed +\d+ calls, the first one: .*neither endpoint serves`, r.out)
+		assert.Regexp(t, `▶ down`, r.out)
+		return r
+	})
+}
+
+func TestAnOrganizationThatNeverServesIsReported(t *testing.T) {
+	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
+		org.Primary().Fail(failovertest.NoSuchHost())
+		r := simulate(ctx, org, 4)
+		assert.Equal(t, 1, r.status)
+		assert.Equal(t, "1", r.item(t, "failures"))
+		return r
+	})
+}
+
+func TestTheProgramOverRealConnections(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	status := run(t.Context(), []string{"-duration", "3s"}, &stdout, &stderr)
+	r := result{status, stdout.String()}
+	assert.Equal(t, 0, r.status, "%s%s", r.out, &stderr)
+	assert.Equal(t, "0", r.item(t, "failures"))
+	assert.Equal(t, "2", r.item(t, "switches"))
+	assert.Empty(t, stderr.String())
+}
+
+func TestWrongFlags(t *testing.T) {
+	t.Parallel()
+	tests := map[string][]string{
+		"unknown flag":         {"-x"},
+		"an argument":          {"now"},
+		"no workers":           {"-n", "0"},
+		"too short":            {"-duration", "1s"},
+		"negative duration":    {"-duration", "-5s"},
+		"no organization":      {"-org", "https://example.com"},
+		"credentials in a URL": {"-org", "https://user:hunter2@contoso.crm4.dynamics.com"},
+	}
+	for name, args := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var stdout, stderr bytes.Buffer
+			assert.Equal(t, 2, run(t.Context(), args, &stdout, &stderr))
+			assert.NotEmpty(t, stderr.String())
+			assert.NotContains(t, stderr.String(), "hunter2")
+		})
+	}
+}
+
+// credential is a source of tokens that remembers what it was asked for.
+type credential struct{ scopes []string }
+
+func (c *credential) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.scopes = append(c.scopes, options.Scopes...)
+	return azcore.AccessToken{Token: "secret"}, nil
+}
+
+func TestTokensAreForTheOrganizationWhicheverEndpointIsAsked(t *testing.T) {
+	t.Parallel()
+	for _, orgURL := range []string{
+		"https://contoso.crm4.dynamics.com",
+		"https://contoso.api.crm4.dynamics.com/main.aspx",
+		"https://contoso--s.api.crm4.dynamics.com",
+	} {
+		org, err := failover.ParseOrg(orgURL)
+		require.NoError(t, err)
+		source := new(credential)
+		req, err := http.NewRequest(http.MethodGet, org.Alternate.String(), nil)
+		require.NoError(t, err)
+		require.NoError(t, tokens(source, org)(req))
+		assert.Equal(t, []string{"https://contoso.crm4.dynamics.com/.default"}, source.scopes, orgURL)
+		assert.Equal(t, "Bearer secret", req.Header.Get("Authorization"))
+	}
+}
