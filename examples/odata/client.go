@@ -3,12 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -144,6 +145,10 @@ func (c *Client) Update(ctx context.Context, id string, change func(*Account)) e
 		if !isStatus(err, http.StatusPreconditionFailed) {
 			return err
 		}
+		// A pause of random length, so that two who met do not meet again.
+		if err := sleep(ctx, rand.N(100*time.Millisecond)); err != nil {
+			return err
+		}
 	}
 	return err
 }
@@ -190,11 +195,19 @@ func (c *Client) do(ctx context.Context, method, target string, header http.Head
 		default:
 			return nil
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := sleep(ctx, wait); err != nil {
+			return err
 		}
+	}
+}
+
+// sleep waits for d, or returns the error of ctx if that ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -265,7 +278,7 @@ func apiError(status int, answer []byte) error {
 // NewID returns a random id for a new record.
 func NewID() string {
 	var b [16]byte
-	rand.Read(b[:])
+	crand.Read(b[:])
 	b[6] = b[6]&0x0f | 0x40 // version and variant of RFC 9562
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])

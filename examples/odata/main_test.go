@@ -112,7 +112,7 @@ func TestFailuresAreShownAndChangeTheStatus(t *testing.T) {
 		r := simulate(ctx, org, 4)
 		assert.Equal(t, 1, r.status)
 		assert.NotEqual(t, "0", r.item(t, "failures"))
-		assert.Regexp(t, `▶ failed +\d+ calls, the first one: .*neither endpoint serves`, r.out)
+		assert.Regexp(t, `▶ failed +\d+, the first: .*neither endpoint serves`, r.out)
 		assert.Regexp(t, `▶ down`, r.out)
 		return r
 	})

@@ -175,7 +175,7 @@ func (t *timeline) printRow() {
 		t.paint(dim, t.row.probed())
 	fmt.Fprintln(t.out, strings.TrimRight(line, " "))
 	if n := t.row.failures; n > 0 {
-		t.event(red, "failed", fmt.Sprintf("%d calls, the first one: %v", n, t.row.failure))
+		t.event(red, "failed", fmt.Sprintf("%d, the first: %v", n, t.row.failure))
 	}
 	t.row = row{}
 }
@@ -217,7 +217,7 @@ func (t *timeline) bar(color string, n int) string {
 	if n == 0 {
 		return strings.Repeat(" ", column)
 	}
-	blocks := strings.Repeat("█", min(n, column-5))
+	blocks := strings.Repeat("█", min(n, column-7))
 	number := " " + strconv.Itoa(n)
 	pad := max(0, column-utf8.RuneCountInString(blocks)-len(number))
 	return t.paint(color, blocks) + number + strings.Repeat(" ", pad)

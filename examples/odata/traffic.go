@@ -18,7 +18,7 @@ type traffic struct {
 	failed  func(error)   // is told of every job that failed
 
 	updates atomic.Int64 // made
-	shared  string       // id of the account that all updates are made to
+	shared  []string     // ids of the accounts that updates are made to, one per team
 
 	mu        sync.Mutex
 	attempted []string // ids of accounts that were sent
@@ -31,33 +31,46 @@ const (
 	listLength  = 25 // accounts read by one job, in pages
 )
 
-// prepare creates the account that will be updated, and reports whether there
+// team is the number of workers that share an account: one lists, one creates,
+// two update that account, so that they meet from time to time.
+const team = 4
+
+// prepare creates the accounts that will be updated, and reports whether there
 // is a point in going on.
 func (t *traffic) prepare(ctx context.Context) bool {
-	if !t.write {
-		return true
+	for i := 0; t.write && i < t.workers; i += team {
+		id := NewID()
+		if err := t.create(ctx, id); err != nil {
+			if ctx.Err() == nil {
+				t.failed(err)
+			}
+			return false
+		}
+		t.shared = append(t.shared, id)
 	}
-	t.shared = NewID()
-	err := t.create(ctx, t.shared)
-	if err != nil && ctx.Err() == nil {
-		t.failed(err)
+	return true
+}
+
+// job returns what a worker does again and again.
+func (t *traffic) job(worker int) func(context.Context) error {
+	switch {
+	case !t.write || worker%team == 0:
+		return t.list
+	case worker%team == 1:
+		return func(ctx context.Context) error { return t.create(ctx, NewID()) }
+	default:
+		return func(ctx context.Context) error { return t.update(ctx, t.shared[worker/team]) }
 	}
-	return err == nil
 }
 
 // run works until the duration is over or ctx ends.
 func (t *traffic) run(ctx context.Context, duration time.Duration) {
-	jobs := []func(context.Context) error{t.list}
-	if t.write {
-		jobs = append(jobs, t.createNext, t.update, t.update)
-	}
 	end := time.After(duration)
 	over := make(chan struct{})
 	var workers sync.WaitGroup
 	for i := range t.workers {
-		job := jobs[i%len(jobs)]
 		offset := t.pace * time.Duration(i) / time.Duration(t.workers)
-		workers.Go(func() { t.work(ctx, over, job, offset) })
+		workers.Go(func() { t.work(ctx, over, t.job(i), offset) })
 	}
 	select {
 	case <-end:
@@ -99,8 +112,6 @@ func (t *traffic) list(ctx context.Context) error {
 	return nil
 }
 
-func (t *traffic) createNext(ctx context.Context) error { return t.create(ctx, NewID()) }
-
 func (t *traffic) create(ctx context.Context, id string) error {
 	t.mu.Lock()
 	t.attempted = append(t.attempted, id)
@@ -114,9 +125,8 @@ func (t *traffic) create(ctx context.Context, id string) error {
 	return nil
 }
 
-// update is made to the same account by several workers, so that they meet.
-func (t *traffic) update(ctx context.Context) error {
-	err := t.client.Update(ctx, t.shared, func(a *Account) {
+func (t *traffic) update(ctx context.Context, id string) error {
+	err := t.client.Update(ctx, id, func(a *Account) {
 		a.Description = "updated at " + time.Now().Format(time.RFC3339Nano)
 	})
 	if err != nil {
