@@ -19,6 +19,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -54,11 +55,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	write := flags.Bool("write", false, "create, update and delete accounts of the real organization, too")
 	duration := flags.Duration("duration", 0, "how long to work (default 15s simulated, 1m real)")
 	workers := flags.Int("n", 4, "`workers` at the same time")
-	if err := flags.Parse(args); err != nil {
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
 		return 2
 	}
-	if flags.NArg() > 0 || *workers < 1 || *duration < 0 || *orgURL == "" && *duration != 0 && *duration < shortest {
-		fmt.Fprintf(stderr, "odata: takes flags only, -n from 1, a simulation of %v at least\n", shortest)
+	if flags.NArg() > 0 || *workers < 1 || *duration < 0 || *orgURL == "" && (*write || *duration != 0 && *duration < shortest) {
+		fmt.Fprintf(stderr, "odata: -n starts at 1, a simulation takes %v at least, -write needs -org, and there is nothing but flags\n", shortest)
 		return 2
 	}
 	if *orgURL != "" {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -146,6 +147,7 @@ func TestWrongFlags(t *testing.T) {
 		"an argument":          {"now"},
 		"no workers":           {"-n", "0"},
 		"too short":            {"-duration", "1s"},
+		"write to nothing":     {"-write"},
 		"negative duration":    {"-duration", "-5s"},
 		"no organization":      {"-org", "https://example.com"},
 		"credentials in a URL": {"-org", "https://user:hunter2@contoso.crm4.dynamics.com"},
@@ -159,6 +161,24 @@ func TestWrongFlags(t *testing.T) {
 			assert.NotContains(t, stderr.String(), "hunter2")
 		})
 	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	assert.Equal(t, 0, run(t.Context(), []string{"-h"}, &stdout, &stderr))
+	assert.Contains(t, stderr.String(), "-org URL")
+}
+
+func TestColorsAreForTerminals(t *testing.T) {
+	t.Parallel()
+	file, err := os.Create(t.TempDir() + "/out")
+	require.NoError(t, err)
+	defer file.Close()
+	assert.False(t, wantsColor(file))
+	assert.False(t, wantsColor(new(bytes.Buffer)))
+	assert.Equal(t, "text", (&timeline{}).paint(red, "text"))
+	assert.Equal(t, "\x1b[31mtext\x1b[0m", (&timeline{color: true}).paint(red, "text"))
 }
 
 // credential is a source of tokens that remembers what it was asked for.

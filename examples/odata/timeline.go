@@ -47,7 +47,7 @@ type row struct {
 type summary struct {
 	requests    [2]int // by endpoint
 	failures    int
-	switches    []failover.Event
+	switches    int
 	onAlternate time.Duration
 	longest     Call
 	longestAt   time.Duration // when it began
@@ -144,7 +144,7 @@ func (t *timeline) onEvent(e failover.Event) {
 
 // switched takes note of a switch. t.mu is held.
 func (t *timeline) switched(e failover.Event) {
-	t.sum.switches = append(t.sum.switches, e)
+	t.sum.switches++
 	text := fmt.Sprintf("%v → %v", e.From, e.To)
 	if !t.trouble.IsZero() {
 		text += fmt.Sprintf(", %v after the breaker tripped", max(round(e.Time.Sub(t.trouble)), time.Millisecond))
@@ -263,9 +263,11 @@ func (s summary) print(out io.Writer) {
 	primary, alternate := s.requests[failover.Primary], s.requests[failover.Alternate]
 	item(out, "requests", primary+alternate, fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate))
 	item(out, "failures", s.failures, "seen by the callers")
-	item(out, "switches", len(s.switches), "")
+	item(out, "switches", s.switches, "")
 	item(out, "on the alternate", round(s.onAlternate), "")
-	item(out, "longest call", round(s.longest.Took), fmt.Sprintf("a %s begun at %.1fs", s.longest.Method, s.longestAt.Seconds()))
+	if s.longest.Took > 0 {
+		item(out, "longest call", round(s.longest.Took), fmt.Sprintf("a %s begun at %.1fs", s.longest.Method, s.longestAt.Seconds()))
+	}
 }
 
 // item prints a line of a summary.
