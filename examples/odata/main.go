@@ -88,6 +88,7 @@ func runSimulated(ctx context.Context, org *failovertest.Org, duration time.Dura
 			ProbeInterval:    time.Second,
 			MaxProbeInterval: time.Second,
 			MinDwell:         2 * time.Second,
+			RPO:              2 * lag,
 		},
 		simulation: &simulation{org: org},
 		traffic:    &traffic{write: true, workers: workers, pace: 400 * time.Millisecond},

@@ -48,6 +48,7 @@ type summary struct {
 	requests    [2]int // by endpoint
 	failures    int
 	switches    int
+	atRisk      int // writes, in the loss reports of the switches
 	onAlternate time.Duration
 	longest     Call
 	longestAt   time.Duration // when it began
@@ -133,6 +134,7 @@ func (t *timeline) onEvent(e failover.Event) {
 		t.event(red, "tripped", fmt.Sprintf("%v: %s", e.From, brief(e.Fault)))
 	case failover.EventSwitched:
 		t.switched(e)
+	case failover.EventTokensSuspect: // of no concern to this program, which keeps none
 	default:
 		text := e.Reason
 		if e.Err != nil {
@@ -150,6 +152,10 @@ func (t *timeline) switched(e failover.Event) {
 		text += fmt.Sprintf(", %v after the breaker tripped", max(round(e.Time.Sub(t.trouble)), time.Millisecond))
 	}
 	t.trouble = time.Time{}
+	if n := len(e.Loss.AtRisk); n > 0 {
+		text += fmt.Sprintf("; %d writes at risk", n)
+		t.sum.atRisk += n
+	}
 	if e.To == failover.Alternate {
 		t.away = e.Time
 	} else if !t.away.IsZero() {
@@ -264,6 +270,7 @@ func (s summary) print(out io.Writer) {
 	item(out, "requests", primary+alternate, fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate))
 	item(out, "failures", s.failures, "seen by the callers")
 	item(out, "switches", s.switches, "")
+	item(out, "writes at risk", s.atRisk, "acknowledged so shortly before a switch that they may not have been copied")
 	item(out, "on the alternate", round(s.onAlternate), "")
 	if s.longest.Took > 0 {
 		item(out, "longest call", round(s.longest.Took), fmt.Sprintf("a %s begun at %.1fs", s.longest.Method, s.longestAt.Seconds()))
