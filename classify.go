@@ -59,7 +59,7 @@ func misplacedPage(resp *http.Response) bool {
 	if len(values) == 0 || !isHTML(values[0]) || resp.Request == nil || resp.Request.URL == nil {
 		return false
 	}
-	return resp.Body != nil && resp.Body != http.NoBody && resp.ContentLength != 0 &&
+	return resp.Body != nil && resp.Body != http.NoBody &&
 		resp.Request.Method != http.MethodHead && apiPath(resp.Request.URL.Path) &&
 		resp.Header["Odata-Version"] == nil && resp.Header["Dataserviceversion"] == nil
 }

@@ -45,7 +45,7 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 // peek returns at most maxPeek bytes from the beginning of the body and puts them
 // back. The result must not be changed.
 func peek(resp *http.Response) []byte {
-	if resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 ||
+	if resp.Body == nil || resp.Body == http.NoBody ||
 		resp.Request != nil && resp.Request.Method == http.MethodHead {
 		return nil
 	}

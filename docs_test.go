@@ -1,0 +1,89 @@
+package failover_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// What the README shows is what the examples run.
+func TestTheREADMEShowsTheExamples(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	examples, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, snippets)
+	code := withoutIndent(string(examples))
+	for _, snippet := range snippets {
+		assert.Contains(t, code, withoutIndent(snippet[1]), "a snippet of README.md is not in example_test.go")
+	}
+}
+
+func withoutIndent(s string) string {
+	return regexp.MustCompile(`(?m)^[\t ]+`).ReplaceAllString(s, "")
+}
+
+// Every exported name and every field of an exported struct says what it promises.
+func TestEverythingExportedIsDocumented(t *testing.T) {
+	t.Parallel()
+	files, err := os.ReadDir(".")
+	require.NoError(t, err)
+	for _, file := range files {
+		name := file.Name()
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		require.NoError(t, err)
+		for _, decl := range parsed.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				if d.Name.IsExported() && (d.Recv == nil || receiverIsExported(d)) && !wellKnown[d.Name.Name] {
+					assert.NotEmpty(t, d.Doc.Text(), "%s: %s", name, d.Name)
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					checkSpec(t, name, d, spec)
+				}
+			}
+		}
+	}
+}
+
+// wellKnown methods mean what they mean everywhere.
+var wellKnown = map[string]bool{"Error": true, "Unwrap": true, "Timeout": true, "Temporary": true, "Read": true, "Close": true, "RoundTrip": true}
+
+func receiverIsExported(d *ast.FuncDecl) bool {
+	typ := d.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	ident, ok := typ.(*ast.Ident)
+	return ok && ident.IsExported()
+}
+
+func checkSpec(t *testing.T, file string, decl *ast.GenDecl, spec ast.Spec) {
+	typ, ok := spec.(*ast.TypeSpec)
+	if !ok || !typ.Name.IsExported() {
+		return
+	}
+	assert.NotEmpty(t, decl.Doc.Text()+typ.Doc.Text(), "%s: %s", file, typ.Name)
+	fields, ok := typ.Type.(*ast.StructType)
+	if !ok || typ.Name.Name != "Config" {
+		return
+	}
+	for _, field := range fields.Fields.List {
+		for _, ident := range field.Names {
+			assert.NotEmpty(t, field.Doc.Text(), "Config.%s", ident)
+		}
+	}
+}

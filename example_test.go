@@ -1,0 +1,289 @@
+package failover_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// quiet keeps log lines, which have the time in them, out of the examples.
+var quiet = slog.New(slog.DiscardHandler)
+
+// bearerToken stands for what a program gets its tokens from.
+func bearerToken(context.Context) (string, error) { return "contoso", nil }
+
+// A program reads from an organization whose region is lost meanwhile.
+func Example() {
+	org := failovertest.StartInMemory(nil) // a simulated organization
+	defer org.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	read := func() {
+		resp, err := client.Get("https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts?$top=1")
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer resp.Body.Close()
+		fmt.Println(resp.StatusCode, "from the", transport.Status().Active)
+	}
+	read()
+	org.Disaster(failovertest.Refuse())
+	read()
+	// Output:
+	// 200 from the primary
+	// 200 from the alternate
+}
+
+func ExampleWrap() {
+	client := &http.Client{Timeout: 2 * time.Minute}
+	client, transport, err := failover.Wrap(client, "https://contoso.crm4.dynamics.com", &failover.Config{
+		Authorize: func(req *http.Request) error { // for every attempt and probe
+			bearer, err := bearerToken(req.Context())
+			req.Header.Set("Authorization", "Bearer "+bearer)
+			return err
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	// Use client as before, always with the organization's own address:
+	// client.Get("https://contoso.crm4.dynamics.com/api/data/v9.2/accounts")
+	fmt.Println(client.Timeout, transport.Status().Alternate.URL)
+	// Output: 2m0s https://contoso--s.crm4.dynamics.com
+}
+
+// A batch job would rather wait than fail, and asks a person before it returns.
+func ExampleConfig_batchJob() {
+	cfg := &failover.Config{
+		AttemptTimeout: 3 * time.Minute, // Dataverse itself gives up after two
+		RetryThrottled: 5 * time.Minute, // wait a 429 out inside the call
+		MaxAttempts:    8,
+		ManualFailback: true, // not in the middle of a run
+	}
+	_, transport, err := failover.Wrap(nil, "https://contoso.crm.dynamics.com", cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+	fmt.Println(transport.Status().Active)
+	// Output: primary
+}
+
+// An interactive service would rather fail fast than wait.
+func ExampleConfig_interactive() {
+	cfg := &failover.Config{
+		AttemptTimeout: 10 * time.Second, // out of a black hole in time
+		MaxAttempts:    3,
+		RetryBackoff:   50 * time.Millisecond,
+		ProbeTimeout:   2 * time.Second,
+	}
+	_, transport, err := failover.Wrap(nil, "https://contoso.crm.dynamics.com", cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+	fmt.Println(transport.Status().Active)
+	// Output: primary
+}
+
+// Finance and Operations has no rule for an alternate address, so it is named.
+func ExampleConfig_financeAndOperations() {
+	cfg := &failover.Config{Alternate: "https://contoso-dr.operations.dynamics.com"}
+	_, transport, err := failover.Wrap(nil, "https://contoso.operations.dynamics.com", cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+	fmt.Println(transport.Status().Alternate.URL)
+	// Output: https://contoso-dr.operations.dynamics.com
+}
+
+// Events tell whoever is on call what happened, with the writes at risk.
+func ExampleConfig_onEvent() {
+	org := failovertest.StartInMemory(&failovertest.Config{Lag: time.Minute})
+	defer org.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{
+		Authorize: org.Authorize,
+		Logger:    quiet,
+		OnEvent: func(e failover.Event) {
+			switch e.Kind {
+			case failover.EventSwitched:
+				fmt.Printf("%v: from %v to %v: %s\n", e.Kind, e.From, e.To, e.Reason)
+				for _, w := range e.Loss.AtRisk {
+					fmt.Println("at risk:", w.Method, w.Path, w.Label)
+				}
+			case failover.EventDown:
+				fmt.Println("wake somebody up")
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := failover.WithLabel(context.Background(), "invoice 7")
+	req, err := http.NewRequestWithContext(ctx, "POST", org.URL()+"/api/data/v9.2/accounts", strings.NewReader(`{"name":"Contoso"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, happens := range []func(){func() {}, org.FailOver} {
+		happens()
+		again := req.Clone(ctx)
+		again.Body, _ = req.GetBody()
+		resp, err := client.Do(again)
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	transport.Close() // waits for OnEvent
+	// Output:
+	// switched: from primary to alternate: the primary does not serve, the alternate passes its probe
+	// at risk: POST /api/data/v9.2/accounts invoice 7
+}
+
+func ExampleError() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	org.Primary().Fail(failovertest.Reset(failovertest.AfterApply))
+	_, err = client.Post(org.URL()+"/api/data/v9.2/accounts", "application/json", strings.NewReader(`{"name":"Contoso"}`))
+	var failure *failover.Error
+	switch {
+	case errors.Is(err, failover.ErrOutcomeUnknown):
+		fmt.Println("may or may not exist: look it up before you send it again")
+	case errors.Is(err, failover.ErrUnavailable):
+		fmt.Println("neither endpoint serves: not sent, try again later")
+	}
+	if errors.As(err, &failure) {
+		for _, f := range failure.Attempts {
+			fmt.Println(f.Endpoint, f.Class, f.Delivery)
+		}
+	}
+	// Output:
+	// may or may not exist: look it up before you send it again
+	// primary transient unknown
+}
+
+// A create that carries its own id can be sent twice: the second one fails with
+// 412 if the first was carried out.
+func ExampleWithReplay() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
+	ctx := failover.WithReplay(context.Background())
+	body := `{"accountid":"` + failovertest.SeedID(4711) + `","name":"Contoso"}`
+	req, err := http.NewRequestWithContext(ctx, "POST", org.URL()+"/api/data/v9.2/accounts", strings.NewReader(body))
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	// Output: 412
+}
+
+// A drill moves the traffic by hand; the endpoint has to pass its probe.
+func ExampleTransport_Switch() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	_, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	err = transport.Switch(context.Background(), failover.Alternate, "drill")
+	fmt.Println(transport.Status().Active, err != nil)
+	org.FailOver()
+	err = transport.Switch(context.Background(), failover.Alternate, "drill")
+	fmt.Println(transport.Status().Active, err)
+	// Output:
+	// primary true
+	// alternate <nil>
+}
+
+func ExampleLossReport_Verify() {
+	org := failovertest.StartInMemory(&failovertest.Config{Lag: time.Minute})
+	defer org.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+	resp, err := client.Post(org.URL()+"/api/data/v9.2/accounts", "application/json", strings.NewReader(`{"name":"Contoso"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	org.FailOver()
+	if resp, err = client.Get(org.URL() + "/api/data/v9.2/accounts"); err != nil {
+		log.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+
+	found, err := transport.Status().Loss.Verify(context.Background(), client)
+	fmt.Println(len(found.Present), "present,", len(found.Missing), "missing,", len(found.Unreadable), "unreadable,", err)
+	// Output: 0 present, 1 missing, 0 unreadable, <nil>
+}
+
+func ExampleAlternateURL() {
+	fmt.Println(failover.AlternateURL("https://contoso.api.crm.dynamics.com"))
+	_, err := failover.AlternateURL("https://contoso.operations.dynamics.com")
+	fmt.Println(err != nil)
+	// Output:
+	// https://contoso--s.api.crm.dynamics.com <nil>
+	// true
+}
+
+func ExampleClassify() {
+	resp := &http.Response{
+		StatusCode: 503,
+		Header:     http.Header{"Content-Type": {"application/json"}},
+		Body:       io.NopCloser(strings.NewReader(`{"error":{"code":"0x8004B065","message":"Not here."}}`)),
+	}
+	f := failover.Classify(resp, nil)
+	fmt.Println(f.Class, f.Definitive, f.Delivery)
+	// Output: unavailable true refused
+}
+
+func ExampleDiscoverPolicy() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	root, err := failover.ParseOrg(org.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	policy, err := failover.DiscoverPolicy(context.Background(), org.Client(), root.Primary)
+	fmt.Println(policy.Known, policy.FailoverAvailable, policy.EndpointEnabled, err)
+	// Output: true true true <nil>
+}
