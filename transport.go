@@ -46,7 +46,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, t.unavailable(req, st)
 	}
 	c := call{t: t, req: req, variant: variant, at: at}
-	return c.run(st)
+	return c.run()
 }
 
 // refuses reports whether requests fail at once.
@@ -87,10 +87,17 @@ type call struct {
 }
 
 // run makes attempts until one is answered or none may follow.
-func (c *call) run(st *state) (*http.Response, error) {
+func (c *call) run() (*http.Response, error) {
 	defer c.body.close()
 	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 		return nil, err // the caller's own reader failed
+	}
+	st := c.t.state.Load() // not before: the caller's reader may have taken its time
+	switch {
+	case st.closed:
+		return nil, ErrClosed
+	case c.t.refuses(st):
+		return nil, c.t.unavailable(c.req, st)
 	}
 	for {
 		resp, f := c.attempt(st)
