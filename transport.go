@@ -124,9 +124,11 @@ func (c *call) attempt(st *state) (*http.Response, *Fault) {
 		return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Endpoint: st.active, Err: err}
 	}
 	resp, err := t.base.RoundTrip(out)
-	if a.end() && err == nil { // timed out as the headers came: the body is lost
-		resp.Body.Close()
-		resp, err = nil, errAttemptTimeout
+	if a.end() && (err == nil || errors.Is(err, context.Canceled)) {
+		if err == nil && resp != nil { // timed out as the headers came: the body is lost
+			resp.Body.Close()
+		}
+		resp, err = nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
 	}
 	if resp == nil && err == nil {
 		err = errNoResult
