@@ -6,8 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -197,4 +199,70 @@ func TestAMappedBodyIsWhole(t *testing.T) {
 		assert.Equal(t, want, base.sent[1].body)
 		assert.Equal(t, []int64{int64(len(want))}, lengths)
 	}
+}
+
+// received is a request as a server sees it.
+type received struct {
+	Method, Path, Body string
+	Length             int64
+	Encoding           []string
+	Header, Trailer    http.Header
+}
+
+// Whatever the kind of body, a server sees the request that a bare
+// http.Transport would have sent.
+func TestRequestsLookAsNetHTTPSendsThem(t *testing.T) {
+	t.Parallel()
+	var last received
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		assert.NoError(t, err)
+		last = received{r.Method, r.RequestURI, string(body), r.ContentLength, r.TransferEncoding, r.Header, r.Trailer}
+	}))
+	defer server.Close()
+	large := strings.Repeat("contoso ", 1000)
+	stream := func(s string) io.Reader { return struct{ io.Reader }{strings.NewReader(s)} }
+	kinds := map[string]func() (*http.Request, error){
+		"GET":              func() (*http.Request, error) { return http.NewRequest("GET", server.URL+"/a%2Fb?x=%20&y", nil) },
+		"GET with a body":  func() (*http.Request, error) { return http.NewRequest("GET", server.URL, strings.NewReader("{}")) },
+		"POST, GetBody":    func() (*http.Request, error) { return http.NewRequest("POST", server.URL, strings.NewReader("{}")) },
+		"POST, no body":    func() (*http.Request, error) { return http.NewRequest("POST", server.URL, nil) },
+		"POST, NoBody":     func() (*http.Request, error) { return http.NewRequest("POST", server.URL, http.NoBody) },
+		"POST, held":       func() (*http.Request, error) { return http.NewRequest("POST", server.URL, stream("{}")) },
+		"POST, empty":      func() (*http.Request, error) { return http.NewRequest("POST", server.URL, stream("")) },
+		"POST, streamed":   func() (*http.Request, error) { return http.NewRequest("POST", server.URL, stream(large)) },
+		"PUT, of a length": func() (*http.Request, error) { return withLength(http.NewRequest("PUT", server.URL, stream("{}"))) },
+		"POST, trailer": func() (*http.Request, error) {
+			req, err := http.NewRequest("POST", server.URL, stream("{}"))
+			req.ContentLength, req.Trailer = -1, http.Header{"X-Contoso": {"7"}}
+			return req, err
+		},
+		"POST, expect": func() (*http.Request, error) {
+			req, err := http.NewRequest("POST", server.URL, stream(large))
+			req.Header.Set("Expect", "100-continue")
+			return req, err
+		},
+	}
+	base := &http.Transport{ExpectContinueTimeout: time.Minute}
+	defer base.CloseIdleConnections()
+	transport, err := failover.New(server.URL, &failover.Config{Base: base, Alternate: "http://127.0.0.1:1", MaxBody: 1000})
+	require.NoError(t, err)
+	defer transport.Close()
+	for name, kind := range kinds {
+		var seen []received
+		for _, way := range []http.RoundTripper{base, transport} {
+			req, err := kind()
+			require.NoError(t, err)
+			resp, err := way.RoundTrip(req)
+			require.NoError(t, err, name)
+			resp.Body.Close()
+			seen = append(seen, last)
+		}
+		assert.Equal(t, seen[0], seen[1], name)
+	}
+}
+
+func withLength(req *http.Request, err error) (*http.Request, error) {
+	req.ContentLength = 2
+	return req, err
 }

@@ -543,3 +543,19 @@ func TestACaptivePortalIsNotASuccess(t *testing.T) {
 	assert.True(t, bytes.HasPrefix(body, []byte("<html>")), "it goes through as it came")
 	assert.EqualValues(t, 1, transport.Status().Primary.Faults[failover.ClassTransient])
 }
+
+func TestAHangingServerIsLeftOverTLS(t *testing.T) {
+	t.Parallel()
+	org, client, transport := overSockets(t, failover.Config{AttemptTimeout: 200 * time.Millisecond, ProbeTimeout: 200 * time.Millisecond})
+	org.Alternate().Serve()
+	org.Primary().Fail(failovertest.Hang())
+	resp, err := client.Get(org.URL() + accounts)
+	require.NoError(t, err)
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.Equal(t, failover.Alternate, transport.Status().Active)
+	for _, r := range org.Primary().Deliveries() {
+		assert.Equal(t, "HTTP/2.0", r.Proto)
+	}
+}
