@@ -57,30 +57,30 @@ func mayHold(req *http.Request, maxBody int64) bool {
 
 func newBody(b []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(b)) }
 
-// next puts the body for an attempt at endpoint to into out, a copy of the
-// request, which is made by copy if it is needed at all.
-func (p *payload) next(org *Org, to Endpoint, copy func() *http.Request) error {
-	switch mapped := p.mapped(org, to); {
-	case mapped != nil:
-		out := copy()
-		out.Body = newBody(mapped)
-		out.GetBody = func() (io.ReadCloser, error) { return newBody(mapped), nil }
-		if out.ContentLength > 0 {
-			out.ContentLength = int64(len(mapped))
-		}
+// content is the body of one attempt.
+type content struct {
+	io.ReadCloser // nil: the request's own will do
+	again         func() (io.ReadCloser, error)
+	mapped        bool // with links mapped: length bytes long
+	length        int64
+}
+
+// next returns the body for an attempt at endpoint to.
+func (p *payload) next(org *Org, to Endpoint) (content, error) {
+	if mapped := p.mapped(org, to); mapped != nil {
+		again := func() (io.ReadCloser, error) { return newBody(mapped), nil }
+		return content{newBody(mapped), again, true, int64(len(mapped))}, nil
+	}
+	switch {
 	case p.stream != nil:
-		copy().Body = p.stream.lease()
+		return content{ReadCloser: p.stream.lease()}, nil
 	case p.original != nil && !p.used:
 		p.used = true
 	case p.getBody != nil:
 		body, err := p.getBody()
-		if err != nil {
-			return err
-		}
-		out := copy()
-		out.Body, out.GetBody = body, p.getBody
+		return content{ReadCloser: body, again: p.getBody}, err
 	}
-	return nil
+	return content{}, nil
 }
 
 // mapped returns the body with its links to the other endpoint mapped to
@@ -92,7 +92,7 @@ func (p *payload) mapped(org *Org, to Endpoint) []byte {
 	if kind, _ := contentKind(p.req.Header.Get("Content-Type"), p.req.Header.Get("Content-Encoding")); kind == kindOther {
 		return nil
 	}
-	body, release := p.content()
+	body, release := p.peek()
 	defer release()
 	if mapped, ok := org.rewriteBody(p.req.Header, p.req.URL.Path, body, to); ok {
 		return mapped
@@ -103,9 +103,9 @@ func (p *payload) mapped(org *Org, to Endpoint) []byte {
 // buffers are for looking at bodies.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// content returns the body for looking at, nil if it cannot be had or is larger
+// peek returns the body for looking at, nil if it cannot be had or is larger
 // than MaxBody. The bytes are valid until release.
-func (p *payload) content() (body []byte, release func()) {
+func (p *payload) peek() (body []byte, release func()) {
 	nothing := func() {}
 	if p.held != nil || p.getBody == nil || p.req.ContentLength > p.max {
 		return p.held, nothing

@@ -959,3 +959,30 @@ func TestAHostThatAnswersForAnotherOrganizationIsNotMovedTo(t *testing.T) {
 		})
 	}
 }
+
+func TestARequestThatIsAuthorizedDuringASwitchGoesToTheNewEndpoint(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var s *story
+		s = newStory(t, nil, failover.Config{Authorize: func(req *http.Request) error {
+			if req.Method == http.MethodPost {
+				time.Sleep(time.Minute) // the token service is slow
+			}
+			return s.org.Authorize(req)
+		}})
+		defer s.close()
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			status, err := s.create("Contoso")
+			assert.NoError(t, err)
+			assert.Equal(t, 204, status)
+		})
+		synctest.Wait()
+		s.org.FailOver()
+		require.Equal(t, 200, s.get(accounts))
+		require.Equal(t, failover.Alternate, s.active())
+		writer.Wait()
+		assert.Equal(t, 0, deliveries(s.org.Primary(), http.MethodPost))
+		assert.Equal(t, 1, deliveries(s.org.Alternate(), http.MethodPost))
+	})
+}

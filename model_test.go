@@ -95,7 +95,6 @@ type model struct {
 
 	// Guarded by world.mu, as is what follows.
 	violation string
-	closed    time.Time // when Close was called
 	closing   bool
 	ended     bool // Close has returned
 	busy      int  // callbacks that run

@@ -60,7 +60,7 @@ func (c *call) isRead() bool {
 	if retrieves(action) {
 		return true
 	}
-	body, release := c.body.content()
+	body, release := c.body.peek()
 	defer release()
 	if isBatch {
 		return c.t.org.batchReads(req.Header, body)

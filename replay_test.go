@@ -159,9 +159,9 @@ func TestAStreamMayNotBeSentAgain(t *testing.T) {
 		require.NoError(t, err)
 		c := &call{t: new(Transport), req: req}
 		require.NoError(t, c.body.load(req, 3))
-		out := req.Clone(req.Context())
-		require.NoError(t, c.body.next(new(Org), Primary, func() *http.Request { return out }))
-		_, err = out.Body.Read(make([]byte, 1))
+		body, err := c.body.next(new(Org), Primary)
+		require.NoError(t, err)
+		_, err = body.Read(make([]byte, 1))
 		require.NoError(t, err)
 		assert.False(t, c.maySendAgain(&Fault{Delivery: NotSent}))
 	}
