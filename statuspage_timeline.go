@@ -1,0 +1,289 @@
+package failover
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// timeline is the drawing of the recent events: a lane for each endpoint with
+// bars where it was active, marks for the events above, an axis below. Places
+// along the time are percentages, so that it fits every screen while its texts
+// keep their size.
+type timeline struct {
+	Window string // that it covers, in words
+	Text   string // what it shows, in words
+	Height int
+	Lanes  []lane
+	Bars   []bar
+	Marks  []mark
+	Ticks  []tick
+	Axis   int // where the axis is
+	Labels int // where the base line of the axis labels is
+	Legend []glyph
+}
+
+type lane struct {
+	Name string
+	Y    int // of the lane
+	Text int // base line of its name
+}
+
+type bar struct {
+	X, Width string
+	Y        int
+	Down     bool
+	Pinned   bool
+	Text     string
+}
+
+type mark struct {
+	X     string
+	Y     int
+	Glyph glyph
+	Text  string
+}
+
+type tick struct {
+	X, Label string // no label where the one for now would be hit
+}
+
+// glyph is the shape of an event's mark, drawn about the origin. Shapes differ,
+// so that nothing depends on seeing colours.
+type glyph struct {
+	Name, Level, Path string
+}
+
+func glyphOf(e *Event) glyph {
+	switch e.Kind {
+	case EventTripped:
+		return glyph{"tripped", "bad", "M0-6 6 5H-6Z"}
+	case EventSwitched:
+		if e.To == Alternate {
+			return glyph{"switched to the alternate", "move", "M-2-6H2V0H6L0 6-6 0H-2Z"}
+		}
+		return glyph{"switched to the primary", "move", "M-2 6H2V0H6L0-6-6 0H-2Z"}
+	case EventSwitchRefused:
+		return glyph{"switch refused", "warn", "M-6-2H6V2H-6Z"}
+	case EventDown:
+		return glyph{"down", "bad", "M-6-3-3-6 0-3 3-6 6-3 3 0 6 3 3 6 0 3-3 6-6 3-3 0Z"}
+	case EventUp:
+		return glyph{"up", "ok", "M0-5A5 5 0 0 1 0 5 5 5 0 0 1 0-5Z"}
+	case EventOutcomeUnknown:
+		return glyph{"outcome unknown", "warn", "M0-6 6 0 0 6-6 0ZM0-3-3 0 0 3 3 0Z"}
+	case EventPinned:
+		return glyph{"pinned", "warn", "M-5-6H5V-2H2V6H-2V-2H-5Z"}
+	case EventUnpinned:
+		return glyph{"unpinned", "ok", "M-5 6H5V2H2V-6H-2V2H-5Z"}
+	case EventLatched:
+		return glyph{"latched", "bad", "M-5-5H5V5H-5ZM-2-2V2H2V-2Z"}
+	}
+	return glyph{e.Kind.String(), "warn", "M-3-3H3V3H-3Z"}
+}
+
+// period is a time over which the traffic went one way.
+type period struct {
+	from, to     time.Time
+	active       Endpoint
+	down, pinned bool
+}
+
+// words describes a period that is seen at a time.
+func (s *period) words(now time.Time) string {
+	text := s.active.String()
+	if s.down {
+		text += ", down"
+	}
+	if s.pinned {
+		text += ", pinned"
+	}
+	text += " from " + clock(s.from, now, "15:04:05")
+	if s.to.Equal(now) {
+		return text
+	}
+	return text + " to " + clock(s.to, now, "15:04:05")
+}
+
+// periods reconstructs from the events on record where traffic went from begin
+// until now.
+func periods(s *Status, begin, now time.Time) []period {
+	cur := period{from: begin, active: s.Active,
+		down:   wasOn(s.Events, EventDown, EventUp, s.Down),
+		pinned: wasOn(s.Events, EventPinned, EventUnpinned, s.Pinned)}
+	for i := range s.Events {
+		if s.Events[i].Kind == EventSwitched {
+			cur.active = s.Events[i].From
+			break
+		}
+	}
+	var all []period
+	for i := range s.Events {
+		e, next := &s.Events[i], cur
+		switch e.Kind {
+		case EventSwitched:
+			next.active, next.down = e.To, false
+		case EventDown:
+			next.down = true
+		case EventUp:
+			next.down = false
+		case EventPinned:
+			next.pinned, next.down = true, false
+		case EventUnpinned:
+			next.pinned = false
+		}
+		if next != cur {
+			cur.to, next.from = e.Time, e.Time
+			all, cur = append(all, cur), next
+		}
+	}
+	cur.to = now
+	return append(all, cur)
+}
+
+// wasOn reports whether something was on before the first event: by the first
+// event that switched it on or off, or else as it is now.
+func wasOn(events []Event, on, off EventKind, now bool) bool {
+	for i := range events {
+		switch events[i].Kind {
+		case on:
+			return false
+		case off:
+			return true
+		}
+	}
+	return now
+}
+
+// windows are the times a timeline may cover, with the time between its ticks.
+var windows = []struct{ length, tick time.Duration }{
+	{5 * time.Minute, time.Minute},
+	{15 * time.Minute, 5 * time.Minute},
+	{30 * time.Minute, 10 * time.Minute},
+	{time.Hour, 15 * time.Minute},
+	{3 * time.Hour, time.Hour},
+	{6 * time.Hour, 2 * time.Hour},
+	{12 * time.Hour, 3 * time.Hour},
+	{24 * time.Hour, 6 * time.Hour},
+}
+
+// Measures of the drawing, in pixels.
+const (
+	markHeight = 16 // of a row of marks
+	laneText   = 16 // of the name above a lane
+	laneHeight = 20
+	laneGap    = 8
+	// markWidth is how far apart marks of one row are at the least, in percent.
+	markWidth = 4.5
+	maxRows   = 5
+)
+
+// newTimeline draws the last hours of a Transport that was made at started.
+func newTimeline(s *Status, started, now time.Time) *timeline {
+	begin := started
+	if len(s.Events) == maxRecent {
+		begin = s.Events[0].Time // nothing is known of the time before
+	}
+	events := s.Events
+	longest := windows[len(windows)-1].length
+	for len(events) > 0 && now.Sub(events[0].Time) > longest {
+		events = events[1:]
+	}
+	oldest := begin
+	if len(events) > 0 {
+		oldest = events[0].Time
+	}
+	window := windows[len(windows)-1]
+	for _, w := range windows {
+		if now.Sub(oldest) < w.length*9/10 {
+			window = w
+			break
+		}
+	}
+	from := now.Add(-window.length)
+	place := func(t time.Time) float64 { return 100 * float64(t.Sub(from)) / float64(window.length) }
+
+	tl := &timeline{Window: inWindow(window.length)}
+	y := tl.addMarks(events, now, place)
+	for _, e := range []Endpoint{Primary, Alternate} {
+		tl.Lanes = append(tl.Lanes, lane{Name: e.String(), Text: y + laneText - 4, Y: y + laneText})
+		y += laneText + laneHeight + laneGap
+	}
+	tl.addBars(periods(s, begin, now), from, now, place)
+	tl.addTicks(from, now, window.tick, place)
+	tl.Axis, tl.Labels, tl.Height = y, y+14, y+20
+	return tl
+}
+
+// inWindow returns the length of a window in words.
+func inWindow(d time.Duration) string {
+	if d < time.Hour {
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	}
+	if d == time.Hour {
+		return "hour"
+	}
+	return fmt.Sprintf("%d hours", int(d.Hours()))
+}
+
+// addMarks places the marks in as few rows as keep them apart, and returns where
+// the rows end.
+func (tl *timeline) addMarks(events []Event, now time.Time, place func(time.Time) float64) (y int) {
+	var ends []float64 // of the rows
+	known := make(map[string]bool)
+	for i := range events {
+		e := &events[i]
+		x, row := place(e.Time), 0
+		for row < len(ends) && x-ends[row] < markWidth {
+			row++
+		}
+		if row == maxRows { // they have to overlap
+			row = i % maxRows
+		}
+		if row == len(ends) {
+			ends = append(ends, 0)
+		}
+		ends[row] = x
+		g := glyphOf(e)
+		tl.Marks = append(tl.Marks, mark{X: percent(x), Y: row*markHeight + markHeight/2, Glyph: g,
+			Text: clock(e.Time, now, "15:04:05") + " UTC: " + g.Name})
+		if !known[g.Name] {
+			known[g.Name] = true
+			tl.Legend = append(tl.Legend, g)
+		}
+	}
+	return len(ends) * markHeight
+}
+
+// addBars draws the periods and puts them into words.
+func (tl *timeline) addBars(all []period, from, now time.Time, place func(time.Time) float64) {
+	var words []string
+	for _, s := range all {
+		if s.to.Before(from) {
+			continue
+		}
+		words = append(words, s.words(now))
+		x := max(0, place(s.from))
+		tl.Bars = append(tl.Bars, bar{
+			X: percent(x), Width: percent(max(0.2, place(s.to)-x)), Y: tl.Lanes[s.active].Y,
+			Down: s.down, Pinned: s.pinned, Text: s.words(now),
+		})
+	}
+	tl.Text = "Active endpoint, times in UTC: " + strings.Join(words, "; ") + "."
+}
+
+// addTicks draws the axis.
+func (tl *timeline) addTicks(from, now time.Time, step time.Duration, place func(time.Time) float64) {
+	for t := from.UTC().Truncate(step).Add(step); t.Before(now); t = t.Add(step) {
+		x := place(t)
+		label := t.Format("15:04")
+		if t.Hour() == 0 && t.Minute() == 0 {
+			label = t.Format("2 Jan")
+		}
+		if x < 6 || x > 82 {
+			label = ""
+		}
+		tl.Ticks = append(tl.Ticks, tick{percent(x), label})
+	}
+}
+
+func percent(x float64) string { return fmt.Sprintf("%.2f%%", x) }
