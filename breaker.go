@@ -15,7 +15,8 @@ type State uint8
 const (
 	// StateClosed: the endpoint is in good health, or nothing is known of it.
 	StateClosed State = iota
-	// StateHalfOpen: the endpoint has failed; good probes are being counted.
+	// StateHalfOpen: the endpoint has failed a while ago; Config.Rise good
+	// probes in a row close the breaker, a bad one opens it.
 	StateHalfOpen
 	// StateOpen: the endpoint has failed.
 	StateOpen
@@ -42,7 +43,7 @@ type endpoint struct {
 	// suspect: the breaker holds faults that a success has to clear. While it
 	// is false, successes need not ask the breaker.
 	suspect   atomic.Bool
-	lastFault atomic.Pointer[Fault]
+	lastFault atomic.Pointer[pastFault]
 	faults    [ClassCanceled + 1]atomic.Uint64 // by class
 
 	breaker *breaker
@@ -67,7 +68,13 @@ func (e *endpoint) succeeded(now time.Duration) {
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
 	e.faults[min(f.Class, ClassCanceled)].Add(1)
-	e.lastFault.Store(f)
+	e.lastFault.Store(&pastFault{f, time.Now()})
+}
+
+// pastFault is a fault and when it was met.
+type pastFault struct {
+	*Fault
+	at time.Time
 }
 
 // fault counts f and reports whether the breaker is open now.
@@ -100,8 +107,11 @@ func (e *endpoint) trip() {
 // status returns a snapshot.
 func (e *endpoint) status(u *url.URL, origin time.Time) EndpointStatus {
 	s := EndpointStatus{
-		URL: u.String(), State: e.breaker.state(), LastFault: e.lastFault.Load(), Faults: make(map[Class]uint64),
+		URL: u.String(), State: e.breaker.state(), Faults: make(map[Class]uint64),
 		LastProbe: e.lastProbe, ProbeError: e.probeError,
+	}
+	if last := e.lastFault.Load(); last != nil {
+		s.LastFault, s.LastFaultTime = last.Fault, last.at
 	}
 	for class := range e.faults {
 		if n := e.faults[class].Load(); n > 0 {

@@ -431,8 +431,10 @@ type EndpointStatus struct {
 	// LastSuccess is when the endpoint last answered a request in good health
 	// (to the millisecond), zero if it never did.
 	LastSuccess time.Time
-	// LastFault is the last fault of a request, nil if there was none.
-	LastFault *Fault
+	// LastFault is the last fault of a request, nil if there was none, and
+	// LastFaultTime when it was met.
+	LastFault     *Fault
+	LastFaultTime time.Time
 	// Faults of requests since New.
 	Faults map[Class]uint64
 	// LastProbe is when the endpoint was last probed, zero if never, and

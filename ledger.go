@@ -59,6 +59,9 @@ type LossReport struct {
 	Unknown []Write
 	// Truncated: more writes may belong here than the ledger had room for.
 	Truncated bool
+
+	// verified is the result of the last Verify, for the status page.
+	verified *atomic.Pointer[Verification]
 }
 
 // maxRun is how long after a write was given up on it may be carried out.
@@ -146,7 +149,7 @@ func (l *ledger) latestDropped(at Endpoint, unknown bool) *atomic.Pointer[ledger
 // caller sets the URL of the report. Of a nil ledger nothing is known, so its
 // report is truncated.
 func (l *ledger) report(from Endpoint, lastSuccess time.Time, rpo time.Duration) *LossReport {
-	r := &LossReport{From: from, LastSuccess: lastSuccess, RPO: max(rpo, 0), Truncated: l == nil}
+	r := &LossReport{From: from, LastSuccess: lastSuccess, RPO: max(rpo, 0), Truncated: l == nil, verified: new(atomic.Pointer[Verification])}
 	if l == nil {
 		return r
 	}
@@ -339,7 +342,7 @@ type Verification struct {
 // most for it. It ends early when ctx ends, a read gets no answer at all, the
 // credentials are refused, or throttling does not stop. Then it returns that as
 // its error, along with what is known by then. An error of a single record is
-// none of Verify.
+// none of Verify. [Transport.StatusHandler] shows the result of the last Verify.
 func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verification, error) {
 	writes := slices.Concat(r.AtRisk, r.Unknown)
 	slices.SortStableFunc(writes, byTime)
@@ -372,7 +375,18 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 		}
 		*list = append(*list, w)
 	}
+	if r.verified != nil {
+		r.verified.Store(&v)
+	}
 	return v, err
+}
+
+// verification returns the result of the last Verify, nil if there was none.
+func (r *LossReport) verification() *Verification {
+	if r.verified == nil {
+		return nil
+	}
+	return r.verified.Load()
 }
 
 // recordKey tells records apart: entity set and id, whatever the version of the

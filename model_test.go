@@ -511,7 +511,7 @@ func randomStep(rng *rand.Rand) func(*model) {
 	case n < 84:
 		return func(m *model) { m.add("pin %v", e); m.transport.Pin(e) }
 	case n < 89:
-		return func(m *model) { m.add("unpin"); m.transport.Unpin() }
+		return (*model).unpin
 	case n < 92:
 		return func(m *model) { m.byTheHand(e) }
 	case n < 95:
@@ -547,8 +547,27 @@ func (m *model) byTheHand(e failover.Endpoint) {
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(m.ctx, 4*time.Second)
 	defer cancel()
+	before := m.transport.Status().Generation
 	err := m.transport.Switch(ctx, e, reason)
 	m.add("switch to %v: %v", e, err)
+	if err == nil && m.transport.Status().Generation == before {
+		m.unlatched() // it was there already
+	}
+}
+
+// unpin is also what releases the latch, pinned or not.
+func (m *model) unpin() {
+	m.add("unpin")
+	m.transport.Unpin()
+	m.unlatched()
+}
+
+// unlatched forgets the switches so far, as the Transport does.
+func (m *model) unlatched() {
+	synctest.Wait() // for the events of those
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.switches = nil
 }
 
 // veto makes ConfirmSwitch object to leaving the primary, or not.
@@ -568,11 +587,7 @@ func (m *model) heal(rng *rand.Rand) {
 	m.veto(false)
 	m.set(serving, sound, sound)
 	m.set(serving^1, standby, standby)
-	m.transport.Unpin()
-	if m.transport.Status().Latched && standby != fencing { // a fence needs no hand
-		m.transport.Pin(serving ^ 1)
-		m.transport.Unpin()
-	}
+	m.unpin()
 	const bound = 2 * time.Minute
 	for healed := time.Now(); time.Since(healed) < bound; time.Sleep(2 * time.Second) {
 		m.traffic(call{method: "GET", deadline: 5 * time.Second})

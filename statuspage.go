@@ -60,7 +60,7 @@ var statusPage string
 //	events              objects, oldest first, with kind, time, generation,
 //	                    from, to, reason, fault, error
 //
-// A fault is an object with class, definitive, delivery, status, code,
+// A fault is an object with time (of a last fault), class, definitive, delivery, status, code,
 // requestId, retryAfterSeconds and text. The writes of atRisk and unknown have
 // time, method, path, entityId, requestId, label, status, and state: "not
 // verified", "present", "missing" or "unreadable".

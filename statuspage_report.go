@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -52,14 +53,15 @@ const probePassed = "passed"
 
 // statusFault leaves out Fault.Message, which may quote record data.
 type statusFault struct {
-	Class             string  `json:"class"`
-	Definitive        bool    `json:"definitive"`
-	Delivery          string  `json:"delivery"`
-	Status            int     `json:"status,omitempty"`
-	Code              string  `json:"code,omitempty"`
-	RequestID         string  `json:"requestId,omitempty"`
-	RetryAfterSeconds float64 `json:"retryAfterSeconds,omitempty"`
-	Text              string  `json:"text"`
+	Time              time.Time `json:"time,omitzero"`
+	Class             string    `json:"class"`
+	Definitive        bool      `json:"definitive"`
+	Delivery          string    `json:"delivery"`
+	Status            int       `json:"status,omitempty"`
+	Code              string    `json:"code,omitempty"`
+	RequestID         string    `json:"requestId,omitempty"`
+	RetryAfterSeconds float64   `json:"retryAfterSeconds,omitempty"`
+	Text              string    `json:"text"`
 }
 
 type statusEvent struct {
@@ -103,10 +105,10 @@ type statusWrite struct {
 func (t *Transport) statusReport() (*statusReport, *timeline) {
 	closed := t.state.Load().closed
 	s, now := t.Status(), time.Now()
-	return newStatusReport(&s, nil, &t.cfg, closed, t.origin, now), newTimeline(&s, t.origin, now)
+	return newStatusReport(&s, &t.cfg, closed, t.origin, now), newTimeline(&s, t.origin, now)
 }
 
-func newStatusReport(s *Status, loss *statusLoss, cfg *Config, closed bool, started, now time.Time) *statusReport {
+func newStatusReport(s *Status, cfg *Config, closed bool, started, now time.Time) *statusReport {
 	r := &statusReport{
 		Time: now.UTC(), Started: started.UTC(),
 		Ready:  !closed && !s.Down,
@@ -114,14 +116,14 @@ func newStatusReport(s *Status, loss *statusLoss, cfg *Config, closed bool, star
 		Generation: s.Generation, Pinned: s.Pinned, Down: s.Down, Latched: s.Latched, Closed: closed,
 		Primary:   endpointView(Primary, &s.Primary, s.Active),
 		Alternate: endpointView(Alternate, &s.Alternate, s.Active),
-		Loss:      loss,
+		Loss:      lossView(s.Loss),
 		Events:    make([]statusEvent, 0, len(s.Events)),
 	}
 	for i := range s.Events {
 		r.Events = append(r.Events, eventView(&s.Events[i]))
 	}
 	r.assess(s, cfg, now)
-	if loss != nil && len(loss.AtRisk)+len(loss.Unknown) > 0 {
+	if r.Loss != nil && len(r.Loss.AtRisk)+len(r.Loss.Unknown) > 0 {
 		r.Advice += " Check the writes at risk."
 	}
 	return r
@@ -130,7 +132,7 @@ func newStatusReport(s *Status, loss *statusLoss, cfg *Config, closed bool, star
 func endpointView(e Endpoint, s *EndpointStatus, active Endpoint) statusEndpoint {
 	v := statusEndpoint{
 		Name: e.String(), URL: s.URL, Active: e == active, Breaker: s.State.String(),
-		LastSuccess: s.LastSuccess.UTC(), LastFault: faultView(s.LastFault), Faults: make(map[string]uint64),
+		LastSuccess: s.LastSuccess.UTC(), LastFault: faultView(s.LastFault, s.LastFaultTime), Faults: make(map[string]uint64),
 	}
 	for c := range ClassCanceled + 1 {
 		v.Faults[c.String()] = s.Faults[c]
@@ -152,12 +154,14 @@ func endpointView(e Endpoint, s *EndpointStatus, active Endpoint) statusEndpoint
 // boundedText returns the text of an error that may be of anybody's making.
 func boundedText(err error) string { return oneLine(errorText(err), maxFaultText) }
 
-func faultView(f *Fault) *statusFault {
+// faultView puts a fault into the form of the report; the zero time means that
+// it goes without saying.
+func faultView(f *Fault, at time.Time) *statusFault {
 	if f == nil {
 		return nil
 	}
 	return &statusFault{
-		Class: f.Class.String(), Definitive: f.Definitive, Delivery: f.Delivery.String(),
+		Time: at.UTC(), Class: f.Class.String(), Definitive: f.Definitive, Delivery: f.Delivery.String(),
 		Status: f.Status, Code: oneLine(f.Code, maxCodeWord), RequestID: oneLine(f.RequestID, maxRequestText),
 		RetryAfterSeconds: inSeconds(f.RetryAfter), Text: f.Error(),
 	}
@@ -166,7 +170,7 @@ func faultView(f *Fault) *statusFault {
 func eventView(e *Event) statusEvent {
 	v := statusEvent{
 		Kind: e.Kind.String(), Time: e.Time.UTC(), Generation: e.Generation, From: e.From.String(), To: e.To.String(),
-		Reason: oneLine(errorTextOf(e.Reason), maxFaultText), Fault: faultView(e.Fault), Mark: glyphOf(e),
+		Reason: oneLine(errorTextOf(e.Reason), maxFaultText), Fault: faultView(e.Fault, time.Time{}), Mark: glyphOf(e),
 	}
 	if e.Err != nil {
 		v.Error = boundedText(e.Err)
@@ -175,11 +179,32 @@ func eventView(e *Event) statusEvent {
 }
 
 // lossView puts the writes at risk into the form of the report, in which no
-// list is null.
-func lossView(from Endpoint, lastSuccess time.Time, rpo time.Duration, atRisk, unknown []statusWrite, truncated bool) *statusLoss {
+// list is null; nil if there are none to report.
+func lossView(r *LossReport) *statusLoss {
+	if r == nil {
+		return nil
+	}
+	states := make(map[Write]string)
+	if v := r.verification(); v != nil {
+		for state, writes := range map[string][]Write{"present": v.Present, "missing": v.Missing, "unreadable": v.Unreadable} {
+			for _, w := range writes {
+				states[w] = state
+			}
+		}
+	}
+	view := func(writes []Write) []statusWrite {
+		list := make([]statusWrite, 0, len(writes))
+		for _, w := range writes {
+			list = append(list, statusWrite{
+				Time: w.Time.UTC(), Method: w.Method, Path: w.Path, EntityID: w.EntityID, RequestID: w.RequestID,
+				Label: w.Label, Status: w.Status, State: cmp.Or(states[w], "not verified"),
+			})
+		}
+		return list
+	}
 	return &statusLoss{
-		From: from.String(), LastSuccess: lastSuccess.UTC(), RPOSeconds: inSeconds(rpo), Truncated: truncated,
-		AtRisk: append([]statusWrite{}, atRisk...), Unknown: append([]statusWrite{}, unknown...),
+		From: r.From.String(), LastSuccess: r.LastSuccess.UTC(), RPOSeconds: inSeconds(r.RPO), Truncated: r.Truncated,
+		AtRisk: view(r.AtRisk), Unknown: view(r.Unknown),
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,17 +98,24 @@ func pinnedStatus(events ...Event) Status {
 	return s
 }
 
-func statusLossExample() *statusLoss {
-	return lossView(Primary, clockTime(3, 11, 2), 5*time.Second, []statusWrite{
-		{Time: clockTime(3, 10, 58), Method: "POST", Path: "/api/data/v9.2/accounts", EntityID: "00000000-0000-0000-0000-00000000000a", RequestID: "d1b5", Label: "invoice run", Status: 204, State: "missing"},
-		{Time: clockTime(3, 11, 1), Method: "PATCH", Path: "/api/data/v9.2/contacts(00000000-0000-0000-0000-00000000000b)", Status: 204, State: "present"},
-	}, []statusWrite{{Time: clockTime(3, 11, 58), Method: "POST", Path: "/api/data/v9.2/accounts", State: "not verified"}}, true)
+func statusLossExample() *LossReport {
+	r := &LossReport{
+		From: Primary, LastSuccess: clockTime(3, 11, 2), RPO: 5 * time.Second, Truncated: true,
+		AtRisk: []Write{
+			{Time: clockTime(3, 10, 58), Method: "POST", Path: "/api/data/v9.2/accounts", EntityID: "00000000-0000-0000-0000-00000000000a", RequestID: "d1b5", Label: "invoice run", Status: 204},
+			{Time: clockTime(3, 11, 1), Method: "PATCH", Path: "/api/data/v9.2/contacts(00000000-0000-0000-0000-00000000000b)", Status: 204},
+		},
+		Unknown:  []Write{{Time: clockTime(3, 11, 58), Method: "POST", Path: "/api/data/v9.2/accounts"}},
+		verified: new(atomic.Pointer[Verification]),
+	}
+	r.verified.Store(&Verification{Missing: r.AtRisk[:1], Present: r.AtRisk[1:]})
+	return r
 }
 
 type statusRow struct {
 	name, why string
 	status    Status
-	loss      *statusLoss
+	loss      *LossReport
 	cfg       Config
 	closed    bool
 
@@ -143,7 +151,7 @@ var statusRows = []statusRow{
 	},
 	{
 		name: "failed over without writes at risk", why: "an empty report is good news",
-		status: failedOverStatus(), loss: lossView(Primary, time.Time{}, 5*time.Second, nil, nil, false), situation: "failed over", level: "warn",
+		status: failedOverStatus(), loss: &LossReport{RPO: 5 * time.Second}, situation: "failed over", level: "warn",
 		summary: "Failed over: traffic has gone to the alternate since 03:12 UTC (2 h 11 min).", advice: "returns by itself",
 		page: []string{"no write was near enough", "never answered a request in good health"},
 	},
@@ -267,7 +275,8 @@ var statusRows = []statusRow{
 // render returns the report of a row and its page.
 func (row *statusRow) render(t *testing.T) (*statusReport, string) {
 	t.Helper()
-	r := newStatusReport(&row.status, row.loss, &row.cfg, row.closed, statusStarted, statusNow)
+	row.status.Loss = row.loss
+	r := newStatusReport(&row.status, &row.cfg, row.closed, statusStarted, statusNow)
 	return r, renderPage(t, statusHTML{r, newTimeline(&row.status, statusStarted, statusNow)})
 }
 
@@ -371,8 +380,8 @@ func TestStatusPageEscapes(t *testing.T) {
 		Event{Kind: EventSwitchRefused, Time: clockTime(4, 0, 0), Reason: "not confirmed: " + fault.Err.Error(), Fault: fault, Err: fault.Err},
 		Event{Kind: EventOutcomeUnknown, Time: clockTime(4, 0, 1), Err: fault.Err},
 		Event{Kind: EventKind(200), Time: clockTime(4, 0, 2), Reason: strings.Repeat("long ", 1000), Fault: fault})
-	write := statusWrite{Method: evil, Path: evil, EntityID: evil, RequestID: evil, Label: evil, State: evil}
-	row := statusRow{status: s, loss: lossView(Primary, time.Time{}, 0, []statusWrite{write}, []statusWrite{write}, false)}
+	write := Write{Method: evil, Path: evil, EntityID: evil, RequestID: evil, Label: evil}
+	row := statusRow{status: s, loss: &LossReport{AtRisk: []Write{write}, Unknown: []Write{write}}}
 	r, page := row.render(t)
 	checkMarkup(t, page)
 	assert.NotContains(t, page, "<script")
@@ -434,7 +443,7 @@ func TestStatusJSONIsDocumented(t *testing.T) {
 
 func TestStatusJSONHasListsAndEveryClass(t *testing.T) {
 	t.Parallel()
-	row := statusRow{status: quietStatus(), loss: lossView(Primary, time.Time{}, 0, nil, nil, false)}
+	row := statusRow{status: quietStatus(), loss: new(LossReport)}
 	r, _ := row.render(t)
 	data, err := json.Marshal(r)
 	require.NoError(t, err)
@@ -470,11 +479,11 @@ func TestStatusProbeResults(t *testing.T) {
 
 func TestStatusPageBoundsWrites(t *testing.T) {
 	t.Parallel()
-	writes := make([]statusWrite, maxWriteRows+23)
+	writes := make([]Write, maxWriteRows+23)
 	for i := range writes {
-		writes[i] = statusWrite{Time: clockTime(3, 11, 0), Method: "POST", Path: "/w" + strconv.Itoa(i) + "/", State: "not verified"}
+		writes[i] = Write{Time: clockTime(3, 11, 0), Method: "POST", Path: "/w" + strconv.Itoa(i) + "/"}
 	}
-	row := statusRow{status: failedOverStatus(), loss: lossView(Primary, clockTime(3, 11, 0), 0, writes, nil, false)}
+	row := statusRow{status: failedOverStatus(), loss: &LossReport{LastSuccess: clockTime(3, 11, 0), AtRisk: writes}}
 	r, page := row.render(t)
 	assert.Len(t, r.Loss.AtRisk, len(writes), "the JSON has them all")
 	assert.Contains(t, page, "/w99/")

@@ -506,8 +506,10 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		return ErrClosed
 	case err != nil:
 		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
+	}
+	t.switches = nil
+	switch {
 	case st.active != to:
-		t.switches = nil
 		t.moveTo(to, reason, nil)
 	case st.down != nil:
 		t.comeUp(reason)
@@ -537,17 +539,17 @@ func (t *Transport) Pin(e Endpoint) {
 
 // Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
 // next fault leads to a decision. The memory of earlier switches, and with it
-// the latch, is cleared.
+// the latch, is cleared, pinned or not.
 func (t *Transport) Unpin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
+	t.switches = nil
 	if st.closed || !st.pinned {
 		return
 	}
 	next := *st
 	next.pinned = false
-	t.switches = nil
 	t.setState(&next)
 	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
 }
