@@ -149,7 +149,7 @@ func (l *ledger) latestDropped(at Endpoint, unknown bool) *atomic.Pointer[ledger
 // caller sets the URL of the report. Of a nil ledger nothing is known, so its
 // report is truncated.
 func (l *ledger) report(from Endpoint, lastSuccess time.Time, rpo time.Duration) *LossReport {
-	r := &LossReport{From: from, LastSuccess: lastSuccess, RPO: max(rpo, 0), Truncated: l == nil, verified: new(atomic.Pointer[Verification])}
+	r := &LossReport{From: from, LastSuccess: lastSuccess, RPO: max(rpo, 0), Truncated: l == nil}
 	if l == nil {
 		return r
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -275,7 +276,7 @@ func (t *Transport) lossReport(from Endpoint) *LossReport {
 		lastSuccess = t.origin.Add(time.Duration(at))
 	}
 	r := t.ledger.report(from, lastSuccess, t.cfg.RPO)
-	r.URL = t.org.Primary.String()
+	r.URL, r.verified = t.org.Primary.String(), new(atomic.Pointer[Verification])
 	return r
 }
 
