@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -168,17 +167,6 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, 0, run(t.Context(), []string{"-h"}, &stdout, &stderr))
 	assert.Contains(t, stderr.String(), "-org URL")
-}
-
-func TestColorsAreForTerminals(t *testing.T) {
-	t.Parallel()
-	file, err := os.Create(t.TempDir() + "/out")
-	require.NoError(t, err)
-	defer file.Close()
-	assert.False(t, wantsColor(file))
-	assert.False(t, wantsColor(new(bytes.Buffer)))
-	assert.Equal(t, "text", (&timeline{}).paint(red, "text"))
-	assert.Equal(t, "\x1b[31mtext\x1b[0m", (&timeline{color: true}).paint(red, "text"))
 }
 
 // credential is a source of tokens that remembers what it was asked for.

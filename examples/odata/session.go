@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/examples/internal/timeline"
 )
 
 // session is one run of the program.
@@ -28,8 +29,8 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "odata:", err)
 		return 2
 	}
-	line := &timeline{out: stdout, color: wantsColor(stdout), alternate: org.Alternate.Hostname()}
-	s.config.OnEvent = line.onEvent
+	line := timeline.New(stdout, org)
+	s.config.OnEvent = line.OnEvent
 	s.config.Logger = slog.New(slog.DiscardHandler) // the timeline tells the same
 
 	// This is all that a program has to do for failovers.
@@ -41,12 +42,12 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 	defer transport.Close()
 
 	root := org.Primary.String() + "/api/data/v9.2/"
-	s.traffic.client = &Client{HTTP: client, Root: root, OnCall: line.call}
-	s.traffic.failed = line.failed
+	s.traffic.client = &Client{HTTP: client, Root: root, OnCall: func(c Call) { line.Call(c.Method, c.Host, c.Took) }}
+	s.traffic.failed = line.Failed
 	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", org.Primary, org.Alternate)
-	line.begin(s.period)
-	s.work(ctx, line.say)
-	sum := line.end()
+	line.Begin(s.period)
+	s.work(ctx, line)
+	sum := line.End()
 
 	// Reading back is no part of the traffic, and neither is cleaning up. They
 	// are done after Ctrl-C as well, if they do not take long.
@@ -57,14 +58,14 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 }
 
 // work makes the traffic, and the outage if it is simulated.
-func (s session) work(ctx context.Context, say func(string)) {
+func (s session) work(ctx context.Context, line *timeline.Timeline) {
 	if !s.traffic.prepare(ctx) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var outage sync.WaitGroup
 	if s.simulation != nil {
-		outage.Go(func() { s.simulation.play(ctx, s.duration, say) })
+		outage.Go(func() { line.Play(ctx, s.duration, s.simulation.scenes()) })
 	}
 	s.traffic.run(ctx, s.duration)
 	cancel()
@@ -72,15 +73,15 @@ func (s session) work(ctx context.Context, say func(string)) {
 }
 
 // conclude prints the summary and returns the exit status.
-func (s session) conclude(ctx context.Context, sum summary, out io.Writer) int {
-	problems := sum.failures
-	sum.print(out)
+func (s session) conclude(ctx context.Context, sum timeline.Summary, out io.Writer) int {
+	problems := sum.Failures
+	sum.Print(out)
 	if s.traffic.write {
 		missing, err := s.traffic.confirm(ctx)
 		created := len(s.traffic.created)
-		item(out, "updates", s.traffic.updates.Load(), "each on condition of its ETag")
+		timeline.Item(out, "updates", s.traffic.updates.Load(), "each on condition of its ETag")
 		if err == nil {
-			item(out, "accounts created", created, fmt.Sprintf("%d confirmed present by reading them back", created-len(missing)))
+			timeline.Item(out, "accounts created", created, fmt.Sprintf("%d confirmed present by reading them back", created-len(missing)))
 		}
 		if err == nil && s.simulation == nil {
 			err = s.traffic.cleanUp(ctx)

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"time"
 
+	"github.com/d365failover/failover/examples/internal/timeline"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -23,28 +23,14 @@ type simulation struct {
 	lost map[string]bool
 }
 
-// play lets the scenes happen, each at its share of the duration. In a real
-// outage Microsoft takes minutes to move an organization. Until then neither
-// endpoint serves and calls fail with failover.ErrUnavailable; the simulation
-// leaves that time out.
-func (s *simulation) play(ctx context.Context, duration time.Duration, say func(string)) {
-	start := time.Now()
-	for _, scene := range []struct {
-		percent time.Duration
-		text    string
-		happen  func()
-	}{
-		{21, "the primary's region is gone; the alternate takes over", s.disaster},
-		{54, "the primary's region is back; the organization is not, yet", s.org.Primary().Heal},
-		{67, "the organization is moved back to the primary", s.org.FailBack},
-	} {
-		select {
-		case <-time.After(time.Until(start.Add(duration * scene.percent / 100))):
-		case <-ctx.Done():
-			return
-		}
-		say(scene.text)
-		scene.happen()
+// scenes returns what happens when. In a real outage Microsoft takes minutes to
+// move an organization. Until then neither endpoint serves and calls fail with
+// failover.ErrUnavailable; the simulation leaves that time out.
+func (s *simulation) scenes() []timeline.Scene {
+	return []timeline.Scene{
+		{Percent: 21, Text: "the primary's region is gone; the alternate takes over", Happen: s.disaster},
+		{Percent: 54, Text: "the primary's region is back; the organization is not, yet", Happen: s.org.Primary().Heal},
+		{Percent: 67, Text: "the organization is moved back to the primary", Happen: s.org.FailBack},
 	}
 }
 
@@ -67,15 +53,15 @@ func (s *simulation) disaster() {
 // missing accounts that does not account for.
 func (s *simulation) explain(out io.Writer, missing []string) (unexplained int) {
 	fmt.Fprintf(out, "\nKnown to the simulator alone\n")
-	item(out, "lost accounts", len(s.lost), fmt.Sprintf("acknowledged in the last %v before the disaster and", lag))
-	item(out, "", "", "missing at the alternate, which lags that far behind")
+	timeline.Item(out, "lost accounts", len(s.lost), fmt.Sprintf("acknowledged in the last %v before the disaster and", lag))
+	timeline.Item(out, "", "", "missing at the alternate, which lags that far behind")
 	for _, id := range missing {
 		if !s.lost[id] {
 			unexplained++
 		}
 	}
 	if unexplained > 0 {
-		item(out, "unexplained", unexplained, "created, missing, and not lost by the failover")
+		timeline.Item(out, "unexplained", unexplained, "created, missing, and not lost by the failover")
 	}
 	return unexplained
 }

@@ -1,7 +1,11 @@
-package main
+// Package timeline shows on a terminal what the examples live through: who
+// answers how many requests, what the failover library sees and does, and the
+// outages that a simulation plays.
+package timeline
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,10 +20,10 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// timeline prints what happens as it happens: one line for every period with
+// A Timeline prints what happens as it happens: one line for every period with
 // the requests each endpoint has answered, and one for every event. It may be
-// used by several goroutines at once.
-type timeline struct {
+// used by several goroutines at once. [New] makes one.
+type Timeline struct {
 	out       io.Writer
 	color     bool
 	alternate string // host name
@@ -30,7 +34,7 @@ type timeline struct {
 
 	mu      sync.Mutex // guards what follows, and keeps lines whole
 	row     row
-	sum     summary
+	sum     Summary
 	trouble time.Time // of the last trip that no switch has followed yet
 	away    time.Time // since when the alternate is active, zero if it is not
 }
@@ -43,19 +47,28 @@ type row struct {
 	probes   [2]*probe // newest by endpoint, nil if there was none
 }
 
-// summary is what has happened in all.
-type summary struct {
+// A Summary is what has happened in all.
+type Summary struct {
+	// Failures is how many jobs failed.
+	Failures int
+
 	requests    [2]int // by endpoint
-	failures    int
 	switches    int
 	atRisk      int // writes, in the loss reports of the switches
 	onAlternate time.Duration
-	longest     Call
+	longest     string // what the longest call was
+	longestTook time.Duration
 	longestAt   time.Duration // when it began
 }
 
-// begin prints the heading, and a line every period until end.
-func (t *timeline) begin(period time.Duration) {
+// New returns a Timeline of an organization. It is in color if out is a
+// terminal.
+func New(out io.Writer, org failover.Org) *Timeline {
+	return &Timeline{out: out, color: wantsColor(out), alternate: org.Alternate.Hostname()}
+}
+
+// Begin prints the heading, and a line every period until [Timeline.End].
+func (t *Timeline) Begin(period time.Duration) {
 	fmt.Fprintln(t.out, t.paint(bold, fmt.Sprintf("%7s   %-*s%-*s%s", "time", column, "primary", column, "alternate", "probes")))
 	t.start, t.stop = time.Now(), make(chan struct{})
 	t.printer.Go(func() {
@@ -74,8 +87,8 @@ func (t *timeline) begin(period time.Duration) {
 	})
 }
 
-// end prints what is left and returns the sum of it all.
-func (t *timeline) end() summary {
+// End prints what is left and returns the sum of it all.
+func (t *Timeline) End() Summary {
 	close(t.stop)
 	t.printer.Wait()
 	t.mu.Lock()
@@ -89,41 +102,59 @@ func (t *timeline) end() summary {
 	return t.sum
 }
 
-// call is the Client's OnCall.
-func (t *timeline) call(c Call) {
+// Call takes note of a call that is over: what it was, in a word, how long it
+// took, and the host that answered or was tried last, "" if none was.
+func (t *Timeline) Call(what, host string, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	endpoint := failover.Primary
-	if c.Host == t.alternate {
+	if host == t.alternate {
 		endpoint = failover.Alternate
 	}
-	if c.Host != "" {
+	if host != "" {
 		t.row.requests[endpoint]++
 		t.sum.requests[endpoint]++
 	}
-	if c.Took > t.sum.longest.Took {
-		t.sum.longest, t.sum.longestAt = c, time.Since(t.start)-c.Took
+	if took > t.sum.longestTook {
+		t.sum.longest, t.sum.longestTook, t.sum.longestAt = what, took, time.Since(t.start)-took
 	}
 }
 
-// failed takes note of a job that failed.
-func (t *timeline) failed(err error) {
+// Failed takes note of a job that failed.
+func (t *Timeline) Failed(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sum.failures++
+	t.sum.Failures++
 	t.row.failures++
 	t.row.failure = cmp.Or(t.row.failure, err)
 }
 
-// say prints a line of the simulation.
-func (t *timeline) say(text string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.event(magenta, "simulation", text)
+// A Scene is something that happens to a simulated organization.
+type Scene struct {
+	Percent time.Duration // of the duration that are over when it happens
+	Text    string        // says what happens
+	Happen  func()
 }
 
-// onEvent is the Config's OnEvent.
-func (t *timeline) onEvent(e failover.Event) {
+// Play lets the scenes happen in their order, each at its share of the
+// duration, and prints their texts. It returns after the last, or when ctx ends.
+func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Scene) {
+	start := time.Now()
+	for _, scene := range scenes {
+		select {
+		case <-time.After(time.Until(start.Add(duration * scene.Percent / 100))):
+		case <-ctx.Done():
+			return
+		}
+		t.mu.Lock()
+		t.event(magenta, "simulation", scene.Text)
+		t.mu.Unlock()
+		scene.Happen()
+	}
+}
+
+// OnEvent is for [failover.Config.OnEvent].
+func (t *Timeline) OnEvent(e failover.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch e.Kind {
@@ -145,7 +176,7 @@ func (t *timeline) onEvent(e failover.Event) {
 }
 
 // switched takes note of a switch. t.mu is held.
-func (t *timeline) switched(e failover.Event) {
+func (t *Timeline) switched(e failover.Event) {
 	t.sum.switches++
 	text := fmt.Sprintf("%v → %v", e.From, e.To)
 	if !t.trouble.IsZero() {
@@ -166,7 +197,7 @@ func (t *timeline) switched(e failover.Event) {
 }
 
 // event prints the line of an event. t.mu is held.
-func (t *timeline) event(color, title, text string) {
+func (t *Timeline) event(color, title, text string) {
 	fmt.Fprintf(t.out, "%s   %s %s\n", t.clock(), t.paint(color, fmt.Sprintf("▶ %-10s", title)), text)
 }
 
@@ -174,7 +205,7 @@ func (t *timeline) event(color, title, text string) {
 const column = 20
 
 // printRow prints the line of a period. t.mu is held.
-func (t *timeline) printRow() {
+func (t *Timeline) printRow() {
 	line := t.clock() + "   " +
 		t.bar(cyan, t.row.requests[failover.Primary]) +
 		t.bar(yellow, t.row.requests[failover.Alternate]) +
@@ -219,7 +250,7 @@ func (p *probe) reason() string {
 }
 
 // bar returns n as a bar with its number.
-func (t *timeline) bar(color string, n int) string {
+func (t *Timeline) bar(color string, n int) string {
 	if n == 0 {
 		return strings.Repeat(" ", column)
 	}
@@ -230,7 +261,7 @@ func (t *timeline) bar(color string, n int) string {
 }
 
 // clock returns the time since the start.
-func (t *timeline) clock() string { return fmt.Sprintf("%6.1fs", time.Since(t.start).Seconds()) }
+func (t *Timeline) clock() string { return fmt.Sprintf("%6.1fs", time.Since(t.start).Seconds()) }
 
 // brief returns the heart of an error: a service's code, a status, or the
 // error at the bottom of a network error.
@@ -263,22 +294,22 @@ func round(d time.Duration) time.Duration {
 	return d.Round(100 * time.Millisecond)
 }
 
-// print prints the summary.
-func (s summary) print(out io.Writer) {
+// Print prints the summary.
+func (s Summary) Print(out io.Writer) {
 	fmt.Fprintf(out, "\nSummary\n")
 	primary, alternate := s.requests[failover.Primary], s.requests[failover.Alternate]
-	item(out, "requests", primary+alternate, fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate))
-	item(out, "failures", s.failures, "seen by the callers")
-	item(out, "switches", s.switches, "")
-	item(out, "writes at risk", s.atRisk, "acknowledged so shortly before a switch that they may not have been copied")
-	item(out, "on the alternate", round(s.onAlternate), "")
-	if s.longest.Took > 0 {
-		item(out, "longest call", round(s.longest.Took), fmt.Sprintf("a %s begun at %.1fs", s.longest.Method, s.longestAt.Seconds()))
+	Item(out, "requests", primary+alternate, fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate))
+	Item(out, "failures", s.Failures, "seen by the callers")
+	Item(out, "switches", s.switches, "")
+	Item(out, "writes at risk", s.atRisk, "acknowledged so shortly before a switch that they may not have been copied")
+	Item(out, "on the alternate", round(s.onAlternate), "")
+	if s.longest != "" {
+		Item(out, "longest call", round(s.longestTook), fmt.Sprintf("a %s begun at %.1fs", s.longest, s.longestAt.Seconds()))
 	}
 }
 
-// item prints a line of a summary.
-func item(out io.Writer, title string, value any, note string) {
+// Item prints a line of a summary.
+func Item(out io.Writer, title string, value any, note string) {
 	line := fmt.Sprintf("  %-18s%7v   %s", title, value, note)
 	fmt.Fprintln(out, strings.TrimRight(line, " "))
 }
@@ -294,7 +325,7 @@ const (
 	cyan    = "36"
 )
 
-func (t *timeline) paint(color, text string) string {
+func (t *Timeline) paint(color, text string) string {
 	if !t.color || text == "" {
 		return text
 	}
