@@ -37,6 +37,7 @@ type Timeline struct {
 	sum     Summary
 	trouble time.Time // of the last trip that no switch has followed yet
 	away    time.Time // since when the alternate is active, zero if it is not
+	ended   bool
 }
 
 // row is what has happened since the last line.
@@ -87,7 +88,8 @@ func (t *Timeline) Begin(period time.Duration) {
 	})
 }
 
-// End prints what is left and returns the sum of it all.
+// End prints what is left and returns the sum of it all. From then on out is
+// the caller's again: later events are not printed.
 func (t *Timeline) End() Summary {
 	close(t.stop)
 	t.printer.Wait()
@@ -96,6 +98,7 @@ func (t *Timeline) End() Summary {
 	if t.row != (row{}) {
 		t.printRow()
 	}
+	t.ended = true
 	if !t.away.IsZero() {
 		t.sum.onAlternate += time.Since(t.away)
 	}
@@ -146,11 +149,16 @@ func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Sc
 		case <-ctx.Done():
 			return
 		}
-		t.mu.Lock()
-		t.event(magenta, "simulation", scene.Text)
-		t.mu.Unlock()
+		t.Say("simulation", scene.Text)
 		scene.Happen()
 	}
+}
+
+// Say prints a line of the program's own.
+func (t *Timeline) Say(title, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.event(magenta, title, text)
 }
 
 // OnEvent is for [failover.Config.OnEvent].
@@ -198,6 +206,9 @@ func (t *Timeline) switched(e failover.Event) {
 
 // event prints the line of an event. t.mu is held.
 func (t *Timeline) event(color, title, text string) {
+	if t.ended {
+		return
+	}
 	fmt.Fprintf(t.out, "%s   %s %s\n", t.clock(), t.paint(color, fmt.Sprintf("▶ %-10s", title)), text)
 }
 
@@ -282,7 +293,7 @@ func brief(err error) string {
 	for next := errors.Unwrap(err); next != nil; next = errors.Unwrap(err) {
 		err = next
 	}
-	first, _, _ := strings.Cut(err.Error(), "\n")
+	first, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "failover: "), "\n")
 	return cmp.Or(first, "unknown error")
 }
 

@@ -40,6 +40,7 @@ func TestLinesAndSummary(t *testing.T) {
 		line.Call("call that reached nobody", "", time.Millisecond)
 		line.Failed(errors.New("no reason"))
 		sum := line.End()
+		line.OnEvent(failover.Event{Kind: failover.EventDown}) // too late
 		sum.Print(&out)
 
 		assert.Equal(t, 1, sum.Failures)
