@@ -1,0 +1,145 @@
+// Command soap shows package failover below a SOAP library: a client of the
+// organization service, made with github.com/hooklift/gowsdl, works on while the
+// organization's region fails and recovers.
+//
+//	go run ./examples/soap
+//
+// needs nothing but Go. The organization is simulated on this machine by
+// package failovertest, with real TLS. The program examples/odata does the same
+// with the Web API, and with real organizations as well.
+//
+// The exit status is 1 if a call failed or an account is missing in the end, 2
+// if the flags are wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/examples/internal/timeline"
+	"github.com/d365failover/failover/failovertest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// shortest simulation: each scene needs some calls.
+const shortest = 3 * time.Second
+
+// run is main without its surroundings. It returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("soap", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	duration := flags.Duration("duration", 10*time.Second, "how long to work")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	}
+	if flags.NArg() > 0 || *duration < shortest {
+		fmt.Fprintf(stderr, "soap: the simulation takes %v at least, and there is nothing but flags\n", shortest)
+		return 2
+	}
+	org := failovertest.Start(nil)
+	defer org.Close()
+	return simulate(ctx, org, *duration, stdout, stderr)
+}
+
+// simulate works against an organization while that is failed over and back,
+// and returns the exit status.
+func simulate(ctx context.Context, org *failovertest.Org, duration time.Duration, stdout, stderr io.Writer) int {
+	addresses, err := failover.ParseOrg(org.URL())
+	if err != nil {
+		fmt.Fprintln(stderr, "soap:", err)
+		return 1
+	}
+	line := timeline.New(stdout, addresses)
+
+	// This is all that a program has to do for failovers: the http.Client is
+	// the one that the SOAP library gets.
+	hc, transport, err := failover.Wrap(nil, org.URL(), &failover.Config{
+		Base:      org.Transport(), // dials the simulator, trusts its certificates
+		Authorize: org.Authorize,
+		// Asks the WSDL of the service that is used, as the .NET SDK does.
+		Probe: failover.ProbeWSDL,
+		// A real outage takes hours, this one seconds. Outside of a
+		// demonstration the defaults are right: 10 s to 60 s, 5 min, 5 s.
+		ProbeInterval:    time.Second,
+		MaxProbeInterval: time.Second,
+		MinDwell:         2 * time.Second,
+		RPO:              time.Second,
+		OnEvent:          line.OnEvent,
+		Logger:           slog.New(slog.DiscardHandler), // the timeline tells the same
+	})
+	if err != nil {
+		fmt.Fprintln(stderr, "soap:", err)
+		return 1
+	}
+	defer transport.Close()
+
+	var doubts atomic.Int64
+	client := NewClient(hc, org.URL())
+	client.OnCall = line.Call
+	client.OnDoubt = func(operation string) {
+		doubts.Add(1)
+		line.Say("doubt", operation+": the answer is lost; sent again by the program, not by the Transport")
+	}
+	work := &traffic{client: client, pace: 250 * time.Millisecond, failed: line.Failed}
+
+	fmt.Fprintf(stdout, "%d workers make SOAP calls for %v: WhoAmI, Create, RetrieveMultiple, Update, Retrieve.\n"+
+		"The organization is simulated on this machine; its region fails and recovers meanwhile.\n", workers, duration)
+	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", addresses.Primary, addresses.Alternate)
+	line.Begin(500 * time.Millisecond)
+	playing, cancel := context.WithCancel(ctx)
+	var outage sync.WaitGroup
+	outage.Go(func() { line.Play(playing, duration, scenes(org)) })
+	work.run(ctx, duration)
+	cancel()
+	outage.Wait()
+	sum := line.End()
+
+	sum.Print(stdout)
+	timeline.Item(stdout, "writes in doubt", doubts.Load(), "sent again by the program, which knows that it may")
+	work.client = NewClient(hc, org.URL()) // reading back is no part of the traffic
+	if !work.confirm(ctx, stdout) || sum.Failures > 0 {
+		return 1
+	}
+	return 0
+}
+
+// scenes is the outage of a region as the organization lives through it, and
+// the loss of one answer. In a real outage Microsoft takes minutes to move an
+// organization. Until then neither endpoint serves and calls fail with
+// failover.ErrUnavailable; the simulation leaves that time out, and the writes
+// that a real one loses (examples/odata has some).
+func scenes(org *failovertest.Org) []timeline.Scene {
+	return []timeline.Scene{
+		{Percent: 25, Text: "the primary's region is gone; the alternate takes over", Happen: func() {
+			org.Disaster(failovertest.Refuse())
+		}},
+		{Percent: 50, Text: "the primary's region is back; the organization is not, yet", Happen: org.Primary().Heal},
+		{Percent: 65, Text: "the organization is moved back to the primary", Happen: org.FailBack},
+		{Percent: 80, Text: "the next Create will be carried out and its connection cut", Happen: func() {
+			var done atomic.Bool
+			org.Primary().FailWhen(func(r *http.Request) bool {
+				return strings.HasSuffix(r.Header.Get("SOAPAction"), `/Create"`) && done.CompareAndSwap(false, true)
+			}, failovertest.Reset(failovertest.AfterApply))
+		}},
+	}
+}
