@@ -705,7 +705,7 @@ func TestTimelineStaysInItsFrame(t *testing.T) {
 		for range random.IntN(maxRecent + 1) {
 			at = at.Add(time.Duration(random.Int64N(int64(statusNow.Sub(at))/8 + 1)))
 			from, to := Endpoint(random.IntN(2)), Endpoint(random.IntN(2))
-			s.Events = append(s.Events, Event{Kind: EventKind(random.IntN(12)), Time: at, From: from, To: to})
+			s.Events = append(s.Events, Event{Kind: EventKind(random.IntN(int(EventTokensSuspect) + 1)), Time: at, From: from, To: to})
 		}
 		tl := newTimeline(&s, started, statusNow)
 		require.Len(t, tl.Lanes, 2)
