@@ -118,7 +118,7 @@ func (a *attempt) send() (*http.Response, *Fault) {
 		return nil, a.unsent(ClassCanceled, err)
 	}
 	resp, err := a.way.roundTrip(t.base, a.out)
-	f := t.cfg.Classify(resp, err)
+	f := t.classify(resp, err)
 	if err == nil {
 		a.deliver(resp)
 	}
@@ -142,6 +142,19 @@ func (a *attempt) send() (*http.Response, *Fault) {
 	}
 	a.releaseWith(resp)
 	return resp, f
+}
+
+// maxAnswerTime is how long an answer may take to show what fault is in it.
+const maxAnswerTime = 5 * time.Second
+
+// classify judges what Base has returned. The body of a fault that does not come
+// is cut off: nobody has asked for it yet who could give it up.
+func (t *Transport) classify(resp *http.Response, err error) *Fault {
+	if err == nil && resp.Body != nil && !healthy(resp) {
+		body := resp.Body
+		defer time.AfterFunc(maxAnswerTime, func() { body.Close() }).Stop()
+	}
+	return t.cfg.Classify(resp, err)
 }
 
 // takeBody puts the body into the request.
