@@ -456,7 +456,7 @@ const refusedStream = 0x7
 // Delivery is NotSent only where the type proves it. The handshake time-out of
 // net/http, for one, has no type of its own and stays Unknown.
 func faultOfError(err error) *Fault {
-	f := &Fault{Err: err, Class: ClassTransient}
+	f := &Fault{Err: boundedError(err), Class: ClassTransient}
 	var stream streamError
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -120,7 +120,8 @@ type Fault struct {
 	RequestID string
 	// RetryAfter the server asked for, at most 5 minutes, 0 if it did not ask.
 	RetryAfter time.Duration
-	// Err of the attempt when there was no response.
+	// Err of the attempt when there was no response. Of one whose text is longer
+	// than 64 KiB only the beginning of the text is left.
 	Err error
 }
 
@@ -274,6 +275,20 @@ func errorText(err error) string {
 		err = wrapped.Err
 	}
 	return errorTextOf(err.Error())
+}
+
+// maxErrorKept is the longest text of an error that is kept. Queries of OData may
+// be 32 KiB long, and url.Error quotes them.
+const maxErrorKept = 64 << 10
+
+// boundedError returns err, or the beginning of its text if that is so long that
+// a server could fill the memory with it: net/http quotes malformed headers
+// whole, up to 10 MiB, and faults outlive their requests in Status and events.
+func boundedError(err error) error {
+	if text := err.Error(); len(text) > maxErrorKept {
+		return errors.New(oneLine(errorText(err), maxErrorText))
+	}
+	return err
 }
 
 // errorTextOf redacts every word of s that looks like an address or follows the
