@@ -277,6 +277,22 @@ func errorText(err error) string {
 	return errorTextOf(err.Error())
 }
 
+// shownError is an error of the program's own code, a Probe or ConfirmSwitch, with
+// a text as bounded and as free of secrets as that of a Fault.
+type shownError struct{ err error }
+
+func (e *shownError) Error() string { return oneLine(errorText(e.err), maxFaultText) }
+func (e *shownError) Unwrap() error { return e.err }
+
+// forShow returns err as it may be put into events, logs and Status.
+func forShow(err error) error {
+	switch err.(type) {
+	case nil, *Fault, *Error:
+		return err
+	}
+	return &shownError{err}
+}
+
 // maxErrorKept is the longest text of an error that is kept. Queries of OData may
 // be 32 KiB long, and url.Error quotes them.
 const maxErrorKept = 64 << 10

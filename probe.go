@@ -142,6 +142,7 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	if parent.Err() != nil {
 		return parent.Err() // nobody waits for it any more; it proves nothing
 	}
+	err = forShow(err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	side := &t.endpoints[e]

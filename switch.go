@@ -187,7 +187,7 @@ func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, lat
 		return fmt.Errorf("latched after %d switches within an hour", maxSwitches)
 	}
 	if err := t.confirm(st.active, to, reason, f); err != nil {
-		return fmt.Errorf("not confirmed: %w", err)
+		return fmt.Errorf("not confirmed: %w", forShow(err))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
