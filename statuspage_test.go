@@ -772,7 +772,7 @@ func TestEveryEventKindHasItsMark(t *testing.T) {
 			names[g.Name], paths[g.Path] = true, true
 		}
 	}
-	assert.Len(t, names, 11)
+	assert.Len(t, names, 12)
 }
 
 func TestTimesInWords(t *testing.T) {

@@ -77,6 +77,8 @@ func glyphOf(e *Event) glyph {
 		return glyph{"unpinned", "ok", "M-5 6H5V2H2V-6H-2V2H-5Z"}
 	case EventLatched:
 		return glyph{"latched", "bad", "M-5-5H5V5H-5ZM-2-2V2H2V-2Z"}
+	case EventTokensSuspect:
+		return glyph{"tokens suspect", "warn", "M-5-4H5V-1H-5ZM-5 1H5V4H-5Z"}
 	}
 	return glyph{e.Kind.String(), "warn", "M-3-3H3V3H-3Z"}
 }
