@@ -150,11 +150,21 @@ const maxAnswerTime = 5 * time.Second
 // classify judges what Base has returned. The body of a fault that does not come
 // is cut off: nobody has asked for it yet who could give it up.
 func (t *Transport) classify(resp *http.Response, err error) *Fault {
-	if err == nil && resp.Body != nil && !healthy(resp) {
-		body := resp.Body
+	judge := t.cfg.Classify
+	if judge == nil {
+		judge = Classify
+	}
+	if err != nil {
+		return judge(nil, err)
+	}
+	if healthy(resp) {
+		if t.cfg.Classify == nil {
+			return nil
+		}
+	} else if body := resp.Body; body != nil {
 		defer time.AfterFunc(maxAnswerTime, func() { body.Close() }).Stop()
 	}
-	return t.cfg.Classify(resp, err)
+	return judge(resp, nil)
 }
 
 // takeBody puts the body into the request.

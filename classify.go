@@ -331,13 +331,18 @@ func (f *Fault) byStatus(status int) {
 // requestID returns the id the service gave the request, else the one of a gateway
 // or of the caller.
 func requestID(h http.Header) string {
-	for _, key := range []string{"x-ms-service-request-id", "REQ_ID", "x-ms-request-id", "request-id", "x-ms-client-request-id"} {
-		if id := oneLine(h.Get(key), maxRequestText); id != "" {
-			return id
+	for _, key := range requestIDHeaders {
+		if values := h[key]; len(values) > 0 {
+			if id := oneLine(values[0], maxRequestText); id != "" {
+				return id
+			}
 		}
 	}
 	return ""
 }
+
+// requestIDHeaders in canonical form, the service's own first.
+var requestIDHeaders = [...]string{"X-Ms-Service-Request-Id", "Req_id", "X-Ms-Request-Id", "Request-Id", "X-Ms-Client-Request-Id"}
 
 // maxRetryAfter caps [Fault.RetryAfter]: one mistaken header must not stop a caller
 // for a day.

@@ -365,9 +365,22 @@ func redactWord(word string) string {
 	return scheme + "://" + rest
 }
 
+// isPlain reports whether s is visible ASCII without blanks, as ids are.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // oneLine returns s as one line of at most limit bytes of valid UTF-8: runs of
 // blanks, control and invisible formatting characters become one blank.
 func oneLine(s string, limit int) string {
+	if len(s) <= limit && isPlain(s) {
+		return s
+	}
 	var b strings.Builder
 	blank := false
 	for _, r := range s {

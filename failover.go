@@ -329,9 +329,6 @@ func (c *Config) complete(org *Org) error {
 	setDefault(&c.MinDwell, 5*time.Minute, 0)
 	setDefault(&c.RPO, 5*time.Second, 0)
 	setDefault(&c.LedgerSize, 4096, 0)
-	if c.Classify == nil {
-		c.Classify = Classify
-	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -28,7 +28,9 @@ func (a *attempt) watchBody(resp *http.Response) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // the body is the connection now, and not ours to wrap
 	}
-	resp.Body = &watchedBody{body: resp.Body, t: a.c.t, st: a.st, way: a.way, status: resp.StatusCode, ctx: a.c.req.Context()}
+	b := &a.c.answer // rather than memory of its own
+	b.body, b.c, b.st, b.way, b.status = resp.Body, a.c, a.st, a.way, resp.StatusCode
+	resp.Body = b
 }
 
 // releaseWith releases the context of the attempt when the body is closed.
@@ -53,11 +55,10 @@ func (b *releasingBody) Close() error {
 // fault of the endpoint, although the response was returned long ago.
 type watchedBody struct {
 	body   io.ReadCloser
-	t      *Transport
+	c      *call
 	st     *state
 	way    *way
 	status int
-	ctx    context.Context // of the caller
 	over   atomic.Bool
 }
 
@@ -78,20 +79,20 @@ func (b *watchedBody) Close() error {
 
 // end takes note of how the body ended, once.
 func (b *watchedBody) end(err error) {
-	if b.over.Swap(true) {
+	if b.over.Load() || b.over.Swap(true) {
 		return
 	}
 	if err == io.EOF {
-		b.t.clear(b.st)
+		b.c.t.clear(b.st)
 		return
 	}
-	if b.ctx.Err() == context.Canceled {
+	if b.c.req.Context().Err() == context.Canceled {
 		return
 	}
-	if f := b.t.cfg.Classify(nil, err); f != nil {
+	if f := b.c.t.classify(nil, err); f != nil {
 		broken := *f
 		broken.Endpoint, broken.Status, broken.Delivery = b.st.active, b.status, Answered
-		b.t.report(b.st, &broken)
+		b.c.t.report(b.st, &broken)
 	}
 }
 

@@ -40,7 +40,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, t.refusal(st, req)
 	}
-	c := call{t: t, req: req, variant: variant, at: at}
+	c := &call{t: t, req: req, variant: variant, at: at}
 	return c.run()
 }
 
@@ -85,7 +85,8 @@ type call struct {
 	variant int           // of the organization's host names, see Org
 	at      Endpoint      // that the caller's URL names
 	body    payload
-	faults  []*Fault // one for each attempt so far
+	faults  []*Fault    // one for each attempt so far
+	answer  watchedBody // of the response, if it is healthy
 	pauses  *backoff.ExponentialBackOff
 }
 
