@@ -11,35 +11,30 @@ import (
 	"time"
 )
 
-// attempt is one sending of a request, to the endpoint that is active in st.
-type attempt struct {
-	c   *call
-	st  *state
-	out *http.Request // the caller's request, or a copy with what has to be different
-	way *way          // nil if nothing has to be known about it
-}
+// This file makes one attempt of a call: it sends the request to the endpoint
+// that is active in c.st.
 
 // own returns the request that is sent, for changing: a copy, made when it is
 // first needed, of which only the struct is new.
-func (a *attempt) own() *http.Request {
-	if a.out == a.c.req {
-		a.out = a.c.req.WithContext(a.c.req.Context())
+func (c *call) own() *http.Request {
+	if c.out == c.req {
+		c.out = c.req.WithContext(c.req.Context())
 	}
-	return a.out
+	return c.out
 }
 
-// prepare makes the request ready but for its body.
-func (a *attempt) prepare() *Fault {
-	t, req := a.c.t, a.c.req
-	a.out = req
+// prepare begins an attempt under st: it makes the request ready but for its body.
+func (c *call) prepare(st *state) *Fault {
+	t, req := c.t, c.req
+	c.st, c.out, c.way = st, req, nil
 	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
-		a.way = new(way)
-		a.out = req.WithContext(a.way.context(req.Context(), t.cfg.AttemptTimeout))
+		c.way = new(way)
+		c.out = req.WithContext(c.way.context(req.Context(), t.cfg.AttemptTimeout))
 	}
-	if u := a.target(); u != nil {
-		a.redirect(u)
+	if u := c.target(); u != nil {
+		c.redirect(u)
 	}
-	guarded := a.c.guards(a.st)
+	guarded := c.guards()
 	if !guarded && t.cfg.Authorize == nil {
 		return nil
 	}
@@ -50,18 +45,18 @@ func (a *attempt) prepare() *Fault {
 	if guarded {
 		header.Set("If-Match", "*")
 	}
-	a.own().Header = header
+	c.own().Header = header
 	if t.cfg.Authorize != nil {
-		if err := t.cfg.Authorize(a.out); err != nil {
-			return a.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
+		if err := t.cfg.Authorize(c.out); err != nil {
+			return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
 		}
 	}
 	return nil
 }
 
 // target returns the URL to send to, nil if the caller's own will do.
-func (a *attempt) target() *url.URL {
-	c, to := a.c, a.st.active
+func (c *call) target() *url.URL {
+	to := c.st.active
 	query, mapped := c.req.URL.RawQuery, false
 	if c.req.Method == http.MethodDelete {
 		query, mapped = c.t.org.rewriteQuery(query, to)
@@ -78,69 +73,69 @@ func (a *attempt) target() *url.URL {
 }
 
 // redirect points the request at u.
-func (a *attempt) redirect(u *url.URL) {
-	out := a.own()
+func (c *call) redirect(u *url.URL) {
+	out := c.own()
 	if out.Host == out.URL.Host {
 		out.Host = ""
-	} else if host, ok := a.c.t.org.mapHost(out.Host, a.st.active); ok {
+	} else if host, ok := c.t.org.mapHost(out.Host, c.st.active); ok {
 		out.Host = host
 	}
 	out.URL = u
-	a.c.t.borrow(out)
+	c.t.borrow(out)
 }
 
 // guards reports whether the request is an update of a record that was created
 // at the other endpoint just before the switch and may not exist here. Without a
 // condition the service would create it anew, with nothing in it but the update
 // (an upsert); with If-Match: * it answers 404.
-func (c *call) guards(st *state) bool {
-	if st.atRisk == nil || c.req.Method != http.MethodPatch ||
+func (c *call) guards() bool {
+	if c.st.atRisk == nil || c.req.Method != http.MethodPatch ||
 		c.req.Header.Get("If-Match") != "" || c.req.Header.Get("If-None-Match") != "" {
 		return false
 	}
 	path := withParens(c.req.URL.EscapedPath())
 	record, _ := recordIn(path)
-	return record != "" && record == path && st.atRisk[recordKey(Write{Entity: record})]
+	return record != "" && record == path && c.st.atRisk[recordKey(Write{Entity: record})]
 }
 
 // unsent returns the fault of an attempt that ends before it is sent, which is
 // none of the endpoint's.
-func (a *attempt) unsent(class Class, err error) *Fault {
-	a.cancel()
-	return &Fault{Class: class, Delivery: NotSent, Endpoint: a.st.active, Err: err}
+func (c *call) unsent(class Class, err error) *Fault {
+	c.way.release()
+	return &Fault{Class: class, Delivery: NotSent, Endpoint: c.st.active, Err: err}
 }
 
 // send sends the request. It returns a healthy response, or the fault with the
 // response it came in, if any.
-func (a *attempt) send() (*http.Response, *Fault) {
-	c, t := a.c, a.c.t
-	if err := a.takeBody(); err != nil {
-		return nil, a.unsent(ClassCanceled, err)
+func (c *call) send() (*http.Response, *Fault) {
+	t := c.t
+	if err := c.takeBody(); err != nil {
+		return nil, c.unsent(ClassCanceled, err)
 	}
-	resp, err := a.way.roundTrip(t.base, a.out)
+	resp, err := c.way.roundTrip(t.base, c.out)
 	f := t.classify(resp, err)
 	if err == nil {
-		a.deliver(resp)
+		c.deliver(resp)
 	}
 	if f == nil && err == nil {
-		t.endpoints[a.st.active].succeeded(time.Since(t.origin))
+		t.endpoints[c.st.active].succeeded(time.Since(t.origin))
 		t.budget.deposit()
 		if resp.StatusCode < 300 {
-			c.note(a.st.active, resp, "", false)
+			c.note(c.st.active, resp, "", false)
 		}
-		a.watchBody(resp)
+		c.watchBody(resp)
 		return resp, nil
 	}
-	f = a.refine(f, err)
+	f = c.refine(f, err)
 	if resp == nil {
-		a.cancel()
+		c.way.release()
 		return nil, f
 	}
 	if f.Class == ClassApplication { // the endpoint is in good health
-		t.endpoints[a.st.active].succeeded(time.Since(t.origin))
-		t.clear(a.st)
+		t.endpoints[c.st.active].succeeded(time.Since(t.origin))
+		t.clear(c.st)
 	}
-	a.releaseWith(resp)
+	c.releaseWith(resp)
 	return resp, f
 }
 
@@ -168,12 +163,12 @@ func (t *Transport) classify(resp *http.Response, err error) *Fault {
 }
 
 // takeBody puts the body into the request.
-func (a *attempt) takeBody() error {
-	body, err := a.c.body.next(&a.c.t.org, a.st.active)
+func (c *call) takeBody() error {
+	body, err := c.body.next(&c.t.org, c.st.active)
 	if err != nil || body.ReadCloser == nil {
 		return err
 	}
-	out := a.own()
+	out := c.own()
 	out.Body, out.GetBody = body, body.again
 	if body.mapped && out.ContentLength > 0 {
 		out.ContentLength = body.length
@@ -182,13 +177,12 @@ func (a *attempt) takeBody() error {
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
-func (a *attempt) refine(f *Fault, err error) *Fault {
-	c := a.c
+func (c *call) refine(f *Fault, err error) *Fault {
 	known := Fault{Class: ClassTransient, Err: err}
 	if f != nil {
 		known = *f // which a Config.Classify may share between calls
 	}
-	known.Endpoint = a.st.active
+	known.Endpoint = c.st.active
 	if err == nil {
 		return &known
 	}
@@ -198,19 +192,17 @@ func (a *attempt) refine(f *Fault, err error) *Fault {
 	if c.req.Context().Err() == context.Canceled || c.body.failed() {
 		known.Class = ClassCanceled
 	}
-	known.Delivery = a.way.delivery(known.Delivery, c.t.direct)
+	known.Delivery = c.way.delivery(known.Delivery, c.t.direct)
 	if known.Delivery == NotSent && known.Class == ClassTransient && c.req.Context().Err() == nil && !errors.Is(err, errAttemptTimeout) {
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
 }
 
-// cancel releases the context of the attempt.
-func (a *attempt) cancel() { a.way.release() }
-
 // way watches a request on its way where that is needed: for requests that must
 // not be sent twice, and for AttemptTimeout. A nil way watches nothing.
 type way struct {
+	trace      httptrace.ClientTrace
 	asked, got atomic.Bool // Base asked for a connection, and got one
 	timer      *time.Timer
 	cancel     context.CancelCauseFunc
@@ -242,10 +234,9 @@ func (w *way) context(ctx context.Context, timeout time.Duration) context.Contex
 			}
 		})
 	}
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { w.asked.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { w.got.Store(true) },
-	})
+	w.trace.GetConn = func(string) { w.asked.Store(true) }
+	w.trace.GotConn = func(httptrace.GotConnInfo) { w.got.Store(true) }
+	return httptrace.WithClientTrace(ctx, &w.trace)
 }
 
 // roundTrip sends the request through base, in the time it has.

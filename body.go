@@ -92,37 +92,50 @@ func (p *payload) mapped(org *Org, to Endpoint) []byte {
 	if kind, _ := contentKind(p.req.Header.Get("Content-Type"), p.req.Header.Get("Content-Encoding")); kind == kindOther {
 		return nil
 	}
-	body, release := p.peek()
-	defer release()
+	body, l := p.peek()
+	defer l.release()
 	if mapped, ok := org.rewriteBody(p.req.Header, p.req.URL.Path, body, to); ok {
 		return mapped
 	}
 	return nil
 }
 
-// buffers are for looking at bodies.
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// look is what it takes to look at a body.
+type look struct {
+	buffer bytes.Buffer
+	limit  io.LimitedReader
+}
+
+var looks = sync.Pool{New: func() any { return new(look) }}
+
+// release ends the look. A nil look has nothing to release.
+func (l *look) release() {
+	if l != nil {
+		l.buffer.Reset()
+		looks.Put(l)
+	}
+}
 
 // peek returns the body for looking at, nil if it cannot be had or is larger
-// than MaxBody. The bytes are valid until release.
-func (p *payload) peek() (body []byte, release func()) {
-	nothing := func() {}
+// than MaxBody. The bytes are valid until the look is released.
+func (p *payload) peek() ([]byte, *look) {
 	if p.held != nil || p.getBody == nil || p.req.ContentLength > p.max {
-		return p.held, nothing
+		return p.held, nil
 	}
 	rc, err := p.getBody()
 	if err != nil {
-		return nil, nothing
+		return nil, nil
 	}
 	defer rc.Close()
-	buf := buffers.Get().(*bytes.Buffer)
-	buf.Reset()
-	n, err := buf.ReadFrom(io.LimitReader(rc, p.max+1))
+	l := looks.Get().(*look)
+	l.limit = io.LimitedReader{R: rc, N: p.max + 1}
+	n, err := l.buffer.ReadFrom(&l.limit)
+	l.limit.R = nil
 	if err != nil || n > p.max {
-		buffers.Put(buf)
-		return nil, nothing
+		l.release()
+		return nil, nil
 	}
-	return buf.Bytes(), func() { buffers.Put(buf) }
+	return l.buffer.Bytes(), l
 }
 
 // repeatable reports whether the body can be had again.

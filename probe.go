@@ -201,6 +201,7 @@ func (t *Transport) borrow(req *http.Request) {
 		return
 	}
 	if have := t.borrowed.Load(); have == nil || *have != auth {
-		t.borrowed.Store(&auth)
+		kept := auth // not auth itself, which would then be allocated every time
+		t.borrowed.Store(&kept)
 	}
 }

@@ -60,8 +60,8 @@ func (c *call) isRead() bool {
 	if retrieves(action) {
 		return true
 	}
-	body, release := c.body.peek()
-	defer release()
+	body, l := c.body.peek()
+	defer l.release()
 	if isBatch {
 		return c.t.org.batchReads(req.Header, body)
 	}

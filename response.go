@@ -8,35 +8,33 @@ import (
 )
 
 // deliver makes a response fit the caller's world, which has one host.
-func (a *attempt) deliver(resp *http.Response) {
-	if a.st.active == Alternate {
-		a.c.t.org.mapLinks(resp.Header, Primary)
+func (c *call) deliver(resp *http.Response) {
+	if c.st.active == Alternate {
+		c.t.org.mapLinks(resp.Header, Primary)
 	}
-	if a.out != a.c.req {
-		resp.Request = a.c.req
+	if c.out != c.req {
+		resp.Request = c.req
 	}
 }
 
 // watchBody replaces the body of a healthy response by one that tells the
 // endpoint's breaker how it ended.
-func (a *attempt) watchBody(resp *http.Response) {
+func (c *call) watchBody(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
-		a.cancel()
-		a.c.t.clear(a.st)
+		c.way.release()
+		c.t.clear(c.st)
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // the body is the connection now, and not ours to wrap
 	}
-	b := &a.c.answer // rather than memory of its own
-	b.body, b.c, b.st, b.way, b.status = resp.Body, a.c, a.st, a.way, resp.StatusCode
-	resp.Body = b
+	resp.Body = &watchedBody{body: resp.Body, t: c.t, st: c.st, way: c.way, req: c.req, status: int32(resp.StatusCode)}
 }
 
 // releaseWith releases the context of the attempt when the body is closed.
-func (a *attempt) releaseWith(resp *http.Response) {
-	if a.way != nil && a.way.cancel != nil && resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, a.way}
+func (c *call) releaseWith(resp *http.Response) {
+	if c.way != nil && c.way.cancel != nil && resp.Body != nil {
+		resp.Body = &releasingBody{resp.Body, c.way}
 	}
 }
 
@@ -55,10 +53,11 @@ func (b *releasingBody) Close() error {
 // fault of the endpoint, although the response was returned long ago.
 type watchedBody struct {
 	body   io.ReadCloser
-	c      *call
+	t      *Transport
 	st     *state
 	way    *way
-	status int
+	req    *http.Request // the caller's
+	status int32
 	over   atomic.Bool
 }
 
@@ -83,16 +82,16 @@ func (b *watchedBody) end(err error) {
 		return
 	}
 	if err == io.EOF {
-		b.c.t.clear(b.st)
+		b.t.clear(b.st)
 		return
 	}
-	if b.c.req.Context().Err() == context.Canceled {
+	if b.req.Context().Err() == context.Canceled {
 		return
 	}
-	if f := b.c.t.classify(nil, err); f != nil {
+	if f := b.t.classify(nil, err); f != nil {
 		broken := *f
-		broken.Endpoint, broken.Status, broken.Delivery = b.st.active, b.status, Answered
-		b.c.t.report(b.st, &broken)
+		broken.Endpoint, broken.Status, broken.Delivery = b.st.active, int(b.status), Answered
+		b.t.report(b.st, &broken)
 	}
 }
 

@@ -131,8 +131,11 @@ const (
 // contentKind tells how to read a body; boundary is that of a multipart.
 // Bodies that are compressed or not in UTF-8 are of kindOther.
 func contentKind(contentType, contentEncoding string) (k kind, boundary string) {
-	if contentType == "application/json" && contentEncoding == "" {
-		return kindJSON, "" // as nearly all are
+	switch contentType { // nearly all are one of these
+	case "application/json", "application/json; charset=utf-8":
+		if contentEncoding == "" {
+			return kindJSON, ""
+		}
 	}
 	if e := strings.TrimSpace(contentEncoding); e != "" && !strings.EqualFold(e, "identity") {
 		return kindOther, ""

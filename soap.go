@@ -23,8 +23,12 @@ func isSOAP(h http.Header) bool {
 // SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
 // (SOAP 1.2, RFC 3902). It is "" if they name none.
 func soapAction(h http.Header) string {
-	if action := strings.Trim(h.Get("SOAPAction"), " \""); action != "" {
-		return action
+	for _, key := range []string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
+		if values := h[key]; len(values) > 0 {
+			if action := strings.Trim(values[0], " \""); action != "" {
+				return action
+			}
+		}
 	}
 	if !isSOAP(h) {
 		return ""

@@ -40,7 +40,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, t.refusal(st, req)
 	}
-	c := &call{t: t, req: req, variant: variant, at: at}
+	c := call{t: t, req: req, variant: variant, at: at}
 	return c.run()
 }
 
@@ -85,9 +85,13 @@ type call struct {
 	variant int           // of the organization's host names, see Org
 	at      Endpoint      // that the caller's URL names
 	body    payload
-	faults  []*Fault    // one for each attempt so far
-	answer  watchedBody // of the response, if it is healthy
+	faults  []*Fault // one for each attempt so far
 	pauses  *backoff.ExponentialBackOff
+
+	// Of the attempt under way:
+	st  *state
+	out *http.Request // the caller's request, or a copy with what has to be different
+	way *way          // nil if nothing has to be known about it
 }
 
 // run makes attempts until one is answered or none may follow.
@@ -101,16 +105,15 @@ func (c *call) run() (*http.Response, error) {
 		return nil, c.t.refusal(st, c.req)
 	}
 	for {
-		a := attempt{c: c, st: st}
-		f := a.prepare()
+		f := c.prepare(st)
 		if now := c.t.state.Load(); now.generation != st.generation && f == nil {
-			a.cancel() // a switch has passed while Authorize took its time
+			c.way.release() // a switch has passed while Authorize took its time
 			st = now
 			continue
 		}
 		var resp *http.Response
 		if f == nil {
-			resp, f = a.send()
+			resp, f = c.send()
 		}
 		if f == nil {
 			return resp, nil
