@@ -139,27 +139,16 @@ func (c *call) send() (*http.Response, *Fault) {
 	return resp, f
 }
 
-// maxAnswerTime is how long an answer may take to show what fault is in it.
-const maxAnswerTime = 5 * time.Second
-
-// classify judges what Base has returned. The body of a fault that does not come
-// is cut off: nobody has asked for it yet who could give it up.
+// classify judges what Base has returned.
 func (t *Transport) classify(resp *http.Response, err error) *Fault {
-	judge := t.cfg.Classify
-	if judge == nil {
-		judge = Classify
+	switch {
+	case t.cfg.Classify == nil:
+		return Classify(resp, err)
+	case err != nil:
+		return t.cfg.Classify(nil, err)
+	default:
+		return t.cfg.Classify(resp, nil)
 	}
-	if err != nil {
-		return judge(nil, err)
-	}
-	if healthy(resp) {
-		if t.cfg.Classify == nil {
-			return nil
-		}
-	} else if body := resp.Body; body != nil {
-		defer time.AfterFunc(maxAnswerTime, func() { body.Close() }).Stop()
-	}
-	return judge(resp, nil)
 }
 
 // takeBody puts the body into the request.

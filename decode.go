@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 	"unicode/utf16"
 )
 
@@ -22,24 +24,77 @@ const (
 	maxEmptyReads = 100
 )
 
+// peekTimeout bounds the wait for what is looked at. A page that stalls must not
+// keep its status from the caller, who would have had it at once without us.
+const peekTimeout = time.Second
+
 // A peekedBody is a response body of which the beginning has been read ahead. It
 // reads like the body did: the same bytes, then the same error.
 type peekedBody struct {
-	io.ReadCloser        // the rest, and Close
-	prefix        []byte // not yet delivered
-	err           error  // met while reading ahead, delivered after prefix
+	io.ReadCloser // the rest, and Close
+	ahead         *readAhead
+	delivered     int // bytes of what was read ahead
 }
 
 func (b *peekedBody) Read(p []byte) (int, error) {
-	if len(b.prefix) > 0 {
-		n := copy(p, b.prefix)
-		b.prefix = b.prefix[n:]
-		return n, nil
+	buf, _ := b.ahead.result()
+	if b.delivered == len(buf) {
+		<-b.ahead.done
+		var err error
+		if buf, err = b.ahead.result(); b.delivered == len(buf) {
+			if err != nil {
+				return 0, err
+			}
+			return b.ReadCloser.Read(p)
+		}
 	}
-	if b.err != nil {
-		return 0, b.err
+	n := copy(p, buf[b.delivered:])
+	b.delivered += n
+	return n, nil
+}
+
+// A readAhead reads the beginning of a body in a goroutine of its own, which
+// ends with the Read under way once it is told to stop, or the body is closed.
+type readAhead struct {
+	body io.Reader
+	done chan struct{} // closed when nothing more is read ahead
+
+	mu   sync.Mutex // guards what follows
+	buf  []byte     // bytes once read are not written again
+	err  error      // met after buf
+	stop bool
+}
+
+func (r *readAhead) run() {
+	defer close(r.done)
+	buf := make([]byte, 0, firstRead)
+	var err error
+	for empty := 0; err == nil && len(buf) < maxPeek && empty < maxEmptyReads; {
+		if len(buf) == cap(buf) {
+			buf = append(make([]byte, 0, min(4*cap(buf), maxPeek)), buf...)
+		}
+		var n int
+		n, err = r.body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if empty++; n > 0 {
+			empty = 0
+		}
+		r.mu.Lock()
+		r.buf, r.err = buf, err
+		stop := r.stop
+		r.mu.Unlock()
+		if stop {
+			return
+		}
 	}
-	return b.ReadCloser.Read(p)
+}
+
+// result returns what has been read so far, and the error met after that. The
+// bytes must not be changed.
+func (r *readAhead) result() ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf, r.err
 }
 
 // peek returns at most maxPeek bytes from the beginning of the body and puts them
@@ -52,21 +107,19 @@ func peek(resp *http.Response) []byte {
 	if _, ok := resp.Body.(io.Writer); ok {
 		return nil // an upgraded connection, not a body
 	}
-	buf := make([]byte, 0, firstRead)
-	var err error
-	for empty := 0; err == nil && len(buf) < maxPeek && empty < maxEmptyReads; {
-		if len(buf) == cap(buf) {
-			buf = append(make([]byte, 0, min(4*cap(buf), maxPeek)), buf...)
-		}
-		var n int
-		n, err = resp.Body.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if empty++; n > 0 {
-			empty = 0
-		}
+	r := &readAhead{body: resp.Body, done: make(chan struct{})}
+	go r.run()
+	timer := time.NewTimer(peekTimeout)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
 	}
-	resp.Body = &peekedBody{ReadCloser: resp.Body, prefix: buf, err: err}
-	return buf
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stop = true
+	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
+	return r.buf
 }
 
 // decompressed returns the beginning of what raw stands for. Gzip is recognised by

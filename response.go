@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // deliver makes a response fit the caller's world, which has one host.
@@ -108,9 +109,12 @@ func (t *Transport) clear(st *state) {
 	}
 }
 
-// maxDrain is how much of a response that nobody wants is read, so that its
-// connection can be used again.
-const maxDrain = 64 << 10
+// maxDrain is how much of a response that nobody wants is read, and drainTimeout
+// for how long at the most, so that its connection can be used again.
+const (
+	maxDrain     = 64 << 10
+	drainTimeout = 100 * time.Millisecond
+)
 
 // discard ends a response that is not returned.
 func discard(resp *http.Response) {
@@ -118,6 +122,7 @@ func discard(resp *http.Response) {
 		return
 	}
 	if resp.ContentLength <= maxDrain {
+		defer time.AfterFunc(drainTimeout, func() { resp.Body.Close() }).Stop()
 		io.CopyN(io.Discard, resp.Body, maxDrain)
 	}
 	resp.Body.Close()
