@@ -121,8 +121,9 @@ type Fault struct {
 	// RetryAfter the server asked for, at most 5 minutes, 0 if it did not ask.
 	RetryAfter time.Duration
 	// Err of the attempt when there was no response. Of one whose text is longer
-	// than 64 KiB only the beginning of the text is left.
-	Err error
+	// than 64 KiB only the beginning of the text is left. It is not part of the
+	// JSON of a fault: it may quote an address with its query.
+	Err error `json:"-"`
 }
 
 // Error describes the fault in one line of at most 400 bytes: its class, what is
