@@ -45,10 +45,9 @@ var quietLog = slog.New(slog.DiscardHandler)
 // credentials from strangers.
 type hostileNetwork struct {
 	*http.Transport
-	mu   sync.Mutex
-	seen map[string]bool // origins that were sent a secret
-	// answers by path, for requests that are not listed in the default ones
-	handler http.HandlerFunc
+	mu      sync.Mutex
+	seen    map[string]bool  // origins that were sent a secret
+	handler http.HandlerFunc // answers, if set
 }
 
 func newHostileNetwork(t *testing.T) *hostileNetwork {
@@ -253,7 +252,15 @@ func TestHeadersDoNotRoute(t *testing.T) {
 // takes them to the pair, follows no redirect, and no import of a stranger.
 func TestProbesKeepToThePair(t *testing.T) {
 	t.Parallel()
-	probes := map[string]failover.Probe{"web API": failover.ProbeWebAPI, "path": failover.ProbePath("/data"), "WSDL": failover.ProbeWSDL}
+	strays := func(_ context.Context, client *http.Client, endpoint *url.URL) error {
+		for _, u := range []string{endpoint.String() + "/ask", "https://contoso.example/ask", "http://" + endpoint.Host + "/ask"} {
+			if resp, err := client.Get(u); err == nil {
+				resp.Body.Close()
+			}
+		}
+		return nil
+	}
+	probes := map[string]failover.Probe{"web API": failover.ProbeWebAPI, "path": failover.ProbePath("/data"), "WSDL": failover.ProbeWSDL, "one that strays": strays}
 	for name, probe := range probes {
 		for _, borrowed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/borrowed %v", name, borrowed), func(t *testing.T) {
