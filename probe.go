@@ -73,7 +73,10 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	}
 	defer resp.Body.Close()
 	f := Classify(resp, nil)
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
+	var body []byte
+	if f == nil {
+		body, err = io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
+	}
 	switch {
 	case f != nil && (f.Class == ClassThrottled || f.Status == http.StatusUnauthorized && asksForBearer(resp.Header)):
 		if terms, _ := ctx.Value(probeTermsKey{}).(probeTerms); terms.fenced {

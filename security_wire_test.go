@@ -242,7 +242,8 @@ func TestAnswersThatDoNotEndAreLeftInTime(t *testing.T) {
 		{"404 without a body", "a fault of the application is returned as it came", 10 * time.Second, withBody(404, "application/json", silent("")), down, failover.Primary},
 		{"sign-in page without an end", "200 with a page is looked into", 30 * time.Second, withBody(200, "text/html", silent("<html>")), onlyAlternateServes, failover.Alternate},
 		{"503 without end", "only its beginning is read", 10 * time.Second, withBody(503, "text/html", endless), onlyAlternateServes, failover.Alternate},
-		{"silent probes", "ProbeTimeout ends them", 10 * time.Second, down, silentProbe, failover.Primary},
+		{"silent probes", "ProbeTimeout ends them", 10 * time.Second, down, silentProbe(200), failover.Primary},
+		{"silent probes that have failed already", "the status says it all", 3 * time.Second, down, silentProbe(503), failover.Primary},
 		{"probes without end", "only their beginning is read", 10 * time.Second, down, withBody(200, "application/json", endless), failover.Primary},
 	}
 	for _, tt := range tests {
@@ -273,10 +274,12 @@ func TestAnswersThatDoNotEndAreLeftInTime(t *testing.T) {
 }
 
 // silentProbe answers a probe with headers, and then with nothing until its time is up.
-func silentProbe(req *http.Request) (*http.Response, error) {
-	body := &blockedBody{Reader: strings.NewReader(""), closed: make(chan struct{})}
-	context.AfterFunc(req.Context(), func() { body.Close() })
-	return withBody(200, "application/json", func() io.ReadCloser { return body })(req)
+func silentProbe(status int) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		body := &blockedBody{Reader: strings.NewReader(""), closed: make(chan struct{})}
+		context.AfterFunc(req.Context(), func() { body.Close() })
+		return withBody(status, "application/json", func() io.ReadCloser { return body })(req)
+	}
 }
 
 // What a hostile server says of itself does not pile up.
