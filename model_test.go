@@ -77,7 +77,7 @@ func runSchedule(t *testing.T, seed uint64) {
 		}
 		m.end()
 		if m.violation != "" {
-			t.Errorf("%s\nreplay with -args -model.seed=%d -model.schedules=1\n%v", m.violation, seed, &m.trail)
+			t.Errorf("%s\nreplay with -args -model.seed=%d -model.schedules=1\n%s", m.violation, seed, m.trail.last())
 		}
 	})
 }
@@ -147,7 +147,8 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 	var err error
 	m.transport, err = failover.New(orgURL, &m.cfg)
 	require.NoError(t, err)
-	m.add("config %+v", m.cfg)
+	m.add("threshold %d, rise %d, dwell %v, attempts %d, attempt timeout %v, pass through %v, manual %v", m.cfg.FailureThreshold,
+		m.cfg.Rise, m.cfg.MinDwell, m.cfg.MaxAttempts, m.cfg.AttemptTimeout, m.cfg.PassThrough, m.cfg.ManualFailback)
 	return m
 }
 
@@ -267,7 +268,7 @@ func (m *model) checkTrip(e failover.Event) {
 // operator's leave.
 func (m *model) checkSwitch(e failover.Event) {
 	if e.From != m.now.active || e.To != e.From^1 || e.Generation != m.now.generation+1 {
-		m.fail("switch from %v to %v in generation %d does not follow on %+v", e.From, e.To, e.Generation, m.now)
+		m.fail("switch from %v to %v in generation %d does not follow on %v in %d", e.From, e.To, e.Generation, m.now.active, m.now.generation)
 	}
 	m.switches = slices.DeleteFunc(m.switches, func(at time.Time) bool { return e.Time.Sub(at) >= time.Hour })
 	if e.Reason == "pinned by hand" {
@@ -313,7 +314,7 @@ func (m *model) checkFailback(e failover.Event) {
 	}
 }
 
-// longestDown is how long an endpoint that sound may be left down: one round
+// longestDown is how long an endpoint that serves may be left down: one round
 // of probes that began before it served, the longest pause between two rounds,
 // and one more round.
 const longestDown = 5*time.Second + 10*time.Second + 5*time.Second
@@ -343,7 +344,7 @@ func (m *model) check() {
 	defer m.mu.Unlock()
 	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
 	if got != m.now && !m.closing {
-		m.fail("status is %+v, events led to %+v", got, m.now)
+		m.fail("status is %+v, events led to %+v", status, m.now)
 	}
 	if status.Pinned && status.Down {
 		m.fail("pinned and down")
@@ -353,7 +354,7 @@ func (m *model) check() {
 	}
 	for _, a := range m.arrivals[m.checked:] {
 		if !m.mayArrive(a) {
-			m.fail("a request at the %v at %v, history %+v", a.side, a.at.Sub(m.trail.origin), m.history)
+			m.fail("a request at the %v at %v, where it had no business", a.side, a.at.Sub(m.trail.origin))
 		}
 	}
 	m.checked = len(m.arrivals)

@@ -383,8 +383,8 @@ func (l *trail) add(format string, args ...any) {
 	l.lines = append(l.lines, func() string { return fmt.Sprintf("%12v  ", at) + fmt.Sprintf(format, args...) })
 }
 
-// String returns the last lines.
-func (l *trail) String() string {
+// last returns the last lines.
+func (l *trail) last() string {
 	l.linesMu.Lock()
 	defer l.linesMu.Unlock()
 	var b strings.Builder
