@@ -100,8 +100,7 @@ type model struct {
 	busy      int  // callbacks that run
 	vetoes    bool
 	vetoed    time.Time // when a veto was last in force
-	agreed    failover.Switch
-	agreedAt  time.Time
+	agreed    map[agreement]bool
 	byHand    map[string]bool // reasons given to Switch
 	now       epoch
 	history   []epoch
@@ -109,6 +108,12 @@ type model struct {
 	cleared   time.Time   // when a probe last closed the active breaker
 	switches  []time.Time // since a hand has cleared them
 	checked   int         // of world.arrivals
+}
+
+// agreement of ConfirmSwitch.
+type agreement struct {
+	to failover.Endpoint
+	at time.Time
 }
 
 // epoch is a time in which nothing changed.
@@ -120,7 +125,7 @@ type epoch struct {
 }
 
 func newModel(t *testing.T, rng *rand.Rand) *model {
-	m := &model{byHand: make(map[string]bool)}
+	m := &model{byHand: make(map[string]bool), agreed: make(map[agreement]bool)}
 	m.reached, m.callers = make(map[string]int), make(map[string]*caller)
 	m.trail.origin = time.Now()
 	m.ctx, m.cancel = context.WithCancel(t.Context())
@@ -184,7 +189,7 @@ func (m *model) confirm(ctx context.Context, s failover.Switch) error {
 		m.vetoed = time.Now()
 		return errors.New("contoso closes its books")
 	}
-	m.agreed, m.agreedAt = s, time.Now()
+	m.agreed[agreement{s.To, time.Now().Round(0)}] = true
 	return nil
 }
 
@@ -219,7 +224,9 @@ func (m *model) observe(e failover.Event) {
 		m.switched = e.Time
 		m.switches = append(m.switches, e.Time)
 	case failover.EventSwitchRefused:
-		m.cleared = e.Time
+		if strings.HasSuffix(e.Reason, "passes its probe") {
+			m.cleared = e.Time
+		}
 	case failover.EventDown:
 		active, other := m.now.active, m.now.active^1
 		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.found(other, bad, unclear, weak) {
@@ -288,7 +295,7 @@ func (m *model) checkSwitch(e failover.Event) {
 	switch {
 	case m.now.pinned:
 		m.fail("automatic switch while pinned")
-	case m.agreed.To != e.To || !m.agreedAt.Equal(e.Time):
+	case !m.agreed[agreement{e.To, e.Time.Round(0)}]:
 		m.fail("switch to the %v without ConfirmSwitch", e.To)
 	case m.now.down:
 		m.checkRecovery(e.Time)
@@ -351,6 +358,10 @@ func (m *model) check() {
 	}
 	if !m.closing {
 		m.checkRecovery(time.Now())
+	}
+	side := [2]failover.EndpointStatus{status.Primary, status.Alternate}[status.Active]
+	if n, _ := m.evidenceSince(status.Active, m.switched, time.Time{}); n == 0 && side.State != failover.StateClosed {
+		m.fail("the breaker of the %v is %v without a fault since the last switch", status.Active, side.State)
 	}
 	for _, a := range m.arrivals[m.checked:] {
 		if !m.mayArrive(a) {

@@ -169,6 +169,7 @@ type world struct {
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
 	probing  [2]int // under way
+	began    [2]map[time.Time]bool
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
@@ -292,6 +293,10 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	w.mu.Lock()
 	c := w.sides[e].probes
 	w.probing[e]++
+	if w.began[e] == nil {
+		w.began[e] = make(map[time.Time]bool)
+	}
+	w.began[e][started.Round(0)] = true
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
@@ -357,14 +362,17 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 // time that ConfirmSwitch has.
 const evidenceTime = (5 + 30 + 1) * time.Second
 
-// risen counts the good probes of the primary since the last bad one.
+// risen counts the good probes of the primary since the last bad one. Those of a
+// decision, which probes both endpoints, may be good but do no harm.
 func (w *world) risen(since time.Time) (n int) {
-	for i := len(w.probes[failover.Primary]) - 1; i >= 0; i-- {
-		p := w.probes[failover.Primary][i]
-		if p.started.Before(since) || p.found != good && p.found != weak {
-			break
+	for _, p := range w.probes[failover.Primary] {
+		switch {
+		case p.started.Before(since):
+		case p.found == good, p.found == weak:
+			n++
+		case !w.began[failover.Alternate][p.started.Round(0)]:
+			n = 0
 		}
-		n++
 	}
 	return n
 }
