@@ -168,8 +168,8 @@ type world struct {
 	faults   [2][]evidence
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
-	probing  [2]int // under way
-	began    [2]map[time.Time]bool
+	probing  [2]int             // under way
+	aside    map[time.Time]bool // when probes began that are not for the fail-back
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
@@ -293,10 +293,9 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	w.mu.Lock()
 	c := w.sides[e].probes
 	w.probing[e]++
-	if w.began[e] == nil {
-		w.began[e] = make(map[time.Time]bool)
+	if e == failover.Alternate { // a decision probes both at the same time
+		w.aside[started.Round(0)] = true
 	}
-	w.began[e][started.Round(0)] = true
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
@@ -362,15 +361,15 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 // time that ConfirmSwitch has.
 const evidenceTime = (5 + 30 + 1) * time.Second
 
-// risen counts the good probes of the primary since the last bad one. Those of a
-// decision, which probes both endpoints, may be good but do no harm.
+// risen counts the good probes of the primary since the last bad one for the
+// fail-back. Those of a decision or a hand may be good but do no harm.
 func (w *world) risen(since time.Time) (n int) {
 	for _, p := range w.probes[failover.Primary] {
 		switch {
 		case p.started.Before(since):
 		case p.found == good, p.found == weak:
 			n++
-		case !w.began[failover.Alternate][p.started.Round(0)]:
+		case !w.aside[p.started.Round(0)]:
 			n = 0
 		}
 	}
