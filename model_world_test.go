@@ -133,6 +133,9 @@ var (
 	outage    = &conduct{name: "503", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "")}
 	busy      = &conduct{name: "503 with Retry-After", reaches: true, counts: true, trips: true, probe: bad, answer: answering(503, "text/plain", "", "Retry-After", "120")}
 
+	slow     = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
+	slowBody = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
+
 	// outages are what a side does that is to be left.
 	outages = []*conduct{
 		refusing, fencing, blackHole, outage, busy,
@@ -150,8 +153,7 @@ var (
 	// oddities are what a side does that proves little.
 	oddities = []*conduct{
 		sound, sound, sound,
-		{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)},
-		{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)},
+		slow, slowBody,
 		{name: "404", reaches: true, probe: unclear, answer: answering(404, asJSON, "")},
 		{name: "throttles", probe: good, answer: answering(429, asJSON, "", "Retry-After", "7")},
 		{name: "asks for a token", reaches: true, probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")},
@@ -173,6 +175,10 @@ type world struct {
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
+}
+
+func newWorld() *world {
+	return &world{aside: make(map[time.Time]bool), reached: make(map[string]int), callers: make(map[string]*caller)}
 }
 
 // evidence is a fault that counts.

@@ -1,0 +1,197 @@
+package failover_test
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/d365failover/failover"
+)
+
+// The invariants. What a model is told by the Transport (events, Status) is held
+// against what its world has seen.
+
+// observe is Config.OnEvent. It checks every change against what the world has
+// seen so far.
+func (m *model) observe(e failover.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.add("event %v %v->%v gen %d: %s", e.Kind, e.From, e.To, e.Generation, e.Reason)
+	if m.ended {
+		m.fail("event %v after Close", e.Kind)
+	}
+	next := m.now
+	next.from = e.Time
+	switch e.Kind {
+	case failover.EventTripped:
+		m.checkTrip(e)
+	case failover.EventSwitched:
+		m.checkSwitch(e)
+		next.active, next.generation, next.down = e.To, e.Generation, false
+		m.switched = e.Time
+		m.switches = append(m.switches, e.Time)
+	case failover.EventSwitchRefused:
+		if strings.HasSuffix(e.Reason, "passes its probe") {
+			m.cleared = e.Time
+		}
+	case failover.EventDown:
+		active, other := m.now.active, m.now.active^1
+		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.found(other, bad, unclear, weak) {
+			m.fail("down without two failed probes")
+		}
+		next.down = true
+	case failover.EventUp:
+		m.checkRecovery(e.Time)
+		if !m.now.down || !m.found(m.now.active, good, weak, unclear) {
+			m.fail("up without a sign of life")
+		}
+		m.cleared = e.Time
+		next.down = false
+	case failover.EventPinned:
+		next.pinned, next.down = true, false
+	case failover.EventUnpinned:
+		next.pinned, m.switches = false, nil
+	}
+	if next.generation != e.Generation && e.Kind != failover.EventPinned {
+		m.fail("%v in generation %d, the last switch led to %d", e.Kind, e.Generation, next.generation)
+	}
+	if e.Kind != failover.EventProbed {
+		m.now = next
+		m.history = append(m.history, next)
+	}
+}
+
+// checkTrip: neither the faults of an older generation nor cancelled callers
+// open a breaker.
+func (m *model) checkTrip(e failover.Event) {
+	since := m.lastServed(e.From, m.switched, e.Time)
+	if m.cleared.After(since) {
+		since = m.cleared
+	}
+	n, trips := m.evidenceSince(e.From, m.switched, since)
+	if e.From != m.now.active {
+		m.fail("the %v trips, which is not active", e.From)
+	}
+	if threshold := orDefault(m.cfg.FailureThreshold, 3, 0); n < threshold && !trips {
+		m.fail("the %v trips with %d faults on record, threshold %d", e.From, n, threshold)
+	}
+}
+
+// checkSwitch: a switch is made by hand, or has a passed probe of the target, a
+// failed one of the active endpoint (or its fence), the latch's and the
+// operator's leave.
+func (m *model) checkSwitch(e failover.Event) {
+	if e.From != m.now.active || e.To != e.From^1 || e.Generation != m.now.generation+1 {
+		m.fail("switch from %v to %v in generation %d does not follow on %v in %d", e.From, e.To, e.Generation, m.now.active, m.now.generation)
+	}
+	m.switches = slices.DeleteFunc(m.switches, func(at time.Time) bool { return e.Time.Sub(at) >= time.Hour })
+	if e.Reason == "pinned by hand" {
+		if !m.now.pinned {
+			m.fail("a switch by Pin, and not pinned")
+		}
+		return
+	}
+	if !m.found(e.To, good, weak) {
+		m.fail("switch to the %v, which did not pass a probe", e.To)
+	}
+	if m.byHand[e.Reason] {
+		m.switches = nil
+		return
+	}
+	fenced := m.fenced(e.From, m.switched)
+	switch {
+	case m.now.pinned:
+		m.fail("automatic switch while pinned")
+	case !m.agreed[agreement{e.To, e.Time.Round(0)}]:
+		m.fail("switch to the %v without ConfirmSwitch", e.To)
+	case m.now.down:
+		m.checkRecovery(e.Time)
+	case e.Fault == nil:
+		m.checkFailback(e)
+	case !fenced && !m.found(e.From, bad):
+		m.fail("switch away from the %v, which did not fail a probe", e.From)
+	}
+	if len(m.switches) >= 4 && !m.now.down && !fenced {
+		m.fail("an undirected switch after %d within the hour", len(m.switches))
+	}
+}
+
+// checkFailback: the primary is returned to after its rise and the dwell.
+func (m *model) checkFailback(e failover.Event) {
+	rise := orDefault(m.cfg.Rise, 3, 1)
+	dwell := orDefault(m.cfg.MinDwell, 5*time.Minute, 0)
+	if n := m.risen(m.switched); n < rise {
+		m.fail("fail-back after %d good probes", n)
+	}
+	if stay := e.Time.Sub(m.switched); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
+		m.fail("fail-back to the %v after %v", e.To, stay)
+	}
+}
+
+// longestDown is how long an endpoint that serves may be left down: one round
+// of probes that began before it served, the longest pause between two rounds,
+// and one more round.
+const longestDown = 5*time.Second + 10*time.Second + 5*time.Second
+
+// checkRecovery: a healthy endpoint is not left down.
+func (m *model) checkRecovery(now time.Time) {
+	for _, healthy := range m.healthy {
+		if !m.now.down || healthy.IsZero() {
+			continue
+		}
+		since := healthy
+		for _, t := range []time.Time{m.now.from, m.vetoed} {
+			if t.After(since) {
+				since = t
+			}
+		}
+		if d := now.Sub(since); d > longestDown && !m.vetoes {
+			m.fail("down for %v although an endpoint serves", d)
+		}
+	}
+}
+
+// check looks at everything while nothing runs.
+func (m *model) check() {
+	status := m.transport.Status()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
+	if got != m.now && !m.closing {
+		m.fail("status is %+v, events led to %+v", status, m.now)
+	}
+	if status.Pinned && status.Down {
+		m.fail("pinned and down")
+	}
+	if !m.closing {
+		m.checkRecovery(time.Now())
+	}
+	side := [2]failover.EndpointStatus{status.Primary, status.Alternate}[status.Active]
+	if n, _ := m.evidenceSince(status.Active, m.switched, time.Time{}); n == 0 && side.State != failover.StateClosed {
+		m.fail("the breaker of the %v is %v without a fault since the last switch", status.Active, side.State)
+	}
+	for _, a := range m.arrivals[m.checked:] {
+		if !m.mayArrive(a) {
+			m.fail("a request at the %v at %v, where it had no business", a.side, a.at.Sub(m.trail.origin))
+		}
+	}
+	m.checked = len(m.arrivals)
+	for id, n := range m.reached {
+		if n > 1 && strings.HasPrefix(id, "once") {
+			m.fail("write %s may have been carried out %d times", id, n)
+		}
+	}
+}
+
+// mayArrive: all traffic of a generation goes to one endpoint, and none goes out
+// while that is down.
+func (m *model) mayArrive(a arrival) bool {
+	for i, epoch := range m.history {
+		last := i+1 == len(m.history)
+		if !a.at.Before(epoch.from) && (last || !a.at.After(m.history[i+1].from)) &&
+			a.side == epoch.active && (!epoch.down || m.cfg.PassThrough) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,212 @@
+package failover_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// Guards that random schedules hardly ever need.
+
+// drill is a Transport over a world.
+type drill struct {
+	*testing.T
+	*world
+	transport *failover.Transport
+	tripped   atomic.Int32
+	up        atomic.Int32
+}
+
+// run plays a drill in a bubble. Both sides serve at first.
+func run(t *testing.T, cfg failover.Config, plot func(*drill)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := &drill{T: t, world: newWorld()}
+		d.behave(failover.Primary, sound, sound)
+		d.behave(failover.Alternate, sound, sound)
+		cfg.Base, cfg.Logger = d, slog.New(slog.DiscardHandler)
+		cfg.OnEvent = func(e failover.Event) {
+			switch e.Kind {
+			case failover.EventTripped:
+				d.tripped.Add(1)
+			case failover.EventUp:
+				d.up.Add(1)
+			}
+		}
+		var err error
+		d.transport, err = failover.New(orgURL, &cfg)
+		require.NoError(t, err)
+		defer d.transport.Close()
+		plot(d)
+	})
+}
+
+// get reads the accounts and returns the status, 0 for an error.
+func (d *drill) get(deadline time.Duration) int {
+	ctx, cancel := context.WithTimeout(d.Context(), deadline)
+	defer cancel()
+	d.mu.Lock()
+	d.callers[""] = &caller{ctx: ctx}
+	d.mu.Unlock()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, orgURL+accounts, nil)
+	require.NoError(d, err)
+	resp, err := d.transport.RoundTrip(req)
+	if err != nil {
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		d.behave(failover.Primary, refusing, refusing)
+		d.behave(failover.Alternate, refusing, refusing)
+		require.Zero(d, d.get(time.Minute))
+		require.True(d, d.transport.Status().Down)
+		d.behave(failover.Primary, sound, slow)
+		time.Sleep(3 * time.Second) // a round is under way
+		d.transport.Pin(failover.Primary)
+		time.Sleep(10 * time.Second)
+		assert.Zero(d, d.up.Load(), "the probe ended after there was something to recover from")
+	})
+}
+
+func TestASwitchForgetsWhatWasRefusedBefore(t *testing.T) {
+	run(t, failover.Config{FailureThreshold: 1}, func(d *drill) {
+		for range 6 { // false alarms, the last one remembered for long
+			d.behave(failover.Primary, outage, sound)
+			d.get(time.Minute)
+			time.Sleep(10 * time.Second)
+		}
+		d.get(time.Minute)
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+		d.behave(failover.Primary, sound, sound)
+		d.behave(failover.Alternate, refusing, refusing)
+		assert.Equal(d, 200, d.get(time.Minute))
+		assert.Equal(d, failover.Primary, d.transport.Status().Active)
+	})
+}
+
+func TestAFalseAlarmClosesTheBreaker(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		d.behave(failover.Primary, outage, sound)
+		d.get(time.Minute)
+		synctest.Wait()
+		assert.EqualValues(d, 1, d.tripped.Load())
+		assert.Equal(d, failover.StateClosed, d.transport.Status().Primary.State)
+	})
+}
+
+func TestALateProbeDoesNotClearTheFaultsOfANewGeneration(t *testing.T) {
+	run(t, failover.Config{MaxAttempts: -1}, func(d *drill) {
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+		d.behave(failover.Primary, outage, slow)
+		time.Sleep(13 * time.Second) // the primary is probed
+		d.transport.Pin(failover.Primary)
+		d.transport.Unpin()
+		d.get(time.Minute)
+		d.get(time.Minute)
+		time.Sleep(3 * time.Second) // the probe passes
+		require.Zero(d, d.tripped.Load())
+		d.get(time.Minute)
+		synctest.Wait()
+		assert.EqualValues(d, 1, d.tripped.Load(), "three faults in a row")
+	})
+}
+
+func TestSwitchEndsWithClose(t *testing.T) {
+	run(t, failover.Config{ProbeTimeout: -1}, func(d *drill) {
+		d.behave(failover.Alternate, blackHole, blackHole)
+		done := make(chan error)
+		go func() { done <- d.transport.Switch(context.Background(), failover.Alternate, "drill") }()
+		synctest.Wait()
+		require.NoError(d, d.transport.Close())
+		assert.ErrorIs(d, <-done, failover.ErrClosed)
+	})
+}
+
+func TestACallerDoesNotWaitForADecisionBeyondItsDeadline(t *testing.T) {
+	run(t, failover.Config{FailureThreshold: 1}, func(d *drill) {
+		d.behave(failover.Primary, refusing, blackHole)
+		d.behave(failover.Alternate, blackHole, blackHole)
+		start := time.Now()
+		assert.Zero(d, d.get(time.Second))
+		assert.Equal(d, time.Second, time.Since(start))
+	})
+}
+
+// A probe or a callback may be slow to notice that its context has ended.
+func TestCloseWaitsForWhatLingers(t *testing.T) {
+	t.Parallel()
+	linger := func(ctx context.Context, running *atomic.Int32) {
+		running.Add(1)
+		defer running.Add(-1)
+		<-ctx.Done()
+		time.Sleep(time.Second)
+	}
+	play := func(t *testing.T, cfg failover.Config, running *atomic.Int32) {
+		run(t, cfg, func(d *drill) {
+			d.behave(failover.Primary, fencing, fencing)
+			d.behave(failover.Alternate, sound, sound)
+			go d.get(time.Second)
+			synctest.Wait()
+			require.EqualValues(d, 1, running.Load())
+			require.NoError(d, d.transport.Close())
+			assert.Zero(d, running.Load())
+		})
+	}
+	t.Run("a probe whose result is not needed", func(t *testing.T) {
+		var running atomic.Int32
+		play(t, failover.Config{Probe: func(ctx context.Context, _ *http.Client, endpoint *url.URL) error {
+			if !strings.Contains(endpoint.Host, "--s.") {
+				linger(ctx, &running)
+			}
+			return nil
+		}}, &running)
+	})
+	t.Run("ConfirmSwitch", func(t *testing.T) {
+		var running atomic.Int32
+		play(t, failover.Config{ConfirmSwitch: func(ctx context.Context, _ failover.Switch) error {
+			linger(ctx, &running)
+			return errors.New("contoso does not answer")
+		}}, &running)
+	})
+}
+
+// A Base over HTTP/2 returns context.Canceled, not the cause, when
+// AttemptTimeout ends an attempt. It is a black hole all the same.
+func TestABlackHoleOverHTTP2IsEscapedByAttemptTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			if strings.Contains(req.URL.Host, "--s.") {
+				return sound.answer(req)
+			}
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		})
+		transport, err := failover.New(orgURL, &failover.Config{Base: base, AttemptTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, orgURL+accounts, nil)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		require.Equal(t, failover.Alternate, transport.Status().Active)
+	})
+}
