@@ -71,6 +71,19 @@ func (d *drill) get(deadline time.Duration) int {
 	return resp.StatusCode
 }
 
+// await sleeps until the world is as wanted.
+func (d *drill) await(wanted func(*world) bool) {
+	for {
+		d.mu.Lock()
+		ok := wanted(d.world)
+		d.mu.Unlock()
+		if ok {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
 	run(t, failover.Config{}, func(d *drill) {
 		d.behave(failover.Primary, refusing, refusing)
@@ -78,7 +91,7 @@ func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
 		require.Zero(d, d.get(time.Minute))
 		require.True(d, d.transport.Status().Down)
 		d.behave(failover.Primary, sound, slow)
-		time.Sleep(3 * time.Second) // a round is under way
+		d.await(func(w *world) bool { return w.probing[failover.Primary] > 0 })
 		d.transport.Pin(failover.Primary)
 		time.Sleep(10 * time.Second)
 		assert.Zero(d, d.up.Load(), "the probe ended after there was something to recover from")
@@ -115,16 +128,36 @@ func TestALateProbeDoesNotClearTheFaultsOfANewGeneration(t *testing.T) {
 	run(t, failover.Config{MaxAttempts: -1}, func(d *drill) {
 		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
 		d.behave(failover.Primary, outage, slow)
-		time.Sleep(13 * time.Second) // the primary is probed
+		d.await(func(w *world) bool { return w.probing[failover.Primary] > 0 })
 		d.transport.Pin(failover.Primary)
 		d.transport.Unpin()
 		d.get(time.Minute)
 		d.get(time.Minute)
-		time.Sleep(3 * time.Second) // the probe passes
+		d.await(func(w *world) bool { return w.probing[failover.Primary] == 0 })
+		synctest.Wait() // the probe has passed
 		require.Zero(d, d.tripped.Load())
 		d.get(time.Minute)
 		synctest.Wait()
 		assert.EqualValues(d, 1, d.tripped.Load(), "three faults in a row")
+	})
+}
+
+func TestABadProbeStartsTheRiseAnew(t *testing.T) {
+	run(t, failover.Config{MinDwell: -1}, func(d *drill) {
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+		probes := func(n int) func(*world) bool {
+			return func(w *world) bool { return len(w.probes[failover.Primary]) == n }
+		}
+		d.await(probes(2))
+		d.behave(failover.Primary, outage, outage)
+		d.await(probes(3))
+		d.behave(failover.Primary, sound, sound)
+		d.await(probes(5))
+		synctest.Wait()
+		assert.Equal(d, failover.Alternate, d.transport.Status().Active, "two in a row")
+		d.await(probes(6))
+		synctest.Wait()
+		assert.Equal(d, failover.Primary, d.transport.Status().Active, "three in a row")
 	})
 }
 
