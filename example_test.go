@@ -88,7 +88,6 @@ func ExampleConfig_batchJob() {
 func ExampleConfig_interactive() {
 	cfg := &failover.Config{
 		AttemptTimeout: 10 * time.Second, // out of a black hole in time
-		MaxAttempts:    3,
 		RetryBackoff:   50 * time.Millisecond,
 		ProbeTimeout:   2 * time.Second,
 	}

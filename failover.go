@@ -108,8 +108,9 @@ type Config struct {
 	// breaker of an endpoint trip. Zero: 3. Negative: only definitive faults do.
 	FailureThreshold int
 
-	// MaxAttempts bounds the attempts of one call, the first included.
-	// Zero: 4. Negative: 1, nothing is ever sent again.
+	// MaxAttempts bounds the attempts of one call, the first included. For the
+	// very first caller of an outage to be answered by the other endpoint it has
+	// to be more than FailureThreshold. Zero: 4. Negative: 1, nothing is ever sent again.
 	MaxAttempts int
 
 	// RetryBackoff is the first pause before a request is repeated at the same

@@ -318,7 +318,7 @@ func (r *statusReport) assessTripped(s *Status) {
 		return
 	}
 	for i := range r.Events {
-		if e := &r.Events[i]; e.Time.Equal(refused) {
+		if e := &r.Events[i]; e.Time.Equal(refused) && e.Kind == EventSwitchRefused.String() {
 			r.Advice = fmt.Sprintf("The move to the %v was refused: %s. If that does not change, move with Switch.", s.Active.other(), e.Reason)
 		}
 	}

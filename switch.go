@@ -166,7 +166,7 @@ func (t *Transport) settle(st *state, d *decision, f *Fault) {
 		t.goDown(faults)
 	default:
 		t.endpoints[st.active].reset()
-		t.refuse(st, d, f, fmt.Errorf("the %v passes its probe", st.active))
+		t.refuse(st, d, f, fmt.Errorf("the %v answers its probe", st.active))
 	}
 }
 
