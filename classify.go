@@ -23,7 +23,7 @@ var errNoResult = errors.New("failover: round tripper returned neither response 
 // it holds, then by status. The body is read only if the response is not 2xx, or
 // is HTML where an API answers; at most 64 KiB of it. What was read is put back:
 // resp.Body is replaced, and delivers the same bytes and the same error as before.
-// The caller closes it as usual. What does not come within a second is not waited
+// The caller closes it as usual. What does not come within 2 seconds is not waited
 // for; the caller's Read does that then.
 //
 // Classify is safe for concurrent use on different responses. For a healthy

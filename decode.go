@@ -25,8 +25,9 @@ const (
 )
 
 // peekTimeout bounds the wait for what is looked at. A page that stalls must not
-// keep its status from the caller, who would have had it at once without us.
-const peekTimeout = time.Second
+// keep its status from the caller for ever, who would have had it at once without
+// us; one that is merely slow should be judged by what it says.
+const peekTimeout = 2 * time.Second
 
 // A peekedBody is a response body of which the beginning has been read ahead. It
 // reads like the body did: the same bytes, then the same error.

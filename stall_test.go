@@ -66,7 +66,7 @@ func TestAStalledErrorPageDoesNotHoldTheCaller(t *testing.T) {
 				start := time.Now()
 				resp, err := transport.RoundTrip(req)
 				require.NoError(t, err)
-				assert.Less(t, time.Since(start), 10*time.Second, test.why)
+				assert.Less(t, time.Since(start), time.Minute, test.why)
 				assert.Equal(t, test.status, resp.StatusCode)
 				got := make([]byte, len(test.begin))
 				_, err = io.ReadFull(resp.Body, got)
