@@ -259,13 +259,27 @@ func allDown(tb testing.TB) *failover.Transport {
 
 func BenchmarkDownFailingFast(b *testing.B) {
 	transport := allDown(b)
-	c := newBenchCall(b, http.MethodGet, orgURL+listPath)
-	b.ReportAllocs()
-	for b.Loop() {
-		if c.call(transport) == nil {
-			b.Fatal("answered")
+	b.Run("sequential", func(b *testing.B) {
+		c := newBenchCall(b, http.MethodGet, orgURL+listPath)
+		b.ReportAllocs()
+		for b.Loop() {
+			if c.call(transport) == nil {
+				b.Fatal("answered")
+			}
 		}
-	}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			c := newBenchCall(b, http.MethodGet, orgURL+listPath)
+			for pb.Next() {
+				if c.call(transport) == nil {
+					b.Error("answered")
+					return
+				}
+			}
+		})
+	})
 }
 
 // Over HTTP/1.1 keep-alive connections with TLS to a server in this process. The

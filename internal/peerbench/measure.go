@@ -54,6 +54,13 @@ type pairing struct {
 	pairs, rounds int
 }
 
+// longer returns p for work that starts goroutines, which must not show.
+func (p pairing) longer() pairing {
+	p.batch *= 16
+	p.pairs = max(p.pairs/4, 1)
+	return p
+}
+
 // sample is what a pairing finds: the median of the medians of its rounds, with
 // the least and the greatest of those.
 type sample struct {

@@ -16,7 +16,7 @@ func byGoroutines(p pairing, most int) (table, chart) {
 	t := table{head: []string{"goroutines", "bare, core-ns", "gobreaker: added", "failover: added", "gobreaker: x bare", "failover: x bare"}}
 	ch := chart{title: "Cost of a healthy GET by the number of callers, 2 cores", x: "goroutines", y: "ns of a core",
 		series: []series{{name: "bare"}, {name: "gobreaker Execute"}, {name: "failover"}}}
-	p.batch *= 4
+	p = p.longer()
 	for n := 1; n <= most; n *= 2 {
 		of := func(make func(http.RoundTripper, string, string) sender) work {
 			return parallel(n, make(new(memory), primary, alternate), http.MethodGet, primary+listPath)

@@ -40,11 +40,11 @@ func (c *chart) svg() string {
 	fmt.Fprintf(&b, "<title>%s</title>\n", html.EscapeString(c.title))
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="white"/>`+"\n", width, height)
 	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="15">%s</text>`+"\n", left, html.EscapeString(c.title))
-	for _, v := range x.ticks() {
-		at := x.at(v, left, width-right)
+	for _, p := range c.series[0].points {
+		v, at := p[0], x.at(p[0], left, width-right)
 		fmt.Fprintf(&b, `<path d="M%.1f %dV%d" stroke="#ddd"/><text x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", at, top, height-bottom, at, height-bottom+18, short(v))
 	}
-	for _, v := range y.ticks() {
+	for _, v := range y.decades() {
 		at := y.at(v, height-bottom, top)
 		fmt.Fprintf(&b, `<path d="M%d %.1fH%d" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left, at, width-right, left-8, at+4, short(v))
 	}
@@ -78,31 +78,28 @@ func (c *chart) axis(i int) axis {
 			a.low, a.high = min(a.low, p[i]), max(a.high, p[i])
 		}
 	}
-	if i == 1 || a.low == a.high { // whole decades
-		a.low, a.high = math.Pow(10, math.Floor(math.Log10(a.low))), math.Pow(10, math.Floor(math.Log10(a.high))+1)
+	if i == 1 { // whole decades
+		a.low, a.high = math.Pow(10, math.Floor(math.Log10(a.low))), math.Pow(10, math.Ceil(math.Log10(a.high)))
 	}
 	return a
 }
 
 // at returns the place of v between from and to.
 func (a axis) at(v float64, from, to int) float64 {
+	if a.low >= a.high { // a single point
+		return float64(from)
+	}
 	share := math.Log(v/a.low) / math.Log(a.high/a.low)
 	return float64(from) + share*float64(to-from)
 }
 
-// ticks returns the powers of ten within the scale, or those of two or four if
-// these are too few.
-func (a axis) ticks() []float64 {
-	for _, base := range []float64{10, 4, 2} {
-		var ticks []float64
-		for v := math.Pow(base, math.Ceil(math.Log(a.low)/math.Log(base)-1e-9)); v <= a.high*1.0001; v *= base {
-			ticks = append(ticks, v)
-		}
-		if len(ticks) >= 4 || base == 10 && len(ticks) >= 3 && a.low*1000 > a.high {
-			return ticks
-		}
+// decades returns the powers of ten within the scale.
+func (a axis) decades() []float64 {
+	var ticks []float64
+	for v := a.low; v <= a.high*1.001; v *= 10 {
+		ticks = append(ticks, v)
 	}
-	return []float64{a.low, a.high}
+	return ticks
 }
 
 // short writes a round number in a few characters.

@@ -47,9 +47,7 @@ func healthy(p pairing, peers []peer) (gets, posts table) {
 	}
 	bare := over(new(memory))
 	get := p.compare(sequential(bare, http.MethodGet, primary+listPath), one)
-	longer := p
-	longer.batch *= 4 // starting the goroutines must not show
-	together := longer.compare(parallel(runtime.GOMAXPROCS(0), bare, http.MethodGet, primary+listPath), all)
+	together := p.longer().compare(parallel(runtime.GOMAXPROCS(0), bare, http.MethodGet, primary+listPath), all)
 	post := p.compare(sequential(bare, http.MethodPost, primary+createPath), creates)
 	for i, peer := range peers {
 		bytes, mallocs := allocations(one[i])
