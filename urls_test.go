@@ -711,7 +711,7 @@ func checkSecrets(t *testing.T, orgURL, alternate string) {
 		}
 		return with
 	}
-	if strings.Contains(orgURL+alternate, urlCanary) {
+	if strings.Contains(lower(orgURL+alternate), urlCanary) {
 		return
 	}
 	for _, s := range plant(orgURL) {
