@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -139,6 +140,38 @@ func TestALateProbeDoesNotClearTheFaultsOfANewGeneration(t *testing.T) {
 		d.get(time.Minute)
 		synctest.Wait()
 		assert.EqualValues(d, 1, d.tripped.Load(), "three faults in a row")
+	})
+}
+
+func TestALateSuccessDoesNotCountForTheRise(t *testing.T) {
+	run(t, failover.Config{MinDwell: -1, Rise: 1}, func(d *drill) {
+		d.behave(failover.Primary, slowBody, outage)
+		d.mu.Lock()
+		d.callers[""] = &caller{ctx: d.Context()}
+		d.mu.Unlock()
+		req, err := http.NewRequestWithContext(d.Context(), http.MethodGet, orgURL+accounts, nil)
+		require.NoError(d, err)
+		late, err := d.transport.RoundTrip(req)
+		require.NoError(d, err)
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+		time.Sleep(6 * time.Second) // half-open
+		_, err = io.Copy(io.Discard, late.Body)
+		require.NoError(d, err)
+		require.NoError(d, late.Body.Close())
+		assert.NotEqual(d, failover.StateClosed, d.transport.Status().Primary.State)
+	})
+}
+
+func TestAFencedEndpointThatAsksForATokenDoesNotServe(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		d.behave(failover.Primary, fencing, fencing)
+		require.Equal(d, 200, d.get(time.Minute))
+		d.behave(failover.Primary, tokenless, tokenless)
+		time.Sleep(time.Hour)
+		assert.Equal(d, failover.Alternate, d.transport.Status().Active)
+		d.behave(failover.Primary, sound, sound)
+		time.Sleep(10 * time.Minute)
+		assert.Equal(d, failover.Primary, d.transport.Status().Active)
 	})
 }
 
