@@ -72,9 +72,10 @@ func (d *drill) get(deadline time.Duration) int {
 	return resp.StatusCode
 }
 
-// await sleeps until the world is as wanted.
+// await sleeps until the world is as wanted, an hour at the most.
 func (d *drill) await(wanted func(*world) bool) {
-	for {
+	for start := time.Now(); ; {
+		require.Less(d, time.Since(start), time.Hour)
 		d.mu.Lock()
 		ok := wanted(d.world)
 		d.mu.Unlock()

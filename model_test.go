@@ -470,11 +470,13 @@ func (m *model) end() {
 	if !m.isClosed() {
 		m.close()
 	}
-	before := m.transport.Status()
+	before, probes := m.transport.Status(), m.probesBegun()
+	time.Sleep(time.Minute) // for the faults of calls under way
 	m.cancel()
 	m.callersWG.Wait()
 	time.Sleep(time.Hour)
 	m.check()
+	probes = m.probesBegun() - probes
 	req, err := http.NewRequest(http.MethodGet, orgURL+accounts, nil)
 	if err != nil {
 		panic(err)
@@ -482,8 +484,8 @@ func (m *model) end() {
 	_, err = m.transport.RoundTrip(req)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !errors.Is(err, failover.ErrClosed) {
-		m.fail("after Close: %v", err)
+	if !errors.Is(err, failover.ErrClosed) || probes > 0 {
+		m.fail("after Close: %v, %d more probes", err, probes)
 	}
 	if after := m.transport.Status(); after.Generation != before.Generation || after.Active != before.Active || after.Down != before.Down {
 		m.fail("after Close, the state went from %+v to %+v", before, after)

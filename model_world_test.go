@@ -172,6 +172,7 @@ type world struct {
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
 	probing  [2]int             // under way
+	begun    int                // probes
 	aside    map[time.Time]bool // when probes began that are not for the fail-back
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
@@ -278,6 +279,12 @@ func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+func (w *world) probesBegun() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.begun
+}
+
 func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // recordingBody tells how a body ends.
@@ -300,6 +307,7 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	w.mu.Lock()
 	c := w.sides[e].probes
 	w.probing[e]++
+	w.begun++
 	if e == failover.Alternate { // a decision probes both at the same time
 		w.aside[started.Round(0)] = true
 	}
