@@ -409,8 +409,8 @@ type Status struct {
 	// Down: neither endpoint serves. Never true while pinned.
 	Down bool
 	// Latched: four switches within an hour. Further ones need a hand
-	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint,
-	// or time.
+	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint
+	// (but no more than four within a minute), or time.
 	Latched            bool
 	Primary, Alternate EndpointStatus
 	// Events are the last 64, oldest first, probes left out.
@@ -448,7 +448,7 @@ func (t *Transport) Status() Status {
 	st := t.state.Load()
 	return Status{
 		Active: st.active, Since: st.since, Generation: st.generation,
-		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(time.Now()),
+		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(damping),
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
 		Events:    slices.Clone(t.events.recent),

@@ -986,3 +986,29 @@ func TestARequestThatIsAuthorizedDuringASwitchGoesToTheNewEndpoint(t *testing.T)
 		assert.Equal(t, 1, deliveries(s.org.Alternate(), http.MethodPost))
 	})
 }
+
+// Both endpoints pass their probes, and answer requests with the fence.
+func TestTwoFencesDoNotPassTrafficToAndFro(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Alternate().Serve()
+		fence := failovertest.Status(503, http.Header{"Content-Type": {"application/json"}}, `{"error":{"code":"0x8004B065","message":"Not here."}}`)
+		for _, side := range []*failovertest.Datacenter{s.org.Primary(), s.org.Alternate()} {
+			side.FailWhen(func(r *http.Request) bool { return r.URL.Path == accounts }, fence)
+		}
+		for range 50 {
+			assert.Equal(s, 503, s.get(accounts))
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.EqualValues(s, 4, s.transport.Status().Generation)
+	})
+}
+
+func TestTheFirstProbeOfAFailBackComesAfterTheInterval(t *testing.T) {
+	tell(t, failover.Config{ProbeInterval: 10 * time.Second}, func(s *story) {
+		s.org.FailOver()
+		s.get(accounts)
+		moved := time.Now()
+		time.Sleep(13 * time.Second) // 10 s and a fifth
+		assert.InDelta(s, 10*time.Second, s.transport.Status().Primary.LastProbe.Sub(moved), float64(2*time.Second+1))
+	})
+}

@@ -150,13 +150,17 @@ func (t *Transport) settle(st *state, d *decision, f *Fault) {
 	refusal := error(nil)
 	if v == move {
 		to := st.active.other()
-		refusal = t.propose(st, to, fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to), f, !definitive())
+		memory := damping
+		if definitive() { // the service itself sends the traffic away
+			memory = fenceDamping
+		}
+		refusal = t.propose(st, to, fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to), f, memory)
 	}
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.decision = nil
-	if t.state.Load() != st || t.ctx.Err() != nil {
+	if t.state.Load() != st {
 		return // moved, by this decision or by hand, or closed
 	}
 	switch v {
@@ -177,21 +181,21 @@ func (t *Transport) refuse(st *state, d *decision, f *Fault, why error) {
 }
 
 // propose moves the traffic to an endpoint that has passed its probe, unless the
-// state has changed, the latch holds (if it applies) or Config.ConfirmSwitch
-// objects. It returns why it did not.
-func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, latch bool) error {
+// state has changed, there were too many switches within memory, or
+// Config.ConfirmSwitch objects. It returns why it did not.
+func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, memory time.Duration) error {
 	t.mu.Lock()
-	latched := latch && t.latched(time.Now())
+	latched := t.latched(memory)
 	t.mu.Unlock()
 	if latched {
-		return fmt.Errorf("latched after %d switches within an hour", maxSwitches)
+		return fmt.Errorf("latched after %d switches within %v", maxSwitches, memory)
 	}
 	if err := t.confirm(st.active, to, reason, f); err != nil {
 		return fmt.Errorf("not confirmed: %w", forShow(err))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state.Load() != st || t.ctx.Err() != nil {
+	if t.state.Load() != st {
 		return errOvertaken
 	}
 	t.moveTo(to, reason, f)
@@ -257,7 +261,7 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	}
 	t.endpoints[e].reset()
 	t.hold = hold{}
-	t.switches = append(recent(t.switches, now), now)
+	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
 	t.loss = t.lossReport(st.active)
 	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned, atRisk: t.loss.created()}
 	t.setState(next)
@@ -280,9 +284,10 @@ func (t *Transport) lossReport(from Endpoint) *LossReport {
 	return r
 }
 
-// latched reports whether switches are up to people for now. mu is held.
-func (t *Transport) latched(now time.Time) bool {
-	return len(recent(t.switches, now)) >= maxSwitches
+// latched reports whether there were so many switches within memory that further
+// ones are up to people for now. mu is held.
+func (t *Transport) latched(memory time.Duration) bool {
+	return t.switchesBefore(time.Now(), memory) >= maxSwitches
 }
 
 // goDown makes requests fail fast until an endpoint passes its probe. mu is held.
@@ -327,25 +332,32 @@ func (t *Transport) needsWatch(st *state) bool {
 const (
 	// damping is the time over which switches are remembered.
 	damping = time.Hour
+	// fenceDamping is that for switches which a fence asks for. They are not to
+	// wait for anything, but two endpoints that both answer probes and refuse
+	// requests must not pass every request to and fro.
+	fenceDamping = time.Minute
 	// maxSwitches within that time latch the Transport: something is wrong that
 	// moving to and fro, with a few seconds of writes at risk each time, will
 	// not mend.
 	maxSwitches = 4
 )
 
-// recent returns the switches of the last hour.
-func recent(switches []time.Time, now time.Time) []time.Time {
-	for len(switches) > 0 && now.Sub(switches[0]) >= damping {
-		switches = switches[1:]
+// switchesBefore returns how many switches there were within memory before a
+// time. mu is held.
+func (t *Transport) switchesBefore(at time.Time, memory time.Duration) (n int) {
+	for _, s := range t.switches {
+		if at.Sub(s) < memory {
+			n++
+		}
 	}
-	return switches
+	return n
 }
 
 // dwellUntil returns when a fail-back may follow the last switch: MinDwell,
 // doubled for every earlier switch within the hour, an hour at the most. mu is held.
 func (t *Transport) dwellUntil(st *state) time.Time {
 	dwell := t.cfg.MinDwell
-	for n := len(recent(t.switches, st.since)); n > 1 && dwell < damping; n-- {
+	for n := t.switchesBefore(st.since, damping); n > 1 && dwell < damping; n-- {
 		dwell *= 2
 	}
 	return st.since.Add(min(dwell, max(damping, t.cfg.MinDwell)))
@@ -366,6 +378,7 @@ const (
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
+	var due time.Time
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
@@ -376,31 +389,37 @@ func (t *Transport) watch() {
 		}
 		if now != st {
 			st, schedule = now, t.schedule(now)
+			due = t.nextProbe(st, schedule)
 		}
-		wait := t.nextProbe(st, schedule.NextBackOff())
 		t.mu.Unlock()
 
 		select {
 		case <-t.wake:
-		case <-time.After(wait):
-			if t.round(st) {
-				schedule.Reset()
-			}
+			continue
+		case <-time.After(time.Until(due)):
 		}
+		if t.round(st) {
+			schedule.Reset()
+		}
+		t.mu.Lock()
+		due = t.nextProbe(st, schedule)
+		t.mu.Unlock()
 	}
 }
 
-// nextProbe fits the scheduled wait to the state. mu is held.
-func (t *Transport) nextProbe(st *state, wait time.Duration) time.Duration {
+// nextProbe returns when to probe next: as scheduled, or when the dwell is over
+// if nothing else is missing for a fail-back. mu is held.
+func (t *Transport) nextProbe(st *state, schedule *backoff.ExponentialBackOff) time.Time {
+	due := time.Now().Add(schedule.NextBackOff())
 	if st.down != nil {
-		st.down.until = time.Now().Add(wait)
-		return wait
+		st.down.until = due
+		return due
 	}
-	dwell := time.Until(t.dwellUntil(st))
-	if !st.pinned && dwell > 0 && t.endpoints[Primary].breaker.state() == StateClosed {
-		return min(wait, dwell) // nothing but the dwell is missing
+	dwell := t.dwellUntil(st)
+	if !st.pinned && t.endpoints[Primary].breaker.state() == StateClosed && time.Now().Before(dwell) && dwell.Before(due) {
+		return dwell
 	}
-	return wait
+	return due
 }
 
 // schedule returns the times between probes for a state.
@@ -435,11 +454,11 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	v, faults := t.consult(st.active, func() bool { return false })
 	if v == move {
 		to := st.active.other()
-		return t.propose(st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, false) == nil
+		return t.propose(st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, 0) == nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state.Load() != st || t.ctx.Err() != nil {
+	if t.state.Load() != st {
 		return false
 	}
 	if v == stay {
@@ -458,7 +477,7 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 		return true
 	}
 	if err == nil {
-		return t.propose(st, Primary, "the primary serves again", nil, true) == nil
+		return t.propose(st, Primary, "the primary serves again", nil, damping) == nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -478,8 +497,7 @@ func (t *Transport) risen(st *state) bool {
 	}
 	primary := &t.endpoints[Primary]
 	primary.success()
-	return primary.breaker.state() == StateClosed && t.decision == nil && !t.cfg.ManualFailback &&
-		!time.Now().Before(t.dwellUntil(st))
+	return primary.breaker.state() == StateClosed && !t.cfg.ManualFailback && !time.Now().Before(t.dwellUntil(st))
 }
 
 // Switch moves all traffic to an endpoint by hand. The endpoint must pass its
