@@ -283,7 +283,7 @@ func isGUID(s string) bool {
 				return false
 			}
 		default:
-			if !strings.Contains("0123456789abcdefABCDEF", s[i:i+1]) {
+			if c := lowerByte(s[i]); (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 				return false
 			}
 		}
@@ -293,7 +293,12 @@ func isGUID(s string) bool {
 
 // isIdentifier reports whether s can be the name of an entity set.
 func isIdentifier(s string) bool {
-	return s != "" && strings.Trim(s, "_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
+	for i := range len(s) {
+		if c := lowerByte(s[i]); c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // created returns the keys of the records that writes of the report have created
