@@ -8,6 +8,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"time"
 
@@ -285,4 +286,24 @@ func ExampleDiscoverPolicy() {
 	policy, err := failover.DiscoverPolicy(context.Background(), org.Client(), root.Primary)
 	fmt.Println(policy.Known, policy.FailoverAvailable, policy.EndpointEnabled, err)
 	// Output: true true true <nil>
+}
+
+// The status page and the answer for Kubernetes are handlers like any other.
+func ExampleTransport_StatusHandler() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	_, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	mux := http.NewServeMux()
+	mux.Handle("/debug/failover", transport.StatusHandler())
+	mux.Handle("/readyz", transport.ReadyHandler())
+
+	answer := httptest.NewRecorder()
+	mux.ServeHTTP(answer, httptest.NewRequest("GET", "/readyz", nil))
+	fmt.Print(answer.Code, " ", answer.Body)
+	// Output: 200 ok
 }
