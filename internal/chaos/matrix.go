@@ -1,0 +1,355 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/d365failover/failover"
+)
+
+// Times of the matrix. They are short, so that it ends soon, and long enough
+// for a slow machine to shake hands in.
+const (
+	attemptTimeout = 700 * time.Millisecond
+	probeTimeout   = 700 * time.Millisecond
+	callTimeout    = 4 * time.Second // a caller's own deadline
+	// recovery is the stated bound of the first good answer after a fault. The
+	// worst are bodies that stall: three calls until their deadline, and the
+	// probes. The rest is room for a busy machine.
+	recovery = 30 * time.Second
+)
+
+// methods of the matrix. A star marks a request as safe to repeat.
+var methods = []string{"GET", "POST", "POST*", "PATCH", "DELETE"}
+
+// A cell is one experiment.
+type cell struct {
+	fault  *fault
+	h2     bool
+	method string
+	at     moment
+}
+
+// cells returns the matrix, in order.
+func cells(methods []string, keep func(cell) bool) []cell {
+	var all []cell
+	for i := range faults {
+		f := &faults[i]
+		for _, at := range f.moments {
+			for _, h2 := range []bool{false, true} {
+				if f.proto != "" && (f.proto == "h2") != h2 {
+					continue
+				}
+				for _, method := range methods {
+					c := cell{f, h2, method, at}
+					if at == during && (method == "GET" || method == "DELETE") {
+						continue // no body to break in
+					}
+					if keep == nil || keep(c) {
+						all = append(all, c)
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+func (c cell) String() string {
+	return fmt.Sprintf("%s/%v/%s/%s", c.fault.name, c.at, c.proto(), c.method)
+}
+
+func (c cell) proto() string {
+	if c.h2 {
+		return "h2"
+	}
+	return "h1"
+}
+
+// A result is what a cell came to.
+type result struct {
+	cell cell
+	// saw is what the caller of the request that met the fault got, after how
+	// long; bareSaw what the same caller gets from a bare http.Transport.
+	saw, bareSaw   string
+	took, bareTook time.Duration
+	// primary and alternate count what the endpoints did with that request.
+	primary, alternate delivery
+	good               time.Duration // from the fault to the first good answer
+	written            int64         // bytes of a hostile answer sent in all
+	goroutines         int           // left after Close
+	conns              int64         // left after Close
+	wrong              []string      // invariants that do not hold
+}
+
+// run makes the experiment twice: with a Transport and without.
+func (c cell) run() result {
+	r := result{cell: c}
+	bare := c.play(&r, false)
+	r.bareSaw, r.bareTook = bare.saw, bare.took
+	ours := c.play(&r, true)
+	r.saw, r.took = ours.saw, ours.took
+	if bare.good && !ours.good {
+		r.fail("a bare transport gets %q", bare.saw)
+	}
+	taken := r.primary.arrived - r.primary.refused + r.alternate.arrived - r.alternate.refused
+	if (c.method == "POST" || c.method == "PATCH") && taken > 1 {
+		r.fail("a write that may not be repeated was delivered %d times", taken)
+	}
+	return r
+}
+
+func (r *result) fail(format string, args ...any) {
+	r.wrong = append(r.wrong, fmt.Sprintf(format, args...))
+}
+
+// An exchange is one call as its caller sees it.
+type exchange struct {
+	saw  string
+	took time.Duration
+	good bool
+}
+
+// play makes the experiment once, through a Transport if ours is set.
+func (c cell) play(r *result, ours bool) (first exchange) {
+	p := newPair(true)
+	defer p.close()
+	w := p.newWire(c.h2)
+	label := c.String() + strconv.FormatBool(ours)
+	pprof.Do(context.Background(), pprof.Labels("client", label), func(context.Context) {
+		if !ours {
+			w.ResponseHeaderTimeout = attemptTimeout
+			first = c.script(p, w.Transport, nil)
+			w.CloseIdleConnections()
+			return
+		}
+		rt := must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: attemptTimeout,
+			ProbeTimeout: probeTimeout, Logger: slog.New(slog.DiscardHandler)}))
+		first = c.script(p, rt, r)
+		rt.Close()
+		w.CloseIdleConnections()
+	})
+	if ours {
+		r.goroutines, r.conns = leftovers(w, label)
+		if r.goroutines != 0 || r.conns != 0 {
+			r.fail("left: %d goroutines, %d connections", r.goroutines, r.conns)
+		}
+	}
+	return first
+}
+
+// script injects the fault and calls. With r it also counts what became of the
+// first call, and goes on calling until it gets a good answer.
+func (c cell) script(p *pair, rt http.RoundTripper, r *result) exchange {
+	s := p.primary
+	var began atomic.Int64
+	start := time.Now()
+	spring := func() {
+		if !c.fault.mild {
+			p.failOver()
+		}
+		unlabelled(func() { c.fault.inject(s) })
+		began.Store(int64(time.Since(start)))
+	}
+	if c.at != cold {
+		if e := call(rt, "GET", "warm", r); !e.good && r != nil {
+			r.fail("before the fault: %s", e.saw)
+		}
+	}
+	if c.at <= warm {
+		spring()
+	} else {
+		s.set(c.at, spring)
+	}
+	first := call(telling{rt, s.sawHeaders}, c.method, "first", r)
+	if r == nil {
+		return first
+	}
+	r.primary, r.alternate = p.primary.delivered("first"), p.alternate.delivered("first")
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	e := first
+	for n := 0; !e.good; n++ {
+		<-tick.C
+		e = call(rt, c.method, "next "+strconv.Itoa(n), r)
+		if time.Since(start)-time.Duration(began.Load()) > recovery {
+			r.fail("no good answer within %v, the last was %q", recovery, e.saw)
+			break
+		}
+	}
+	r.good = time.Since(start) - time.Duration(began.Load())
+	r.written = s.written.Load()
+	return first
+}
+
+// unlabelled runs f so that the goroutines it starts are not the client's.
+func unlabelled(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pprof.SetGoroutineLabels(context.Background())
+		f()
+	}()
+	<-done
+}
+
+// telling tells when the headers of an answer have come.
+type telling struct {
+	http.RoundTripper
+	tell func()
+}
+
+func (t telling) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(req)
+	if err == nil {
+		t.tell()
+	}
+	return resp, err
+}
+
+// maxRead is how much of an answer a caller reads.
+const maxRead = 1 << 20
+
+// call makes one call with its own deadline and reads the answer.
+func call(rt http.RoundTripper, method, id string, r *result) exchange {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	name, marked := strings.CutSuffix(method, "*")
+	if marked {
+		ctx = failover.WithReplay(ctx)
+	}
+	begun := time.Now()
+	resp, err := rt.RoundTrip(newRequest(ctx, name, id))
+	if (resp == nil) == (err == nil) && r != nil {
+		r.fail("response %v and error %v", resp, err)
+	}
+	e := exchange{saw: describe(err)}
+	if err == nil {
+		n, bodyErr := io.Copy(io.Discard, io.LimitReader(resp.Body, maxRead))
+		resp.Body.Close()
+		e.saw = strconv.Itoa(resp.StatusCode)
+		e.good = resp.StatusCode == http.StatusOK && bodyErr == nil && n == int64(len(responseBody))
+		if bodyErr != nil {
+			e.saw += ", body: " + describe(bodyErr)
+		}
+	}
+	e.took = time.Since(begun)
+	return e
+}
+
+// newRequest returns a request with an id, and a body if the method has one.
+func newRequest(ctx context.Context, method, id string) *http.Request {
+	var body io.Reader
+	if method == "POST" || method == "PATCH" {
+		body = bytes.NewReader(requestBody)
+	}
+	req := must(http.NewRequestWithContext(ctx, method, orgURL+"/api/data/v9.2/accounts", body))
+	if method == "PATCH" || method == "DELETE" {
+		req.URL.Path += "(00000000-0000-4000-8000-000000000001)"
+	}
+	req.Header.Set(idHeader, id)
+	req.Header.Set("Content-Type", "application/octet-stream")
+	return req
+}
+
+// describe names an error the way a caller would tell it from others.
+func describe(err error) string {
+	var timeout interface{ Timeout() bool }
+	var fail *failover.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, failover.ErrOutcomeUnknown):
+		return "outcome unknown"
+	case errors.Is(err, failover.ErrUnavailable):
+		return "unavailable"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "unexpected EOF"
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case errors.As(err, &fail) && len(fail.Attempts) > 0:
+		return "error, " + fail.Attempts[len(fail.Attempts)-1].Delivery.String()
+	default:
+		return "error"
+	}
+}
+
+// leftovers waits until the client has no connection and no goroutine any more,
+// and returns how many it has after all.
+func leftovers(w *wire, label string) (goroutines int, conns int64) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); ; <-tick.C {
+		w.CloseIdleConnections() // a connection may become idle late
+		if conns = w.open(); conns == 0 {
+			if goroutines = labelled(label); goroutines == 0 {
+				return 0, 0
+			}
+		}
+		if time.Now().After(end) {
+			return labelled(label), conns
+		}
+	}
+}
+
+var entry = regexp.MustCompile(`(?m)^(\d+) @.*\n# labels: \{"client":"([^"]*)"\}`)
+
+// labelled counts the goroutines of a client: goroutines inherit the labels of
+// the one that starts them.
+func labelled(label string) (n int) {
+	var b bytes.Buffer
+	pprof.Lookup("goroutine").WriteTo(&b, 1)
+	for _, m := range entry.FindAllStringSubmatch(b.String(), -1) {
+		if m[2] == label {
+			count, _ := strconv.Atoi(m[1])
+			n += count
+		}
+	}
+	return n
+}
+
+// runMatrix runs cells, a few at a time, and returns the results in their order.
+func runMatrix(all []cell, parallel int) []result {
+	results := make([]result, len(all))
+	slots := make(chan struct{}, parallel)
+	var wg sync.WaitGroup
+	for i, c := range all {
+		slots <- struct{}{}
+		wg.Go(func() {
+			results[i] = c.run()
+			<-slots
+		})
+	}
+	wg.Wait()
+	return results
+}
+
+// writeMatrix writes the results as a table in Markdown.
+func writeMatrix(w io.Writer, results []result) {
+	fmt.Fprintln(w, "| fault | by | moment | | method | caller saw | after | bare saw | after | primary | alternate | good answer after | left |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+	for _, r := range results {
+		fmt.Fprintf(w, "| %s | %s | %v | %s | %s | %s | %s | %s | %s | %v | %v | %s | %d, %d |\n",
+			r.cell.fault.name, r.cell.fault.by, r.cell.at, r.cell.proto(), r.cell.method, r.saw, seconds(r.took),
+			r.bareSaw, seconds(r.bareTook), r.primary, r.alternate, seconds(r.good), r.goroutines, r.conns)
+	}
+}
+
+// String returns arrived, refused and applied.
+func (d delivery) String() string {
+	return fmt.Sprintf("%d/%d/%d", d.arrived, d.refused, d.applied)
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }

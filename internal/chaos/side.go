@@ -1,0 +1,301 @@
+package chaos
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+	"golang.org/x/net/http2"
+)
+
+// idHeader carries the id of a request. Probes have none.
+const idHeader = "X-Request-Id"
+
+// A moment is when a fault begins, seen from the request that meets it.
+type moment uint8
+
+const (
+	cold    moment = iota // before the request, and before any connection
+	warm                  // before the request, which finds an idle connection
+	during                // after half of the request's body
+	headers               // the request was carried out, no header was sent
+	mid                   // after the headers and half of the body
+)
+
+func (m moment) String() string {
+	return [...]string{"cold", "warm", "during request", "before headers", "mid-body"}[m]
+}
+
+// delivery is what happened to the requests of one id at one endpoint.
+type delivery struct {
+	arrived int // with all their headers
+	refused int // of these, provably not carried out: fence, GOAWAY, REFUSED_STREAM
+	applied int // carried out
+}
+
+// A side is one endpoint.
+type side struct {
+	pair  *pair
+	host  string
+	ln    net.Listener
+	srv   *http.Server
+	h2    http2.Server
+	proxy *toxiproxy.Proxy // nil if the client connects directly
+
+	fenced   atomic.Bool
+	nameGone atomic.Bool
+	cert     atomic.Pointer[tls.Certificate]
+	hole     atomic.Pointer[blackHole]
+	answer   atomic.Pointer[http.HandlerFunc]          // instead of an answer
+	rawH2    atomic.Pointer[func(s *side, c net.Conn)] // instead of an HTTP/2 server
+	written  atomic.Int64                              // bytes of hostile answers
+
+	mu         sync.Mutex
+	deliveries map[string]delivery
+	trap       *trap
+	conns      map[net.Conn]bool
+}
+
+// trap is a fault that waits for a request to reach a moment.
+type trap struct {
+	at     moment
+	once   sync.Once
+	spring func()
+	// seen is closed when the client has got the headers of the answer.
+	seen     chan struct{}
+	seenOnce sync.Once
+}
+
+func newSide(p *pair, host string, proxied bool) *side {
+	s := &side{pair: p, host: host, ln: must(net.Listen("tcp", "127.0.0.1:0")),
+		deliveries: make(map[string]delivery), conns: make(map[net.Conn]bool)}
+	s.cert.Store(&certs().good)
+	s.srv = &http.Server{Handler: s, ErrorLog: log.New(io.Discard, "", 0),
+		TLSConfig: &tls.Config{
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+			NextProtos:     []string{"h2", "http/1.1"},
+		},
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": s.serveH2},
+	}
+	if proxied {
+		server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+		s.proxy = toxiproxy.NewProxy(server, host, "127.0.0.1:0", s.ln.Addr().String())
+		if err := s.proxy.Start(); err != nil {
+			panic("chaos: " + err.Error())
+		}
+	}
+	p.running.Go(func() { s.srv.ServeTLS(tracked{s.ln, s}, "", "") })
+	return s
+}
+
+// addr is where clients connect to.
+func (s *side) addr() string {
+	if hole := s.hole.Load(); hole != nil {
+		return hole.addr()
+	}
+	if s.proxy != nil {
+		s.proxy.Lock()
+		defer s.proxy.Unlock()
+		return s.proxy.Listen
+	}
+	return s.ln.Addr().String()
+}
+
+func (s *side) close() {
+	if hole := s.hole.Load(); hole != nil {
+		hole.close()
+	}
+	if s.proxy != nil {
+		s.proxy.Stop()
+	}
+	s.srv.Close()
+	s.cut()
+}
+
+// refuse closes the port and every connection.
+func (s *side) refuse() {
+	if s.proxy != nil {
+		s.proxy.Stop()
+		return
+	}
+	s.ln.Close()
+	s.cut()
+}
+
+// cut resets every connection.
+func (s *side) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if tc, ok := c.(*trackedConn).Conn.(*net.TCPConn); ok {
+			tc.SetLinger(0)
+		}
+		c.(*trackedConn).Conn.Close()
+	}
+	clear(s.conns)
+}
+
+// toxic adds a toxic of toxiproxy to both directions of the proxy, given its
+// type and attributes in JSON.
+func (s *side) toxic(kind, attributes string, streams ...string) {
+	if len(streams) == 0 {
+		streams = []string{"upstream", "downstream"}
+	}
+	for _, stream := range streams {
+		spec := `{"type":"` + kind + `","stream":"` + stream + `","attributes":` + attributes + `}`
+		must(s.proxy.Toxics.AddToxicJson(strings.NewReader(spec)))
+	}
+}
+
+// set sets a trap for the first request that reaches the moment.
+func (s *side) set(at moment, spring func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trap = &trap{at: at, spring: spring, seen: make(chan struct{})}
+}
+
+// reached springs the trap if it is for the moment. The middle of a body is not
+// reached before the client has got the headers.
+func (s *side) reached(at moment) {
+	t := s.currentTrap()
+	if t == nil || t.at != at {
+		return
+	}
+	t.once.Do(func() {
+		if at == mid {
+			select {
+			case <-t.seen:
+			case <-time.After(patience):
+			}
+		}
+		t.spring()
+	})
+}
+
+// sawHeaders says that the client has got the headers of an answer.
+func (s *side) sawHeaders() {
+	if t := s.currentTrap(); t != nil {
+		t.seenOnce.Do(func() { close(t.seen) })
+	}
+}
+
+func (s *side) currentTrap() *trap {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trap
+}
+
+// note counts a delivery.
+func (s *side) note(id string, what delivery) {
+	if id == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.deliveries[id]
+	s.deliveries[id] = delivery{d.arrived + what.arrived, d.refused + what.refused, d.applied + what.applied}
+}
+
+// delivered returns what happened to the requests of an id.
+func (s *side) delivered(id string) delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deliveries[id]
+}
+
+// Bodies that are long enough to break off in the middle.
+var (
+	requestBody  = bytes.Repeat([]byte("r"), 64<<10)
+	responseBody = bytes.Repeat([]byte("a"), 64<<10)
+)
+
+const (
+	fenceBody = `{"error":{"code":"0x8004B065","message":"The datacenter is not available."}}`
+	whoAmI    = `{"BusinessUnitId":"00000000-0000-4000-8000-000000000001","UserId":"00000000-0000-4000-8000-000000000002","OrganizationId":"00000000-0000-4000-8000-000000000003"}`
+)
+
+// ServeHTTP answers as an organization does, as far as the client can tell.
+func (s *side) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := r.Header.Get(idHeader)
+	s.note(id, delivery{arrived: 1})
+	w.Header().Set("Content-Type", "application/json")
+	if s.fenced.Load() && s.answer.Load() == nil {
+		io.Copy(io.Discard, r.Body)
+		s.note(id, delivery{refused: 1})
+		w.WriteHeader(http.StatusServiceUnavailable)
+		io.WriteString(w, fenceBody)
+		return
+	}
+	probe := strings.HasSuffix(r.URL.Path, "/WhoAmI")
+	if !probe {
+		io.CopyN(io.Discard, r.Body, int64(len(requestBody)/2))
+		s.reached(during)
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	s.note(id, delivery{applied: 1})
+	if !probe {
+		s.reached(headers)
+	}
+	if answer := s.answer.Load(); answer != nil {
+		(*answer)(w, r)
+		return
+	}
+	if probe {
+		io.WriteString(w, whoAmI)
+		return
+	}
+	w.Write(responseBody[:len(responseBody)/2])
+	http.NewResponseController(w).Flush()
+	s.reached(mid)
+	w.Write(responseBody[len(responseBody)/2:])
+}
+
+// serveH2 serves an HTTP/2 connection, or leaves it to a script.
+func (s *side) serveH2(_ *http.Server, c *tls.Conn, h http.Handler) {
+	if raw := s.rawH2.Load(); raw != nil {
+		(*raw)(s, c)
+		return
+	}
+	s.h2.ServeConn(c, &http2.ServeConnOpts{BaseConfig: s.srv, Handler: h})
+}
+
+// tracked is a listener that knows the connections of its side.
+type tracked struct {
+	net.Listener
+	s *side
+}
+
+func (t tracked) Accept() (net.Conn, error) {
+	c, err := t.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	tc := &trackedConn{c, t.s}
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	t.s.conns[tc] = true
+	return tc, nil
+}
+
+type trackedConn struct {
+	net.Conn
+	s *side
+}
+
+func (c *trackedConn) Close() error {
+	c.s.mu.Lock()
+	delete(c.s.conns, c)
+	c.s.mu.Unlock()
+	return c.Conn.Close()
+}
