@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -36,5 +37,34 @@ func TestFaultsAreNamedOnce(t *testing.T) {
 		seen[f.name] = true
 		assert.NotEmpty(t, f.moments, f.name)
 		assert.NotEmpty(t, f.by, f.name)
+	}
+}
+
+// Not parallel: it counts the goroutines and the memory of the process.
+func TestLoad(t *testing.T) {
+	callers, timeout := 200, 2*time.Second
+	if *full {
+		callers, timeout = 2000, 10*time.Second
+	}
+	var results []loadResult
+	for _, o := range outages {
+		for _, h2 := range []bool{false, true} {
+			if !*full && h2 != (o.name == "refused" || o.name == "reset after apply") {
+				continue
+			}
+			r := load{callers: callers, h2: h2, outage: o, healthy: time.Second, timeout: timeout}.run()
+			results = append(results, r)
+			assert.Zero(t, r.avoidable, "%s: %q", o.name, r.samples)
+			assert.Zero(t, r.doubled, o.name)
+			assert.Equal(t, 2, r.switches, o.name)
+			assert.Equal(t, 2, r.decisions, "%s: a switch each way and no other decision", o.name)
+			assert.LessOrEqual(t, r.storm, 2*int64(callers), "%s: connections to the alternate", o.name)
+			assert.Zero(t, r.conns, o.name)
+			assert.Zero(t, r.goroutines, o.name)
+			assert.Less(t, r.heapPeak, r.heapBefore+uint64(callers)<<20, "%s: a MiB for each caller, both ends of its connections included", o.name)
+		}
+	}
+	if testing.Verbose() {
+		writeLoad(os.Stdout, results)
 	}
 }

@@ -21,11 +21,56 @@ type pair struct {
 	names              *nameServer
 	resolver           *net.Resolver
 	running            sync.WaitGroup
+	// writes, if set, counts the POSTs carried out at either endpoint, instead of
+	// all deliveries at each.
+	writes *tally
+}
+
+// A tally counts by id how often something happened, in bounded memory: ids
+// that two calls of rotate have seen are judged and forgotten.
+type tally struct {
+	mu             sync.Mutex
+	recent, former map[string]int
+	twice          int // ids that happened more than once
+}
+
+func newTally() *tally {
+	return &tally{recent: make(map[string]int), former: make(map[string]int)}
+}
+
+func (t *tally) add(id string) {
+	if t == nil || id == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.recent[id] + t.former[id] + 1
+	if n == 2 {
+		t.twice++
+	}
+	delete(t.former, id)
+	t.recent[id] = n
+}
+
+func (t *tally) rotate() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.former, t.recent = t.recent, make(map[string]int)
+}
+
+func (t *tally) doubled() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.twice
 }
 
 // newPair starts an organization, behind proxies if proxied is set.
 func newPair(proxied bool) *pair {
-	p := new(pair)
+	return startPair(proxied, nil)
+}
+
+func startPair(proxied bool, writes *tally) *pair {
+	p := &pair{writes: writes}
 	p.primary = newSide(p, primaryHost, proxied)
 	p.alternate = newSide(p, alternateHost, proxied)
 	p.alternate.fenced.Store(true)

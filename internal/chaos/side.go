@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"log"
@@ -58,6 +59,7 @@ type side struct {
 	answer   atomic.Pointer[http.HandlerFunc]          // instead of an answer
 	rawH2    atomic.Pointer[func(s *side, c net.Conn)] // instead of an HTTP/2 server
 	written  atomic.Int64                              // bytes of hostile answers
+	stalled  atomic.Bool                               // what comes is lost, and so is what is sent
 
 	mu         sync.Mutex
 	deliveries map[string]delivery
@@ -79,7 +81,7 @@ func newSide(p *pair, host string, proxied bool) *side {
 	s := &side{pair: p, host: host, ln: must(net.Listen("tcp", "127.0.0.1:0")),
 		deliveries: make(map[string]delivery), conns: make(map[net.Conn]bool)}
 	s.cert.Store(&certs().good)
-	s.srv = &http.Server{Handler: s, ErrorLog: log.New(io.Discard, "", 0),
+	s.srv = &http.Server{Handler: s, ErrorLog: log.New(io.Discard, "", 0), ConnContext: withConn,
 		TLSConfig: &tls.Config{
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
 			NextProtos:     []string{"h2", "http/1.1"},
@@ -93,7 +95,7 @@ func newSide(p *pair, host string, proxied bool) *side {
 			panic("chaos: " + err.Error())
 		}
 	}
-	p.running.Go(func() { s.srv.ServeTLS(tracked{s.ln, s}, "", "") })
+	s.serve()
 	return s
 }
 
@@ -129,6 +131,26 @@ func (s *side) refuse() {
 	}
 	s.ln.Close()
 	s.cut()
+}
+
+// recover ends a refusal, a stall and a hostile answer.
+func (s *side) recover() {
+	s.answer.Store(nil)
+	if s.stalled.Swap(false) {
+		s.cut() // they have lost what was sent
+	}
+	ln, err := net.Listen("tcp", s.ln.Addr().String())
+	if err != nil {
+		return // the port was never closed
+	}
+	s.ln = ln
+	s.serve()
+}
+
+// serve starts to accept connections.
+func (s *side) serve() {
+	ln := s.ln
+	s.pair.running.Go(func() { s.srv.ServeTLS(tracked{ln, s}, "", "") })
 }
 
 // cut resets every connection.
@@ -196,7 +218,7 @@ func (s *side) currentTrap() *trap {
 
 // note counts a delivery.
 func (s *side) note(id string, what delivery) {
-	if id == "" {
+	if id == "" || s.pair.writes != nil {
 		return
 	}
 	s.mu.Lock()
@@ -244,6 +266,9 @@ func (s *side) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	s.note(id, delivery{applied: 1})
+	if r.Method == http.MethodPost {
+		s.pair.writes.add(id)
+	}
 	if !probe {
 		s.reached(headers)
 	}
@@ -251,7 +276,7 @@ func (s *side) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(*answer)(w, r)
 		return
 	}
-	if probe {
+	if probe || r.URL.RawQuery == "small" {
 		io.WriteString(w, whoAmI)
 		return
 	}
@@ -267,7 +292,7 @@ func (s *side) serveH2(_ *http.Server, c *tls.Conn, h http.Handler) {
 		(*raw)(s, c)
 		return
 	}
-	s.h2.ServeConn(c, &http2.ServeConnOpts{BaseConfig: s.srv, Handler: h})
+	s.h2.ServeConn(c, &http2.ServeConnOpts{Context: withConn(context.Background(), c), BaseConfig: s.srv, Handler: h})
 }
 
 // tracked is a listener that knows the connections of its side.
@@ -291,6 +316,36 @@ func (t tracked) Accept() (net.Conn, error) {
 type trackedConn struct {
 	net.Conn
 	s *side
+}
+
+func (c *trackedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	for err == nil && c.s.stalled.Load() {
+		n, err = c.Conn.Read(p)
+	}
+	return n, err
+}
+
+func (c *trackedConn) Write(p []byte) (int, error) {
+	if c.s.stalled.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+type connKey struct{}
+
+// withConn puts the connection into the context of its requests.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c.(*tls.Conn).NetConn())
+}
+
+// resetConnection resets the connection of a request that was carried out.
+func resetConnection(_ http.ResponseWriter, r *http.Request) {
+	c := r.Context().Value(connKey{}).(*trackedConn)
+	c.Conn.(*net.TCPConn).SetLinger(0)
+	c.Close()
+	panic(http.ErrAbortHandler)
 }
 
 func (c *trackedConn) Close() error {
