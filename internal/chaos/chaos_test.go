@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,9 +21,10 @@ func TestMatrix(t *testing.T) {
 		all = cells([]string{"GET", "POST"}, func(c cell) bool { return !c.fault.mild && c.at != during })
 	}
 	require.NotEmpty(t, all)
-	results := runMatrix(all, 8*runtime.GOMAXPROCS(0))
+	results := runMatrix(all, 12*runtime.GOMAXPROCS(0))
 	if testing.Verbose() {
 		writeMatrix(os.Stdout, results)
+		writeDigest(os.Stdout, results)
 	}
 	for _, r := range results {
 		assert.Empty(t, r.wrong, "%v", r.cell)
@@ -42,17 +44,17 @@ func TestFaultsAreNamedOnce(t *testing.T) {
 
 // Not parallel: it counts the goroutines and the memory of the process.
 func TestLoad(t *testing.T) {
-	callers, timeout := 200, 2*time.Second
+	callers, timeout, healthy := 200, time.Second, 300*time.Millisecond
 	if *full {
-		callers, timeout = 2000, 10*time.Second
+		callers, timeout, healthy = 2000, 10*time.Second, 3*time.Second
 	}
 	var results []loadResult
 	for _, o := range outages {
 		for _, h2 := range []bool{false, true} {
-			if !*full && h2 != (o.name == "refused" || o.name == "reset after apply") {
+			if !*full && (h2 != (o.name == "reset after apply") || o.name == "refused" || o.name == "503") {
 				continue
 			}
-			r := load{callers: callers, h2: h2, outage: o, healthy: time.Second, timeout: timeout}.run()
+			r := load{callers: callers, h2: h2, outage: o, healthy: healthy, timeout: timeout}.run()
 			results = append(results, r)
 			assert.Zero(t, r.avoidable, "%s: %q", o.name, r.samples)
 			assert.Zero(t, r.doubled, o.name)
@@ -67,4 +69,57 @@ func TestLoad(t *testing.T) {
 	if testing.Verbose() {
 		writeLoad(os.Stdout, results)
 	}
+}
+
+// Not parallel: the other tests measure the process.
+func TestPeers(t *testing.T) {
+	callers, duration := 20, 300*time.Millisecond
+	if *full {
+		callers, duration = 200, 6*time.Second
+	}
+	var all []contest
+	for _, o := range peerOutages {
+		for _, p := range peers {
+			if *full || p.name == "failover" || o.name == "fence code, status 503" {
+				all = append(all, contest{p, o, callers, duration})
+			}
+		}
+	}
+	results := make([]contestResult, len(all))
+	var wg sync.WaitGroup
+	for i, c := range all {
+		wg.Go(func() { results[i] = c.run() })
+		if *full {
+			wg.Wait() // for figures, one after the other
+		}
+	}
+	wg.Wait()
+	for _, r := range results {
+		if r.contest.peer.name == "failover" {
+			assert.Zero(t, r.doubled, r.contest.outage.name)
+			assert.Positive(t, r.out.calls-r.out.failures, r.contest.outage.name)
+		}
+	}
+	if testing.Verbose() {
+		writePeers(os.Stdout, results)
+	}
+}
+
+// Not parallel: it watches the memory of the process.
+func TestSoak(t *testing.T) {
+	k := soak{callers: 20, duration: 5 * time.Second, calm: 500 * time.Millisecond, storm: time.Second}
+	if *full {
+		k = soak{callers: 50, duration: 10 * time.Minute, calm: 3 * time.Second, storm: 5 * time.Second}
+	}
+	r := k.run()
+	if testing.Verbose() {
+		writeSoak(os.Stdout, r)
+		t.Logf("%q", r.load.samples)
+	}
+	assert.False(t, r.grows(), "from %v to %v", r.first, r.last)
+	assert.True(t, r.endedWell)
+	assert.Zero(t, r.load.doubled)
+	assert.Zero(t, r.load.avoidable, "%q", r.load.samples)
+	assert.Zero(t, r.load.conns)
+	assert.Zero(t, r.load.goroutines)
 }

@@ -12,5 +12,6 @@
 // they refused and what they carried out. That is how a write that was done
 // twice is found, whatever the client believes.
 //
-// The command in cmd/chaos prints the tables of docs/reliability.md.
+// The tests print their tables with -v. With -full they are those of
+// docs/reliability.md, which has the commands.
 package chaos

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,9 +23,9 @@ import (
 // Times of the matrix. They are short, so that it ends soon, and long enough
 // for a slow machine to shake hands in.
 const (
-	attemptTimeout = 700 * time.Millisecond
-	probeTimeout   = 700 * time.Millisecond
-	callTimeout    = 4 * time.Second // a caller's own deadline
+	attemptTimeout = 500 * time.Millisecond
+	probeTimeout   = 500 * time.Millisecond
+	callTimeout    = 3 * time.Second // a caller's own deadline
 	// recovery is the stated bound of the first good answer after a fault. The
 	// worst are bodies that stall: three calls until their deadline, and the
 	// probes. The rest is room for a busy machine.
@@ -81,10 +82,8 @@ func (c cell) proto() string {
 // A result is what a cell came to.
 type result struct {
 	cell cell
-	// saw is what the caller of the request that met the fault got, after how
-	// long; bareSaw what the same caller gets from a bare http.Transport.
-	saw, bareSaw   string
-	took, bareTook time.Duration
+	// ours is the call that met the fault, bare the same without a Transport.
+	ours, bare exchange
 	// primary and alternate count what the endpoints did with that request.
 	primary, alternate delivery
 	good               time.Duration // from the fault to the first good answer
@@ -97,12 +96,10 @@ type result struct {
 // run makes the experiment twice: with a Transport and without.
 func (c cell) run() result {
 	r := result{cell: c}
-	bare := c.play(&r, false)
-	r.bareSaw, r.bareTook = bare.saw, bare.took
-	ours := c.play(&r, true)
-	r.saw, r.took = ours.saw, ours.took
-	if bare.good && !ours.good {
-		r.fail("a bare transport gets %q", bare.saw)
+	r.bare = c.play(&r, false)
+	r.ours = c.play(&r, true)
+	if r.bare.good && !r.ours.good {
+		r.fail("a bare transport gets %q", r.bare.saw)
 	}
 	taken := r.primary.arrived - r.primary.refused + r.alternate.arrived - r.alternate.refused
 	if (c.method == "POST" || c.method == "PATCH") && taken > 1 {
@@ -118,7 +115,8 @@ func (r *result) fail(format string, args ...any) {
 // An exchange is one call as its caller sees it.
 type exchange struct {
 	saw  string
-	took time.Duration
+	held time.Duration // until RoundTrip returned
+	took time.Duration // until the body was read, or an error
 	good bool
 }
 
@@ -232,10 +230,11 @@ func call(rt http.RoundTripper, method, id string, r *result) exchange {
 	}
 	begun := time.Now()
 	resp, err := rt.RoundTrip(newRequest(ctx, name, id))
+	held := time.Since(begun)
 	if (resp == nil) == (err == nil) && r != nil {
 		r.fail("response %v and error %v", resp, err)
 	}
-	e := exchange{saw: describe(err)}
+	e := exchange{saw: describe(err), held: held}
 	if err == nil {
 		n, bodyErr := io.Copy(io.Discard, io.LimitReader(resp.Body, maxRead))
 		resp.Body.Close()
@@ -336,14 +335,46 @@ func runMatrix(all []cell, parallel int) []result {
 	return results
 }
 
-// writeMatrix writes the results as a table in Markdown.
+// writeMatrix writes the results as a table in Markdown, one line for each.
 func writeMatrix(w io.Writer, results []result) {
-	fmt.Fprintln(w, "| fault | by | moment | | method | caller saw | after | bare saw | after | primary | alternate | good answer after | left |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(w, "| fault | by | moment | | method | caller saw | held, in all | bare saw | held, in all | primary | alternate | good answer after | bytes | left |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, r := range results {
-		fmt.Fprintf(w, "| %s | %s | %v | %s | %s | %s | %s | %s | %s | %v | %v | %s | %d, %d |\n",
-			r.cell.fault.name, r.cell.fault.by, r.cell.at, r.cell.proto(), r.cell.method, r.saw, seconds(r.took),
-			r.bareSaw, seconds(r.bareTook), r.primary, r.alternate, seconds(r.good), r.goroutines, r.conns)
+		fmt.Fprintf(w, "| %s | %s | %v | %s | %s | %v | %v | %v | %v | %s | %d | %d, %d |\n", r.cell.fault.name, r.cell.fault.by, r.cell.at,
+			r.cell.proto(), r.cell.method, r.ours, r.bare, r.primary, r.alternate, seconds(r.good), r.written, r.goroutines, r.conns)
+	}
+}
+
+// String returns what was seen and when.
+func (e exchange) String() string {
+	return fmt.Sprintf("%s | %s, %s", e.saw, seconds(e.held), seconds(e.took))
+}
+
+// writeDigest writes the results in short: a line for each fault and moment.
+// Protocols are told apart where they differ.
+func writeDigest(w io.Writer, results []result) {
+	fmt.Fprint(w, "| fault | moment |")
+	for _, m := range methods {
+		fmt.Fprintf(w, " %s |", strings.Replace(m, "*", ", marked", 1))
+	}
+	fmt.Fprintln(w, " bare GET | bare POST | good answer within |")
+	fmt.Fprintln(w, "|"+strings.Repeat("---|", len(methods)+5))
+	for len(results) > 0 {
+		head, n := results[0].cell, 0
+		var slowest time.Duration
+		ours, bare := make(map[string][]string), make(map[string][]string)
+		for ; n < len(results) && results[n].cell.fault == head.fault && results[n].cell.at == head.at; n++ {
+			r := results[n]
+			ours[r.cell.method] = append(ours[r.cell.method], fmt.Sprintf("%s, %d+%d", r.ours.saw, r.primary.arrived, r.alternate.arrived))
+			bare[r.cell.method] = append(bare[r.cell.method], r.bare.saw)
+			slowest = max(slowest, r.good)
+		}
+		results = results[n:]
+		fmt.Fprintf(w, "| %s | %v |", head.fault.name, head.at)
+		for _, m := range methods {
+			fmt.Fprintf(w, " %s |", strings.Join(slices.Compact(ours[m]), "; "))
+		}
+		fmt.Fprintf(w, " %s | %s | %.1f s |\n", strings.Join(slices.Compact(bare["GET"]), "; "), strings.Join(slices.Compact(bare["POST"]), "; "), slowest.Seconds())
 	}
 }
 

@@ -56,6 +56,7 @@ type side struct {
 	nameGone atomic.Bool
 	cert     atomic.Pointer[tls.Certificate]
 	hole     atomic.Pointer[blackHole]
+	front    atomic.Pointer[http.HandlerFunc]          // instead of carrying requests out
 	answer   atomic.Pointer[http.HandlerFunc]          // instead of an answer
 	rawH2    atomic.Pointer[func(s *side, c net.Conn)] // instead of an HTTP/2 server
 	written  atomic.Int64                              // bytes of hostile answers
@@ -135,6 +136,7 @@ func (s *side) refuse() {
 
 // recover ends a refusal, a stall and a hostile answer.
 func (s *side) recover() {
+	s.front.Store(nil)
 	s.answer.Store(nil)
 	if s.stalled.Swap(false) {
 		s.cut() // they have lost what was sent
@@ -250,6 +252,11 @@ func (s *side) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get(idHeader)
 	s.note(id, delivery{arrived: 1})
 	w.Header().Set("Content-Type", "application/json")
+	if front := s.front.Load(); front != nil {
+		io.Copy(io.Discard, r.Body)
+		(*front)(w, r)
+		return
+	}
 	if s.fenced.Load() && s.answer.Load() == nil {
 		io.Copy(io.Discard, r.Body)
 		s.note(id, delivery{refused: 1})
