@@ -21,7 +21,11 @@ func TestMatrix(t *testing.T) {
 		all = cells([]string{"GET", "POST"}, func(c cell) bool { return !c.fault.mild && c.at != during })
 	}
 	require.NotEmpty(t, all)
-	results := runMatrix(all, 12*runtime.GOMAXPROCS(0))
+	parallel := 12 * runtime.GOMAXPROCS(0)
+	if *full {
+		parallel = 4 * runtime.GOMAXPROCS(0)
+	}
+	results := runMatrix(all, parallel)
 	if testing.Verbose() {
 		writeMatrix(os.Stdout, results)
 		writeDigest(os.Stdout, results)
@@ -75,7 +79,7 @@ func TestLoad(t *testing.T) {
 func TestPeers(t *testing.T) {
 	callers, duration := 20, 300*time.Millisecond
 	if *full {
-		callers, duration = 200, 6*time.Second
+		callers, duration = 200, 3*time.Second
 	}
 	var all []contest
 	for _, o := range peerOutages {

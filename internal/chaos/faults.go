@@ -36,8 +36,8 @@ var (
 
 // faults of the matrix. Names are unique.
 var faults = []fault{
-	{name: "latency 100 ms", by: "toxiproxy", moments: atAnyMoment, mild: true,
-		inject: func(s *side) { s.toxic("latency", `{"latency":100}`) }},
+	{name: "latency 50 ms", by: "toxiproxy", moments: atAnyMoment, mild: true,
+		inject: func(s *side) { s.toxic("latency", `{"latency":50}`) }},
 	{name: "bandwidth 256 KB/s", by: "toxiproxy", moments: atAnyMoment, mild: true,
 		inject: func(s *side) { s.toxic("bandwidth", `{"rate":256}`) }},
 	{name: "slicer", by: "toxiproxy", moments: atAnyMoment, mild: true,

@@ -23,9 +23,9 @@ import (
 // Times of the matrix. They are short, so that it ends soon, and long enough
 // for a slow machine to shake hands in.
 const (
-	attemptTimeout = 500 * time.Millisecond
-	probeTimeout   = 500 * time.Millisecond
-	callTimeout    = 3 * time.Second // a caller's own deadline
+	attemptTimeout = 800 * time.Millisecond
+	probeTimeout   = 800 * time.Millisecond
+	callTimeout    = 5 * time.Second // a caller's own deadline
 	// recovery is the stated bound of the first good answer after a fault. The
 	// worst are bodies that stall: three calls until their deadline, and the
 	// probes. The rest is room for a busy machine.

@@ -179,12 +179,15 @@ func (primaryFirst) Select(live []*elastictransport.Connection) (*elastictranspo
 }
 
 func newElastic(base http.RoundTripper, selector elastictransport.Selector) (http.RoundTripper, func()) {
-	c := must(elastictransport.New(elastictransport.Config{
-		URLs:         []*url.URL{{Scheme: "https", Host: primaryHost}, {Scheme: "https", Host: alternateHost}},
-		Transport:    base,
-		Selector:     selector,
-		RetryBackoff: func(int) time.Duration { return peerPause },
-	}))
+	options := []elastictransport.Option{
+		elastictransport.WithURLs(&url.URL{Scheme: "https", Host: primaryHost}, &url.URL{Scheme: "https", Host: alternateHost}),
+		elastictransport.WithTransport(base),
+		elastictransport.WithRetryBackoff(func(int) time.Duration { return peerPause }),
+	}
+	if selector != nil {
+		options = append(options, elastictransport.WithSelector(selector))
+	}
+	c := must(elastictransport.NewClient(options...))
 	return roundTripper(c.Perform), func() { c.Close(context.Background()) }
 }
 
