@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"flag"
+	"log/slog"
+	"net/http"
 	"os"
 	"runtime"
 	"sync"
@@ -10,12 +12,14 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
 )
 
 var full = flag.Bool("full", false, "run the whole matrix")
 
-// Not parallel: with -v it writes one table.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	all := cells(methods, nil)
 	if !*full {
 		all = cells([]string{"GET", "POST"}, func(c cell) bool { return !c.fault.mild && c.at != during })
@@ -50,7 +54,7 @@ func TestFaultsAreNamedOnce(t *testing.T) {
 func TestLoad(t *testing.T) {
 	callers, timeout, healthy := 200, time.Second, 300*time.Millisecond
 	if *full {
-		callers, timeout, healthy = 2000, 10*time.Second, 3*time.Second
+		callers, timeout, healthy = 2000, 20*time.Second, 3*time.Second
 	}
 	var results []loadResult
 	for _, o := range outages {
@@ -113,7 +117,7 @@ func TestPeers(t *testing.T) {
 func TestSoak(t *testing.T) {
 	k := soak{callers: 20, duration: 5 * time.Second, calm: 500 * time.Millisecond, storm: time.Second}
 	if *full {
-		k = soak{callers: 50, duration: 10 * time.Minute, calm: 3 * time.Second, storm: 5 * time.Second}
+		k = soak{callers: 50, duration: 10 * time.Minute, calm: 4 * time.Second, storm: 12 * time.Second}
 	}
 	r := k.run()
 	if testing.Verbose() {
@@ -126,4 +130,51 @@ func TestSoak(t *testing.T) {
 	assert.Zero(t, r.load.avoidable, "%q", r.load.samples)
 	assert.Zero(t, r.load.conns)
 	assert.Zero(t, r.load.goroutines)
+}
+
+// Not parallel: it watches the memory of the process.
+func TestHostileAnswersAreBounded(t *testing.T) {
+	const callers = 16
+	var results []hostileResult
+	for _, h := range hostileAnswers {
+		for _, ours := range []bool{false, true} {
+			r := h.run(callers, ours)
+			results = append(results, r)
+			if ours {
+				assert.Positive(t, r.attempts, h.name)
+				// Half of it is net/http's: it reads 10 MiB of headers, and sockets
+				// have buffers of several MiB.
+				assert.Less(t, r.written/int64(max(1, r.attempts)), int64(32<<20), h.name)
+				assert.Less(t, r.heap, uint64(callers*64)<<20, h.name)
+				assert.Less(t, r.slowest, time.Minute, h.name)
+			}
+		}
+	}
+	if testing.Verbose() {
+		writeHostile(os.Stdout, results)
+	}
+}
+
+// A page that stalls holds its caller, who has no deadline, for a bounded time.
+func TestAStalledPageHoldsNobody(t *testing.T) {
+	t.Parallel()
+	for name, h2 := range map[string]bool{"h1": false, "h2": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(false)
+			defer p.close()
+			w := p.newWire(h2)
+			defer w.CloseIdleConnections()
+			rt, err := failover.New(orgURL, &failover.Config{Base: w.Transport, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			defer rt.Close()
+			answers(stalledError)(p.primary)
+			begun := time.Now()
+			resp, err := rt.RoundTrip(newSmallRequest(t.Context(), "POST", "stalled"))
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+			assert.Less(t, time.Since(begun), 30*time.Second)
+		})
+	}
 }

@@ -157,7 +157,7 @@ func (c *crowd) caller(ctx context.Context, n int) {
 		case 1:
 			method = "PUT"
 		}
-		callCtx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		callCtx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		req := newSmallRequest(callCtx, method, strconv.Itoa(n)+"-"+strconv.Itoa(i))
 		resp, err := c.rt.RoundTrip(req)
 		good, bodyErr := false, error(nil)
@@ -247,7 +247,7 @@ func (l *eventLog) add(e failover.Event) {
 func (l *eventLog) wait(to failover.Endpoint, n int) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); <-tick.C {
 		l.mu.Lock()
 		done := len(l.switched) >= n
 		l.mu.Unlock()
@@ -255,7 +255,7 @@ func (l *eventLog) wait(to failover.Endpoint, n int) {
 			return
 		}
 	}
-	panic(fmt.Sprintf("chaos: no switch to the %v within a minute", to))
+	panic(fmt.Sprintf("chaos: no switch to the %v within five minutes", to))
 }
 
 func (l *eventLog) at(n int) time.Time {

@@ -52,7 +52,7 @@ var peers = []peer{
 	}},
 	{"failover", func(base http.RoundTripper) (http.RoundTripper, func()) {
 		rt := must(failover.New(orgURL, &failover.Config{Base: base, RetryBackoff: peerPause, FailureThreshold: peerThreshold,
-			ProbeInterval: peerOpen, MaxProbeInterval: peerOpen, ProbeTimeout: time.Second, MinDwell: time.Second,
+			ProbeInterval: peerOpen, MaxProbeInterval: peerOpen, ProbeTimeout: 2 * time.Second, MinDwell: time.Second,
 			Logger: slog.New(slog.DiscardHandler)}))
 		return rt, func() { rt.Close() }
 	}},
@@ -250,7 +250,7 @@ func (c contest) run() contestResult {
 	defer p.close()
 	w := p.newWire(false)
 	defer w.CloseIdleConnections()
-	w.ResponseHeaderTimeout, w.TLSHandshakeTimeout = time.Second, time.Second
+	w.ResponseHeaderTimeout, w.TLSHandshakeTimeout = 2*time.Second, 2*time.Second
 	var asked [2]atomic.Int64
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {
 		if req.URL.Host == primaryHost {
@@ -300,7 +300,7 @@ func (c contest) play(rt http.RoundTripper, name string, duration time.Duration)
 					sum.until = max(sum.until, time.Since(begun))
 				}
 				mu.Unlock()
-				pause(100 * time.Millisecond)
+				pause(c.duration / 8)
 			}
 		})
 	}

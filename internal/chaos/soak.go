@@ -47,7 +47,7 @@ func (k soak) run() soakResult {
 	var events eventLog
 	var rt *failover.Transport
 	ready := make(chan struct{})
-	rt = must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: 2 * time.Second, ProbeTimeout: time.Second,
+	rt = must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: 5 * time.Second, ProbeTimeout: 5 * time.Second,
 		ProbeInterval: 200 * time.Millisecond, MaxProbeInterval: time.Second, MinDwell: time.Second,
 		Logger: slog.New(slog.DiscardHandler), OnEvent: func(e failover.Event) {
 			<-ready
@@ -115,11 +115,11 @@ func median(samples []sample) (m sample) {
 	return m
 }
 
-// settled waits until the traffic is back at the primary, for ten seconds.
+// settled waits until the traffic is back at the primary, for a minute.
 func (l *eventLog) settled(rt *failover.Transport) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && rt.Status().Active != failover.Primary; {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end) && rt.Status().Active != failover.Primary; {
 		<-tick.C
 	}
 }
