@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"flag"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"os"
@@ -17,6 +19,11 @@ import (
 )
 
 var full = flag.Bool("full", false, "run the whole matrix")
+
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // net/http's remarks on the answers it gets
+	os.Exit(m.Run())
+}
 
 func TestMatrix(t *testing.T) {
 	t.Parallel()
