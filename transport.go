@@ -161,7 +161,8 @@ func (c *call) next(st *state, f *Fault) *state {
 // pause waits before the request is repeated at the same endpoint. It reports
 // false if that must not be: the endpoint does not serve or asked for a longer
 // wait than a call may take, the budget for repeats is used up, or the context
-// ends first. A switch ends the pause.
+// ends first. A switch ends the pause; then no budget is needed, so a call waits
+// for one even if there is none.
 func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 	if c.pauses == nil && c.t.cfg.RetryBackoff > 0 {
 		c.pauses = backoff.NewExponentialBackOff(
@@ -175,19 +176,25 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 		wait = max(wait, f.RetryAfter)
 	}
 	deadline, bounded := c.req.Context().Deadline()
-	if f.Definitive || f.RetryAfter > wait || bounded && time.Until(deadline) < wait || !c.t.budget.take() {
+	if f.Definitive || f.RetryAfter > wait || bounded && time.Until(deadline) < wait {
 		return false
 	}
+	paid := c.t.budget.take()
 	if wait <= 0 {
-		return true
+		return paid
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return paid
 	case <-st.changed:
-		c.t.budget.giveBack()
+		if c.t.state.Load().generation == st.generation {
+			return paid
+		}
+		if paid {
+			c.t.budget.giveBack()
+		}
 		return true
 	case <-c.req.Context().Done():
 		return false

@@ -122,7 +122,8 @@ func TestPeers(t *testing.T) {
 
 // Not parallel: it watches the memory of the process.
 func TestSoak(t *testing.T) {
-	k := soak{callers: 20, duration: 5 * time.Second, calm: 500 * time.Millisecond, storm: time.Second}
+	// Calm for longer than the first hold after a false alarm, as outages are.
+	k := soak{callers: 20, duration: 14 * time.Second, calm: 3 * time.Second, storm: 4 * time.Second}
 	if *full {
 		k = soak{callers: 50, duration: 10 * time.Minute, calm: 4 * time.Second, storm: 12 * time.Second}
 	}

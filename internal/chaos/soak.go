@@ -47,7 +47,8 @@ func (k soak) run() soakResult {
 	var events eventLog
 	var rt *failover.Transport
 	ready := make(chan struct{})
-	rt = must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: 5 * time.Second, ProbeTimeout: 5 * time.Second,
+	rt = must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: k.storm / 10, ProbeTimeout: k.storm / 10, // out of a black hole before it is over
+
 		ProbeInterval: 200 * time.Millisecond, MaxProbeInterval: time.Second, MinDwell: time.Second,
 		Logger: slog.New(slog.DiscardHandler), OnEvent: func(e failover.Event) {
 			<-ready
