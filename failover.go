@@ -171,7 +171,8 @@ type Config struct {
 	// evidence. An error refuses the switch: the traffic stays, and the question
 	// comes up again when the evidence does. Callers that wait for the switch
 	// wait for the answer, which has to come within 30 s; no answer refuses.
-	// It must return once its context ends: Close waits for it.
+	// It must return once its context ends: Close waits for it. A fail-back and
+	// an outage may ask at the same time.
 	ConfirmSwitch func(context.Context, Switch) error
 
 	// PassThrough sends requests to the active endpoint even while neither
