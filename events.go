@@ -66,6 +66,22 @@ type Event struct {
 	Loss *LossReport
 	// Err of a failed probe or an unknown outcome, otherwise nil.
 	Err error
+	// Duration of a probe, otherwise 0.
+	Duration time.Duration
+}
+
+// Attempt is an attempt that met a fault. See [Config.OnFault].
+type Attempt struct {
+	// Method of the request.
+	Method string
+	// Number of the attempt in its call, from 1.
+	Number int
+	// Fault that it met. It may be shared, and is not to be changed.
+	Fault *Fault
+	// Again: another attempt follows, at the endpoint To. Otherwise To is that
+	// of the fault.
+	Again bool
+	To    Endpoint
 }
 
 // Switch is a switch that is about to be made. See [Config.ConfirmSwitch].

@@ -190,6 +190,27 @@ type Config struct {
 	// reports, half a KiB each. Zero: 4096. Negative: none.
 	LedgerSize int
 
+	// Shared is where the processes of a fleet keep what they know together.
+	// A switch of one is then followed by all others, each after a passed probe
+	// of its own; one of them at a time probes for the fail-back; and dwell and
+	// latch count the switches of all. New waits up to 2 s, and for a probe, to
+	// start out where the fleet is. No request waits for Shared, and without an
+	// answer from it the Transport is on its own. Close does not close it.
+	// Nil: there is no fleet.
+	Shared Shared
+
+	// Quorum is how many processes of the fleet must have seen the active
+	// endpoint fail, within a minute, before the first of them switches. A fence,
+	// a switch by hand and a fail-back need none; nor does a process that Shared
+	// does not answer. Zero: 1. Negative: 1.
+	Quorum int
+
+	// OnFault, if set, is told of every attempt that met a fault, by the
+	// goroutine of the call and with the caller's context: when it is known
+	// whether another attempt follows, and before that. It is called
+	// concurrently, and what time it takes the call takes longer.
+	OnFault func(context.Context, Attempt)
+
 	// OnEvent is told of every event, in order, one at a time, away from the
 	// request path. It may call the Transport, except for Close, which waits
 	// for it. While it blocks, up to 1,024 events are kept for it.
@@ -412,8 +433,12 @@ type Status struct {
 	// Latched: four switches within an hour. Further ones need a hand
 	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint
 	// (but no more than four within a minute), or time.
-	Latched            bool
+	Latched bool
+	// Closed: Close was called.
+	Closed             bool
 	Primary, Alternate EndpointStatus
+	// Fleet is nil without [Config.Shared].
+	Fleet *FleetStatus
 	// Events are the last 64, oldest first, probes left out.
 	Events []Event
 	// Loss is the report of the last switch, nil if there was none.
@@ -449,7 +474,7 @@ func (t *Transport) Status() Status {
 	st := t.state.Load()
 	return Status{
 		Active: st.active, Since: st.since, Generation: st.generation,
-		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(damping),
+		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(damping), Closed: st.closed,
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
 		Events:    slices.Clone(t.events.recent),

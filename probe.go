@@ -141,6 +141,7 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 		Transport:     &probeTransport{t, t.url(e)},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	start := time.Now()
 	err := t.probe(context.WithValue(ctx, probeTermsKey{}, terms), client, &target)
 	if parent.Err() != nil {
 		return parent.Err() // nobody waits for it any more; it proves nothing
@@ -149,11 +150,12 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	side := &t.endpoints[e]
-	side.lastProbe, side.probeError = time.Now(), err
+	now := time.Now()
+	side.lastProbe, side.probeError = now, err
 	if err == nil {
 		side.fenced = false
 	}
-	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(err), Err: err})
+	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(err), Err: err, Duration: now.Sub(start)})
 	return err
 }
 

@@ -119,7 +119,9 @@ func (c *call) run() (*http.Response, error) {
 			return resp, nil
 		}
 		c.faults = append(c.faults, f)
-		if st = c.next(st, f); st == nil {
+		st = c.next(st, f)
+		c.tell(f, st)
+		if st == nil {
 			return c.finish(resp, f)
 		}
 		discard(resp)
@@ -156,6 +158,19 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	return now
+}
+
+// tell tells Config.OnFault of a fault after which the next attempt is made under
+// next, if that is not nil.
+func (c *call) tell(f *Fault, next *state) {
+	if c.t.cfg.OnFault == nil {
+		return
+	}
+	a := Attempt{Method: c.req.Method, Number: len(c.faults), Fault: f, To: f.Endpoint}
+	if next != nil {
+		a.Again, a.To = true, next.active
+	}
+	c.t.cfg.OnFault(c.req.Context(), a)
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports

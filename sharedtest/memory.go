@@ -1,0 +1,159 @@
+// Package sharedtest has what it takes to test implementations and users of
+// [failover.Shared]: the rules that every implementation has to keep,
+// and a store in memory ([Memory]).
+package sharedtest
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/d365failover/failover"
+)
+
+// Memory is a [failover.Shared] for the Transports of one process. The zero
+// value is empty and ready for use. It can be made to fail as a store on a
+// network does, and works in the bubbles of testing/synctest.
+type Memory struct {
+	mu            sync.Mutex // guards what follows
+	skew          time.Duration
+	failure       error
+	calls         int
+	organizations map[string]*organization
+}
+
+type organization struct {
+	record  failover.Record
+	claims  map[string][]claim // by topic, the longest-standing first
+	changes map[chan struct{}]bool
+}
+
+type claim struct {
+	member string
+	until  time.Time
+}
+
+var _ failover.Shared = (*Memory)(nil)
+
+// Fail makes every call fail with err, or succeed again if err is nil. Changes
+// are not told of meanwhile.
+func (m *Memory) Fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failure = err
+}
+
+// Skew puts the clock of the store ahead of the process's own.
+func (m *Memory) Skew(by time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.skew = by
+}
+
+// Calls returns how many calls there were so far.
+func (m *Memory) Calls() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls
+}
+
+// enter begins a call; unless it returns an error, mu is held.
+func (m *Memory) enter(ctx context.Context, name string) (*organization, time.Time, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, time.Time{}, err
+	}
+	m.mu.Lock()
+	m.calls++
+	if m.failure != nil {
+		defer m.mu.Unlock()
+		return nil, time.Time{}, m.failure
+	}
+	return m.organization(name), time.Now().Add(m.skew), nil
+}
+
+// organization returns what is known of an organization. mu is held.
+func (m *Memory) organization(name string) *organization {
+	o := m.organizations[name]
+	if o == nil {
+		o = &organization{claims: make(map[string][]claim), changes: make(map[chan struct{}]bool)}
+		if m.organizations == nil {
+			m.organizations = make(map[string]*organization)
+		}
+		m.organizations[name] = o
+	}
+	return o
+}
+
+// Load implements [failover.Shared].
+func (m *Memory) Load(ctx context.Context, organization string) (failover.Record, time.Time, error) {
+	o, now, err := m.enter(ctx, organization)
+	if err != nil {
+		return failover.Record{}, now, err
+	}
+	defer m.mu.Unlock()
+	return copied(o.record), now, nil
+}
+
+// CompareAndSwap implements [failover.Shared].
+func (m *Memory) CompareAndSwap(ctx context.Context, organization string, generation uint64, next failover.Record) (bool, error) {
+	o, _, err := m.enter(ctx, organization)
+	if err != nil {
+		return false, err
+	}
+	defer m.mu.Unlock()
+	if o.record.Generation != generation {
+		return false, nil
+	}
+	o.record = copied(next)
+	for c := range o.changes {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+	return true, nil
+}
+
+func copied(r failover.Record) failover.Record {
+	r.Earlier = slices.Clone(r.Earlier)
+	return r
+}
+
+// Changes implements [failover.Shared].
+func (m *Memory) Changes(ctx context.Context, organization string) <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := make(chan struct{}, 1)
+	o := m.organization(organization)
+	o.changes[c] = true
+	context.AfterFunc(ctx, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(o.changes, c)
+	})
+	return c
+}
+
+// Claim implements [failover.Shared].
+func (m *Memory) Claim(ctx context.Context, organization, topic, member string, ttl time.Duration) ([]string, error) {
+	o, now, err := m.enter(ctx, organization)
+	if err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	claims := slices.DeleteFunc(o.claims[topic], func(c claim) bool {
+		return !now.Before(c.until) || c.member == member && ttl <= 0
+	})
+	if at := slices.IndexFunc(claims, func(c claim) bool { return c.member == member }); at >= 0 {
+		claims[at].until = now.Add(ttl)
+	} else if ttl > 0 {
+		claims = append(claims, claim{member, now.Add(ttl)})
+	}
+	o.claims[topic] = claims
+	members := make([]string, len(claims))
+	for i, c := range claims {
+		members[i] = c.member
+	}
+	return members, nil
+}
