@@ -15,6 +15,8 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failovertest"
@@ -117,17 +119,22 @@ func TestHealthyRequestsAddNoEvents(t *testing.T) {
 	})
 }
 
+// deaf is a span that does not record, and counts what it is told in vain.
+type deaf struct {
+	noop.Span
+	told *int
+}
+
+func (d deaf) AddEvent(string, ...trace.EventOption) { *d.told++ }
+
 func TestSpansThatDoNotRecordAreLeftAlone(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Disaster(failovertest.Refuse())
-		recorder := tracetest.NewSpanRecorder()
-		provider := sdk.NewTracerProvider(sdk.WithSpanProcessor(recorder), sdk.WithSampler(sdk.NeverSample()))
-		ctx, span := provider.Tracer("test").Start(s.Context(), "import")
-		status, err := s.send(ctx, http.MethodGet, "")
-		span.End()
+		told := 0
+		status, err := s.send(trace.ContextWithSpan(s.Context(), deaf{told: &told}), http.MethodGet, "")
 		require.NoError(s, err)
 		assert.Equal(s, 200, status)
-		assert.Empty(s, recorder.Ended())
+		assert.Zero(s, told)
 	})
 }
 
@@ -149,8 +156,8 @@ func TestNoSecretsInSpansAndMetrics(t *testing.T) {
 		require.NotEmpty(t, span.Events())
 		for _, e := range span.Events() {
 			for _, a := range e.Attributes {
-				assert.NotContains(t, a.Value.Emit(), "hunter2", a.Key)
-				assert.NotContains(t, a.Value.Emit(), "Bearer", a.Key)
+				assert.NotContains(t, a.Value.String(), "hunter2", a.Key)
+				assert.NotContains(t, a.Value.String(), "Bearer", a.Key)
 			}
 		}
 		for name, points := range s.collect() {
