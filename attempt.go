@@ -1,9 +1,11 @@
 package failover
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -18,6 +20,7 @@ import (
 type outgoing struct {
 	request http.Request
 	url     url.URL
+	body    bytes.Reader
 	way     way
 	answer  watchedBody
 }
@@ -162,15 +165,22 @@ func (t *Transport) classify(resp *http.Response, err error) *Fault {
 
 // takeBody puts the body into the request.
 func (c *call) takeBody() error {
-	body, err := c.body.next(&c.t.org, c.st.active)
-	if err != nil || body.ReadCloser == nil {
+	if body, mapped := c.body.whole(&c.t.org, c.req, c.st.active); body != nil {
+		own := c.own()
+		own.body.Reset(body)
+		own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
+		own.request.GetBody = func() (io.ReadCloser, error) { return newBody(body), nil }
+		if mapped && own.request.ContentLength > 0 {
+			own.request.ContentLength = int64(len(body))
+		}
+		return nil
+	}
+	body, err := c.body.next()
+	if err != nil || body == nil {
 		return err
 	}
 	out := &c.own().request
-	out.Body, out.GetBody = body, body.again
-	if body.mapped && out.ContentLength > 0 {
-		out.ContentLength = body.length
-	}
+	out.Body, out.GetBody = body, c.body.getBody
 	return nil
 }
 

@@ -5,137 +5,107 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"sync"
 	"sync/atomic"
 )
 
-// payload is the body of a call: it gives every attempt the whole of it.
+// payload is the body of a call: it gives every attempt the whole of it. A body
+// up to Config.MaxBody is held. A longer one is had again by GetBody, or
+// streamed, once.
+//
+// GetBody is not used before that has to be, because there are those that return
+// the body itself, rewound (azcore's), and not another one.
 type payload struct {
-	req      *http.Request
-	max      int64         // Config.MaxBody
-	original io.ReadCloser // the caller's; nil if there is none, or it is held
+	held     []byte        // all of it, not nil if it is held
+	original io.ReadCloser // the caller's, nil if there is none or it is held
+	begun    bool          // original is not the request's own any more
 	used     bool          // original was given to an attempt
-	held     []byte        // all of it, if it was read ahead
 	getBody  func() (io.ReadCloser, error)
 	stream   *stream // original, if it can be had only once
 }
 
-// load prepares the body: one without GetBody is held if it is small enough,
-// otherwise it will be streamed, once.
+// load prepares the body.
 func (p *payload) load(req *http.Request, maxBody int64) error {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	p.req, p.max, p.original, p.getBody = req, maxBody, req.Body, req.GetBody
-	if p.getBody != nil {
-		return nil
-	}
-	body := io.Reader(p.original)
+	p.original, p.getBody = req.Body, req.GetBody
 	if mayHold(req, maxBody) {
-		held, err := io.ReadAll(io.LimitReader(p.original, maxBody+1))
+		begin, err := readUpTo(req.Body, req.ContentLength, maxBody)
 		if err != nil {
 			p.close()
 			return err
 		}
-		if int64(len(held)) <= maxBody {
+		if int64(len(begin)) <= maxBody {
 			p.close()
-			p.original, p.held = nil, held
-			p.getBody = func() (io.ReadCloser, error) { return newBody(held), nil }
+			p.original, p.held = nil, begin
 			return nil
 		}
-		body = io.MultiReader(bytes.NewReader(held), p.original)
+		p.original, p.begun = resumed{io.MultiReader(bytes.NewReader(begin), req.Body), req.Body}, true
 	}
-	p.stream = &stream{Reader: body, Closer: p.original}
+	if p.getBody == nil {
+		p.stream = &stream{Reader: p.original, Closer: p.original}
+	}
 	return nil
 }
 
 // mayHold reports whether reading the body ahead is of use and does no harm.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
-	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked) && req.Header.Get("Upgrade") == ""
+	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) && req.Header.Get("Upgrade") == ""
+}
+
+// readUpTo reads a body to its end, or until it is longer than maxBody. Length
+// is that of the body as far as it is known.
+func readUpTo(body io.Reader, length, maxBody int64) ([]byte, error) {
+	if length <= 0 {
+		return io.ReadAll(io.LimitReader(body, maxBody+1))
+	}
+	begin := make([]byte, 0, length+1) // one more, to see its end
+	for len(begin) < cap(begin) {
+		n, err := body.Read(begin[len(begin):cap(begin)])
+		begin = begin[:len(begin)+n]
+		if err == io.EOF {
+			return begin, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	rest, err := io.ReadAll(io.LimitReader(body, maxBody-length)) // more than was said, for net/http to refuse
+	return append(begin, rest...), err
+}
+
+// resumed is a body of which the beginning was read.
+type resumed struct {
+	io.Reader
+	io.Closer
 }
 
 func newBody(b []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(b)) }
 
-// content is the body of one attempt.
-type content struct {
-	io.ReadCloser // nil: the request's own will do
-	again         func() (io.ReadCloser, error)
-	mapped        bool // with links mapped: length bytes long
-	length        int64
+// whole returns the body for an attempt at endpoint to, if it is held: with its
+// links to the other endpoint mapped.
+func (p *payload) whole(org *Org, req *http.Request, to Endpoint) (body []byte, mapped bool) {
+	if p.held == nil {
+		return nil, false
+	}
+	return org.rewriteBody(req.Header, req.URL.Path, p.held, to)
 }
 
-// next returns the body for an attempt at endpoint to.
-func (p *payload) next(org *Org, to Endpoint) (content, error) {
-	if mapped := p.mapped(org, to); mapped != nil {
-		again := func() (io.ReadCloser, error) { return newBody(mapped), nil }
-		return content{newBody(mapped), again, true, int64(len(mapped))}, nil
-	}
+// next returns the body for an attempt, if it is not held; nil if the request's own
+// will do.
+func (p *payload) next() (io.ReadCloser, error) {
 	switch {
 	case p.stream != nil:
-		return content{ReadCloser: p.stream.lease()}, nil
+		return p.stream.lease(), nil
 	case p.original != nil && !p.used:
-		p.used = true
+		if p.used = true; p.begun {
+			return p.original, nil
+		}
 	case p.getBody != nil:
-		body, err := p.getBody()
-		return content{ReadCloser: body, again: p.getBody}, err
+		return p.getBody()
 	}
-	return content{}, nil
-}
-
-// mapped returns the body with its links to the other endpoint mapped to
-// endpoint to, nil if it has none.
-func (p *payload) mapped(org *Org, to Endpoint) []byte {
-	if p.req == nil || p.stream != nil {
-		return nil
-	}
-	if kind, _ := contentKind(valueOf(p.req.Header, "Content-Type"), valueOf(p.req.Header, "Content-Encoding")); kind == kindOther {
-		return nil
-	}
-	body, l := p.peek()
-	defer l.release()
-	if mapped, ok := org.rewriteBody(p.req.Header, p.req.URL.Path, body, to); ok {
-		return mapped
-	}
-	return nil
-}
-
-// look is what it takes to look at a body.
-type look struct {
-	buffer bytes.Buffer
-	limit  io.LimitedReader
-}
-
-var looks = sync.Pool{New: func() any { return new(look) }}
-
-// release ends the look. A nil look has nothing to release.
-func (l *look) release() {
-	if l != nil {
-		l.buffer.Reset()
-		looks.Put(l)
-	}
-}
-
-// peek returns the body for looking at, nil if it cannot be had or is larger
-// than MaxBody. The bytes are valid until the look is released.
-func (p *payload) peek() ([]byte, *look) {
-	if p.held != nil || p.getBody == nil || p.req.ContentLength > p.max {
-		return p.held, nil
-	}
-	rc, err := p.getBody()
-	if err != nil {
-		return nil, nil
-	}
-	defer rc.Close()
-	l := looks.Get().(*look)
-	l.limit = io.LimitedReader{R: rc, N: p.max + 1}
-	n, err := l.buffer.ReadFrom(&l.limit)
-	l.limit.R = nil
-	if err != nil || n > p.max {
-		l.release()
-		return nil, nil
-	}
-	return l.buffer.Bytes(), l
+	return nil, nil
 }
 
 // repeatable reports whether the body can be had again.

@@ -266,3 +266,57 @@ func withLength(req *http.Request, err error) (*http.Request, error) {
 	req.ContentLength = 2
 	return req, err
 }
+
+// rewinding is a body as azcore makes them: its GetBody returns the body itself,
+// rewound.
+type rewinding struct{ *strings.Reader }
+
+func (rewinding) Close() error { return nil }
+
+func TestABodyWhoseGetBodyRewindsItIsSentWhole(t *testing.T) {
+	small := `{"name":"Contoso"}`
+	large := `{"name":"Contoso","description":"` + strings.Repeat("x", 4<<10) + `"}`
+	for name, body := range map[string]string{"held": small, "not held": large} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{MaxBody: 1 << 10}, func(s *story) {
+				post := func() int {
+					reader := rewinding{strings.NewReader(body)}
+					req, err := http.NewRequest(http.MethodPost, orgURL+accounts, reader)
+					require.NoError(s, err)
+					req.Header.Set("Content-Type", "application/json")
+					req.ContentLength = int64(len(body))
+					req.GetBody = func() (io.ReadCloser, error) {
+						_, err := reader.Seek(0, io.SeekStart)
+						return reader, err
+					}
+					resp, err := s.client.Do(req)
+					require.NoError(s, err)
+					resp.Body.Close()
+					return resp.StatusCode
+				}
+				assert.Equal(s, 204, post(), "healthy")
+				s.org.FailOver()
+				assert.Equal(s, 204, post(), "refused by the fence, and sent again")
+				rows := s.org.Alternate().Rows("accounts")
+				assert.Len(s, rows, 25+2)
+				assert.Equal(s, "Contoso", rows[26]["name"])
+			})
+		})
+	}
+}
+
+func TestABodyLongerOrShorterThanItsLengthIsRefusedByBase(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	for _, length := range []int64{3, 7, 100} {
+		req, err := http.NewRequest(http.MethodPut, server.URL, strings.NewReader("12345"))
+		require.NoError(t, err)
+		req.ContentLength = length
+		_, err = transport.RoundTrip(req)
+		assert.ErrorContains(t, err, "ContentLength", "%d", length)
+	}
+}

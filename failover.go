@@ -131,9 +131,10 @@ type Config struct {
 	// of an attempt is unknown. Nil: none. See [WithReplay] for a single call.
 	Replay func(*http.Request) bool
 
-	// MaxBody is how many bytes of a request body without GetBody are held so
-	// that it can be sent again or have its links mapped. A longer body is
-	// streamed, once. Zero: 1 MiB. Negative: none are held.
+	// MaxBody is how many bytes of a request body are held so that it can be
+	// sent again and have its links mapped. A longer body goes out as it is, and
+	// is had again by GetBody, or streamed, once. Zero: 1 MiB. Negative: none
+	// are held.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization.

@@ -60,12 +60,10 @@ func (c *call) isRead() bool {
 	if retrieves(action) {
 		return true
 	}
-	body, l := c.body.peek()
-	defer l.release()
 	if isBatch {
-		return c.t.org.batchReads(req.Header, body)
+		return c.t.org.batchReads(req.Header, c.body.held)
 	}
-	return soapReads(action, body)
+	return soapReads(action, c.body.held)
 }
 
 // maySendAgain reports whether the request may be sent once more after fault f.

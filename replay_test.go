@@ -159,7 +159,7 @@ func TestAStreamMayNotBeSentAgain(t *testing.T) {
 		require.NoError(t, err)
 		c := &call{t: new(Transport), req: req}
 		require.NoError(t, c.body.load(req, 3))
-		body, err := c.body.next(new(Org), Primary)
+		body, err := c.body.next()
 		require.NoError(t, err)
 		_, err = body.Read(make([]byte, 1))
 		require.NoError(t, err)

@@ -30,12 +30,12 @@ import (
 //
 // header is the request's, urlPath its URL's path. body is not modified.
 func (o *Org) rewriteBody(header http.Header, urlPath string, body []byte, to Endpoint) ([]byte, bool) {
-	if !o.mentions(body, to.other()) {
+	kind, boundary := contentKind(valueOf(header, "Content-Type"), strings.Join(header["Content-Encoding"], ","))
+	if kind == kindOther || !o.mentions(body, to.other()) {
 		return body, false
 	}
 	r := rewriter{org: o, to: to, body: body}
-	encoding := strings.Join(header.Values("Content-Encoding"), ",")
-	switch kind, boundary := contentKind(header.Get("Content-Type"), encoding); {
+	switch {
 	case kind == kindJSON:
 		r.json(0, len(body))
 	case kind == kindXML:
