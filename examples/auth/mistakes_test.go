@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -361,4 +363,24 @@ func TestARetryOutsideAfterErrUnavailableIsHarmlessForAllButTheWaiting(t *testin
 	assert.ErrorIs(t, err, failover.ErrUnavailable)
 	assert.Equal(t, 3, tries)
 	assert.LessOrEqual(t, w.org.Primary().Dials(), 5, "the calls after the first fail at once: three attempts and a probe")
+}
+
+// TestThePageNamesWhatIsTested keeps docs/authorization.md and the tests
+// together.
+func TestThePageNamesWhatIsTested(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/authorization.md")
+	require.NoError(t, err)
+	mistakes, err := os.ReadFile("mistakes_test.go")
+	require.NoError(t, err)
+	rest, err := os.ReadFile("tokens_test.go")
+	require.NoError(t, err)
+	for _, name := range regexp.MustCompile(`\bTest\w+`).FindAllString(string(page), -1) {
+		assert.Contains(t, string(mistakes)+string(rest), "func "+name+"(", "named without a test")
+	}
+	for _, match := range regexp.MustCompile(`func (Test\w+)`).FindAllStringSubmatch(string(mistakes), -1) {
+		if match[1] != t.Name() {
+			assert.Contains(t, string(page), "`"+match[1]+"`", "a mistake that the page does not name")
+		}
+	}
 }

@@ -221,6 +221,19 @@ func TestAChallengeCannotChooseAnAudience(t *testing.T) {
 	}
 }
 
+func TestAudiencesDoNotDependOnHowTheOrganizationIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, organization := range []string{
+		"https://contoso.crm4.dynamics.com",
+		"https://contoso.api.crm4.dynamics.com/main.aspx",
+		"https://contoso--s.api.crm4.dynamics.com",
+	} {
+		tokens := newTokens(t, auth.Config{Organization: organization, Source: (&source{life: time.Hour}).get})
+		assert.Equal(t, "https://contoso.crm4.dynamics.com", tokens.State(failover.Primary).Audience, organization)
+		assert.Equal(t, "https://contoso--s.crm4.dynamics.com", tokens.State(failover.Alternate).Audience, organization)
+	}
+}
+
 func TestStrangersGetNoToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
