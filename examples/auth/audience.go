@@ -82,13 +82,11 @@ func hostOf(u *url.URL) string {
 // pair's addresses in either form.
 func (p *pair) resource(h http.Header) (string, bool) {
 	u, err := url.Parse(resourceID(h))
-	if err != nil || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil {
 		return "", false
 	}
-	if _, ok := p.endpoint(u); !ok {
-		return "", false
-	}
-	return u.Scheme + "://" + hostOf(u), true
+	_, ok := p.endpoint(u)
+	return u.Scheme + "://" + hostOf(u), ok
 }
 
 // resourceID returns the resource_id of a Bearer challenge, "" if there is
@@ -138,7 +136,7 @@ func (t *Tokens) Configure(cfg failover.Config) failover.Config {
 		watch := &watch{Tokens: t, base: client.Transport}
 		watched.Transport = watch
 		err := probe(ctx, &watched, endpoint)
-		if watch.learned { // the answer to the wrong token is not the answer
+		if watch.learned { // an answer to the wrong token is weak evidence
 			return probe(ctx, client, endpoint)
 		}
 		return err

@@ -143,6 +143,11 @@ func TestAnEndpointThatWantsTheOtherAudienceGetsIt(t *testing.T) {
 				w.org.Disaster(failovertest.Refuse())
 				assert.Equal(t, 200, status(t, client, orgURL+accounts), "the very first call")
 				assert.Equal(t, primary, tokens.State(failover.Alternate).Audience)
+				var answers []int
+				for _, d := range w.org.Alternate().Deliveries() {
+					answers = append(answers, d.Status)
+				}
+				assert.Equal(t, []int{401, 200, 200}, answers, "a probe, the probe again, the call")
 				return
 			}
 			client, _ := w.client(t, tokens, failover.Config{})
@@ -256,6 +261,7 @@ type source struct {
 	life  time.Duration
 	delay time.Duration
 	keeps time.Duration // gives the same token until so long before its end
+	fresh time.Duration // says that tokens are to be renewed after so long
 
 	mu    sync.Mutex
 	fails error
@@ -282,6 +288,11 @@ func (s *source) get(ctx context.Context, scope string) (azcore.AccessToken, err
 		s.made = make(map[string]azcore.AccessToken)
 	}
 	s.made[scope] = azcore.AccessToken{Token: fmt.Sprint(scope, " ", len(s.asked)), ExpiresOn: time.Now().Add(s.life)}
+	if s.fresh > 0 {
+		token := s.made[scope]
+		token.RefreshOn = time.Now().Add(s.fresh)
+		s.made[scope] = token
+	}
 	return s.made[scope], nil
 }
 
@@ -379,6 +390,15 @@ func TestASourceThatKeepsTokensIsAskedInTime(t *testing.T) {
 			require.Greater(t, time.Until(tokens.State(failover.Alternate).Expires), time.Minute)
 		}
 		assert.Less(t, s.count(), 2*24*8)
+	})
+}
+
+func TestTheSignInServiceMayAskForAnEarlierRenewal(t *testing.T) {
+	s := &source{life: 24 * time.Hour, fresh: time.Hour}
+	bubble(t, s, func(t *testing.T, tokens *auth.Tokens) {
+		require.NoError(t, tokens.Warm(t.Context()))
+		time.Sleep(6*time.Hour + time.Minute)
+		assert.Equal(t, 2+2*6, s.count())
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -54,7 +56,9 @@ func Start(org *failovertest.Org) *Service {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /"+tenant+"/v2.0/.well-known/openid-configuration", s.configuration)
 	mux.HandleFunc("POST /"+tenant+"/oauth2/v2.0/token", s.token)
-	s.server = httptest.NewTLSServer(mux)
+	s.server = httptest.NewUnstartedServer(mux)
+	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that Close cuts off
+	s.server.StartTLS()
 	return s
 }
 
