@@ -23,17 +23,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/examples/auth"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -99,19 +96,19 @@ func runSimulated(ctx context.Context, org *failovertest.Org, duration time.Dura
 
 // runReal works against a real organization.
 func runReal(ctx context.Context, orgURL string, write bool, duration time.Duration, workers int, stdout, stderr io.Writer) int {
-	org, err := failover.ParseOrg(orgURL)
-	if err != nil {
-		fmt.Fprintln(stderr, "odata:", err)
-		return 2
-	}
 	credential, err := azidentity.NewDefaultAzureCredential(nil)
 	if err != nil {
 		fmt.Fprintln(stderr, "odata:", err)
 		return 1
 	}
-	authorize := tokens(credential, org)
+	tokens, err := auth.New(auth.Config{Organization: orgURL, Source: auth.FromCredential(credential)})
+	if err != nil {
+		fmt.Fprintln(stderr, "odata:", err)
+		return 2
+	}
+	defer tokens.Close()
 	// Once before the start, so that a missing login is told as such.
-	if err := authorize((&http.Request{Header: make(http.Header)}).WithContext(ctx)); err != nil {
+	if err := tokens.Warm(ctx); err != nil {
 		fmt.Fprintln(stderr, "odata:", err)
 		return 1
 	}
@@ -122,32 +119,13 @@ func runReal(ctx context.Context, orgURL string, write bool, duration time.Durat
 	fmt.Fprintf(stdout, "%d workers %s for %v. Ctrl-C ends it sooner.\n", workers, doing, duration)
 	return session{
 		orgURL: orgURL,
-		config: failover.Config{
-			Authorize: authorize,
+		config: tokens.Configure(failover.Config{
 			// Gets calls out of a datacenter that swallows requests while they
 			// still have time for the other one.
 			AttemptTimeout: 15 * time.Second,
-		},
+		}),
 		traffic:  &traffic{write: write, workers: workers, pace: 2 * time.Second},
 		duration: duration,
 		period:   2 * time.Second,
 	}.run(ctx, stdout, stderr)
-}
-
-// tokens returns a Config.Authorize that gets its tokens from credential.
-//
-// The audience is the organization's own address without the api label, for
-// both endpoints: they are one organization, and its identity does not change
-// when Microsoft moves it.
-func tokens(credential azcore.TokenCredential, org failover.Org) func(*http.Request) error {
-	audience := "https://" + strings.Replace(org.Primary.Host, ".api.", ".", 1)
-	options := policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}}
-	return func(req *http.Request) error {
-		token, err := credential.GetToken(req.Context(), options) // it keeps tokens and renews them
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Authorization", "Bearer "+token.Token)
-		return nil
-	}
 }

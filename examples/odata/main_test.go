@@ -10,12 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -167,30 +164,4 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, 0, run(t.Context(), []string{"-h"}, &stdout, &stderr))
 	assert.Contains(t, stderr.String(), "-org URL")
-}
-
-// credential is a source of tokens that remembers what it was asked for.
-type credential struct{ scopes []string }
-
-func (c *credential) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.scopes = append(c.scopes, options.Scopes...)
-	return azcore.AccessToken{Token: "secret"}, nil
-}
-
-func TestTokensAreForTheOrganizationWhicheverEndpointIsAsked(t *testing.T) {
-	t.Parallel()
-	for _, orgURL := range []string{
-		"https://contoso.crm4.dynamics.com",
-		"https://contoso.api.crm4.dynamics.com/main.aspx",
-		"https://contoso--s.api.crm4.dynamics.com",
-	} {
-		org, err := failover.ParseOrg(orgURL)
-		require.NoError(t, err)
-		source := new(credential)
-		req, err := http.NewRequest(http.MethodGet, org.Alternate.String(), nil)
-		require.NoError(t, err)
-		require.NoError(t, tokens(source, org)(req))
-		assert.Equal(t, []string{"https://contoso.crm4.dynamics.com/.default"}, source.scopes, orgURL)
-		assert.Equal(t, "Bearer secret", req.Header.Get("Authorization"))
-	}
 }
