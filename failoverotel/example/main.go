@@ -31,6 +31,7 @@ import (
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failoverotel"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/sharedtest"
 )
 
 func main() {
@@ -101,6 +102,7 @@ func newApp(org *failovertest.Org, logger *slog.Logger) (*app, error) {
 	client, transport, err := failoverotel.Wrap(org.Client(), org.URL(), &failover.Config{
 		Authorize: org.Authorize,
 		Logger:    logger,
+		Shared:    new(sharedtest.Memory), // a fleet of one; a real one has failoverredis
 		// A real outage takes hours, this one seconds. Outside of a
 		// demonstration the defaults are right: 10 s to 60 s, and 5 min.
 		ProbeInterval:    time.Second,
