@@ -37,11 +37,15 @@ const (
 	// the endpoint that was left, shortly before, may not match the content of
 	// the other one. A full resync of what was tracked is the safe way on.
 	EventTokensSuspect
+	// EventFleetLost and EventFleetFound: [Config.Shared] does not answer, or
+	// answers again. Without it the Transport is on its own.
+	EventFleetLost
+	EventFleetFound
 )
 
 // String returns the kind in words, such as "switched" or "outcome unknown".
 func (k EventKind) String() string {
-	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect"}
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -163,7 +167,7 @@ func (t *Transport) dispatch() {
 func (t *Transport) log(e Event) {
 	level := slog.LevelInfo
 	switch e.Kind {
-	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched, EventTokensSuspect:
+	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched, EventTokensSuspect, EventFleetLost:
 		level = slog.LevelWarn
 	case EventDown:
 		level = slog.LevelError

@@ -213,7 +213,8 @@ type Config struct {
 
 	// OnEvent is told of every event, in order, one at a time, away from the
 	// request path. It may call the Transport, except for Close, which waits
-	// for it. While it blocks, up to 1,024 events are kept for it.
+	// for it. While it blocks, up to 1,024 events are kept for it. With Shared,
+	// the first may come before New has returned.
 	OnEvent func(Event)
 
 	// Logger gets one line for every state change. Nil: [slog.Default].
@@ -224,7 +225,8 @@ type Config struct {
 // organization to whichever of its endpoints serves it. Requests to other hosts
 // pass through Base untouched. It is safe for concurrent use.
 //
-// While the organization is healthy a Transport has no goroutine and no timer.
+// While the organization is healthy a Transport has no goroutine and no timer,
+// unless it is part of a fleet ([Config.Shared]): then it has one of each.
 type Transport struct {
 	org   Org
 	cfg   Config
@@ -241,6 +243,7 @@ type Transport struct {
 	budget    budget
 	borrowed  atomic.Pointer[string] // Authorization header for probes
 	ledger    *ledger
+	fleet     *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -309,6 +312,9 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
 	}
 	t.state.Store(&state{since: t.origin, changed: make(chan struct{})})
+	if c.Shared != nil {
+		t.join()
+	}
 	return t, nil
 }
 
@@ -350,6 +356,7 @@ func (c *Config) complete(org *Org) error {
 	setDefault(&c.ProbeTimeout, 5*time.Second, never)
 	setDefault(&c.Rise, 3, 1)
 	setDefault(&c.MinDwell, 5*time.Minute, 0)
+	setDefault(&c.Quorum, 1, 1)
 	setDefault(&c.RPO, 5*time.Second, 0)
 	setDefault(&c.LedgerSize, 4096, 0)
 	if c.Logger == nil {
@@ -414,6 +421,7 @@ func (t *Transport) Close() error {
 	}
 	t.mu.Unlock()
 	t.wg.Wait()
+	t.yieldFailback()
 	if t.cfg.Base == nil {
 		t.CloseIdleConnections()
 	}
@@ -472,7 +480,7 @@ func (t *Transport) Status() Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
-	return Status{
+	status := Status{
 		Active: st.active, Since: st.since, Generation: st.generation,
 		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(damping), Closed: st.closed,
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
@@ -480,6 +488,12 @@ func (t *Transport) Status() Status {
 		Events:    slices.Clone(t.events.recent),
 		Loss:      t.loss,
 	}
+	if t.fleet != nil {
+		fleet := t.fleet.status
+		fleet.Apart = fleet.Record.Active != st.active
+		status.Fleet = &fleet
+	}
+	return status
 }
 
 // url returns the origin of an endpoint.

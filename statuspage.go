@@ -55,6 +55,9 @@ var statusPage string
 //	                    lastFault, faults (number by class, of every class) and
 //	                    probe, the last one: time, result ("passed", "failed" or
 //	                    "inconclusive"), error
+//	fleet               with Config.Shared, what is known of the fleet: member,
+//	                    apart, active, generation, since, reason and by of the
+//	                    record, loaded, witnesses, error
 //	loss                the writes that the last switch put at risk: from,
 //	                    lastSuccess, rpoSeconds, truncated, atRisk, unknown
 //	events              objects, oldest first, with kind, time, generation,

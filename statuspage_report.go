@@ -25,6 +25,7 @@ type statusReport struct {
 	Closed        bool           `json:"closed"`
 	Primary       statusEndpoint `json:"primary"`
 	Alternate     statusEndpoint `json:"alternate"`
+	Fleet         *statusFleet   `json:"fleet,omitempty"`
 	Loss          *statusLoss    `json:"loss,omitempty"`
 	Events        []statusEvent  `json:"events"`
 
@@ -77,6 +78,20 @@ type statusEvent struct {
 	Mark glyph `json:"-"`
 }
 
+// statusFleet is what is known of the fleet, with the record read last.
+type statusFleet struct {
+	Member     string    `json:"member"`
+	Apart      bool      `json:"apart"`
+	Active     string    `json:"active"`
+	Generation uint64    `json:"generation"`
+	Since      time.Time `json:"since,omitzero"`
+	Reason     string    `json:"reason,omitempty"`
+	By         string    `json:"by,omitempty"`
+	Loaded     time.Time `json:"loaded,omitzero"`
+	Witnesses  []string  `json:"witnesses"`
+	Error      string    `json:"error,omitempty"`
+}
+
 // statusLoss are the writes that a switch has put at risk.
 type statusLoss struct {
 	From        string        `json:"from"`
@@ -103,19 +118,19 @@ type statusWrite struct {
 // statusReport returns the report of this moment, and the timeline that goes
 // with it.
 func (t *Transport) statusReport() (*statusReport, *timeline) {
-	closed := t.state.Load().closed
 	s, now := t.Status(), time.Now()
-	return newStatusReport(&s, &t.cfg, closed, t.origin, now), newTimeline(&s, t.origin, now)
+	return newStatusReport(&s, &t.cfg, t.origin, now), newTimeline(&s, t.origin, now)
 }
 
-func newStatusReport(s *Status, cfg *Config, closed bool, started, now time.Time) *statusReport {
+func newStatusReport(s *Status, cfg *Config, started, now time.Time) *statusReport {
 	r := &statusReport{
 		Time: now.UTC(), Started: started.UTC(),
-		Ready:  !closed && !s.Down,
+		Ready:  !s.Closed && !s.Down,
 		Active: s.Active.String(), Since: s.Since.UTC(), ActiveSeconds: inSeconds(now.Sub(s.Since)),
-		Generation: s.Generation, Pinned: s.Pinned, Down: s.Down, Latched: s.Latched, Closed: closed,
+		Generation: s.Generation, Pinned: s.Pinned, Down: s.Down, Latched: s.Latched, Closed: s.Closed,
 		Primary:   endpointView(Primary, &s.Primary, s.Active),
 		Alternate: endpointView(Alternate, &s.Alternate, s.Active),
+		Fleet:     fleetView(s.Fleet),
 		Loss:      lossView(s.Loss),
 		Events:    make([]statusEvent, 0, len(s.Events)),
 	}
@@ -123,6 +138,7 @@ func newStatusReport(s *Status, cfg *Config, closed bool, started, now time.Time
 		r.Events = append(r.Events, eventView(&s.Events[i]))
 	}
 	r.assess(s, cfg, now)
+	r.assessFleet(s)
 	if r.Loss != nil && len(r.Loss.AtRisk)+len(r.Loss.Unknown) > 0 {
 		r.Advice += " Check the writes at risk."
 	}
@@ -174,6 +190,23 @@ func eventView(e *Event) statusEvent {
 	}
 	if e.Err != nil {
 		v.Error = boundedText(e.Err)
+	}
+	return v
+}
+
+// fleetView puts what is known of the fleet into the form of the report; nil if
+// there is none.
+func fleetView(s *FleetStatus) *statusFleet {
+	if s == nil {
+		return nil
+	}
+	v := &statusFleet{
+		Member: s.Member, Apart: s.Apart, Active: s.Record.Active.String(), Generation: s.Record.Generation, Since: s.Record.Since.UTC(),
+		Reason: oneLine(errorTextOf(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
+		Witnesses: append([]string{}, s.Witnesses...),
+	}
+	if s.Err != nil {
+		v.Error = boundedText(s.Err)
 	}
 	return v
 }
@@ -295,6 +328,19 @@ func (r *statusReport) assess(s *Status, cfg *Config, now time.Time) {
 			"Traffic returns by itself when the primary keeps passing its probe.")
 	default:
 		say("healthy", "ok", "Healthy: traffic has gone to the primary"+since+".", "Nothing to do.")
+	}
+}
+
+// assessFleet adds to the advice what the fleet knows better.
+func (r *statusReport) assessFleet(s *Status) {
+	switch f := s.Fleet; {
+	case f == nil || s.Closed:
+	case f.Err != nil:
+		r.Advice += " The fleet's store does not answer: this process is on its own."
+	case len(f.Witnesses) == 1:
+		r.Advice += " No other process of the fleet reports that the active endpoint fails: look at the network of this one first."
+	case f.Apart:
+		r.Advice += fmt.Sprintf(" The fleet is at the %v.", f.Record.Active)
 	}
 }
 

@@ -266,17 +266,60 @@ var statusRows = []statusRow{
 		summary: "Latched at the alternate, which is failing: 4 switches within an hour.", advice: "If it is the primary, move there with Switch.",
 	},
 	{
+		name: "alone with an outage", why: "the other processes of the fleet are well",
+		status: func() Status {
+			s := downStatus()
+			s.Fleet = fleetExample()
+			s.Fleet.Err, s.Fleet.Witnesses = nil, []string{"web-1/17/ABCDEF"}
+			return s
+		}(),
+		situation: "down", level: "bad",
+		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "look at the network of this one first",
+		page: []string{">in step<", "web-1/17/ABCDEF"},
+	},
+	{
+		name: "the fleet's store is gone", why: "others will not follow",
+		status: func() Status {
+			s := failedOverStatus()
+			s.Fleet = fleetExample()
+			return s
+		}(),
+		situation: "failed over", level: "warn",
+		summary: "Failed over: traffic has gone to the alternate since 03:12 UTC (2 h 11 min).", advice: "this process is on its own",
+		page: []string{">store does not answer<", "connection &lt;refused&gt;", "generation 7, by web-2/4711/GHIJKL: the primary does not serve"},
+	},
+	{
+		name: "apart from the fleet", why: "the fleet has gone where this process cannot",
+		status: func() Status {
+			s := failedOverStatus()
+			s.Fleet = fleetExample()
+			s.Fleet.Err, s.Fleet.Apart, s.Fleet.Record = nil, true, Record{}
+			return s
+		}(),
+		situation: "failed over", level: "warn",
+		summary: "Failed over: traffic has gone to the alternate since 03:12 UTC (2 h 11 min).", advice: "The fleet is at the primary.",
+		page: []string{">apart<", "no switch on record"},
+	},
+	{
 		name: "closed", why: "outranks everything: nothing is sent",
 		status: downStatus(), closed: true, situation: "closed", level: "off",
 		summary: "Closed: this Transport sends nothing any more.", advice: "restart",
 	},
 }
 
+func fleetExample() *FleetStatus {
+	return &FleetStatus{
+		Member: "web-1/17/ABCDEF", Loaded: clockTime(5, 20, 0), Err: errors.New("connection <refused>"), Witnesses: []string{"web-1/17/ABCDEF", "web-2/4711/GHIJKL"},
+		Record: Record{Active: Alternate, Generation: 7, Since: clockTime(3, 12, 5), Reason: "the primary does not serve", By: "web-2/4711/GHIJKL"},
+	}
+}
+
 // render returns the report of a row and its page.
 func (row *statusRow) render(t *testing.T) (*statusReport, string) {
 	t.Helper()
 	row.status.Loss = row.loss
-	r := newStatusReport(&row.status, &row.cfg, row.closed, statusStarted, statusNow)
+	row.status.Closed = row.closed
+	r := newStatusReport(&row.status, &row.cfg, statusStarted, statusNow)
 	return r, renderPage(t, statusHTML{r, newTimeline(&row.status, statusStarted, statusNow)})
 }
 
@@ -406,6 +449,7 @@ func TestStatusJSON(t *testing.T) {
 	t.Parallel()
 	row := statusRow{status: downStatus(), loss: statusLossExample()}
 	row.status.Events[3].Err = errors.New("no answer")
+	row.status.Fleet = fleetExample()
 	r, _ := row.render(t)
 	got, err := json.MarshalIndent(r, "", "  ")
 	require.NoError(t, err)
@@ -430,7 +474,7 @@ func TestStatusJSONIsDocumented(t *testing.T) {
 	require.True(t, ok)
 	comment, _, ok = strings.Cut(comment, "func (t *Transport) StatusHandler")
 	require.True(t, ok)
-	for _, v := range []any{statusReport{}, statusEndpoint{}, statusProbe{}, statusFault{}, statusEvent{}, statusLoss{}, statusWrite{}} {
+	for _, v := range []any{statusReport{}, statusEndpoint{}, statusProbe{}, statusFault{}, statusEvent{}, statusLoss{}, statusWrite{}, statusFleet{}} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(v)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			require.NotEmpty(t, name, "%T.%s has no name in the JSON", v, field.Name)
@@ -772,7 +816,7 @@ func TestEveryEventKindHasItsMark(t *testing.T) {
 			names[g.Name], paths[g.Path] = true, true
 		}
 	}
-	assert.Len(t, names, 12)
+	assert.Len(t, names, 14)
 }
 
 func TestTimesInWords(t *testing.T) {

@@ -79,6 +79,10 @@ func glyphOf(e *Event) glyph {
 		return glyph{"latched", "bad", "M-5-5H5V5H-5ZM-2-2V2H2V-2Z"}
 	case EventTokensSuspect:
 		return glyph{"tokens suspect", "warn", "M-5-4H5V-1H-5ZM-5 1H5V4H-5Z"}
+	case EventFleetLost:
+		return glyph{"fleet lost", "warn", "M-5-3-3-5 5 3 3 5Z"}
+	case EventFleetFound:
+		return glyph{"fleet found", "ok", "M3-5 5-3-3 5-5 3Z"}
 	}
 	return glyph{e.Kind.String(), "warn", "M-3-3H3V3H-3Z"}
 }

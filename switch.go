@@ -53,7 +53,8 @@ func judge(definitive bool, active, other outcome) verdict {
 
 // decision is one run of the rule, shared by all callers that met the outage.
 type decision struct {
-	done chan struct{} // closed when the verdict has taken effect
+	done   chan struct{}      // closed when the verdict has taken effect
+	cancel context.CancelFunc // ends the probes: there is nothing left to decide
 	// definitive is guarded by Transport.mu.
 	definitive bool
 }
@@ -130,31 +131,38 @@ func (t *Transport) decide(st *state, f *Fault) *decision {
 	if st.down != nil || st.pinned || t.hold.covers(f.Definitive) {
 		return nil
 	}
-	d := &decision{done: make(chan struct{}), definitive: f.Definitive}
+	ctx, cancel := context.WithCancel(t.ctx)
+	d := &decision{done: make(chan struct{}), cancel: cancel, definitive: f.Definitive}
 	t.decision = d
 	t.wg.Go(func() {
 		defer close(d.done)
-		t.settle(st, d, f)
+		defer cancel()
+		t.settle(ctx, st, d, f)
 	})
 	return d
 }
 
 // settle probes both endpoints and carries the verdict out.
-func (t *Transport) settle(st *state, d *decision, f *Fault) {
+func (t *Transport) settle(ctx context.Context, st *state, d *decision, f *Fault) {
 	definitive := func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return d.definitive
 	}
-	v, faults := t.consult(st.active, definitive)
+	v, faults := t.consult(ctx, st.active, definitive)
 	refusal := error(nil)
-	if v == move {
+	switch v {
+	case move:
 		to := st.active.other()
-		memory := damping
+		memory, quorum := damping, t.cfg.Quorum
 		if definitive() { // the service itself sends the traffic away
-			memory = fenceDamping
+			memory, quorum = fenceDamping, 1
 		}
-		refusal = t.propose(st, to, fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to), f, memory)
+		if refusal = t.witness(st.active, quorum); refusal == nil {
+			refusal = t.propose(st, to, fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to), f, memory)
+		}
+	case down:
+		t.witness(st.active, 1)
 	}
 
 	t.mu.Lock()
@@ -185,8 +193,11 @@ func (t *Transport) refuse(st *state, d *decision, f *Fault, why error) {
 // Config.ConfirmSwitch objects. It returns why it did not.
 func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, memory time.Duration) error {
 	t.mu.Lock()
-	latched := t.latched(memory)
+	latched, overtaken := t.latched(memory), t.state.Load() != st
 	t.mu.Unlock()
+	if overtaken {
+		return errOvertaken
+	}
 	if latched {
 		return fmt.Errorf("latched after %d switches within %v", maxSwitches, memory)
 	}
@@ -227,8 +238,8 @@ func (t *Transport) confirm(from, to Endpoint, reason string, f *Fault) error {
 
 // consult probes both endpoints at the same time until the rule has a verdict,
 // and returns it with the faults of the probes by endpoint.
-func (t *Transport) consult(active Endpoint, definitive func() bool) (verdict, [2]*Fault) {
-	ctx, cancel := context.WithCancel(t.ctx)
+func (t *Transport) consult(ctx context.Context, active Endpoint, definitive func() bool) (verdict, [2]*Fault) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
 		endpoint Endpoint
@@ -265,6 +276,12 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	t.loss = t.lossReport(st.active)
 	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned, atRisk: t.loss.created()}
 	t.setState(next)
+	if t.decision != nil {
+		t.decision.cancel()
+	}
+	if !next.pinned { // a pin is this process's own
+		t.tellFleet(reason)
+	}
 	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: t.loss})
 	t.emit(Event{Kind: EventTokensSuspect, From: st.active, To: e, Reason: fmt.Sprintf(
 		"the %v may not have the content that the last delta tokens and ETags of the %v are about", e, st.active)})
@@ -356,11 +373,15 @@ func (t *Transport) switchesBefore(at time.Time, memory time.Duration) (n int) {
 // dwellUntil returns when a fail-back may follow the last switch: MinDwell,
 // doubled for every earlier switch within the hour, an hour at the most. mu is held.
 func (t *Transport) dwellUntil(st *state) time.Time {
+	since := st.since
+	if n := len(t.switches); n > 0 {
+		since = t.switches[n-1] // of the fleet, which may be earlier
+	}
 	dwell := t.cfg.MinDwell
-	for n := t.switchesBefore(st.since, damping); n > 1 && dwell < damping; n-- {
+	for n := t.switchesBefore(since, damping); n > 1 && dwell < damping; n-- {
 		dwell *= 2
 	}
-	return st.since.Add(min(dwell, max(damping, t.cfg.MinDwell)))
+	return since.Add(min(dwell, max(damping, t.cfg.MinDwell)))
 }
 
 const (
@@ -451,7 +472,7 @@ func (t *Transport) round(st *state) (good bool) {
 // the one that serves, the active one if both do. The latch does not apply:
 // there is nothing to move away from.
 func (t *Transport) tryRecovery(st *state) (good bool) {
-	v, faults := t.consult(st.active, func() bool { return false })
+	v, faults := t.consult(t.ctx, st.active, func() bool { return false })
 	if v == move {
 		to := st.active.other()
 		return t.propose(st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, 0) == nil
@@ -472,6 +493,9 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 // tryFailback probes the primary and returns to it once it has passed Rise
 // times in a row and the alternate's dwell is over.
 func (t *Transport) tryFailback(st *state) (good bool) {
+	if !t.leads() {
+		return false
+	}
 	err := t.runProbe(t.ctx, Primary)
 	if err == nil && !t.risen(st) {
 		return true
@@ -479,6 +503,7 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	if err == nil {
 		return t.propose(st, Primary, "the primary serves again", nil, damping) == nil
 	}
+	t.missed()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.Load() == st {
@@ -507,7 +532,8 @@ func (t *Transport) risen(st *state) bool {
 // not asked. The memory of earlier switches, and with it the latch, is cleared.
 //
 // A fail-back follows in its time if the endpoint is [Alternate] and the
-// primary passes its probes; use [Transport.Pin] to stay there.
+// primary passes its probes; use [Transport.Pin] to stay there. A fleet follows
+// the switch, unless the Transport is pinned, even to where the Transport is.
 func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
 	if to != Primary && to != Alternate {
 		return fmt.Errorf("failover: no such endpoint: %d", to)
@@ -532,6 +558,9 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		t.moveTo(to, reason, nil)
 	case st.down != nil:
 		t.comeUp(reason)
+	}
+	if !st.pinned {
+		t.insist(reason)
 	}
 	return nil
 }
@@ -570,6 +599,7 @@ func (t *Transport) Unpin() {
 	next := *st
 	next.pinned = false
 	t.setState(&next)
+	t.fleet.rouse()
 	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
 }
 

@@ -559,3 +559,44 @@ func TestAHangingServerIsLeftOverTLS(t *testing.T) {
 		assert.Equal(t, "HTTP/2.0", r.Proto)
 	}
 }
+
+func TestOnFaultTellsWhatBecomesOfEveryFault(t *testing.T) {
+	t.Parallel()
+	type told struct {
+		attempt failover.Attempt
+		caller  any
+	}
+	var all []told
+	type key struct{}
+	synctest.Test(t, func(t *testing.T) {
+		s := newStory(t, nil, failover.Config{OnFault: func(ctx context.Context, a failover.Attempt) {
+			all = append(all, told{a, ctx.Value(key{})})
+		}})
+		defer s.close()
+		ctx := context.WithValue(t.Context(), key{}, "mine")
+		s.get(accounts)
+		assert.Empty(t, all, "a healthy answer is no fault")
+
+		s.org.Disaster(failovertest.Refuse())
+		_, err := s.try(ctx, http.MethodGet, s.org.URL()+accounts, "")
+		require.NoError(t, err)
+		require.Len(t, all, 3)
+		for i, one := range all {
+			assert.Equal(t, "mine", one.caller)
+			assert.Equal(t, i+1, one.attempt.Number)
+			assert.Equal(t, http.MethodGet, one.attempt.Method)
+			assert.Equal(t, failover.ClassUnavailable, one.attempt.Fault.Class)
+			assert.True(t, one.attempt.Again)
+			assert.Equal(t, i == 2, one.attempt.To == failover.Alternate, "the third trips")
+		}
+
+		all = nil
+		s.org.Alternate().FailNext(1, failovertest.Reset(failovertest.AfterApply))
+		_, err = s.create("in doubt")
+		require.ErrorIs(t, err, failover.ErrOutcomeUnknown)
+		require.Len(t, all, 1)
+		assert.False(t, all[0].attempt.Again)
+		assert.Equal(t, failover.Alternate, all[0].attempt.To)
+		assert.Equal(t, failover.Unknown, all[0].attempt.Fault.Delivery)
+	})
+}

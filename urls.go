@@ -135,6 +135,11 @@ func (o *Org) match(u *url.URL) (variant int, at Endpoint, ok bool) {
 	return o.find(u.Scheme, u.Host)
 }
 
+// key returns the name of the organization: the same for all of its addresses.
+func (o *Org) key() string {
+	return min(o.origins[0][Primary].host, o.origins[1][Primary].host)
+}
+
 // origin returns what a request of the given variant carries in URL.Scheme and
 // URL.Host (and Host) when it is sent to endpoint at.
 func (o *Org) origin(variant int, at Endpoint) (scheme, host string) {

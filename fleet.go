@@ -1,0 +1,412 @@
+package failover
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// This file keeps a Transport in step with its fleet. A Transport switches by
+// its own rule, at once, and tells the fleet afterwards; the others follow if
+// the endpoint serves them too. So the store is never waited for, with one
+// exception: a quorum has to be asked for before the switch.
+
+// fleet is the Transport's place in its fleet.
+type fleet struct {
+	store        Shared
+	organization string
+	member       string        // this process: one witness, however many Transports
+	claimant     string        // this Transport: what takes turns at fail-back probes
+	wake         chan struct{} // capacity 1: there is something to tell or to ask
+
+	// Guarded by Transport.mu:
+	status FleetStatus
+	synced uint64 // generation of the last record that the state here is in step with
+	untold bool   // a switch was made here that the record does not know of
+	reason string // of that switch
+	// refused is the generation of the last record that was not followed, so
+	// that this is said once.
+	refused   uint64
+	witnessed time.Time // until when this process counts as a witness
+	claimed   bool      // a claim on the fail-back may last
+	misses    int       // failed probes since it was this Transport's turn
+}
+
+const (
+	// fleetPoll is the time between two looks at the record, should word of a
+	// change be missed.
+	fleetPoll = time.Minute
+	// fleetRetry is the first such time while something is unsettled; it
+	// grows to fleetPoll.
+	fleetRetry = time.Second
+	// fleetTimeout bounds every use of the store.
+	fleetTimeout = 2 * time.Second
+	// witnessTime is how long a process counts as a witness of an outage.
+	witnessTime = time.Minute
+	// maxMisses is how many failed probes end a Transport's turn: it
+	// may be the only one that does not reach the primary.
+	maxMisses = 5
+	// maxWitnesses is how many Status names.
+	maxWitnesses = 64
+)
+
+// Topics of claims.
+const (
+	failbackTopic = "fail-back"
+	outageTopic   = "outage of the " // and the endpoint
+)
+
+// thisProcess is the name of the process in its fleet: for people the host name
+// and the process id, for uniqueness a random rest.
+var thisProcess = sync.OnceValue(func() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s/%d/%s", oneLine(host, 128), os.Getpid(), rand.Text()[:6])
+})
+
+var claimants atomic.Uint64
+
+// join makes the Transport part of its fleet: it starts out where the fleet is.
+func (t *Transport) join() {
+	member := thisProcess()
+	t.fleet = &fleet{
+		store: t.cfg.Shared, organization: t.org.key(), wake: make(chan struct{}, 1),
+		member: member, claimant: fmt.Sprintf("%s#%d", member, claimants.Add(1)),
+		status: FleetStatus{Member: member},
+	}
+	changes := t.fleet.store.Changes(t.ctx, t.fleet.organization)
+	settled := t.sync()
+	t.wg.Go(func() { t.keepInStep(changes, settled) })
+}
+
+// keepInStep looks at the record whenever it may have changed, or something is
+// to be told, until the Transport is closed.
+func (t *Transport) keepInStep(changes <-chan struct{}, settled bool) {
+	retry := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(fleetRetry), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(probeJitter),
+		backoff.WithMaxInterval(fleetPoll), backoff.WithMaxElapsedTime(0))
+	poll := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(fleetPoll), backoff.WithMultiplier(1), backoff.WithRandomizationFactor(probeJitter),
+		backoff.WithMaxElapsedTime(0))
+	for {
+		wait := retry
+		if settled {
+			retry.Reset()
+			wait = poll
+		}
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-changes:
+			retry.Reset()
+		case <-t.fleet.wake:
+		case <-time.After(wait.NextBackOff()):
+		}
+		settled = t.sync()
+	}
+}
+
+// step is what it takes to be in step with the fleet.
+type step uint8
+
+const (
+	rest   step = iota
+	tell        // the fleet of a switch that was made here
+	follow      // a switch of the fleet
+)
+
+// sync brings the Transport and its fleet in step as far as that can be done
+// now, and reports whether that is all the way.
+func (t *Transport) sync() (settled bool) {
+	rec, clock, err := t.load()
+	if err != nil {
+		return false
+	}
+	switch st, next := t.nextStep(rec, clock); next {
+	case tell:
+		settled = t.publish(st, rec, clock)
+	case follow:
+		settled = t.followTo(st, rec.in(clock))
+	default:
+		settled = true
+	}
+	return t.renewWitness() && settled
+}
+
+// nextStep returns what is to be done about a record, and the state that this
+// holds for. The newer generation counts; a store that knows of an older one than
+// the Transport has lost its memory.
+func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f, st := t.fleet, t.state.Load()
+	switch {
+	case st.closed:
+		return st, rest
+	case rec.Active == st.active: // in step, whoever moved first
+		if rec.Generation > f.synced {
+			t.switches = rec.in(clock).switches()
+		}
+		f.synced, f.untold = rec.Generation, false
+		return st, rest
+	case st.pinned:
+		return st, rest
+	case rec.Generation < f.synced || rec.Generation == f.synced && f.untold:
+		return st, tell
+	default:
+		return st, follow
+	}
+}
+
+// load reads the record and keeps it for Status.
+func (t *Transport) load() (Record, time.Time, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
+	defer cancel()
+	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
+	if err == nil && (rec.Active > Alternate || rec.Generation == math.MaxUint64) {
+		err = errors.New("failover: the fleet's record makes no sense")
+	}
+	t.used(err)
+	if err != nil {
+		return Record{}, clock, err
+	}
+	rec.Reason, rec.By = oneLine(rec.Reason, maxErrorText), oneLine(rec.By, maxErrorText)
+	rec.Earlier = slices.Clone(rec.Earlier[max(0, len(rec.Earlier)-maxSwitches):])
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fleet.status.Record, t.fleet.status.Loaded = rec, time.Now()
+	return rec, clock, nil
+}
+
+// used takes note of how a use of the store ended.
+func (t *Transport) used(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return // the end of the Transport proves nothing
+	}
+	err = forShow(err)
+	was, active := t.fleet.status.Err, t.state.Load().active
+	t.fleet.status.Err = err
+	if err != nil && was == nil {
+		t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: err})
+	}
+	if err == nil && was != nil {
+		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the shared store answers again"})
+	}
+}
+
+// in returns the record with its times by the clock of this process, none of
+// them in the future, given the time by the store's clock.
+func (r Record) in(clock time.Time) Record {
+	now := time.Now()
+	translate := func(at time.Time) time.Time { return now.Add(min(0, at.Sub(clock))) }
+	r.Since = translate(r.Since)
+	r.Earlier = slices.Clone(r.Earlier)
+	for i, at := range r.Earlier {
+		r.Earlier[i] = translate(at)
+	}
+	slices.SortFunc(r.Earlier, time.Time.Compare)
+	return r
+}
+
+// switches returns the times of all switches of a record.
+func (r Record) switches() []time.Time {
+	if r.Generation == 0 {
+		return nil
+	}
+	return append(slices.Clone(r.Earlier), r.Since)
+}
+
+// publish tells the fleet where this Transport is. Rec is the record that this
+// is to replace.
+func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) {
+	f := t.fleet
+	t.mu.Lock()
+	offset := time.Until(clock)
+	next := Record{
+		Active: st.active, Generation: max(rec.Generation, f.synced) + 1,
+		Since: st.since.Add(offset).UTC(), Reason: f.reason, By: f.member,
+	}
+	for _, at := range t.switches[:max(0, len(t.switches)-1)] {
+		next.Earlier = append(next.Earlier, at.Add(offset).UTC())
+	}
+	t.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
+	defer cancel()
+	swapped, err := f.store.CompareAndSwap(ctx, f.organization, rec.Generation, next)
+	t.used(err)
+	if err != nil || !swapped {
+		return false // look again: somebody else has moved
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.synced, f.status.Record, f.status.Loaded = next.Generation, next, time.Now()
+	f.untold = t.state.Load().active != st.active
+	return !f.untold
+}
+
+// followTo moves the traffic to where the fleet is, if that passes its probe.
+func (t *Transport) followTo(st *state, rec Record) (followed bool) {
+	err := t.runProbe(t.ctx, rec.Active)
+	if err == nil {
+		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
+		err = t.propose(st, rec.Active, reason, nil, 0)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.fleet
+	switch {
+	case err == nil:
+		f.synced = rec.Generation
+		if t.state.Load().generation == st.generation+1 { // and has not moved on
+			f.untold, t.switches = false, rec.switches()
+		}
+	case err != errOvertaken && f.refused != rec.Generation:
+		f.refused = rec.Generation
+		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: rec.Active, Err: forShow(err), Reason: fmt.Sprintf(
+			"the fleet is at the %v (%s), which is not followed", rec.Active, rec.By)})
+	}
+	return err == nil
+}
+
+// tellFleet has the fleet told of a switch. mu is held.
+func (t *Transport) tellFleet(reason string) {
+	if t.fleet == nil {
+		return
+	}
+	t.fleet.untold, t.fleet.reason = true, reason
+	t.fleet.rouse()
+}
+
+// insist has the fleet told where the Transport is, whatever the record that was
+// read last says: a hand has decided. mu is held.
+func (t *Transport) insist(reason string) {
+	if t.fleet == nil {
+		return
+	}
+	t.tellFleet(reason)
+	t.fleet.synced = max(t.fleet.synced, t.fleet.status.Record.Generation)
+}
+
+// rouse has the fleet's goroutine look again. A nil fleet has none.
+func (f *fleet) rouse() {
+	if f == nil {
+		return
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// witness tells the fleet that this process has seen the active endpoint fail.
+// It returns an error while too few have to switch, and nil at once if no more
+// than one has to.
+func (t *Transport) witness(at Endpoint, quorum int) error {
+	if t.fleet == nil {
+		return nil
+	}
+	t.mu.Lock()
+	t.fleet.witnessed = time.Now().Add(witnessTime)
+	lost := t.fleet.status.Err != nil
+	t.mu.Unlock()
+	if quorum <= 1 || lost {
+		t.fleet.rouse()
+		return nil
+	}
+	seen, err := t.claim(t.ctx, outageTopic+at.String(), t.fleet.member, witnessTime)
+	t.fleet.rouse()
+	if err == nil && len(seen) < quorum {
+		return fmt.Errorf("seen by %d of the %d processes that it takes", len(seen), quorum)
+	}
+	return nil
+}
+
+// renewWitness brings the list of witnesses up to date. It reports whether
+// there is nothing to see.
+func (t *Transport) renewWitness() (quiet bool) {
+	t.mu.Lock()
+	at, left := t.state.Load().active, time.Until(t.fleet.witnessed)
+	t.mu.Unlock()
+	var seen []string
+	if left > 0 {
+		seen, _ = t.claim(t.ctx, outageTopic+at.String(), t.fleet.member, left)
+		seen = slices.Clone(seen[:min(len(seen), maxWitnesses)])
+		for i := range seen {
+			seen[i] = oneLine(seen[i], maxErrorText)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fleet.status.Witnesses = seen
+	return left <= 0
+}
+
+// leads reports whether it is this Transport's turn to probe for the fail-back:
+// that of the one who has waited for longest.
+func (t *Transport) leads() bool {
+	if t.fleet == nil {
+		return true
+	}
+	t.mu.Lock()
+	lost := t.fleet.status.Err != nil
+	t.fleet.claimed = true
+	t.mu.Unlock()
+	if lost {
+		return true
+	}
+	ttl := 2 * min(t.cfg.MaxProbeInterval, 24*time.Hour)
+	turns, err := t.claim(t.ctx, failbackTopic, t.fleet.claimant, ttl)
+	return err != nil || len(turns) == 0 || turns[0] == t.fleet.claimant
+}
+
+// missed takes note of a failed probe for the fail-back.
+func (t *Transport) missed() {
+	if t.fleet == nil {
+		return
+	}
+	t.mu.Lock()
+	t.fleet.misses++
+	enough := t.fleet.misses >= maxMisses
+	t.mu.Unlock()
+	if enough {
+		t.yieldFailback()
+	}
+}
+
+// yieldFailback lets another Transport have its turn. It works after Close as
+// well.
+func (t *Transport) yieldFailback() {
+	if t.fleet == nil {
+		return
+	}
+	t.mu.Lock()
+	claimed := t.fleet.claimed
+	t.fleet.claimed, t.fleet.misses = false, 0
+	t.mu.Unlock()
+	if claimed {
+		t.claim(context.WithoutCancel(t.ctx), failbackTopic, t.fleet.claimant, 0)
+	}
+}
+
+// claim claims a topic in the store.
+func (t *Transport) claim(ctx context.Context, topic, member string, ttl time.Duration) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+	defer cancel()
+	members, err := t.fleet.store.Claim(ctx, t.fleet.organization, topic, member, ttl)
+	t.used(err)
+	return members, err
+}
