@@ -12,9 +12,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TestMain fails the run if a goroutine of a Store outlives the tests.
+// TestMain fails the run if a goroutine of a Store outlives the tests. In a
+// child process of a fleet there are no tests to run.
 func TestMain(m *testing.M) {
 	redis.SetLogger(quietLog{}) // servers go away here
+	if config, ok := os.LookupEnv(childEnv); ok {
+		os.Exit(runChild(config))
+	}
 	code := m.Run()
 	if leaked := leakedGoroutines(5 * time.Second); code == 0 && leaked != "" {
 		fmt.Fprintln(os.Stderr, "goroutines outlive their Store:\n"+leaked)
