@@ -14,26 +14,39 @@ import (
 // This file makes one attempt of a call: it sends the request to the endpoint
 // that is active in c.st.
 
+// outgoing is what an attempt needs of its own, in one piece.
+type outgoing struct {
+	request http.Request
+	url     url.URL
+	way     way
+	answer  watchedBody
+}
+
 // own returns the request that is sent, for changing: a copy, made when it is
 // first needed, of which only the struct is new.
-func (c *call) own() *http.Request {
-	if c.out == c.req {
-		c.out = c.req.WithContext(c.req.Context())
+func (c *call) own() *outgoing {
+	if c.sent == nil {
+		c.sent = &outgoing{request: *c.req}
+		c.out = &c.sent.request
 	}
-	return c.out
+	return c.sent
+}
+
+// watch has the request watched on its way.
+func (c *call) watch() {
+	c.sent = new(outgoing)
+	c.way, c.out = &c.sent.way, &c.sent.request
+	c.sent.request = *c.req.WithContext(c.way.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
 
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.way = st, req, nil
+	c.st, c.out, c.sent, c.way = st, req, nil, nil
 	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
-		c.way = new(way)
-		c.out = req.WithContext(c.way.context(req.Context(), t.cfg.AttemptTimeout))
+		c.watch()
 	}
-	if u := c.target(); u != nil {
-		c.redirect(u)
-	}
+	c.redirect()
 	guarded := c.guards()
 	if !guarded && t.cfg.Authorize == nil {
 		return nil
@@ -45,7 +58,7 @@ func (c *call) prepare(st *state) *Fault {
 	if guarded {
 		header.Set("If-Match", "*")
 	}
-	c.own().Header = header
+	c.own().request.Header = header
 	if t.cfg.Authorize != nil {
 		if err := t.cfg.Authorize(c.out); err != nil {
 			return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
@@ -54,33 +67,29 @@ func (c *call) prepare(st *state) *Fault {
 	return nil
 }
 
-// target returns the URL to send to, nil if the caller's own will do.
-func (c *call) target() *url.URL {
+// redirect points the request at the active endpoint, unless it does so as it is.
+func (c *call) redirect() {
 	to := c.st.active
 	query, mapped := c.req.URL.RawQuery, false
 	if c.req.Method == http.MethodDelete {
 		query, mapped = c.t.org.rewriteQuery(query, to)
 	}
 	if c.at == to && !mapped {
-		return nil
+		return
 	}
-	u := *c.req.URL
-	u.RawQuery = query
+	own := c.own()
+	own.url = *c.req.URL
+	own.url.RawQuery = query
 	if c.at != to {
-		u.Scheme, u.Host = c.t.org.origin(c.variant, to)
+		own.url.Scheme, own.url.Host = c.t.org.origin(c.variant, to)
 	}
-	return &u
-}
-
-// redirect points the request at u.
-func (c *call) redirect(u *url.URL) {
-	out := c.own()
+	out := &own.request
 	if out.Host == out.URL.Host {
 		out.Host = ""
-	} else if host, ok := c.t.org.mapHost(out.Host, c.st.active); ok {
+	} else if host, ok := c.t.org.mapHost(out.Host, to); ok {
 		out.Host = host
 	}
-	out.URL = u
+	out.URL = &own.url
 	c.t.borrow(out)
 }
 
@@ -157,7 +166,7 @@ func (c *call) takeBody() error {
 	if err != nil || body.ReadCloser == nil {
 		return err
 	}
-	out := c.own()
+	out := &c.own().request
 	out.Body, out.GetBody = body, body.again
 	if body.mapped && out.ContentLength > 0 {
 		out.ContentLength = body.length

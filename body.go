@@ -89,7 +89,7 @@ func (p *payload) mapped(org *Org, to Endpoint) []byte {
 	if p.req == nil || p.stream != nil {
 		return nil
 	}
-	if kind, _ := contentKind(p.req.Header.Get("Content-Type"), p.req.Header.Get("Content-Encoding")); kind == kindOther {
+	if kind, _ := contentKind(valueOf(p.req.Header, "Content-Type"), valueOf(p.req.Header, "Content-Encoding")); kind == kindOther {
 		return nil
 	}
 	body, l := p.peek()

@@ -333,11 +333,17 @@ func (f *Fault) byStatus(status int) {
 // or of the caller.
 func requestID(h http.Header) string {
 	for _, key := range requestIDHeaders {
-		if values := h[key]; len(values) > 0 {
-			if id := oneLine(values[0], maxRequestText); id != "" {
-				return id
-			}
+		if id := oneLine(valueOf(h, key), maxRequestText); id != "" {
+			return id
 		}
+	}
+	return ""
+}
+
+// valueOf returns the first value of a header whose name is in canonical form.
+func valueOf(h http.Header, canonical string) string {
+	if values := h[canonical]; len(values) > 0 {
+		return values[0]
 	}
 	return ""
 }

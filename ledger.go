@@ -83,7 +83,7 @@ type ledger struct {
 }
 
 type ledgerEntry struct {
-	Write
+	draft
 	at      Endpoint
 	unknown bool
 }
@@ -98,7 +98,7 @@ func newLedger(size int) *ledger {
 
 // record keeps a write that ended at an endpoint: acknowledged, or with an
 // unknown outcome.
-func (l *ledger) record(at Endpoint, w Write, unknown bool) {
+func (l *ledger) record(at Endpoint, w draft, unknown bool) {
 	if l == nil {
 		return
 	}
@@ -166,9 +166,9 @@ func (l *ledger) report(from Endpoint, lastSuccess time.Time, rpo time.Duration)
 			switch {
 			case e == nil || e.at != from || e.Time.Before(start(e.unknown)):
 			case e.unknown:
-				r.Unknown = append(r.Unknown, e.Write)
+				r.Unknown = append(r.Unknown, e.write())
 			default:
-				r.AtRisk = append(r.AtRisk, e.Write)
+				r.AtRisk = append(r.AtRisk, e.write())
 			}
 		}
 	}
@@ -190,24 +190,49 @@ const (
 	maxWriteLabel  = 256
 )
 
-// writeOf describes a write whose attempt ended at a time, with resp or, if that
+// maxAddress bounds the address of a record that an answer names, in bytes.
+const maxAddress = 1024
+
+// draft is a write as the ledger keeps it. Which record it is about is found out
+// when a report asks for it, which for most writes never happens.
+type draft struct {
+	Write
+	named string // the address of its record, by the answer
+}
+
+// draftOf describes a write whose attempt ended at a time, with resp or, if that
 // is nil, without a response. It shares no memory with a request or response
-// that would keep their queries or bodies alive.
-func writeOf(req *http.Request, resp *http.Response, at time.Time, label string) Write {
+// that would keep their queries or bodies alive: its texts are cut from one of
+// its own.
+func draftOf(req *http.Request, resp *http.Response, at time.Time, label string) draft {
+	d := draft{Write: Write{Time: at, Method: oneLine(req.Method, maxWriteMethod)}}
 	path := withParens(req.URL.EscapedPath())
-	w := Write{
-		Time: at, Method: oneLine(req.Method, maxWriteMethod), Label: oneLine(label, maxWriteLabel),
-		Path: strings.Clone(path[:min(len(path), maxWritePath)]),
-	}
-	w.Entity, w.EntityID = recordIn(w.Path)
+	path = path[:min(len(path), maxWritePath)]
+	label = oneLine(label, maxWriteLabel)
+	named, id := "", ""
 	if resp != nil {
-		w.Status, w.RequestID = resp.StatusCode, requestID(resp.Header)
-		if entity, id := namedRecord(resp); entity != "" {
-			w.Entity, w.EntityID = entity, id
-		}
+		d.Status, named, id = resp.StatusCode, namedRecord(resp), requestID(resp.Header)
 	}
-	if w.RequestID == "" {
-		w.RequestID = callersRequestID(req.Header)
+	if id == "" {
+		id = callersRequestID(req.Header)
+	}
+	var text strings.Builder
+	text.Grow(len(path) + len(label) + len(named) + len(id))
+	cut := func(s string) string {
+		start := text.Len()
+		text.WriteString(s)
+		return text.String()[start:]
+	}
+	d.Path, d.Label, d.named, d.RequestID = cut(path), cut(label), cut(named), cut(id)
+	return d
+}
+
+// write returns the write in full.
+func (d *draft) write() Write {
+	w := d.Write
+	w.Entity, w.EntityID = recordIn(w.Path)
+	if entity, id := recordAt(d.named); entity != "" {
+		w.Entity, w.EntityID = entity, id
 	}
 	return w
 }
@@ -215,7 +240,7 @@ func writeOf(req *http.Request, resp *http.Response, at time.Time, label string)
 // callersRequestID returns what the caller calls a request, "" if nothing.
 func callersRequestID(h http.Header) string {
 	for _, key := range []string{"X-Ms-Client-Request-Id", "Client-Request-Id"} {
-		if id := oneLine(h.Get(key), maxRequestText); id != "" {
+		if id := oneLine(valueOf(h, key), maxRequestText); id != "" {
 			return id
 		}
 	}
@@ -225,27 +250,38 @@ func callersRequestID(h http.Header) string {
 // withParens undoes the escaping of parentheses, which net/url escapes in paths
 // that were not parsed. To OData they mean the same.
 func withParens(path string) string {
+	if strings.IndexByte(path, '%') < 0 {
+		return path
+	}
 	return strings.ReplaceAll(strings.ReplaceAll(path, "%28", "("), "%29", ")")
 }
 
-// namedRecord returns path and id of the record that a response names: in
+// namedRecord returns the address of the record that a response names: in
 // OData-EntityId (OData 4.0, part 1, section 8.3.4), or in the Location of a 201.
-func namedRecord(resp *http.Response) (entity, id string) {
-	address := resp.Header.Get("Odata-Entityid")
+func namedRecord(resp *http.Response) string {
+	address := valueOf(resp.Header, "Odata-Entityid")
 	if address == "" && resp.StatusCode == http.StatusCreated {
-		address = resp.Header.Get("Location")
+		address = valueOf(resp.Header, "Location")
 	}
+	address, _, _ = strings.Cut(address, "?")
+	address, _, _ = strings.Cut(address, "#")
+	if len(address) > maxAddress {
+		return ""
+	}
+	return address
+}
+
+// recordAt returns path and id of the record at an address. Both are empty if it
+// is not the address of one.
+func recordAt(address string) (entity, id string) {
 	path := address
 	if _, _, rest, ok := splitURL(address); ok {
 		path = rest
 	}
-	if end := strings.IndexAny(path, "?#"); end >= 0 {
-		path = path[:end]
-	}
 	if len(path) > maxWritePath || !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, invisible) {
 		return "", ""
 	}
-	path = strings.Clone(withParens(path))
+	path = withParens(path)
 	if entity, id = recordIn(path); entity != path {
 		return "", ""
 	}

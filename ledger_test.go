@@ -176,6 +176,12 @@ var writeOfTests = []struct {
 	},
 }
 
+// writeOf returns what a report says of a write.
+func writeOf(req *http.Request, resp *http.Response, at time.Time, label string) Write {
+	d := draftOf(req, resp, at, label)
+	return d.write()
+}
+
 func TestWriteOf(t *testing.T) {
 	t.Parallel()
 	names := make(map[string]bool)
@@ -323,7 +329,7 @@ func TestLedgerReport(t *testing.T) {
 			t.Parallel()
 			l := newLedger(tt.size)
 			for _, e := range tt.entries {
-				l.record(e.at, Write{Time: lastSuccess.Add(e.after), Label: e.label}, e.unknown)
+				l.record(e.at, draft{Write: Write{Time: lastSuccess.Add(e.after), Label: e.label}}, e.unknown)
 			}
 			r := l.report(tt.from, lastSuccess, rpo)
 			assert.Equal(t, tt.atRisk, labels(r.AtRisk), tt.reason)
@@ -339,7 +345,7 @@ func TestLedgerReport(t *testing.T) {
 func TestLedgerReportWithoutSuccess(t *testing.T) {
 	t.Parallel()
 	l := newLedger(4)
-	l.record(Primary, Write{Time: time.Now(), Label: "first"}, true)
+	l.record(Primary, draft{Write: Write{Time: time.Now(), Label: "first"}}, true)
 	r := l.report(Primary, time.Time{}, -1)
 	assert.Equal(t, []string{"first"}, labels(r.Unknown), "an endpoint that never succeeded has no safe writes")
 	assert.Zero(t, r.RPO, "a negative RPO is off")
@@ -352,7 +358,7 @@ func TestNilLedger(t *testing.T) {
 	for _, size := range []int{0, -1} {
 		l := newLedger(size)
 		require.Nil(t, l)
-		l.record(Primary, Write{Time: now}, false)
+		l.record(Primary, draft{Write: Write{Time: now}}, false)
 		want := &LossReport{From: Alternate, LastSuccess: now, RPO: time.Second, Truncated: true}
 		assert.Equal(t, want, l.report(Alternate, now, time.Second))
 	}
@@ -370,7 +376,7 @@ func TestUnusedLedgerIsSmall(t *testing.T) {
 // Not parallel: testing.AllocsPerRun counts the allocations of every goroutine.
 func TestRecordAllocatesOnce(t *testing.T) {
 	l := newLedger(16)
-	w := Write{Time: time.Now(), Method: "POST", Path: accountA}
+	w := draft{Write: Write{Time: time.Now(), Method: "POST", Path: accountA}}
 	l.record(Primary, w, false)
 	assert.Equal(t, 1.0, testing.AllocsPerRun(100, func() { l.record(Primary, w, false) }))
 	l = nil
@@ -390,7 +396,7 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 		wg.Go(func() {
 			for i := range writesEach {
 				id := n*writesEach + i
-				l.record(Primary, Write{Time: base.Add(time.Duration(id)), Status: id}, i%2 == 0)
+				l.record(Primary, draft{Write: Write{Time: base.Add(time.Duration(id)), Status: id}}, i%2 == 0)
 				recorded.Add(1)
 			}
 		})
@@ -418,7 +424,7 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 
 func BenchmarkRecord(b *testing.B) {
 	l := newLedger(4096)
-	w := Write{Time: time.Now(), Method: "POST", Path: accountA}
+	w := draft{Write: Write{Time: time.Now(), Method: "POST", Path: accountA}}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
@@ -427,14 +433,14 @@ func BenchmarkRecord(b *testing.B) {
 	})
 }
 
-func BenchmarkWriteOf(b *testing.B) {
+func BenchmarkDraftOf(b *testing.B) {
 	req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
 	require.NoError(b, err)
 	resp := &http.Response{StatusCode: 204, Header: headerWith("OData-EntityId", "https://contoso.api.crm.dynamics.com"+accountA, "REQ_ID", recordB)}
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		writeOf(req, resp, now, "label")
+		draftOf(req, resp, now, "label")
 	}
 }
 

@@ -201,7 +201,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // borrow keeps the Authorization header of a request that met a fault or is
 // failed over, for the probes.
 func (t *Transport) borrow(req *http.Request) {
-	auth := req.Header.Get("Authorization")
+	auth := valueOf(req.Header, "Authorization")
 	if auth == "" || t.cfg.Authorize != nil {
 		return
 	}

@@ -29,7 +29,14 @@ func (c *call) watchBody(resp *http.Response) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // the body is the connection now, and not ours to wrap
 	}
-	resp.Body = &watchedBody{body: resp.Body, t: c.t, st: c.st, way: c.way, req: c.req, status: int32(resp.StatusCode)}
+	var b *watchedBody
+	if c.sent != nil {
+		b = &c.sent.answer
+	} else {
+		b = new(watchedBody)
+	}
+	b.body, b.t, b.st, b.way, b.req, b.status = resp.Body, c.t, c.st, c.way, c.req, int32(resp.StatusCode)
+	resp.Body = b
 }
 
 // releaseWith releases the context of the attempt when the body is closed.

@@ -15,7 +15,7 @@ const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 
 // isSOAP reports whether a request may carry a SOAP envelope.
 func isSOAP(h http.Header) bool {
-	kind, _ := contentKind(h.Get("Content-Type"), h.Get("Content-Encoding"))
+	kind, _ := contentKind(valueOf(h, "Content-Type"), valueOf(h, "Content-Encoding"))
 	return kind == kindXML
 }
 
@@ -23,11 +23,9 @@ func isSOAP(h http.Header) bool {
 // SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
 // (SOAP 1.2, RFC 3902). It is "" if they name none.
 func soapAction(h http.Header) string {
-	for _, key := range []string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
-		if values := h[key]; len(values) > 0 {
-			if action := strings.Trim(values[0], " \""); action != "" {
-				return action
-			}
+	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
+		if action := strings.Trim(valueOf(h, key), " \""); action != "" {
+			return action
 		}
 	}
 	if !isSOAP(h) {

@@ -89,9 +89,10 @@ type call struct {
 	pauses  *backoff.ExponentialBackOff
 
 	// Of the attempt under way:
-	st  *state
-	out *http.Request // the caller's request, or a copy with what has to be different
-	way *way          // nil if nothing has to be known about it
+	st   *state
+	out  *http.Request // the caller's request, or a copy with what has to be different
+	sent *outgoing     // of that copy, nil if there is none
+	way  *way          // nil if nothing has to be known about it
 }
 
 // run makes attempts until one is answered or none may follow.
@@ -256,7 +257,7 @@ func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown 
 		return
 	}
 	label, _ := c.req.Context().Value(labelKey).(string)
-	w := writeOf(c.req, resp, time.Now(), label)
+	w := draftOf(c.req, resp, time.Now(), label)
 	if w.RequestID == "" {
 		w.RequestID = requestID
 	}
