@@ -1,11 +1,16 @@
 package failover_test
 
 import (
+	"bytes"
+	"flag"
 	"go/ast"
+	"go/format"
 	"go/parser"
 	"go/token"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,4 +91,59 @@ func checkSpec(t *testing.T, file string, decl *ast.GenDecl, spec ast.Spec) {
 			assert.NotEmpty(t, field.Doc.Text(), "Config.%s", ident)
 		}
 	}
+}
+
+var updateAPI = flag.Bool("update-api", false, "write testdata/api anew")
+
+// The exported API is as committed, so that a change of it is seen in review:
+// what users have compiled against does not change by accident.
+func TestTheAPIIsAsCommitted(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{".", "failovertest", "sharedtest", "failoverredis", "failoverotel"} {
+		t.Run(dir, func(t *testing.T) {
+			t.Parallel()
+			api := strings.Join(exportedDecls(t, dir), "\n") + "\n"
+			if api == "\n" {
+				t.Skip("a module of its own, which is not here")
+			}
+			committed := filepath.Join("testdata", "api", filepath.Join("failover", dir)+".txt")
+			if *updateAPI {
+				require.NoError(t, os.MkdirAll(filepath.Dir(committed), 0o755))
+				require.NoError(t, os.WriteFile(committed, []byte(api), 0o644))
+			}
+			want, err := os.ReadFile(committed)
+			require.NoError(t, err)
+			assert.Equal(t, string(want), api, "if that is meant: go test -run TheAPI -update-api .")
+		})
+	}
+}
+
+// exportedDecls returns the exported declarations of a package, without comments
+// and bodies, sorted.
+func exportedDecls(t *testing.T, dir string) []string {
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	require.NoError(t, err)
+	var decls []string
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		set := token.NewFileSet()
+		parsed, err := parser.ParseFile(set, file, nil, 0)
+		require.NoError(t, err)
+		ast.FileExports(parsed)
+		for _, decl := range parsed.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok {
+				if f.Recv != nil && !receiverIsExported(f) {
+					continue
+				}
+				f.Body = nil
+			}
+			var text bytes.Buffer
+			require.NoError(t, format.Node(&text, set, decl))
+			decls = append(decls, regexp.MustCompile(`\n\s*\n`).ReplaceAllString(text.String(), "\n"))
+		}
+	}
+	slices.Sort(decls)
+	return decls
 }

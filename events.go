@@ -108,7 +108,8 @@ const (
 // eventQueue hands events on in order, one at a time. Guarded by Transport.mu.
 type eventQueue struct {
 	waiting []Event
-	dropped int
+	dropped int     // not logged yet
+	lost    uint64  // dropped in all
 	running bool    // the dispatching goroutine runs
 	recent  []Event // the last ones, probes left out
 }
@@ -129,6 +130,7 @@ func (t *Transport) emit(e Event) {
 	}
 	if len(q.waiting) == maxEvents {
 		q.dropped++
+		q.lost++
 		return
 	}
 	q.waiting = append(q.waiting, e)

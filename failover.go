@@ -249,10 +249,11 @@ type Transport struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the Transport
 
-	mu       sync.Mutex  // guards what follows; never held over I/O or callbacks
-	decision *decision   // the one under way, or nil
-	hold     hold        // no decision before its end
-	switches []time.Time // within the hour before the last one
+	mu       sync.Mutex    // guards what follows; never held over I/O or callbacks
+	decision *decision     // the one under way, or nil
+	hold     hold          // no decision before its end
+	switches []time.Time   // within the hour before the last one
+	timeDown time.Duration // of outages that are over
 	// organizationID that probes must find: Config.OrganizationID, or the one
 	// that the primary named first.
 	organizationID string
@@ -281,6 +282,7 @@ type state struct {
 
 // outage is what is known while neither endpoint serves. Guarded by Transport.mu.
 type outage struct {
+	since  time.Time
 	faults [2]*Fault // by endpoint, of the probes that failed
 	until  time.Time // when both are probed again
 }
@@ -438,6 +440,9 @@ type Status struct {
 	Pinned bool
 	// Down: neither endpoint serves. Never true while pinned.
 	Down bool
+	// TimeDown is how long the Transport has been down in all, since New. It
+	// grows while Down is true, and no more after Close.
+	TimeDown time.Duration
 	// Latched: four switches within an hour. Further ones need a hand
 	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint
 	// (but no more than four within a minute), or time.
@@ -449,6 +454,9 @@ type Status struct {
 	Fleet *FleetStatus
 	// Events are the last 64, oldest first, probes left out.
 	Events []Event
+	// EventsDropped is how many events OnEvent and the Logger were too slow for
+	// and have never been told of.
+	EventsDropped uint64
 	// Loss is the report of the last switch, nil if there was none.
 	Loss *LossReport
 }
@@ -482,11 +490,11 @@ func (t *Transport) Status() Status {
 	st := t.state.Load()
 	status := Status{
 		Active: st.active, Since: st.since, Generation: st.generation,
-		Pinned: st.pinned, Down: st.down != nil, Latched: t.latched(damping), Closed: st.closed,
+		Pinned: st.pinned, Down: st.down != nil, TimeDown: t.downFor(st), Latched: t.latched(damping), Closed: st.closed,
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
-		Events:    slices.Clone(t.events.recent),
-		Loss:      t.loss,
+		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
+		Loss: t.loss,
 	}
 	if t.fleet != nil {
 		fleet := t.fleet.status

@@ -640,6 +640,22 @@ func TestSwitchByHandNeedsAProbeThatPasses(t *testing.T) {
 	})
 }
 
+func TestAHandEndsTheDecisionUnderWay(t *testing.T) {
+	asked := 0
+	confirm := func(context.Context, failover.Switch) error { asked++; return nil }
+	tell(t, failover.Config{AttemptTimeout: time.Second, ConfirmSwitch: confirm}, func(s *story) {
+		s.org.Disaster(failovertest.BlackHole())
+		var wg sync.WaitGroup
+		start := time.Now()
+		wg.Go(func() { assert.Equal(s, 200, s.get(accounts)) })
+		time.Sleep(4 * time.Second) // the alternate has passed, the primary is waited for
+		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
+		wg.Wait()
+		assert.Less(s, time.Since(start), 5*time.Second)
+		assert.Zero(s, asked, "there was nothing left to confirm")
+	})
+}
+
 func TestCloseEndsEverything(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Disaster(failovertest.Refuse())

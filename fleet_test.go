@@ -301,6 +301,18 @@ func TestARecordThatTheEndpointDoesNotBearOutMovesNobody(t *testing.T) {
 	})
 }
 
+func TestARecordOfTimesToComeLatchesForAnHourAtTheMost(t *testing.T) {
+	tellOfAFleet(t, 1, failover.Config{}, func(s *fleetStory) {
+		tomorrow := time.Now().Add(24 * time.Hour)
+		s.poison(failover.Record{Generation: 1000, Since: tomorrow, Earlier: slices.Repeat([]time.Time{tomorrow}, 1000), By: "a stranger"})
+		status := s.fleet[0].Status()
+		assert.True(s, status.Latched)
+		assert.Len(s, status.Fleet.Record.Earlier, 4, "no more is kept")
+		time.Sleep(61 * time.Minute)
+		assert.False(s, s.fleet[0].Status().Latched)
+	})
+}
+
 func TestARecordWithoutSenseIsAnErrorOfTheStore(t *testing.T) {
 	tellOfAFleet(t, 1, failover.Config{}, func(s *fleetStory) {
 		s.poison(failover.Record{Active: 7, Generation: 1})
@@ -397,6 +409,7 @@ func TestAProcessThatCannotReachThePrimaryDoesNotKeepTheFleetAway(t *testing.T) 
 func TestDwellAndLatchCountForTheFleet(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{MinDwell: -1, ProbeInterval: time.Second, MaxProbeInterval: time.Second}, func(s *fleetStory) {
 		s.org.Alternate().Serve()
+		s.store.Skew(3 * time.Hour)
 		for i := range 2 { // each process leads the way once
 			s.org.Primary().Fail(failovertest.Refuse())
 			assert.Equal(s, 200, s.fleet[i].get())

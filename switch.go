@@ -310,7 +310,8 @@ func (t *Transport) latched(memory time.Duration) bool {
 // goDown makes requests fail fast until an endpoint passes its probe. mu is held.
 func (t *Transport) goDown(faults [2]*Fault) {
 	next := *t.state.Load()
-	next.down = &outage{faults: faults, until: time.Now().Add(downInterval)}
+	now := time.Now()
+	next.down = &outage{since: now, faults: faults, until: now.Add(downInterval)}
 	t.setState(&next)
 	t.emit(Event{Kind: EventDown, From: next.active, To: next.active, Reason: "neither endpoint passes its probe", Fault: faults[next.active]})
 }
@@ -330,6 +331,9 @@ func (t *Transport) setState(next *state) {
 	next.changed = make(chan struct{})
 	old := t.state.Swap(next)
 	close(old.changed)
+	if old.down != nil && !old.closed && (next.down == nil || next.closed) {
+		t.timeDown += time.Since(old.down.since)
+	}
 	if t.needsWatch(next) && !t.watching {
 		t.watching = true
 		t.wg.Go(t.watch)
@@ -338,6 +342,14 @@ func (t *Transport) setState(next *state) {
 	case t.wake <- struct{}{}:
 	default:
 	}
+}
+
+// downFor returns how long the Transport has been down in all. mu is held.
+func (t *Transport) downFor(st *state) time.Duration {
+	if st.down == nil || st.closed {
+		return t.timeDown
+	}
+	return t.timeDown + time.Since(st.down.since)
 }
 
 // needsWatch reports whether endpoints have to be probed without traffic.

@@ -8,10 +8,11 @@
 //	defer shared.Close()
 //	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Shared: shared})
 //
-// It takes any client of go-redis: for one server, for Sentinel, for a cluster,
-// for Azure Managed Redis and Azure Cache for Redis. With a [redis.Ring] the
-// changes are not told, so that Transports follow when they next load the
-// record. The server is Redis 5 or later, or Valkey.
+// It takes any client of go-redis: for one server, for Sentinel, for a cluster.
+// With a [redis.Ring] the changes are not told, so that Transports follow when
+// they next load the record. The server is Redis 5 or later, or one that has the
+// same commands and Lua scripts, as the Redis services of clouds do; the tests
+// run on Redis 7.
 //
 // # What is stored
 //
@@ -30,7 +31,7 @@
 //	since       2025-03-30T02:59:59.123456789Z
 //	earlier     2025-03-30T02:31:07Z 2025-03-30T02:48:12Z
 //	reason      the primary does not serve, the alternate passes its probe
-//	by          web-1 4711
+//	by          web-1/4711/K5RVQD
 //	id          M4HTZXNQ...
 //
 // The id tells the swap that wrote it from all others: a client that has lost
@@ -39,9 +40,9 @@
 // The record does not expire: which endpoint an organization is at does not
 // stop to be true. To make a fleet forget it, delete the key. Keys of claims
 // expire with their last claim. With a maxmemory-policy of noeviction or
-// volatile-* Redis does not drop records; if one is lost all the same, to
-// eviction or because a replica took over that had not got it, the fleet goes
-// on from what its processes see and the next switch writes a new one.
+// volatile-* Redis does not drop records. If one is lost all the same, to
+// eviction, a restart without persistence, or a replica that took over and had
+// not got it, Transports at the alternate write it anew when they next look.
 //
 // # Permissions
 //

@@ -30,11 +30,12 @@ func TestFleetFollowsThereAndBack(t *testing.T) {
 	f := startFleet(t, sizes)
 	t.Logf("requests before: %v", f.answered(f.get(3)))
 
+	scripts := f.scripts()
 	f.org.Disaster(failovertest.Refuse())
 	one := f.do(f.processes[0], order{Get: 1, Times: 1})
 	t.Logf("the request that met the outage: %v", f.answered(one.Results))
 	all := f.allAt(failover.Alternate)
-	t.Logf("following: %v", following(all))
+	t.Logf("following: %v, with %d scripts", following(all), f.scripts()-scripts)
 	assert.Less(t, following(all).at(1), 5*time.Second)
 	for i, s := range all {
 		assert.Equal(t, i == 0, s.Faults > 0, "only the first has met the outage, number %d has %d faults", i, s.Faults)
