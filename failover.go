@@ -265,28 +265,6 @@ type Transport struct {
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// state is one immutable picture of where traffic goes. Every attempt loads it
-// once; a change replaces it and closes changed.
-type state struct {
-	active     Endpoint
-	generation uint64 // one more with every switch
-	since      time.Time
-	pinned     bool
-	down       *outage // nil unless neither endpoint serves
-	closed     bool
-	// atRisk are the records created at the other endpoint just before the
-	// switch, by recordKey: they may not exist here.
-	atRisk  map[string]bool
-	changed chan struct{}
-}
-
-// outage is what is known while neither endpoint serves. Guarded by Transport.mu.
-type outage struct {
-	since  time.Time
-	faults [2]*Fault // by endpoint, of the probes that failed
-	until  time.Time // when both are probed again
-}
-
 // New returns a Transport for the organization at orgURL: the address of either
 // endpoint, with or without a path, which is ignored. A nil cfg means defaults.
 // The error names everything that is wrong at once and quotes no credentials.
@@ -428,6 +406,84 @@ func (t *Transport) Close() error {
 		t.CloseIdleConnections()
 	}
 	return nil
+}
+
+// Switch moves all traffic to an endpoint by hand. The endpoint must pass its
+// probe, otherwise nothing changes and the probe's error is returned; so is an
+// error if ctx ends first or the Transport is closed. Requests under way are
+// not interrupted. Reason is told to OnEvent and the log. Config.ConfirmSwitch is
+// not asked. The memory of earlier switches, and with it the latch, is cleared.
+//
+// A fail-back follows in its time if the endpoint is [Alternate] and the
+// primary passes its probes; use [Transport.Pin] to stay there. A fleet follows
+// the switch, unless the Transport is pinned, even to where the Transport is.
+func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
+	if to != Primary && to != Alternate {
+		return fmt.Errorf("failover: no such endpoint: %d", to)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+	err := t.runProbe(ctx, to)
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	switch {
+	case st.closed:
+		return ErrClosed
+	case err != nil:
+		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
+	}
+	t.switches = nil
+	switch {
+	case st.active != to:
+		t.moveTo(to, reason, nil)
+	case st.down != nil:
+		t.comeUp(reason)
+	}
+	if !st.pinned {
+		t.insist(reason)
+	}
+	return nil
+}
+
+// Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its
+// probes say: there are no automatic moves, and requests are not failed fast.
+// Both endpoints are probed all the same, for [Transport.Status]. Pinning moves
+// the traffic without a probe; [Transport.Switch] first for the careful way.
+func (t *Transport) Pin(e Endpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	if st.closed || e != Primary && e != Alternate || st.pinned && st.active == e {
+		return
+	}
+	next := *st
+	next.pinned, next.down = true, nil
+	t.setState(&next)
+	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: "by hand"})
+	if st.active != e {
+		t.moveTo(e, "pinned by hand", nil)
+	}
+}
+
+// Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
+// next fault leads to a decision. The memory of earlier switches, and with it
+// the latch, is cleared, pinned or not.
+func (t *Transport) Unpin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	t.switches = nil
+	if st.closed || !st.pinned {
+		return
+	}
+	next := *st
+	next.pinned = false
+	t.setState(&next)
+	t.fleet.rouse()
+	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
 }
 
 // Status is a snapshot of a [Transport].

@@ -3,10 +3,8 @@ package failover_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -611,104 +609,4 @@ func TestFollowersOvertakeTheirOwnDecision(t *testing.T) {
 		assert.Less(s, time.Since(start), 5*time.Second)
 		s.allAt(failover.Alternate)
 	})
-}
-
-// Whatever happens to the processes, their networks and the store: once all that
-// is over, the fleet is together at the endpoint that serves, soon, and the
-// record says so.
-func TestAFleetComesTogetherAgain(t *testing.T) {
-	t.Parallel()
-	for n := range min(150, *modelSchedules) {
-		seed := *modelSeed + uint64(n)
-		t.Run(fmt.Sprintf("-model.seed=%d", seed), func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 0))
-			tellOfAFleet(t, 3, failover.Config{Quorum: random.IntN(3), AttemptTimeout: 2 * time.Second}, func(s *fleetStory) {
-				for range 40 {
-					s.anything(random)
-				}
-				s.comeTogether(random.IntN(2) == 0)
-			})
-		})
-	}
-}
-
-// anything makes one thing happen that may happen.
-func (s *fleetStory) anything(random *rand.Rand) {
-	p := s.fleet[random.IntN(len(s.fleet))]
-	e := failover.Endpoint(random.IntN(2))
-	switch random.IntN(14) {
-	case 0:
-		s.org.FailOver()
-	case 1:
-		s.org.FailBack()
-		s.org.Alternate().Fence()
-	case 2:
-		p.cut[e].Store(true)
-	case 3:
-		p.cut[e].Store(false)
-	case 4:
-		s.store.Fail(errors.New("connection refused"))
-	case 5:
-		s.store.Fail(nil)
-	case 6: // the store comes back empty
-		s.store.Fail(nil)
-		s.poison(failover.Record{})
-	case 7:
-		s.store.Fail(nil)
-		s.poison(failover.Record{Active: e, Generation: s.record().Generation + uint64(random.IntN(3)), Since: time.Now(), By: "a stranger"})
-		s.lied = true
-	case 8:
-		p.Close()
-		s.fleet = slices.DeleteFunc(s.fleet, func(other *process) bool { return other == p })
-		s.start()
-	case 9:
-		p.Switch(context.Background(), e, "by hand")
-	case 10:
-		p.Pin(e)
-	case 11:
-		p.Unpin()
-	case 12:
-		s.store.Skew(time.Duration(random.IntN(7200)-3600) * time.Second)
-	}
-	for _, p := range s.fleet {
-		if random.IntN(2) == 0 {
-			p.get()
-		}
-	}
-	time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Minute)))
-}
-
-// comeTogether ends all trouble, with the organization at one of its endpoints,
-// and checks that the fleet finds it.
-func (s *fleetStory) comeTogether(failedOver bool) {
-	s.store.Fail(nil)
-	home := failover.Primary
-	if s.org.FailBack(); failedOver {
-		s.org.FailOver()
-		home = failover.Alternate
-	} else {
-		s.org.Alternate().Fence()
-	}
-	for _, p := range s.fleet {
-		p.cut[failover.Primary].Store(false)
-		p.cut[failover.Alternate].Store(false)
-		p.Unpin()
-	}
-	for range 40 { // requests go on, of which some fail until the fence is found
-		time.Sleep(3 * time.Second)
-		for _, p := range s.fleet {
-			p.get()
-		}
-	}
-	for _, p := range s.fleet {
-		assert.Equal(s, 200, p.get(), p.name)
-	}
-	synctest.Wait()
-	for _, p := range s.fleet {
-		assert.Equal(s, home, p.active(), p.name)
-		assert.NoError(s, p.Status().Fleet.Err, p.name)
-	}
-	if !s.lied { // to correct a lie takes the next switch, or a hand
-		s.allAt(home)
-	}
 }

@@ -1,0 +1,160 @@
+package failover
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// This file holds where traffic goes, and what that can become.
+
+// state is one immutable picture of where traffic goes. Every attempt loads it
+// once; a change replaces it and closes changed.
+type state struct {
+	active     Endpoint
+	generation uint64 // one more with every switch
+	since      time.Time
+	pinned     bool
+	down       *outage // nil unless neither endpoint serves
+	closed     bool
+	// atRisk are the records created at the other endpoint just before the
+	// switch, by recordKey: they may not exist here.
+	atRisk  map[string]bool
+	changed chan struct{}
+}
+
+// outage is what is known while neither endpoint serves. Guarded by Transport.mu.
+type outage struct {
+	since  time.Time
+	faults [2]*Fault // by endpoint, of the probes that failed
+	until  time.Time // when both are probed again
+}
+
+// moveTo makes e the active endpoint. mu is held.
+func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
+	st := t.state.Load()
+	now := time.Now()
+	if e == Alternate {
+		t.endpoints[Primary].trip()
+	} else {
+		t.endpoints[Alternate].reset()
+	}
+	t.endpoints[e].reset()
+	t.hold = hold{}
+	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
+	t.loss = t.lossReport(st.active)
+	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned, atRisk: t.loss.created()}
+	t.setState(next)
+	if t.decision != nil {
+		t.decision.cancel()
+	}
+	if !next.pinned { // a pin is this process's own
+		t.tellFleet(reason)
+	}
+	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: t.loss})
+	t.emit(Event{Kind: EventTokensSuspect, From: st.active, To: e, Reason: fmt.Sprintf(
+		"the %v may not have the content that the last delta tokens and ETags of the %v are about", e, st.active)})
+	if len(t.switches) == maxSwitches {
+		t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
+	}
+}
+
+// lossReport lists the writes at risk if the traffic leaves an endpoint now.
+func (t *Transport) lossReport(from Endpoint) *LossReport {
+	var lastSuccess time.Time
+	if at := t.endpoints[from].lastSuccess.Load(); at != 0 {
+		lastSuccess = t.origin.Add(time.Duration(at))
+	}
+	r := t.ledger.report(from, lastSuccess, t.cfg.RPO)
+	r.URL, r.verified = t.org.Primary.String(), new(atomic.Pointer[Verification])
+	return r
+}
+
+// latched reports whether there were so many switches within memory that further
+// ones are up to people for now. mu is held.
+func (t *Transport) latched(memory time.Duration) bool {
+	return t.switchesBefore(time.Now(), memory) >= maxSwitches
+}
+
+// goDown makes requests fail fast until an endpoint passes its probe. mu is held.
+func (t *Transport) goDown(faults [2]*Fault) {
+	next := *t.state.Load()
+	now := time.Now()
+	next.down = &outage{since: now, faults: faults, until: now.Add(downInterval)}
+	t.setState(&next)
+	t.emit(Event{Kind: EventDown, From: next.active, To: next.active, Reason: "neither endpoint passes its probe", Fault: faults[next.active]})
+}
+
+// comeUp ends Down at the active endpoint. mu is held.
+func (t *Transport) comeUp(reason string) {
+	next := *t.state.Load()
+	next.down = nil
+	t.endpoints[next.active].reset()
+	t.setState(&next)
+	t.emit(Event{Kind: EventUp, From: next.active, To: next.active, Reason: reason})
+}
+
+// setState publishes next, wakes everyone who waits for a change, and sees to
+// it that the endpoints are watched if they have to be. mu is held.
+func (t *Transport) setState(next *state) {
+	next.changed = make(chan struct{})
+	old := t.state.Swap(next)
+	close(old.changed)
+	if old.down != nil && !old.closed && (next.down == nil || next.closed) {
+		t.timeDown += time.Since(old.down.since)
+	}
+	if t.needsWatch(next) && !t.watching {
+		t.watching = true
+		t.wg.Go(t.watch)
+	}
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// downFor returns how long the Transport has been down in all. mu is held.
+func (t *Transport) downFor(st *state) time.Duration {
+	if st.down == nil || st.closed {
+		return t.timeDown
+	}
+	return t.timeDown + time.Since(st.down.since)
+}
+
+const (
+	// damping is the time over which switches are remembered.
+	damping = time.Hour
+	// fenceDamping is that for switches which a fence asks for. They are not to
+	// wait for anything, but two endpoints that both answer probes and refuse
+	// requests must not pass every request to and fro.
+	fenceDamping = time.Minute
+	// maxSwitches within that time latch the Transport: something is wrong that
+	// moving to and fro, with a few seconds of writes at risk each time, will
+	// not mend.
+	maxSwitches = 4
+)
+
+// switchesBefore returns how many switches there were within memory before a
+// time. mu is held.
+func (t *Transport) switchesBefore(at time.Time, memory time.Duration) (n int) {
+	for _, s := range t.switches {
+		if at.Sub(s) < memory {
+			n++
+		}
+	}
+	return n
+}
+
+// dwellUntil returns when a fail-back may follow the last switch: MinDwell,
+// doubled for every earlier switch within the hour, an hour at the most. mu is held.
+func (t *Transport) dwellUntil(st *state) time.Time {
+	since := st.since
+	if n := len(t.switches); n > 0 {
+		since = t.switches[n-1] // of the fleet, which may be earlier
+	}
+	dwell := t.cfg.MinDwell
+	for n := t.switchesBefore(since, damping); n > 1 && dwell < damping; n-- {
+		dwell *= 2
+	}
+	return since.Add(min(dwell, max(damping, t.cfg.MinDwell)))
+}
