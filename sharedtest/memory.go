@@ -1,5 +1,5 @@
 // Package sharedtest has what it takes to test implementations and users of
-// [failover.Shared]: the rules that every implementation has to keep,
+// [failover.Shared]: the rules that every implementation has to keep ([Run]),
 // and a store in memory ([Memory]).
 package sharedtest
 

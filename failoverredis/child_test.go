@@ -1,0 +1,242 @@
+package failoverredis_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failoverredis"
+)
+
+// This file is what the processes of a fleet do. The test binary starts itself
+// again for each, with a setup in its environment, and sends it orders.
+
+// childEnv has the setup of a child process.
+const childEnv = "FAILOVERREDIS_TEST_CHILD"
+
+// setup is what a child process has to know.
+type setup struct {
+	URL        string            // of the organization
+	Paths      map[string]string // by host name: the address to connect to
+	Tokens     map[string]string // by host name
+	Authority  []byte            // certificate, DER
+	Redis      string            // address
+	Transports int
+	Skew       time.Duration // of the process's clock
+}
+
+// order is what a child process is told to do.
+type order struct {
+	// Get: each of the first so many Transports makes Times requests, one after
+	// the other. Otherwise the child just reports.
+	Get, Times int
+}
+
+// report is what a child process answers.
+type report struct {
+	Err     string
+	Results []result
+	Status  []status // of every Transport
+}
+
+// result of one request.
+type result struct {
+	Status int // 0 if there was no response
+	Err    string
+	Took   time.Duration
+}
+
+// status of one Transport.
+type status struct {
+	Active     failover.Endpoint
+	Since      time.Time
+	Generation uint64
+	Faults     int64 // met by requests
+	Probes     int64
+	Member     string
+	Apart      bool
+	StoreErr   string
+	Witnesses  int
+}
+
+// child is a process of a fleet.
+type child struct {
+	url        string
+	transports []*failover.Transport
+	faults     []atomic.Int64
+	probes     []atomic.Int64
+}
+
+// runChild serves orders until standard input ends. It returns the exit code.
+func runChild(config string) int {
+	var s setup
+	out := json.NewEncoder(os.Stdout)
+	err := json.Unmarshal([]byte(config), &s)
+	if err == nil {
+		err = serve(s, bufio.NewReader(os.Stdin), out)
+	}
+	if err != nil {
+		out.Encode(report{Err: err.Error()})
+		return 1
+	}
+	return 0
+}
+
+func serve(s setup, in io.Reader, out *json.Encoder) error {
+	authority, err := x509.ParseCertificate(s.Authority)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(authority)
+	base := &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			host, _, _ := net.SplitHostPort(addr)
+			return new(net.Dialer).DialContext(ctx, network, s.Paths[host])
+		},
+		TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 10,
+	}
+	for host, token := range s.Tokens { // one connection each, instead of one for every Transport at once
+		req, err := http.NewRequest(http.MethodGet, "https://"+host+"/api/data/v9.2/WhoAmI", nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := base.RoundTrip(req)
+		if err != nil {
+			continue // there is an outage
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	client := redis.NewClient(&redis.Options{Addr: s.Redis})
+	defer client.Close()
+	store := failoverredis.New(client, nil)
+	defer store.Close()
+	c := &child{url: s.URL, faults: make([]atomic.Int64, s.Transports), probes: make([]atomic.Int64, s.Transports)}
+	for i := range s.Transports {
+		t, err := failover.New(s.URL, &failover.Config{
+			Base: base, Shared: &skewed{store, s.Skew}, Logger: slog.New(slog.DiscardHandler),
+			Authorize: func(req *http.Request) error {
+				req.Header.Set("Authorization", "Bearer "+s.Tokens[req.URL.Host])
+				return nil
+			},
+			ProbeInterval: 200 * time.Millisecond, MaxProbeInterval: time.Second,
+			MinDwell: -1, Rise: 2, RetryBackoff: 20 * time.Millisecond,
+			OnFault: func(context.Context, failover.Attempt) { c.faults[i].Add(1) },
+			OnEvent: func(e failover.Event) {
+				if e.Kind == failover.EventProbed {
+					c.probes[i].Add(1)
+				}
+			},
+		})
+		if err != nil {
+			return err
+		}
+		defer t.Close()
+		c.transports = append(c.transports, t)
+	}
+	out.Encode(report{Status: c.status()})
+	for orders := json.NewDecoder(in); ; {
+		var o order
+		if err := orders.Decode(&o); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		results := c.get(o)
+		if err := out.Encode(report{Results: results, Status: c.status()}); err != nil {
+			return err
+		}
+	}
+}
+
+// get makes the requests of an order.
+func (c *child) get(o order) (results []result) {
+	var mu sync.Mutex // guards results
+	var wg sync.WaitGroup
+	for _, t := range c.transports[:min(o.Get, len(c.transports))] {
+		client := &http.Client{Transport: t, Timeout: 30 * time.Second}
+		wg.Go(func() {
+			for range o.Times {
+				r := get(client, c.url+"/api/data/v9.2/accounts?$select=name&$top=1")
+				mu.Lock()
+				results = append(results, r)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return results
+}
+
+func get(client *http.Client, url string) result {
+	start := time.Now()
+	resp, err := client.Get(url)
+	if err != nil {
+		return result{Err: err.Error(), Took: time.Since(start)}
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return result{Err: fmt.Sprintf("body: %v", err), Took: time.Since(start)}
+	}
+	return result{Status: resp.StatusCode, Took: time.Since(start)}
+}
+
+func (c *child) status() (all []status) {
+	for i, t := range c.transports {
+		s := t.Status()
+		st := status{
+			Active: s.Active, Since: s.Since, Generation: s.Generation, Faults: c.faults[i].Load(), Probes: c.probes[i].Load(),
+			Member: s.Fleet.Member, Apart: s.Fleet.Apart, Witnesses: len(s.Fleet.Witnesses),
+		}
+		if s.Fleet.Err != nil {
+			st.StoreErr = s.Fleet.Err.Error()
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// skewed is a store as a process sees it whose own clock is ahead.
+type skewed struct {
+	failover.Shared
+	ahead time.Duration
+}
+
+func (s *skewed) Load(ctx context.Context, organization string) (failover.Record, time.Time, error) {
+	r, now, err := s.Shared.Load(ctx, organization)
+	if r.Generation != 0 {
+		r = shifted(r, -s.ahead)
+	}
+	return r, now.Add(-s.ahead), err
+}
+
+func (s *skewed) CompareAndSwap(ctx context.Context, organization string, generation uint64, next failover.Record) (bool, error) {
+	return s.Shared.CompareAndSwap(ctx, organization, generation, shifted(next, s.ahead))
+}
+
+func shifted(r failover.Record, by time.Duration) failover.Record {
+	r.Since = r.Since.Add(by)
+	earlier := make([]time.Time, len(r.Earlier))
+	for i, at := range r.Earlier {
+		earlier[i] = at.Add(by)
+	}
+	r.Earlier = earlier
+	return r
+}

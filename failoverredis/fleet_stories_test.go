@@ -1,0 +1,258 @@
+package failoverredis_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// The stories here have three processes with 200 Transports between them, whose
+// clocks disagree, a redis-server, and an organization behind real TLS sockets.
+// The figures that they print with -v are in docs/fleets.md.
+
+var full = flag.Bool("full", false, "measure for minutes instead of seconds")
+
+// One Transport of 200 has traffic when the primary fails. All the others move
+// within moments, without having met a fault, and there was one switch; a
+// process that starts begins there. When the process has died whose turn it was
+// to look after the primary, another brings the fleet home.
+func TestFleetFollowsThereAndBack(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, sizes)
+	t.Logf("requests before: %v", f.answered(f.get(3)))
+
+	scripts := f.scripts()
+	f.org.Disaster(failovertest.Refuse())
+	one := f.do(f.processes[0], order{Get: 1, Times: 1})
+	t.Logf("the request that met the outage: %v", f.answered(one.Results))
+	all := f.allAt(failover.Alternate)
+	t.Logf("following: %v, with %d scripts", following(all), f.scripts()-scripts)
+	assert.Less(t, following(all).at(1), 5*time.Second)
+	for i, s := range all {
+		assert.Equal(t, i == 0, s.Faults > 0, "only the first has met the outage, number %d has %d faults", i, s.Faults)
+	}
+	r := f.record()
+	assert.EqualValues(t, 1, r.Generation, "one switch for all")
+	assert.Equal(t, all[0].Member, r.By)
+	assert.WithinDuration(t, all[0].Since, r.Since, time.Second, "by Redis's clock, whatever the process's is")
+	t.Logf("requests after: %v", f.answered(f.get(3)))
+
+	late := f.start(20)
+	for _, s := range late.last.Status {
+		assert.Equal(t, failover.Alternate, s.Active)
+	}
+	f.answered(f.get(1, late))
+	for _, s := range late.last.Status {
+		assert.Zero(t, s.Faults, "the first call is at the right side")
+	}
+
+	holder := f.leaseHolder()
+	holder.kill()
+	f.forget(holder)
+	f.org.Primary().Heal()
+	f.org.FailBack()
+	t.Logf("coming home: %v", following(f.allAt(failover.Primary)))
+	r = f.record()
+	assert.EqualValues(t, 2, r.Generation)
+	assert.NotEqual(t, holder.last.Status[0].Member, r.By)
+	f.answered(f.get(1))
+}
+
+// leaseHolder returns the process whose turn it is to probe for the fail-back.
+func (f *fleet) leaseHolder() (holder *process) {
+	f.Helper()
+	eventually(f, 10*time.Second, func() error {
+		claims, err := f.admin.HGetAll(f.Context(), "failover:{"+organization+"}:claims:fail-back").Result()
+		if err != nil || len(claims) < 2 {
+			return fmt.Errorf("%d claims, %v", len(claims), err)
+		}
+		first, place := "", 0
+		for claimant, claim := range claims {
+			var at int
+			fmt.Sscan(claim, &at)
+			if first == "" || at < place {
+				first, place = claimant, at
+			}
+		}
+		for _, p := range f.processes {
+			if strings.HasPrefix(first, p.last.Status[0].Member) {
+				holder = p
+				return nil
+			}
+		}
+		return fmt.Errorf("nobody is %q", first)
+	})
+	return holder
+}
+
+// Redis dies. Requests do not notice, and in an outage every Transport is on its
+// own; when Redis is back, without its memory, they are a fleet again.
+func TestFleetSurvivesRedis(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, sizes)
+	before := f.answered(f.get(3))
+	f.redis.kill()
+	t.Logf("requests with Redis %v, without %v", before, f.answered(f.get(3)))
+
+	f.org.Disaster(failovertest.Refuse())
+	t.Logf("requests that met the outage: %v", f.answered(f.get(1)))
+	for i, s := range f.status() {
+		require.Equal(t, failover.Alternate, s.Active, "number %d is on its own", i)
+	}
+	start := time.Now()
+	f.redis.start(f)
+	f.eventually("part of the fleet again", 20*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	t.Logf("a fleet again after %v", time.Since(start).Round(time.Millisecond))
+	r := f.record()
+	assert.Equal(t, failover.Alternate, r.Active, "the record is written anew")
+
+	f.org.Primary().Heal()
+	f.org.FailBack()
+	f.allAt(failover.Primary)
+	assert.Greater(t, f.record().Generation, r.Generation)
+	f.answered(f.get(1))
+}
+
+// Redis hangs, with all connections open. No request waits for it.
+func TestFleetSurvivesHangingRedis(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, sizes)
+	before := f.answered(f.get(3))
+	f.redis.pause(t)
+	hanging := f.answered(f.get(3))
+	f.org.Disaster(failovertest.Refuse())
+	var first times
+	for _, p := range f.processes {
+		first = append(first, f.answered(f.do(p, order{Get: 1, Times: 1}).Results)...)
+	}
+	outage := f.answered(f.get(1)) // all at once: as fast as the machine is
+	after := f.answered(f.get(3))
+	t.Logf("requests with Redis %v, while it hangs %v, that met the outage %v and %v, and after it %v",
+		before, hanging, first.sorted(), outage, after)
+	for _, took := range []times{hanging, first, after} {
+		assert.Less(t, took.at(1), 1900*time.Millisecond, "a use of the store would end after 2 s")
+	}
+	f.redis.resume(t)
+	f.eventually("part of the fleet again", 20*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	assert.Equal(t, failover.Alternate, f.record().Active)
+}
+
+// A process that cannot reach the alternate does not follow the fleet there, and
+// does not keep it from going; one that cannot reach Redis goes on its own. Both
+// are in step again when their network is.
+func TestFleetSurvivesSplits(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, sizes)
+	whole, noAlternate, noRedis := f.processes[0], f.processes[1], f.processes[2]
+	noAlternate.paths[f.org.Alternate().Host()].cut()
+	noRedis.paths["redis"].cut()
+	f.org.Disaster(failovertest.Refuse())
+	f.answered(f.do(whole, order{Get: 1, Times: 1}).Results)
+	eventually(t, 20*time.Second, func() error {
+		for i, s := range f.do(whole, order{}).Status {
+			if s.Active != failover.Alternate {
+				return fmt.Errorf("number %d of the first process is at the %v", i, s.Active)
+			}
+		}
+		for i, s := range f.do(noAlternate, order{}).Status {
+			if !s.Apart || s.Active != failover.Primary {
+				return fmt.Errorf("number %d of the second process: %+v", i, s)
+			}
+		}
+		return nil
+	})
+	f.answered(f.get(1, noRedis))
+	for i, s := range noRedis.last.Status {
+		assert.Equal(t, failover.Alternate, s.Active, "number %d of the third process", i)
+	}
+	assert.EqualValues(t, 1, f.record().Generation, "nobody has moved the fleet back")
+
+	noAlternate.paths[f.org.Alternate().Host()].mend()
+	noRedis.paths["redis"].mend()
+	start := time.Now()
+	f.eventually("in step", 60*time.Second, func(s status) bool {
+		return s.Active == failover.Alternate && !s.Apart && s.StoreErr == ""
+	})
+	t.Logf("in step %v after the network is whole", time.Since(start).Round(time.Millisecond))
+	f.answered(f.get(1))
+	assert.EqualValues(t, 1, f.record().Generation)
+}
+
+// A record that somebody has made up moves nobody, be it garbage or a lie, and
+// keeps nobody from a switch that is due.
+func TestFleetSurvivesPoison(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, sizes)
+	poison := func(fields ...any) {
+		require.NoError(t, f.admin.HSet(t.Context(), recordKey, fields...).Err())
+		require.NoError(t, f.admin.Publish(t.Context(), "failover:changes", organization).Err())
+	}
+	poison("generation", 7, "active", "alternate", "since", "2999-01-01T00:00:00Z", "earlier", "", "reason", "a lie", "by", "nobody")
+	f.eventually("apart", 20*time.Second, func(s status) bool { return s.Apart && s.Active == failover.Primary })
+	f.answered(f.get(1))
+
+	poison("generation", "garbage", "reason", strings.Repeat("x", 1<<20))
+	f.eventually("on its own", 20*time.Second, func(s status) bool { return s.StoreErr != "" })
+	f.org.Disaster(failovertest.Refuse())
+	f.answered(f.get(1))
+	for i, s := range f.status() {
+		assert.Equal(t, failover.Alternate, s.Active, "number %d", i)
+	}
+
+	require.NoError(t, f.admin.Del(context.Background(), recordKey).Err())
+	poison("nothing", "of interest") // and word of it
+	f.admin.HDel(t.Context(), recordKey, "nothing")
+	f.eventually("in step", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	assert.Equal(t, failover.Alternate, f.record().Active)
+}
+
+// A healthy fleet asks little of Redis: a script for every Transport and minute.
+func TestFleetIsQuiet(t *testing.T) {
+	t.Parallel()
+	window := 2 * time.Second
+	if *full {
+		window = 3 * time.Minute
+	}
+	f := startFleet(t, sizes)
+	f.answered(f.get(1))
+	start, before := time.Now(), f.scripts()
+	<-time.After(window)
+	calls, took := f.scripts()-before, time.Since(start)
+	clients, err := f.admin.Info(t.Context(), "clients").Result()
+	require.NoError(t, err)
+	t.Logf("%d scripts in %v, %.1f a second; %s", calls, took.Round(time.Second), float64(calls)/took.Seconds(), line(clients, "connected_clients"))
+	assert.Less(t, float64(calls)/took.Seconds(), 10.0)
+}
+
+// The time that a fleet takes to follow, over several outages.
+func TestFleetFollowsFast(t *testing.T) {
+	t.Parallel()
+	if !*full {
+		t.Skip("is measured with -full; TestFleetFollowsThereAndBack has one outage")
+	}
+	for _, sizes := range [][]int{{67, 67, 66}, {334, 333, 333}} {
+		var there, back times
+		for range 10 { // fleets, because one latches after four switches
+			f := startFleet(t, sizes)
+			f.org.Disaster(failovertest.Refuse())
+			f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
+			there = append(there, following(f.allAt(failover.Alternate))...)
+			f.org.Primary().Heal()
+			f.org.FailBack()
+			back = append(back, following(f.allAt(failover.Primary))...)
+			for _, p := range f.processes {
+				p.kill()
+			}
+		}
+		t.Logf("%v Transports: there %v, back %v", sizes, there.sorted(), back.sorted())
+	}
+}

@@ -1,0 +1,483 @@
+package failoverredis_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failoverredis"
+	"github.com/d365failover/failover/sharedtest"
+)
+
+const (
+	organization = "contoso.api.crm.dynamics.com"
+	recordKey    = "failover:{contoso.api.crm.dynamics.com}:record"
+	claimsKey    = "failover:{contoso.api.crm.dynamics.com}:claims:lease"
+)
+
+// newStore returns a Store that is closed when the test ends.
+func newStore(t testing.TB, client redis.UniversalClient) *failoverredis.Store {
+	return closing(t, failoverredis.New(client, nil))
+}
+
+func TestRulesOnMiniredis(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	sharedtest.Run(t, func(t *testing.T) failover.Shared {
+		return newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
+	})
+}
+
+func TestRulesOnRedis(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	t.Run("RESP3", func(t *testing.T) {
+		t.Parallel()
+		sharedtest.Run(t, func(t *testing.T) failover.Shared { return newStore(t, s.client(t)) })
+	})
+	t.Run("RESP2 and context deadlines", func(t *testing.T) {
+		t.Parallel()
+		sharedtest.Run(t, func(t *testing.T) failover.Shared {
+			return newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: s.addr, Protocol: 2, ContextTimeoutEnabled: true})))
+		})
+	})
+}
+
+func TestRulesOnCluster(t *testing.T) {
+	t.Parallel()
+	addrs := startCluster(t)
+	sharedtest.Run(t, func(t *testing.T) failover.Shared {
+		return newStore(t, closing(t, redis.NewUniversalClient(&redis.UniversalOptions{Addrs: addrs})))
+	})
+}
+
+// The record survives the master that it was written to.
+func TestSentinelPromotesReplica(t *testing.T) {
+	t.Parallel()
+	master, sentinel := startSentinel(t)
+	client := closing(t, redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel}}))
+	s := newStore(t, client)
+	want := aRecord(1)
+	swapped, err := s.CompareAndSwap(t.Context(), organization, 0, want)
+	require.NoError(t, err)
+	require.True(t, swapped)
+	require.NoError(t, master.client(t).Do(t.Context(), "WAIT", 1, 5000).Err(), "the replica has it")
+	changed := s.Changes(t.Context(), organization)
+
+	master.kill()
+	eventually(t, 30*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		r, _, err := s.Load(ctx, organization)
+		if err == nil {
+			assert.Equal(t, want.By, r.By)
+			_, err = s.CompareAndSwap(ctx, organization, r.Generation, aRecord(r.Generation+1))
+		}
+		return err
+	})
+	select {
+	case <-changed:
+	case <-time.After(20 * time.Second):
+		t.Error("changes at the new master are not told")
+	}
+}
+
+// aRecord returns a record as a Transport writes it.
+func aRecord(generation uint64) failover.Record {
+	return failover.Record{
+		Active: failover.Alternate, Generation: generation, Since: time.Now().UTC().Round(0),
+		Reason: "the primary does not serve", By: "web-1 4711",
+	}
+}
+
+// People read records with redis-cli, and other programs may.
+func TestWhatIsStored(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
+	since := time.Date(2025, 3, 30, 2, 59, 59, 123456789, time.UTC)
+	_, err := s.CompareAndSwap(t.Context(), organization, 0, failover.Record{
+		Active: failover.Alternate, Generation: 3, Since: since,
+		Earlier: []time.Time{since.Add(-29 * time.Minute), since.Add(-12 * time.Minute)},
+		Reason:  "no\x00UTF-8: \xff", By: "web-1 4711",
+	})
+	require.NoError(t, err)
+	fields, err := m.HKeys(recordKey)
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []string{"generation", "active", "since", "earlier", "reason", "by", "id"}, fields)
+	assert.Equal(t, "3", m.HGet(recordKey, "generation"))
+	assert.Equal(t, "alternate", m.HGet(recordKey, "active"))
+	assert.Equal(t, "2025-03-30T02:59:59.123456789Z", m.HGet(recordKey, "since"))
+	assert.Equal(t, "2025-03-30T02:30:59.123456789Z 2025-03-30T02:47:59.123456789Z", m.HGet(recordKey, "earlier"))
+	assert.Equal(t, "no\x00UTF-8: \xff", m.HGet(recordKey, "reason"))
+	assert.Zero(t, m.TTL(recordKey), "a record does not expire")
+
+	_, err = s.Claim(t.Context(), organization, "lease", "web-1 4711", time.Minute)
+	require.NoError(t, err)
+	assert.InDelta(t, time.Minute, m.TTL(claimsKey), float64(time.Second), "claims leave nothing behind")
+	_, err = s.Claim(t.Context(), organization, "lease", "web-2 12", time.Second)
+	require.NoError(t, err)
+	assert.Greater(t, m.TTL(claimsKey), 50*time.Second, "the key is there for as long as any claim")
+	for _, member := range []string{"web-1 4711", "web-2 12"} {
+		_, err = s.Claim(t.Context(), organization, "lease", member, 0)
+		require.NoError(t, err)
+	}
+	assert.False(t, m.Exists(claimsKey), "nor does the last one that is withdrawn")
+}
+
+func TestPrefixKeepsFleetsApart(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	client := closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()}))
+	plain := newStore(t, client)
+	other := closing(t, failoverredis.New(client, &failoverredis.Config{Prefix: "staging:"}))
+	_, err := other.CompareAndSwap(t.Context(), organization, 0, aRecord(1))
+	require.NoError(t, err)
+	r, _, err := plain.Load(t.Context(), organization)
+	require.NoError(t, err)
+	assert.Zero(t, r)
+	assert.Equal(t, []string{"staging:{" + organization + "}:record"}, m.Keys())
+}
+
+// What somebody else has put into Redis is an error that says where, and a text
+// of a few words.
+func TestPoisonedRecords(t *testing.T) {
+	t.Parallel()
+	good := map[string]string{"generation": "2", "active": "primary", "since": "2025-03-30T02:59:59Z", "earlier": "", "reason": "r", "by": "b"}
+	rows := []struct {
+		name   string // and the reason why it is no record
+		change map[string]string
+	}{
+		{"generation is a word", map[string]string{"generation": "two"}},
+		{"generation is negative", map[string]string{"generation": "-2"}},
+		{"generation has more than 64 bits", map[string]string{"generation": "18446744073709551616"}},
+		{"generation would not compare as text", map[string]string{"generation": "02"}},
+		{"generation is gone", map[string]string{"generation": ""}},
+		{"active is unknown", map[string]string{"active": "both"}},
+		{"since is empty", map[string]string{"since": ""}},
+		{"since is empty, earlier is not", map[string]string{"since": " ", "earlier": "2025-03-30T02:59:59Z"}},
+		{"since is a number", map[string]string{"since": "1743303599"}},
+		{"earlier is garbage", map[string]string{"earlier": "2025-03-30T02:59:59Z x"}},
+		{"reason is too long to be one", map[string]string{"reason": strings.Repeat("secret", 11000)}},
+		{"all of it is too long", map[string]string{"reason": strings.Repeat("r", 33000), "by": strings.Repeat("b", 33000)}},
+	}
+	names := make(map[string]bool)
+	m := miniredis.RunT(t)
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
+	for _, row := range rows {
+		require.False(t, names[row.name], "the name %q is used twice", row.name)
+		names[row.name] = true
+		for field, value := range good {
+			m.HSet(recordKey, field, value)
+		}
+		_, _, err := s.Load(t.Context(), organization)
+		require.NoError(t, err, "before: %s", row.name)
+		for field, value := range row.change {
+			m.HSet(recordKey, field, value)
+		}
+		r, _, err := s.Load(t.Context(), organization)
+		require.ErrorContains(t, err, recordKey, row.name)
+		assert.Zero(t, r, row.name)
+		assert.Less(t, len(err.Error()), 200, row.name)
+		assert.NotContains(t, err.Error(), "secret", row.name)
+	}
+
+	m.Del(recordKey)
+	m.HSet(recordKey, "reason", "has no generation")
+	_, _, err := s.Load(t.Context(), organization)
+	assert.ErrorContains(t, err, recordKey)
+
+	m.Del(recordKey)
+	m.Set(recordKey, "a string")
+	_, _, err = s.Load(t.Context(), organization)
+	assert.ErrorContains(t, err, recordKey)
+	_, err = s.CompareAndSwap(t.Context(), organization, 0, aRecord(1))
+	assert.ErrorContains(t, err, recordKey)
+	got, err := m.Get(recordKey)
+	require.NoError(t, err)
+	assert.Equal(t, "a string", got, "what is not ours is not overwritten")
+
+	m.Set(claimsKey, "a string")
+	_, err = s.Claim(t.Context(), organization, "lease", "member", time.Minute)
+	assert.ErrorContains(t, err, claimsKey)
+}
+
+// Claims that are none do not count, and make room.
+func TestPoisonedClaims(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
+	for member, claim := range map[string]string{
+		"no numbers": "garbage", "empty": "", "negative": "1 -5", "float": "1 1e300", "long past": "1 5", "too many": "1 9999999999999999 1",
+	} {
+		m.HSet(claimsKey, member, claim)
+	}
+	members, err := s.Claim(t.Context(), organization, "lease", "member", time.Minute)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"member"}, members)
+	kept, err := m.HKeys(claimsKey)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"member"}, kept)
+
+	for i := range 10_001 {
+		m.HSet(claimsKey, fmt.Sprint(i), "1 5")
+	}
+	_, err = s.Claim(t.Context(), organization, "lease", "member", time.Minute)
+	assert.ErrorContains(t, err, claimsKey, "a hash of any size is not read")
+}
+
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
+	long := strings.Repeat("x", 65537)
+	for name, r := range map[string]failover.Record{
+		"too long":        {Generation: 1, Since: time.Now(), Reason: long},
+		"too many":        {Generation: 1, Since: time.Now(), Earlier: make([]time.Time, 4000)},
+		"beyond the year": {Generation: 1, Since: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"no endpoint":     {Generation: 1, Since: time.Now(), Active: 2},
+	} {
+		swapped, err := s.CompareAndSwap(t.Context(), organization, 0, r)
+		assert.False(t, swapped, name)
+		assert.ErrorContains(t, err, recordKey, name)
+		assert.NotContains(t, err.Error(), "xxx", name)
+	}
+	_, err := s.Claim(t.Context(), organization, "lease", long[:257], time.Minute)
+	assert.Error(t, err)
+	_, err = s.Claim(t.Context(), organization, long[:257], "member", time.Minute)
+	assert.Error(t, err)
+	assert.Empty(t, m.Keys(), "nothing was stored")
+
+	for _, ttl := range []time.Duration{math.MaxInt64, 1} {
+		members, err := s.Claim(t.Context(), organization, "lease", "member", ttl)
+		require.NoError(t, err, "for %v", ttl)
+		assert.Equal(t, []string{"member"}, members, "for %v", ttl)
+	}
+}
+
+// repeat is a redis.Hook that runs each script twice, as a client does that has
+// lost the first answer.
+type repeat struct{ repeated atomic.Int64 }
+
+func (*repeat) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r *repeat) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if err := next(ctx, cmd); err != nil || !strings.HasPrefix(cmd.Name(), "eval") {
+			return err
+		}
+		r.repeated.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+func (*repeat) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func TestRepeatedScriptsHaveOneEffect(t *testing.T) {
+	t.Parallel()
+	client := closing(t, redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()}))
+	hook := new(repeat)
+	client.AddHook(hook)
+	s := newStore(t, client)
+	for g := range uint64(3) {
+		swapped, err := s.CompareAndSwap(t.Context(), organization, g, aRecord(g+1))
+		require.NoError(t, err)
+		assert.True(t, swapped, "the swap of generation %d has succeeded, if not the second time", g)
+	}
+	for i, want := range [][]string{{"a"}, {"a", "b"}, {"a", "b"}} {
+		members, err := s.Claim(t.Context(), organization, "lease", string("aba"[i]), time.Minute)
+		require.NoError(t, err)
+		assert.Equal(t, want, members)
+	}
+	assert.EqualValues(t, 6, hook.repeated.Load())
+}
+
+// A user may have the rights that the package comment asks for and no others;
+// and without the right to publish the rest works.
+func TestPermissions(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	admin := server.client(t)
+	rules := strings.Fields("on >secret resetkeys ~failover:* resetchannels &failover:* -@all +evalsha +eval " +
+		"+hmget +hset +hdel +hlen +hstrlen +hgetall +pexpire +time +publish +subscribe +ping +hello")
+	users := map[string][]string{"failover": rules, "silent": append(rules, "resetchannels", "-publish")}
+	for user, rules := range users {
+		args := []any{"ACL", "SETUSER", user}
+		for _, rule := range rules {
+			args = append(args, rule)
+		}
+		require.NoError(t, admin.Do(t.Context(), args...).Err())
+		s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: server.addr, Username: user, Password: "secret"})))
+		o := user + "." + organization
+		changed := s.Changes(t.Context(), o)
+		swapped, err := s.CompareAndSwap(t.Context(), o, 0, aRecord(1))
+		require.NoError(t, err)
+		assert.True(t, swapped)
+		_, _, err = s.Load(t.Context(), o)
+		require.NoError(t, err)
+		_, err = s.Claim(t.Context(), o, "lease", "member", time.Minute)
+		require.NoError(t, err)
+		if user == "failover" {
+			<-changed
+		}
+	}
+
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: server.addr, Username: "failover", Password: "wrong-secret"})))
+	_, _, err := s.Load(t.Context(), organization)
+	require.ErrorContains(t, err, recordKey)
+	assert.NotContains(t, err.Error(), "secret", "no password in errors")
+}
+
+// blackHole is a server that accepts connections and says nothing. The clients
+// of its addresses wait for as long as they are told to.
+func blackHole(t *testing.T) string {
+	ln := closing(t, must(net.Listen("tcp", "127.0.0.1:0")))
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+	return ln.Addr().String()
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// The client's own timeouts do not keep a caller, whatever they are.
+func TestCallsEndWithTheirContext(t *testing.T) {
+	t.Parallel()
+	client := closing(t, redis.NewClient(&redis.Options{Addr: blackHole(t), ReadTimeout: 2 * time.Second, MaxRetries: -1}))
+	s := newStore(t, client)
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	for range 100 { // more than may be under way
+		_, _, err := s.Load(ctx, organization)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	assert.Less(t, time.Since(start), time.Second)
+}
+
+func TestClose(t *testing.T) {
+	t.Parallel()
+	client := closing(t, redis.NewClient(&redis.Options{Addr: blackHole(t), ReadTimeout: time.Second, MaxRetries: -1}))
+	s := failoverredis.New(client, nil)
+	s.Changes(t.Context(), organization)
+	failed := make(chan error)
+	go func() {
+		_, err := s.Claim(context.Background(), organization, "lease", "member", time.Minute)
+		failed <- err
+	}()
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close(), "again")
+	assert.ErrorContains(t, <-failed, "closed")
+	_, _, err := s.Load(t.Context(), organization)
+	assert.ErrorContains(t, err, "closed")
+	_, err = s.CompareAndSwap(t.Context(), organization, 0, aRecord(1))
+	assert.ErrorContains(t, err, "closed")
+	assert.Nil(t, s.Changes(t.Context(), organization))
+	assert.False(t, errors.Is(client.Ping(t.Context()).Err(), redis.ErrClosed), "the client is its owner's to close")
+}
+
+// One connection serves all watchers, from the first to the last.
+func TestOneSubscription(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
+	subscriptions := func(want int) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() error {
+			if n := m.PubSubNumSub("failover:changes")["failover:changes"]; n != want {
+				return fmt.Errorf("%d subscriptions, want %d", n, want)
+			}
+			return nil
+		})
+	}
+	subscriptions(0)
+	for range 2 {
+		all, cancelAll := context.WithCancel(t.Context())
+		for i := range 50 {
+			require.NotNil(t, s.Changes(all, fmt.Sprintf("%d.%s", i%7, organization)))
+		}
+		one, cancelOne := context.WithCancel(t.Context())
+		s.Changes(one, organization)
+		subscriptions(1)
+		cancelAll()
+		c := s.Changes(one, organization)
+		_, err := s.CompareAndSwap(t.Context(), organization, generation(t, s), aRecord(generation(t, s)+1))
+		require.NoError(t, err)
+		<-c
+		subscriptions(1)
+		cancelOne()
+		subscriptions(0)
+	}
+}
+
+func generation(t *testing.T, s *failoverredis.Store) uint64 {
+	r, _, err := s.Load(t.Context(), organization)
+	require.NoError(t, err)
+	return r.Generation
+}
+
+// A server that comes back is subscribed to again, and watchers look after what
+// they have missed.
+func TestSubscriptionComesBack(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	s := newStore(t, server.client(t))
+	c := s.Changes(t.Context(), organization)
+	<-c // the subscription stands
+	for range 2 {
+		server.kill()
+		server.start(t)
+		select {
+		case <-c:
+		case <-time.After(20 * time.Second):
+			t.Fatal("not told")
+		}
+		_, err := newStore(t, server.client(t)).CompareAndSwap(t.Context(), organization, 0, aRecord(1))
+		require.NoError(t, err)
+		<-c
+	}
+}
+
+// A server that hangs, as one does whose machine is swapped out, holds nobody
+// up, and goes on where it was.
+func TestPausedServer(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	s := newStore(t, server.client(t))
+	_, err := s.CompareAndSwap(t.Context(), organization, 0, aRecord(1))
+	require.NoError(t, err)
+	server.pause(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, _, err = s.Load(ctx, organization)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Less(t, time.Since(start), time.Second)
+	server.resume(t)
+	assert.EqualValues(t, 1, generation(t, s))
+}

@@ -1,0 +1,235 @@
+package sharedtest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/d365failover/failover"
+)
+
+// An organization that nobody has switched has no record, and that is no error:
+// it is how every fleet begins.
+func noRecord(s *store) {
+	s.holds(s.handle(), s.organization, failover.Record{})
+}
+
+// CompareAndSwap is how a fleet agrees on a switch: it goes by the generation
+// alone, and 0 means that there is no record, not that any will do.
+func swapsGeneration(s *store) {
+	h, other := s.handle(), s.handle()
+	s.swap(h, s.organization, 1, record(2), false)
+	s.holds(other, s.organization, failover.Record{})
+
+	first, second := record(1), record(2)
+	s.swap(h, s.organization, 0, first, true)
+	s.holds(other, s.organization, first)
+	s.swap(other, s.organization, 0, record(1), false)
+	s.swap(other, s.organization, 2, record(3), false)
+	s.swap(other, s.organization, 1, second, true)
+	s.holds(h, s.organization, second)
+	s.swap(h, s.organization, 1, record(2), false)
+}
+
+// Who has lost a race loads the record that has won. Nothing of the loser's may
+// be in it.
+func lostSwap(s *store) {
+	h := s.handle()
+	won := record(7)
+	won.Earlier = []time.Time{won.Since.Add(-time.Minute)}
+	s.swap(h, s.organization, 0, won, true)
+	lost := failover.Record{Active: failover.Primary, Generation: 8, Since: won.Since.Add(time.Hour), Reason: "lost", By: "loser 1"}
+	for _, generation := range []uint64{0, 6, 8} {
+		s.swap(h, s.organization, generation, lost, false)
+		s.holds(h, s.organization, won)
+	}
+}
+
+// A record comes back as it went in: times to the nanosecond, texts to the last
+// character. A field that the next record does not have is not left over from
+// the one before.
+func everyField(s *store) {
+	h, other := s.handle(), s.handle()
+	since := time.Date(2025, 3, 30, 2, 59, 59, 123456789, time.FixedZone("UTC-3:30", -12600))
+	many := make([]time.Time, 200)
+	for i := range many {
+		many[i] = since.Add(time.Duration(i) * 17999999999)
+	}
+	records := []failover.Record{
+		{Active: failover.Alternate, Since: since, Earlier: []time.Time{since.Add(-time.Hour), since.Add(-1)}, Reason: "r", By: "b"},
+		{},
+		{Active: failover.Alternate, Since: time.Now(), Earlier: many},
+		{Active: failover.Primary, Since: time.Unix(0, 1).UTC()},
+		{Since: since, Reason: strings.Repeat("long ", 800), By: strings.Repeat("h", 253) + " 4194304"},
+	}
+	for _, text := range unusualTexts {
+		records = append(records, failover.Record{Since: since, Reason: text, By: text})
+	}
+	for i, r := range records {
+		r.Generation = uint64(i + 1)
+		s.swap(h, s.organization, uint64(i), r, true)
+		s.holds(other, s.organization, r)
+	}
+}
+
+// unusualTexts are valid UTF-8 that stores and their languages treat specially.
+var unusualTexts = []string{
+	" leading and trailing ",
+	"quotes \" ' ` and \\ backslash \\n",
+	"lines\nand\r\nreturns\tand tabs",
+	"{\"generation\":9} {contoso} [1] <b>&amp;</b> %s %00 $1 ${x} :;|,",
+	"'; DROP TABLE records; --",
+	"Zürich 東京 \u202eRTL\u202c e\u0301 🏢",
+	"0",
+	"null",
+	"-1e309",
+}
+
+// What the caller does to its record afterwards, and to one that it has loaded,
+// does not change the record of the fleet.
+func copies(s *store) {
+	h := s.handle()
+	next := record(1)
+	next.Earlier = []time.Time{next.Since.Add(-2 * time.Minute), next.Since.Add(-time.Minute)}
+	want := next
+	want.Earlier = append([]time.Time(nil), next.Earlier...)
+	s.swap(h, s.organization, 0, next, true)
+	next.Earlier[0] = time.Time{}
+	s.holds(h, s.organization, want)
+	s.load(h, s.organization).Earlier[1] = time.Time{}
+	s.holds(h, s.organization, want)
+}
+
+// Generations are integers of 64 bits. Numbers that are a float somewhere on
+// their way lose digits from 1<<53 on, and then two generations are one.
+func everyDigit(s *store) {
+	h := s.handle()
+	present := uint64(0)
+	for _, g := range []uint64{1<<31 + 1, 1<<32 + 1, 1<<53 - 1, 1 << 53, 1<<53 + 1, 1<<53 + 2, 1<<62 - 1, 1 << 62} {
+		r := record(g)
+		s.swap(h, s.organization, present, r, true)
+		s.holds(h, s.organization, r)
+		s.swap(h, s.organization, g-1, record(g+1), false)
+		s.swap(h, s.organization, g+1, record(g+2), false)
+		present = g
+	}
+}
+
+// When many processes see the same outage, one makes the switch that the others
+// follow: of all swaps of a generation exactly one succeeds, and its record is
+// the one that is there.
+func oneWins(s *store) {
+	const contenders, rounds = 16, 10
+	handles := []failover.Shared{s.handle(), s.handle(), s.handle(), s.handle()}
+	for generation := range uint64(rounds) {
+		var mu sync.Mutex // guards won
+		var won []failover.Record
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		for i := range contenders {
+			wg.Go(func() {
+				next := record(generation + 1)
+				next.By = fmt.Sprintf("contender %d", i)
+				<-start
+				swapped, err := handles[i%len(handles)].CompareAndSwap(s.Context(), s.organization, generation, next)
+				if err != nil {
+					s.Errorf("CompareAndSwap: %v", err)
+				}
+				if swapped {
+					mu.Lock()
+					defer mu.Unlock()
+					won = append(won, next)
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
+		if len(won) != 1 {
+			s.Fatalf("%d of %d swaps of generation %d succeeded, want 1", len(won), contenders, generation)
+		}
+		s.holds(handles[0], s.organization, won[0])
+	}
+}
+
+// One store serves many organizations, and hosts differ in a port or in a few
+// letters.
+func recordsApart(s *store) {
+	h := s.handle()
+	organizations := []string{
+		s.organization, s.organization + ":8443", "x" + s.organization, s.organization + "x",
+		strings.Replace(s.organization, ".api.", ".", 1), strings.Replace(s.organization, ".", "--s.", 1),
+	}
+	for i, o := range organizations {
+		s.holds(h, o, failover.Record{})
+		r := record(1)
+		r.By = fmt.Sprint(i)
+		s.swap(h, o, 0, r, true)
+	}
+	for i, o := range organizations {
+		if r := s.load(h, o); r.By != fmt.Sprint(i) {
+			s.Errorf("the record of %q is by %q, want %d", o, r.By, i)
+		}
+	}
+}
+
+// All times of a fleet are measured by the store's clock, because the clocks of
+// processes differ. It runs as fast as others do, is the same for all, and
+// within a day of the clock here.
+func clock(s *store) {
+	h, other := s.handle(), s.handle()
+	now := func(h failover.Shared) time.Time {
+		_, now, err := h.Load(s.Context(), s.organization)
+		if err != nil {
+			s.Fatalf("Load: %v", err)
+		}
+		return now
+	}
+	const tolerance = time.Second
+	start := time.Now()
+	first := now(h)
+	if off := first.Sub(start).Abs(); off > 24*time.Hour {
+		s.Fatalf("the store's clock is %v off", off)
+	}
+	last := first
+	s.eventually("the clock goes on", func() bool {
+		at := now(other)
+		if at.Before(last.Add(-tolerance)) {
+			s.Fatalf("the clock went from %v to %v", last, at)
+		}
+		last = at
+		return at.Sub(first) >= 200*time.Millisecond
+	})
+	if took := time.Since(start); last.Sub(first) > took+tolerance {
+		s.Fatalf("the clock went on by %v within %v", last.Sub(first), took)
+	}
+}
+
+// A Transport gives every call a deadline, and goes its own way when the store
+// does not answer. A call that stays on after its context has ended keeps the
+// process from closing the Transport.
+func ended(s *store) {
+	h := s.handle()
+	canceled, cancel := context.WithCancel(s.Context())
+	cancel()
+	late, cancel := context.WithDeadline(s.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	for _, ctx := range []context.Context{canceled, late} {
+		start := time.Now()
+		if _, _, err := h.Load(ctx, s.organization); err == nil {
+			s.Errorf("Load: no error after %v", ctx.Err())
+		}
+		if swapped, err := h.CompareAndSwap(ctx, s.organization, 0, record(1)); err == nil || swapped {
+			s.Errorf("CompareAndSwap = %t, %v after %v", swapped, err, ctx.Err())
+		}
+		if _, err := h.Claim(ctx, s.organization, "topic", "member", time.Minute); err == nil {
+			s.Errorf("Claim: no error after %v", ctx.Err())
+		}
+		h.Changes(ctx, s.organization)
+		if took := time.Since(start); took > 2*time.Second {
+			s.Errorf("the calls took %v after %v", took, ctx.Err())
+		}
+	}
+	s.holds(h, s.organization, failover.Record{})
+}
