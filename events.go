@@ -86,6 +86,10 @@ type Attempt struct {
 	// of the fault.
 	Again bool
 	To    Endpoint
+	// OutcomeUnknown: the call ends here, and the write that it made may or may
+	// not have been carried out. What the caller gets is a response, or an error
+	// that is [ErrOutcomeUnknown].
+	OutcomeUnknown bool
 }
 
 // Switch is a switch that is about to be made. See [Config.ConfirmSwitch].

@@ -194,7 +194,7 @@ type Config struct {
 	// Shared is where the processes of a fleet keep what they know together.
 	// A switch of one is then followed by all others, each after a passed probe
 	// of its own; one of them at a time probes for the fail-back; and dwell and
-	// latch count the switches of all. New waits up to 2 s, and for a probe, to
+	// latch count the switches of all. New waits up to a second, and for a probe, to
 	// start out where the fleet is. No request waits for Shared, and without an
 	// answer from it the Transport is on its own. Close does not close it.
 	// Nil: there is no fleet.
@@ -389,7 +389,8 @@ func (t *Transport) CloseIdleConnections() {
 }
 
 // Close stops all probing, waits until every goroutine of the Transport and a
-// running OnEvent have ended, and always returns nil. Round trips under way
+// running OnEvent have ended, and always returns nil. If a store of a fleet
+// hangs, that takes up to a second more. Round trips under way
 // finish their current attempt; later ones return [ErrClosed]. It does not
 // close a Base that the caller has given. Closing again is harmless.
 func (t *Transport) Close() error {
@@ -556,6 +557,9 @@ func (t *Transport) Status() Status {
 	if t.fleet != nil {
 		fleet := t.fleet.status
 		fleet.Apart = fleet.Record.Active != st.active
+		if !time.Now().Before(t.fleet.witnessed) {
+			fleet.Witnesses = nil
+		}
 		status.Fleet = &fleet
 	}
 	return status

@@ -38,7 +38,7 @@ type fleet struct {
 	refused   uint64
 	witnessed time.Time // until when this process counts as a witness
 	claimed   bool      // a claim on the fail-back may last
-	misses    int       // failed probes since it was this Transport's turn
+	rounds    int       // of probes without effect, since it is this Transport's turn
 }
 
 const (
@@ -49,12 +49,13 @@ const (
 	// grows to fleetPoll.
 	fleetRetry = time.Second
 	// fleetTimeout bounds every use of the store.
-	fleetTimeout = 2 * time.Second
+	fleetTimeout = time.Second
 	// witnessTime is how long a process counts as a witness of an outage.
 	witnessTime = time.Minute
-	// maxMisses is how many failed probes end a Transport's turn: it
-	// may be the only one that does not reach the primary.
-	maxMisses = 5
+	// turnRounds is how many rounds of probes without effect end a turn, if
+	// Config.Rise does not ask for more: a Transport may be the only one that
+	// does not reach the primary, or that is not to go back.
+	turnRounds = 6
 	// maxWitnesses is how many Status names.
 	maxWitnesses = 64
 )
@@ -373,16 +374,19 @@ func (t *Transport) leads() bool {
 	return err != nil || len(turns) == 0 || turns[0] == t.fleet.claimant
 }
 
-// missed takes note of a failed probe for the fail-back.
-func (t *Transport) missed() {
+// endRound takes note of a round of probes for the fail-back, which may have been
+// the last of the turn. To wait for the dwell is no waste of it.
+func (t *Transport) endRound(st *state, good bool) {
 	if t.fleet == nil {
 		return
 	}
 	t.mu.Lock()
-	t.fleet.misses++
-	enough := t.fleet.misses >= maxMisses
+	if !good || !time.Now().Before(t.dwellUntil(st)) {
+		t.fleet.rounds++
+	}
+	over := t.fleet.rounds >= max(turnRounds, 2*t.cfg.Rise)
 	t.mu.Unlock()
-	if enough {
+	if over {
 		t.yieldFailback()
 	}
 }
@@ -394,8 +398,8 @@ func (t *Transport) yieldFailback() {
 		return
 	}
 	t.mu.Lock()
-	claimed := t.fleet.claimed
-	t.fleet.claimed, t.fleet.misses = false, 0
+	claimed := t.fleet.claimed && t.fleet.status.Err == nil
+	t.fleet.claimed, t.fleet.rounds = false, 0
 	t.mu.Unlock()
 	if claimed {
 		t.claim(context.WithoutCancel(t.ctx), failbackTopic, t.fleet.claimant, 0)

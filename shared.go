@@ -42,8 +42,8 @@ type Shared interface {
 	Claim(ctx context.Context, organization, topic, member string, ttl time.Duration) ([]string, error)
 }
 
-// Record is what a fleet knows of an organization. Its texts hold no
-// credentials.
+// Record is what a fleet knows of an organization. A store keeps its times to the
+// nanosecond and its texts as they are, which is UTF-8. They hold no credentials.
 type Record struct {
 	// Active is the endpoint that the traffic went to with the last switch.
 	Active Endpoint

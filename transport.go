@@ -170,6 +170,8 @@ func (c *call) tell(f *Fault, next *state) {
 	a := Attempt{Method: c.req.Method, Number: len(c.faults), Fault: f, To: f.Endpoint}
 	if next != nil {
 		a.Again, a.To = true, next.active
+	} else {
+		a.OutcomeUnknown = c.inDoubt(f) != nil
 	}
 	c.t.cfg.OnFault(c.req.Context(), a)
 }

@@ -587,6 +587,7 @@ func TestOnFaultTellsWhatBecomesOfEveryFault(t *testing.T) {
 			assert.Equal(t, http.MethodGet, one.attempt.Method)
 			assert.Equal(t, failover.ClassUnavailable, one.attempt.Fault.Class)
 			assert.True(t, one.attempt.Again)
+			assert.False(t, one.attempt.OutcomeUnknown)
 			assert.Equal(t, i == 2, one.attempt.To == failover.Alternate, "the third trips")
 		}
 
@@ -598,5 +599,14 @@ func TestOnFaultTellsWhatBecomesOfEveryFault(t *testing.T) {
 		assert.False(t, all[0].attempt.Again)
 		assert.Equal(t, failover.Alternate, all[0].attempt.To)
 		assert.Equal(t, failover.Unknown, all[0].attempt.Fault.Delivery)
+		assert.True(t, all[0].attempt.OutcomeUnknown)
+
+		all = nil
+		s.org.Alternate().FailNext(1, failovertest.OutagePage())
+		status, err := s.create("in doubt, with an answer")
+		require.NoError(t, err)
+		assert.Equal(t, 503, status)
+		require.Len(t, all, 1)
+		assert.True(t, all[0].attempt.OutcomeUnknown, "the response does not say so")
 	})
 }

@@ -128,13 +128,13 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 		return false
 	}
 	err := t.runProbe(t.ctx, Primary)
+	t.endRound(st, err == nil)
 	if err == nil && !t.risen(st) {
 		return true
 	}
 	if err == nil {
 		return t.propose(st, Primary, "the primary serves again", nil, damping) == nil
 	}
-	t.missed()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.Load() == st {
