@@ -87,17 +87,18 @@ func (b *batch) end(dst []byte) []byte {
 func (b *batch) held(dst []byte, ended bool) []byte {
 	body := b.place == outside || b.place == content
 	switch {
-	case ended:
-		dst = b.whole(dst)
-		b.line = b.line[:0]
-	case body && (b.line[0] != '-' || len(b.line) > maxDelimiter):
+	case len(b.line) > 0 && body && (b.line[0] != '-' || len(b.line) > maxDelimiter):
 		dst = b.pass(dst, b.line)
-		b.line, b.passing = b.line[:0], true
+		b.passing = !ended
 	case len(b.line) > maxLine:
 		b.place = passed
 		dst = append(dst, b.line...)
-		b.line = b.line[:0]
+	case ended:
+		dst = b.whole(dst)
+	default:
+		return dst
 	}
+	b.line = b.line[:0]
 	return dst
 }
 
@@ -133,10 +134,8 @@ func (b *batch) whole(dst []byte) []byte {
 			b.place, b.header = innerHeader, make(http.Header)
 			return b.requestLine(dst)
 		}
-	case content:
-		return b.pass(dst, b.line)
 	}
-	return append(dst, b.line...)
+	return b.pass(dst, b.line)
 }
 
 // delimiter reports whether a line is a delimiter, and goes where it leads. That

@@ -25,11 +25,12 @@ func (s *soapTo) next(dst, p []byte) []byte {
 	if s.done {
 		return append(dst, p...)
 	}
-	s.held = append(s.held, p...)
+	n := min(len(p), maxHeader-len(s.held))
+	s.held = append(s.held, p[:n]...)
 	if len(s.held) < maxHeader {
 		return dst
 	}
-	return s.end(dst)
+	return append(s.end(dst), p[n:]...)
 }
 
 func (s *soapTo) end(dst []byte) []byte {
