@@ -69,7 +69,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n", s.adminAddr)
 	}
 	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", addresses.Primary, addresses.Alternate)
-	callers := &callers{root: root, failed: line.Failed}
+	callers := &callers{client: http.DefaultClient, root: root, failed: line.Failed}
 	sum := callers.through(ctx, org, line, o.duration)
 	sum.Print(stdout)
 	missing := callers.missing(context.WithoutCancel(ctx))
@@ -99,6 +99,7 @@ func observed(next http.Handler, line *timeline.Timeline) http.Handler {
 
 // callers are programs in any language, for which the organization is at root.
 type callers struct {
+	client *http.Client
 	root   string
 	failed func(error)
 
@@ -212,7 +213,7 @@ func (c *callers) once(ctx context.Context, method, target string, in, out any) 
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Idempotency-Key", newID())
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.client.Do(req)
 	if err != nil {
 		return err
 	}

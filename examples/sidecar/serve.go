@@ -55,6 +55,8 @@ func newServer(handler http.Handler, errorLog *log.Logger) *http.Server {
 		MaxHeaderBytes:    256 << 10, // a query of 32 KiB, a token of 48
 		ErrorLog:          errorLog,
 		Protocols:         new(http.Protocols),
+		// So that "OPTIONS *" is refused and not answered for the organization.
+		DisableGeneralOptionsHandler: true,
 	}
 	s.Protocols.SetHTTP1(true)
 	return s
