@@ -82,6 +82,9 @@ func isXML(media string) bool {
 // the Transport has to have such a body in memory anyway.
 const maxHeld = 1 << 20
 
+// streamed reports whether the body of a request is passed on as it comes.
+func streamed(r *http.Request) bool { return r.ContentLength < 0 || r.ContentLength > maxHeld }
+
 // mapBody maps the links in the body of a request. A body of a known length up
 // to maxHeld keeps a known length; a longer one is streamed, in chunks. The error
 // is that of reading the body.
@@ -94,7 +97,7 @@ func mapBody(r *http.Request, m mapping) error {
 		return nil
 	}
 	body := &filtered{src: r.Body, filter: f}
-	if r.ContentLength < 0 || r.ContentLength > maxHeld {
+	if streamed(r) {
 		r.Body, r.ContentLength = body, -1
 		return nil
 	}

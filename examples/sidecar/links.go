@@ -105,7 +105,7 @@ func (m mapping) query(raw string) string {
 
 // organization is the organization behind the proxy.
 type organization struct {
-	primary *url.URL // origin that requests are sent to
+	primary *url.URL // where requests are sent to, and the Transport takes them from there
 	origins []string // by which it names itself
 }
 
@@ -169,10 +169,9 @@ func (f front) origin(host string) (string, bool) {
 	return origin("http", host), true
 }
 
-// links maps links in requests that are addressed to host: those to the proxy
-// under each of its names.
-func (f front) links(host string, org organization) mapping {
-	to := org.primary.Scheme + "://" + org.primary.Host
+// links maps links in requests that are addressed to host: those to the proxy,
+// under each of its names, to the endpoint at the origin to.
+func (f front) links(host, to string) mapping {
 	port := ""
 	if p := (&url.URL{Host: host}).Port(); p != "" {
 		port = ":" + p

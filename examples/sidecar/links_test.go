@@ -45,7 +45,8 @@ func organizationAt(t testing.TB, orgURL, alternate string) organization {
 
 func TestMappingURLs(t *testing.T) {
 	t.Parallel()
-	rows := []struct{ name, why, in, want string }{
+	type row struct{ name, why, in, want string }
+	rows := []row{
 		{"primary", "the usual link", "https://contoso.api.crm4.dynamics.com/api/data/v9.2/accounts?x=1#f", proxyOrigin + "/api/data/v9.2/accounts?x=1#f"},
 		{"alternate", "answers of the alternate name it", "https://contoso--s.api.crm4.dynamics.com/a", proxyOrigin + "/a"},
 		{"without api", "Dataverse has two names for one organization", "https://contoso.crm4.dynamics.com/a", proxyOrigin + "/a"},
@@ -67,7 +68,6 @@ func TestMappingURLs(t *testing.T) {
 		{"text before it", "only the beginning counts", "see https://contoso.crm4.dynamics.com/a", ""},
 		{"empty", "no URL", "", ""},
 	}
-	type row = struct{ name, why, in, want string }
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
 	m := toProxy(t)
 	for _, r := range rows {
@@ -105,9 +105,10 @@ func TestLinkHeadersAreMapped(t *testing.T) {
 
 func TestOnlyTheIDParameterOfAQueryIsMapped(t *testing.T) {
 	t.Parallel()
-	m := front{}.links("127.0.0.1:8365", organizationAt(t, "https://contoso.crm4.dynamics.com", ""))
+	m := front{}.links("127.0.0.1:8365", "https://contoso.crm4.dynamics.com")
 	const record = "https%3A%2F%2Fcontoso.crm4.dynamics.com%2Fapi%2Fdata%2Fv9.2%2Faccounts%281%29"
-	rows := []struct{ name, why, in, want string }{
+	type row struct{ name, why, in, want string }
+	rows := []row{
 		{"encoded", "as most clients do", "$id=http%3A%2F%2F127.0.0.1%3A8365%2Fapi%2Fdata%2Fv9.2%2Faccounts%281%29", "$id=" + record},
 		{"plain", "as Microsoft's examples do", "a=1&$id=http://127.0.0.1:8365/api/data/v9.2/accounts(1)&b;c", "a=1&$id=" + record + "&b;c"},
 		{"encoded name", "the same parameter", "%24id=http://localhost:8365/api/data/v9.2/accounts(1)", "%24id=" + record},
@@ -115,7 +116,6 @@ func TestOnlyTheIDParameterOfAQueryIsMapped(t *testing.T) {
 		{"other parameter", "may be data", "$filter=url eq 'http://127.0.0.1:8365/'&xid=http://127.0.0.1:8365/", "$filter=url eq 'http://127.0.0.1:8365/'&xid=http://127.0.0.1:8365/"},
 		{"malformed", "the organization may judge it", "$id=http://127.0.0.1:8365/%zz", "$id=http://127.0.0.1:8365/%zz"},
 	}
-	type row = struct{ name, why, in, want string }
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
 	for _, r := range rows {
 		assert.Equal(t, r.want, m.query(r.in), r.name)
@@ -126,7 +126,8 @@ func TestFrontNames(t *testing.T) {
 	t.Parallel()
 	public, err := url.Parse("https://Dynamics.corp.example")
 	require.NoError(t, err)
-	rows := []struct{ name, why, host, want string }{
+	type row struct{ name, why, host, want string }
+	rows := []row{
 		{"address", "of the machine itself", "127.0.0.1:8365", "http://127.0.0.1:8365"},
 		{"localhost", "of the machine itself", "LocalHost:8365", "http://localhost:8365"},
 		{"IPv6", "of the machine itself", "[::1]:8365", "http://[::1]:8365"},
@@ -145,7 +146,6 @@ func TestFrontNames(t *testing.T) {
 		{"user in it", "malformed", "x@127.0.0.1", ""},
 		{"zone", "of no use outside this machine", "[fe80::1%25eth0]:80", ""},
 	}
-	type row = struct{ name, why, host, want string }
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
 	for _, r := range rows {
 		got, ok := front{public}.origin(r.host)
@@ -157,7 +157,7 @@ func TestFrontNames(t *testing.T) {
 func TestLinksToTheProxyHaveAllItsNames(t *testing.T) {
 	t.Parallel()
 	public := &url.URL{Scheme: "https", Host: "dynamics.corp.example"}
-	m := front{public}.links("10.1.2.3:8365", organizationAt(t, "https://contoso.crm4.dynamics.com", ""))
+	m := front{public}.links("10.1.2.3:8365", "https://contoso.crm4.dynamics.com")
 	for _, own := range []string{"http://10.1.2.3:8365", "http://localhost:8365", "http://127.0.0.1:8365", "http://[::1]:8365", "https://dynamics.corp.example"} {
 		got, ok := m.url(own + "/a")
 		assert.True(t, ok, own)

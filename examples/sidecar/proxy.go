@@ -13,9 +13,10 @@ import (
 // proxy is the handler that callers talk to. It sends every request to the
 // organization, and to nowhere else, with the credentials it comes with.
 type proxy struct {
-	org     organization
-	front   front
-	reverse httputil.ReverseProxy
+	transport *failover.Transport
+	org       organization
+	front     front
+	reverse   httputil.ReverseProxy
 }
 
 // newProxy returns a proxy over transport. Its own remarks, about answers that
@@ -25,7 +26,7 @@ func newProxy(transport *failover.Transport, front front, errorLog *log.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{org: org, front: front}
+	p := &proxy{transport: transport, org: org, front: front}
 	p.reverse = httputil.ReverseProxy{
 		Transport:      transport,
 		Rewrite:        p.rewrite,
@@ -52,11 +53,24 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := context.WithValue(r.Context(), exchangeKey{}, &exchange{front: own})
 	r = r.WithContext(ctx)
 	r.Header.Del("Upgrade") // Java's HttpClient offers h2c with every request
-	if err := mapBody(r, p.front.links(r.Host, p.org)); err != nil {
+	if err := mapBody(r, p.front.links(r.Host, p.endpoint(r))); err != nil {
 		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request did not come to its end; nothing was sent to the organization")
 		return
 	}
 	p.reverse.ServeHTTP(w, r)
+}
+
+// endpoint returns the origin that links in the body of a request are to have.
+// The Transport maps those to the one endpoint to the other by itself, in a body
+// that it holds. In a longer one they have to name the active endpoint already.
+func (p *proxy) endpoint(r *http.Request) string {
+	if !streamed(r) {
+		return p.org.primary.String()
+	}
+	if status := p.transport.Status(); status.Active == failover.Alternate {
+		return status.Alternate.URL
+	}
+	return p.org.primary.String()
 }
 
 // exchange is what has to be known of a request until it is answered.
@@ -79,7 +93,7 @@ func onFault(ctx context.Context, a failover.Attempt) {
 
 // rewrite makes the request that goes to the organization.
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
-	out, links := pr.Out, p.front.links(pr.In.Host, p.org)
+	out, links := pr.Out, p.front.links(pr.In.Host, p.org.primary.String())
 	out.URL.Scheme, out.URL.Host, out.Host = p.org.primary.Scheme, p.org.primary.Host, ""
 	// ReverseProxy has dropped the parameters that it cannot parse; the
 	// organization may be able to: a semicolon in a $filter.

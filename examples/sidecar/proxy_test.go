@@ -224,6 +224,10 @@ func TestLinksLeadThroughTheProxyAndBack(t *testing.T) {
 			require.Equal(t, http.StatusNoContent, r.StatusCode, r.body)
 			r = s.send(t, http.MethodDelete, account+"/contact_customer_accounts/$ref?$id="+contact, "")
 			require.Equal(t, http.StatusNoContent, r.StatusCode, r.body)
+
+			s.send(t, http.MethodGet, s.root()+"WhoAmI", "") // the traffic is where it belongs
+			r = s.send(t, http.MethodPatch, account, `{"description":"`+strings.Repeat("x", 2*maxHeld)+`","primarycontactid@odata.bind":"`+contact+`"}`, asJSON)
+			require.Equal(t, http.StatusNoContent, r.StatusCode, "a body that is too long for the Transport to map: %s", r.body)
 		})
 	}
 }
@@ -293,10 +297,11 @@ func TestHeadersOfTheWayAreNotSentOn(t *testing.T) {
 
 func TestNobodyReachesOtherHosts(t *testing.T) {
 	t.Parallel()
-	rows := []struct {
+	type row struct {
 		name, why, request string
 		status             int
-	}{
+	}
+	rows := []row{
 		{"tunnel", "CONNECT is for forward proxies", "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", 400},
 		{"tunnel with our host", "the target counts", "CONNECT example.com:443 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400},
 		{"absolute form", "is for forward proxies", "GET http://example.com/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400},
@@ -312,10 +317,6 @@ func TestNobodyReachesOtherHosts(t *testing.T) {
 		{"user in the path", "the same", "GET /@attacker.example/x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404},
 		{"status page", "is elsewhere", "GET /-/failover HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404},
 		{"length and chunks", "request smuggling", "POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
-	}
-	type row = struct {
-		name, why, request string
-		status             int
 	}
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
 	s := startSite(t)
@@ -374,6 +375,20 @@ func TestAnAnswerThatSaysNothingOfAWriteIsMarked(t *testing.T) {
 	r = s.send(t, http.MethodPost, s.root()+"accounts(1)", `{}`, asJSON)
 	assert.Equal(t, http.StatusBadRequest, r.StatusCode)
 	assert.Empty(t, r.Header.Get("Failover-Outcome"), "the organization answered")
+}
+
+func TestAnUploadThatMeetsAFenceIsTheCallersToRepeat(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	s.org.FailOver()
+	target, body := s.root()+"annotations("+newID()+")", `{"documentbody":"`+strings.Repeat("x", 2*maxHeld)+`"}`
+	r := s.send(t, http.MethodPatch, target, body, asJSON)
+	assert.Equal(t, http.StatusServiceUnavailable, r.StatusCode)
+	assert.Empty(t, r.Header.Get("Failover-Outcome"), "a fence carries nothing out")
+	assert.Eventually(t, func() bool {
+		return s.send(t, http.MethodPatch, target, body, asJSON).StatusCode == http.StatusNoContent
+	}, 20*time.Second, 50*time.Millisecond)
+	assert.Equal(t, 1, applied(s.org.Alternate()))
 }
 
 func TestAWriteThatIsVouchedForIsRepeated(t *testing.T) {
@@ -480,8 +495,7 @@ func TestConditionsAndErrorsOfTheOrganizationPass(t *testing.T) {
 
 func TestSmallBodiesKeepALength(t *testing.T) {
 	t.Parallel()
-	org := organizationAt(t, "https://contoso.crm4.dynamics.com", "")
-	m := front{}.links("localhost:8365", org)
+	m := front{}.links("localhost:8365", "https://contoso.crm4.dynamics.com")
 	const mapped = `{"@odata.id":"https://contoso.crm4.dynamics.com/a"}`
 	for _, length := range []int64{int64(len(`{"@odata.id":"http://localhost:8365/a"}`)), -1} {
 		r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "/x", strings.NewReader(`{"@odata.id":"http://localhost:8365/a"}`))

@@ -94,7 +94,7 @@ func TestRequestsArePassedOnAsTheyCome(t *testing.T) {
 	assert.Equal(t, int64(3*maxHeld+len("the end")), <-answered)
 }
 
-const large = 96 << 20
+const large = 32 << 20
 
 // writeLarge writes a JSON array of about large bytes.
 func writeLarge(w io.Writer) {
@@ -139,7 +139,7 @@ func (h *heap) Write(p []byte) (int, error) {
 func (h *heap) assertBounded(t *testing.T) {
 	t.Helper()
 	require.NotZero(t, h.most)
-	assert.Less(t, int64(h.most)-int64(h.base), int64(large/4), "memory in use")
+	assert.Less(t, int64(h.most)-int64(h.base), int64(large/2), "memory in use")
 }
 
 // Not parallel: it measures the memory of the process.
