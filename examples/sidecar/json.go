@@ -81,7 +81,7 @@ func (j *jsonLinks) structure(p []byte) int {
 		case '}', ']':
 			j.levels = j.levels[:len(j.levels)-1]
 		case ',':
-			top.name, top.link = top.object, top.link && !top.object
+			top.name = top.object
 		case '"':
 			j.begin(top)
 			return i + 1

@@ -431,6 +431,12 @@ func TestAReadThatGetsNoAnswer(t *testing.T) {
 	assert.Equal(t, http.StatusBadGateway, r.StatusCode, r.body)
 	assert.Equal(t, "Failover.NoAnswer", r.failure(t).Error.Code)
 	assert.Empty(t, r.Header.Get("Failover-Outcome"))
+
+	s.org.Primary().Heal()
+	s.org.Primary().FailWhen(func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "contacts") }, failovertest.OutagePage())
+	r = s.send(t, http.MethodGet, s.root()+"contacts", "")
+	assert.Equal(t, http.StatusServiceUnavailable, r.StatusCode)
+	assert.Empty(t, r.Header.Get("Failover-Outcome"), "a read leaves nothing in doubt")
 }
 
 func TestAClosedTransportEndsConnections(t *testing.T) {

@@ -43,18 +43,24 @@ func startOrganization(t *testing.T, handler http.HandlerFunc) *site {
 
 func TestAnswersArePassedOnAsTheyCome(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"application/json", "application/octet-stream", "multipart/mixed; boundary=b"} {
+	for _, kind := range []string{"application/json", "application/octet-stream", "image/png", "multipart/mixed; boundary=b"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			goOn := make(chan struct{})
 			s := startOrganization(t, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", kind)
-				w.Header().Set("Trailer", "X-Sum")
+				if kind == "image/png" {
+					w.Header().Set("Content-Length", fmt.Sprint(len(`{"value":[{"a":1},{}]}`)))
+				} else {
+					w.Header().Set("Trailer", "X-Sum")
+				}
 				io.WriteString(w, `{"value":[{"a":1},`)
 				http.NewResponseController(w).Flush()
 				<-goOn
 				io.WriteString(w, `{}]}`)
-				w.Header().Set("X-Sum", "42")
+				if kind != "image/png" {
+					w.Header().Set("X-Sum", "42")
+				}
 			})
 			resp, err := s.caller.Get(s.root() + "$batch")
 			require.NoError(t, err)
@@ -67,7 +73,9 @@ func TestAnswersArePassedOnAsTheyCome(t *testing.T) {
 			rest, err := io.ReadAll(resp.Body)
 			require.NoError(t, err)
 			assert.Equal(t, `{}]}`, string(rest))
-			assert.Equal(t, "42", resp.Trailer.Get("X-Sum"))
+			if kind != "image/png" {
+				assert.Equal(t, "42", resp.Trailer.Get("X-Sum"))
+			}
 		})
 	}
 }
@@ -316,6 +324,7 @@ func TestPatienceIsForEachPiece(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(patient(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
+		r.Body.Read(make([]byte, 1))                  // once more after the end, while the server watches for callers that go
 		wait := time.NewTimer(150 * time.Millisecond) // longer than the limit, and not the caller's fault
 		defer wait.Stop()
 		select {
