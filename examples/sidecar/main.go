@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+const (
+	defaultListen = "127.0.0.1:8365"
+	defaultAdmin  = "127.0.0.1:8366"
+	// anyPort is for demonstrations, of which there may be several.
+	anyPort = "127.0.0.1:0"
+)
+
+// options are what the flags say.
+type options struct {
+	org, alternate, public string
+	listen, admin          string
+	expose                 bool
+	attemptTimeout, grace  time.Duration
+	duration               time.Duration
+	front                  front
+}
+
+// run is main without its surroundings. It returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var o options
+	flags := flag.NewFlagSet("sidecar", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.org, "org", "", "`URL` of the organization (default: a simulated one, for a demonstration)")
+	flags.StringVar(&o.alternate, "alternate", "", "`URL` of its alternate endpoint, where no rule leads to it")
+	flags.StringVar(&o.listen, "listen", "", "`address` for callers (default "+defaultListen+")")
+	flags.StringVar(&o.admin, "admin", "", "`address` of the status page and readiness, or \"none\" (default "+defaultAdmin+")")
+	flags.StringVar(&o.public, "public", "", "`URL` by which callers know the proxy, if not by an IP address or as localhost")
+	flags.BoolVar(&o.expose, "expose", false, "permit addresses that other machines can reach")
+	flags.DurationVar(&o.attemptTimeout, "attempt-timeout", 0, "longest wait for the headers of an answer (default 150s)")
+	flags.DurationVar(&o.grace, "grace", 30*time.Second, "how long requests under way may take after SIGTERM")
+	flags.DurationVar(&o.duration, "duration", 0, "how long the demonstration takes (default 12s)")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	}
+	if err := o.check(flags.NArg()); err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 2
+	}
+	if o.org != "" {
+		return serve(ctx, o, stdout, stderr)
+	}
+	org := failovertest.Start(nil)
+	defer org.Close()
+	return demonstrate(ctx, org, o, stdout, stderr)
+}
+
+// check completes the options and refuses those that make no sense.
+func (o *options) check(arguments int) error {
+	simulated := o.org == ""
+	if arguments > 0 || o.duration < 0 || o.grace < 0 || o.attemptTimeout < 0 {
+		return errors.New("there is nothing but flags, and no duration is negative")
+	}
+	if simulated && (o.alternate != "" || o.duration != 0 && o.duration < shortest) || !simulated && o.duration != 0 {
+		return fmt.Errorf("-alternate needs -org; -duration is for demonstrations and %v at least", shortest)
+	}
+	if o.public != "" {
+		u, err := url.Parse(o.public)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" {
+			return errors.New("-public is a URL of scheme, host and port")
+		}
+		o.front.public = u
+	}
+	listen, admin := defaultListen, defaultAdmin
+	if simulated {
+		listen, admin, o.duration = anyPort, anyPort, cmp.Or(o.duration, 12*time.Second)
+	}
+	o.listen, o.admin = cmp.Or(o.listen, listen), cmp.Or(o.admin, admin)
+	if err := checkAddress(o.listen, o.expose); err != nil {
+		return err
+	}
+	if o.admin == "none" {
+		o.admin = ""
+		return nil
+	}
+	return checkAddress(o.admin, o.expose)
+}
+
+// serve is the proxy of a real organization. It returns when ctx has ended and
+// the requests under way have, too.
+func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
+	logger := slog.New(slog.NewTextHandler(stderr, nil))
+	transport, err := failover.New(o.org, &failover.Config{
+		Alternate:      o.alternate,
+		AttemptTimeout: o.attemptTimeout,
+		OnFault:        onFault,
+		Logger:         logger,
+	})
+	if err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 2
+	}
+	defer transport.Close()
+	return serveWith(ctx, o, transport, slog.NewLogLogger(logger.Handler(), slog.LevelWarn), stdout, stderr)
+}
+
+// serveWith is serve with a Transport.
+func serveWith(ctx context.Context, o options, transport *failover.Transport, errorLog *log.Logger, stdout, stderr io.Writer) int {
+	p, err := newProxy(transport, o.front, errorLog)
+	if err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 2
+	}
+	s, err := start(o.listen, o.admin, p, transport, o.front, errorLog)
+	if err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 1
+	}
+	fmt.Fprintf(stdout, "%s is at http://%s\n", p.org.primary, s.addr)
+	if s.adminAddr != nil {
+		fmt.Fprintf(stdout, "its status is at http://%s/-/failover\n", s.adminAddr)
+	}
+	err = errors.Join(s.wait(ctx), s.stop(o.grace))
+	if err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 1
+	}
+	return 0
+}
