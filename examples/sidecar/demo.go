@@ -18,6 +18,7 @@ import (
 
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/examples/internal/timeline"
+	"github.com/d365failover/failover/failoverotel"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -33,7 +34,12 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		return 1
 	}
 	line := timeline.New(stdout, addresses)
-	transport, err := failover.New(org.URL(), &failover.Config{
+	provider, metrics, err := newMetrics()
+	if err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 1
+	}
+	transport, err := failoverotel.New(org.URL(), &failover.Config{
 		Base:      org.Transport(), // dials the simulator, trusts its certificates
 		Authorize: org.Authorize,   // real callers bring their own tokens
 		// A real outage takes hours, this one seconds. Outside of a
@@ -45,7 +51,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		OnEvent:          line.OnEvent,
 		OnFault:          onFault,
 		Logger:           slog.New(slog.DiscardHandler), // the timeline tells the same
-	})
+	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {
 		fmt.Fprintln(stderr, "sidecar:", err)
 		return 1
@@ -57,7 +63,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		fmt.Fprintln(stderr, "sidecar:", err)
 		return 1
 	}
-	s, err := start(o.listen, o.admin, observed(p, line), transport, o.front, errorLog)
+	s, err := start(o.listen, o.admin, observed(p, line), statusHandler(transport, metrics, o.front), errorLog)
 	if err != nil {
 		fmt.Fprintln(stderr, "sidecar:", err)
 		return 1
@@ -66,7 +72,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 	fmt.Fprintf(stdout, "Callers list and create accounts through the proxy for %v. The organization is simulated\n"+
 		"on this machine; its region fails and recovers meanwhile. Try it, too:\n\n  curl %saccounts\n", o.duration, root)
 	if s.adminAddr != nil {
-		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n", s.adminAddr)
+		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n  curl http://%[1]s/-/metrics\n", s.adminAddr)
 	}
 	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", addresses.Primary, addresses.Alternate)
 	callers := &callers{client: http.DefaultClient, root: root, failed: line.Failed}

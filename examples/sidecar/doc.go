@@ -90,9 +90,10 @@
 // Callers in containers of the same pod need neither. In other containers they
 // know it by a name: -expose -listen :8365 -public http://sidecar:8365.
 //
-// The status page and readiness have an address of their own, because all paths of
-// the proxy are the organization's, and because the page names records:
+// The status page, readiness and metrics have an address of their own, because all
+// paths of the proxy are the organization's, and because the page names records:
 //
 //	http://127.0.0.1:8366/-/failover
 //	http://127.0.0.1:8366/-/ready
+//	http://127.0.0.1:8366/-/metrics
 package main

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failoverotel"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -50,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.org, "org", "", "`URL` of the organization (default: a simulated one, for a demonstration)")
 	flags.StringVar(&o.alternate, "alternate", "", "`URL` of its alternate endpoint, where no rule leads to it")
 	flags.StringVar(&o.listen, "listen", "", "`address` for callers (default "+defaultListen+")")
-	flags.StringVar(&o.admin, "admin", "", "`address` of the status page and readiness, or \"none\" (default "+defaultAdmin+")")
+	flags.StringVar(&o.admin, "admin", "", "`address` of status page, readiness and metrics, or \"none\" (default "+defaultAdmin+")")
 	flags.StringVar(&o.public, "public", "", "`URL` by which callers know the proxy, if not by an IP address or as localhost")
 	flags.BoolVar(&o.expose, "expose", false, "permit addresses that other machines can reach")
 	flags.DurationVar(&o.attemptTimeout, "attempt-timeout", 0, "longest wait for the headers of an answer (default 150s)")
@@ -109,35 +111,40 @@ func (o *options) check(arguments int) error {
 // the requests under way have, too.
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
 	logger := slog.New(slog.NewTextHandler(stderr, nil))
-	transport, err := failover.New(o.org, &failover.Config{
+	provider, metrics, err := newMetrics()
+	if err != nil {
+		fmt.Fprintln(stderr, "sidecar:", err)
+		return 1
+	}
+	transport, err := failoverotel.New(o.org, &failover.Config{
 		Alternate:      o.alternate,
 		AttemptTimeout: o.attemptTimeout,
 		OnFault:        onFault,
 		Logger:         logger,
-	})
+	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {
 		fmt.Fprintln(stderr, "sidecar:", err)
 		return 2
 	}
 	defer transport.Close()
-	return serveWith(ctx, o, transport, slog.NewLogLogger(logger.Handler(), slog.LevelWarn), stdout, stderr)
+	return serveWith(ctx, o, transport, metrics, slog.NewLogLogger(logger.Handler(), slog.LevelWarn), stdout, stderr)
 }
 
 // serveWith is serve with a Transport.
-func serveWith(ctx context.Context, o options, transport *failover.Transport, errorLog *log.Logger, stdout, stderr io.Writer) int {
+func serveWith(ctx context.Context, o options, transport *failover.Transport, metrics http.Handler, errorLog *log.Logger, stdout, stderr io.Writer) int {
 	p, err := newProxy(transport, o.front, errorLog)
 	if err != nil {
 		fmt.Fprintln(stderr, "sidecar:", err)
 		return 2
 	}
-	s, err := start(o.listen, o.admin, p, transport, o.front, errorLog)
+	s, err := start(o.listen, o.admin, p, statusHandler(transport, metrics, o.front), errorLog)
 	if err != nil {
 		fmt.Fprintln(stderr, "sidecar:", err)
 		return 1
 	}
 	fmt.Fprintf(stdout, "%s is at http://%s\n", p.org.primary, s.addr)
 	if s.adminAddr != nil {
-		fmt.Fprintf(stdout, "its status is at http://%s/-/failover\n", s.adminAddr)
+		fmt.Fprintf(stdout, "its status is at http://%s/-/failover, metrics for Prometheus at http://%[1]s/-/metrics\n", s.adminAddr)
 	}
 	err = errors.Join(s.wait(ctx), s.stop(o.grace))
 	if err != nil {

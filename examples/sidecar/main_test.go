@@ -126,7 +126,7 @@ func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *
 	out, in := io.Pipe()
 	go func() {
 		o := options{listen: anyPort, grace: grace}
-		r.status <- serveWith(ctx, o, s.transport, log.New(io.Discard, "", 0), in, &r.stderr)
+		r.status <- serveWith(ctx, o, s.transport, http.NotFoundHandler(), log.New(io.Discard, "", 0), in, &r.stderr)
 		in.Close()
 	}()
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -207,11 +207,18 @@ func TestSignalsEndTheProgram(t *testing.T) {
 		assert.Contains(t, line, "https://contoso.crm4.dynamics.com is at http://127.0.0.1:")
 		line, err = lines.ReadString('\n')
 		require.NoError(t, err)
-		_, admin, _ := strings.Cut(strings.TrimSpace(line), " is at ")
-		resp, err := http.Get(strings.Replace(admin, "/-/failover", "/-/ready", 1))
-		require.NoError(t, err)
-		resp.Body.Close()
-		assert.Equal(t, http.StatusOK, resp.StatusCode)
+		admin := regexp.MustCompile(`http://[0-9.:]+`).FindString(line)
+		for path, want := range map[string]string{
+			"/-/ready": "ok\n", "/-/failover": "https://contoso.crm4.dynamics.com", "/-/metrics": `failover_active{failover_endpoint="primary"`,
+		} {
+			resp, err := http.Get(admin + path)
+			require.NoError(t, err)
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			require.NoError(t, err)
+			assert.Equal(t, http.StatusOK, resp.StatusCode, path)
+			assert.Contains(t, string(body), want, path)
+		}
 		require.NoError(t, cmd.Process.Signal(signal))
 		assert.NoError(t, cmd.Wait(), "%v", signal)
 	}

@@ -76,18 +76,16 @@ func (p *proxy) endpoint(r *http.Request) string {
 // exchange is what has to be known of a request until it is answered.
 type exchange struct {
 	front   string // origin by which the caller addresses the proxy
-	unknown bool   // an attempt may have been carried out
-	inDoubt bool   // nothing is known of the outcome
+	inDoubt bool   // it is a write that may or may not have been carried out
 }
 
 type exchangeKey struct{}
 
-// onFault is the Config.OnFault that tells exchanges of their faults. Those of
-// one request come one after the other, before its answer.
+// onFault is the Config.OnFault that tells exchanges how they have ended. It is
+// called before the answer.
 func onFault(ctx context.Context, a failover.Attempt) {
 	if e, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
-		e.unknown = e.unknown || a.Fault.Delivery == failover.Unknown
-		e.inDoubt = e.unknown && !a.Again && a.Fault.Delivery != failover.Answered
+		e.inDoubt = a.OutcomeUnknown
 	}
 }
 
@@ -125,14 +123,9 @@ func (p *proxy) modifyResponse(resp *http.Response) error {
 	resp.Header.Del("Alt-Svc") // they speak of the organization's own address
 	resp.Header.Del("Strict-Transport-Security")
 	resp.Header.Del(outcomeHeader)
-	if e.inDoubt && !reads(resp.Request.Method) {
+	if e.inDoubt {
 		resp.Header.Set(outcomeHeader, outcomeUnknown)
 	}
 	mapResponse(resp, p.org.links(e.front))
 	return nil
-}
-
-// reads reports whether requests with the method change nothing.
-func reads(method string) bool {
-	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions || method == http.MethodTrace
 }

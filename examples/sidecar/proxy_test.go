@@ -58,7 +58,7 @@ func startProxy(t *testing.T, orgURL string, cfg *failover.Config) *site {
 	quiet := log.New(io.Discard, "", 0)
 	p, err := newProxy(transport, front{}, quiet)
 	require.NoError(t, err)
-	servers, err := start(anyPort, anyPort, p, transport, front{}, quiet)
+	servers, err := start(anyPort, anyPort, p, statusHandler(transport, http.NotFoundHandler(), front{}), quiet)
 	require.NoError(t, err)
 	t.Cleanup(func() { servers.stop(5 * time.Second) })
 	base := &http.Transport{}

@@ -21,9 +21,9 @@ type servers struct {
 	failed       chan error
 }
 
-// start listens and serves: the proxy at listen, status page and readiness at
-// admin unless that is empty.
-func start(listen, admin string, handler http.Handler, transport *failover.Transport, front front, errorLog *log.Logger) (*servers, error) {
+// start listens and serves: the proxy at listen, and status at admin unless that is
+// empty.
+func start(listen, admin string, proxy, status http.Handler, errorLog *log.Logger) (*servers, error) {
 	s := &servers{failed: make(chan error, 2)}
 	ln, err := net.Listen("tcp", listen)
 	if err != nil {
@@ -36,11 +36,11 @@ func start(listen, admin string, handler http.Handler, transport *failover.Trans
 			return nil, err
 		}
 		s.adminAddr = adminListener.Addr()
-		s.admin = newServer(adminHandler(transport, front), errorLog)
+		s.admin = newServer(status, errorLog)
 		go func() { s.failed <- s.admin.Serve(adminListener) }()
 	}
 	s.addr = ln.Addr()
-	s.proxy = newServer(patient(handler, patience), errorLog)
+	s.proxy = newServer(patient(proxy, patience), errorLog)
 	go func() { s.failed <- s.proxy.Serve(ln) }()
 	return s, nil
 }
@@ -62,12 +62,13 @@ func newServer(handler http.Handler, errorLog *log.Logger) *http.Server {
 	return s
 }
 
-// adminHandler serves what is for the people who run the proxy. It is not part of
+// statusHandler serves what is for the people who run the proxy. It is not part of
 // the proxy's address, where every path is the organization's.
-func adminHandler(transport *failover.Transport, front front) http.Handler {
+func statusHandler(transport *failover.Transport, metrics http.Handler, front front) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/-/failover", transport.StatusHandler())
 	mux.Handle("/-/ready", transport.ReadyHandler())
+	mux.Handle("/-/metrics", metrics)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := front.origin(r.Host); !ok {
 			writeError(w, http.StatusMisdirectedRequest, "WrongHost", "this host name is not one of the proxy's; see its flag -public")
