@@ -60,8 +60,8 @@ const successResolution = time.Millisecond
 
 // succeeded records that a healthy answer came at now, a time since origin.
 func (e *endpoint) succeeded(now time.Duration) {
-	if now-time.Duration(e.lastSuccess.Load()) >= successResolution {
-		e.lastSuccess.Store(int64(now))
+	if last := e.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
+		e.lastSuccess.Store(max(1, int64(now))) // 0 is never
 	}
 }
 

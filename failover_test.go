@@ -148,6 +148,13 @@ func decode(t require.TestingT, resp *http.Response, v any) {
 
 func (s *story) active() failover.Endpoint { return s.transport.Status().Active }
 
+func TestTheFirstSuccessCountsHoweverEarly(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.get(accounts) // no time has passed since New
+		assert.WithinDuration(s, time.Now(), s.transport.Status().Primary.LastSuccess, time.Millisecond)
+	})
+}
+
 func TestHealthyTrafficStaysAtThePrimaryAndIsNotProbed(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		for range 5 {

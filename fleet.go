@@ -36,7 +36,7 @@ type fleet struct {
 	// refused is the generation of the last record that was not followed, so
 	// that this is said once.
 	refused   uint64
-	witnessed time.Time // until when this process counts as a witness
+	witnessed time.Time // until when this process counts as a witness of status.Failed
 	claimed   bool      // a claim on the fail-back may last
 	rounds    int       // of probes without effect, since it is this Transport's turn
 }
@@ -313,7 +313,7 @@ func (f *fleet) rouse() {
 	}
 }
 
-// witness tells the fleet that this process has seen the active endpoint fail.
+// witness tells the fleet that this process has seen an endpoint fail.
 // It returns an error while too few have to switch, and nil at once if no more
 // than one has to.
 func (t *Transport) witness(at Endpoint, quorum int) error {
@@ -321,7 +321,7 @@ func (t *Transport) witness(at Endpoint, quorum int) error {
 		return nil
 	}
 	t.mu.Lock()
-	t.fleet.witnessed = time.Now().Add(witnessTime)
+	t.fleet.witnessed, t.fleet.status.Failed = time.Now().Add(witnessTime), at
 	lost := t.fleet.status.Err != nil
 	t.mu.Unlock()
 	if quorum <= 1 || lost {
@@ -340,7 +340,7 @@ func (t *Transport) witness(at Endpoint, quorum int) error {
 // there is nothing to see.
 func (t *Transport) renewWitness() (quiet bool) {
 	t.mu.Lock()
-	at, left := t.state.Load().active, time.Until(t.fleet.witnessed)
+	at, left := t.fleet.status.Failed, time.Until(t.fleet.witnessed)
 	t.mu.Unlock()
 	var seen []string
 	if left > 0 {

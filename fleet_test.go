@@ -535,6 +535,22 @@ func TestAProcessThatIsAloneWithAnOutageCanBeTold(t *testing.T) {
 	})
 }
 
+func TestAWitnessOfOneEndpointIsNoneOfTheOther(t *testing.T) {
+	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
+		s.org.Alternate().Serve()
+		s.fleet[0].cut[failover.Primary].Store(true)
+		assert.Equal(s, 200, s.fleet[0].get())
+		s.allAt(failover.Alternate)
+		time.Sleep(20 * time.Second)
+		fleet := s.fleet[0].Status().Fleet
+		assert.Equal(s, failover.Primary, fleet.Failed)
+		assert.Equal(s, []string{"process A"}, fleet.Witnesses, "it was alone with it")
+		others, err := s.store.Claim(s.Context(), "contoso.api.crm.dynamics.com", "outage of the alternate", "a test", time.Second)
+		require.NoError(s, err)
+		assert.Equal(s, []string{"a test"}, others)
+	})
+}
+
 func TestAHandMovesTheFleet(t *testing.T) {
 	tellOfAFleet(t, 3, failover.Config{}, func(s *fleetStory) {
 		s.org.Alternate().Serve()

@@ -72,8 +72,9 @@ type FleetStatus struct {
 	// it does not pass its probe, the Transport is pinned, ConfirmSwitch
 	// objects, or the store cannot be told.
 	Apart bool
-	// Witnesses are the members that have seen the active endpoint fail within
+	// Witnesses are the members that have seen the endpoint Failed fail within
 	// the last minute, this one included; none if this one has not. A single
 	// one is alone with it: look at its network first.
+	Failed    Endpoint
 	Witnesses []string
 }

@@ -57,7 +57,7 @@ var statusPage string
 //	                    "inconclusive"), error
 //	fleet               with Config.Shared, what is known of the fleet: member,
 //	                    apart, active, generation, since, reason and by of the
-//	                    record, loaded, witnesses, error
+//	                    record, loaded, failed, witnesses, error
 //	loss                the writes that the last switch put at risk: from,
 //	                    lastSuccess, rpoSeconds, truncated, atRisk, unknown
 //	events              objects, oldest first, with kind, time, generation,

@@ -88,6 +88,7 @@ type statusFleet struct {
 	Reason     string    `json:"reason,omitempty"`
 	By         string    `json:"by,omitempty"`
 	Loaded     time.Time `json:"loaded,omitzero"`
+	Failed     string    `json:"failed,omitempty"`
 	Witnesses  []string  `json:"witnesses"`
 	Error      string    `json:"error,omitempty"`
 }
@@ -204,6 +205,9 @@ func fleetView(s *FleetStatus) *statusFleet {
 		Member: s.Member, Apart: s.Apart, Active: s.Record.Active.String(), Generation: s.Record.Generation, Since: s.Record.Since.UTC(),
 		Reason: oneLine(errorTextOf(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
 		Witnesses: append([]string{}, s.Witnesses...),
+	}
+	if len(s.Witnesses) > 0 {
+		v.Failed = s.Failed.String()
 	}
 	if s.Err != nil {
 		v.Error = boundedText(s.Err)
@@ -338,7 +342,7 @@ func (r *statusReport) assessFleet(s *Status) {
 	case f.Err != nil:
 		r.Advice += " The fleet's store does not answer: this process is on its own."
 	case len(f.Witnesses) == 1:
-		r.Advice += " No other process of the fleet reports that the active endpoint fails: look at the network of this one first."
+		r.Advice += fmt.Sprintf(" No other process of the fleet has seen the %v fail: look at the network of this one first.", f.Failed)
 	case f.Apart:
 		r.Advice += fmt.Sprintf(" The fleet is at the %v.", f.Record.Active)
 	}

@@ -274,7 +274,7 @@ var statusRows = []statusRow{
 			return s
 		}(),
 		situation: "down", level: "bad",
-		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "look at the network of this one first",
+		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "No other process of the fleet has seen the primary fail: look at the network of this one first",
 		page: []string{">in step<", "web-1/17/ABCDEF"},
 	},
 	{
