@@ -266,6 +266,15 @@ func (w *way) roundTrip(base http.RoundTripper, req *http.Request) (*http.Respon
 	return nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
 }
 
+// end returns what ends the context of the request once its answer was read, nil
+// if it has none of its own.
+func (w *way) end() context.CancelCauseFunc {
+	if w == nil {
+		return nil
+	}
+	return w.cancel
+}
+
 // release ends the context of the request.
 func (w *way) release() {
 	if w != nil && w.cancel != nil {

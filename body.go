@@ -54,13 +54,13 @@ func mayHold(req *http.Request, maxBody int64) bool {
 	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) && req.Header.Get("Upgrade") == ""
 }
 
+// maxAtOnce bounds what is allocated on the word of a Content-Length.
+const maxAtOnce = 1 << 20
+
 // readUpTo reads a body to its end, or until it is longer than maxBody. Length
 // is that of the body as far as it is known.
 func readUpTo(body io.Reader, length, maxBody int64) ([]byte, error) {
-	if length <= 0 {
-		return io.ReadAll(io.LimitReader(body, maxBody+1))
-	}
-	begin := make([]byte, 0, length+1) // one more, to see its end
+	begin := make([]byte, 0, min(max(length, 511), maxBody, maxAtOnce)+1) // one more, to see the end
 	for len(begin) < cap(begin) {
 		n, err := body.Read(begin[len(begin):cap(begin)])
 		begin = begin[:len(begin)+n]
@@ -71,7 +71,7 @@ func readUpTo(body io.Reader, length, maxBody int64) ([]byte, error) {
 			return nil, err
 		}
 	}
-	rest, err := io.ReadAll(io.LimitReader(body, maxBody-length)) // more than was said, for net/http to refuse
+	rest, err := io.ReadAll(io.LimitReader(body, maxBody-int64(len(begin))+1))
 	return append(begin, rest...), err
 }
 

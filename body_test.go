@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -312,11 +314,70 @@ func TestABodyLongerOrShorterThanItsLengthIsRefusedByBase(t *testing.T) {
 	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer transport.Close()
-	for _, length := range []int64{3, 7, 100} {
+	for _, length := range []int64{3, 7, 100, 1 << 60} {
 		req, err := http.NewRequest(http.MethodPut, server.URL, strings.NewReader("12345"))
 		require.NoError(t, err)
 		req.ContentLength = length
 		_, err = transport.RoundTrip(req)
 		assert.ErrorContains(t, err, "ContentLength", "%d", length)
 	}
+}
+
+// Whatever MaxBody, the server gets all of every body.
+func TestMaxBodyOfAnySize(t *testing.T) {
+	t.Parallel()
+	var got string
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		assert.NoError(t, err)
+		got = string(body)
+	}))
+	defer server.Close()
+	for _, maxBody := range []int64{-1, 1, 7, 511, 512, 513, 1 << 20, math.MaxInt64 - 1, math.MaxInt64} {
+		transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", MaxBody: maxBody})
+		require.NoError(t, err)
+		for _, size := range []int{0, 1, 6, 7, 8, 511, 512, 513, 2000} {
+			want := strings.Repeat("x", size)
+			for _, known := range []bool{true, false} {
+				var body io.Reader = strings.NewReader(want)
+				if !known {
+					body = struct{ io.Reader }{iotest.OneByteReader(body)}
+				}
+				req, err := http.NewRequest(http.MethodPut, server.URL, body)
+				require.NoError(t, err)
+				resp, err := transport.RoundTrip(req)
+				require.NoError(t, err)
+				resp.Body.Close()
+				assert.True(t, want == got, "MaxBody %d, %d bytes, known: %v", maxBody, size, known)
+			}
+		}
+		transport.Close()
+	}
+}
+
+// While an answer is read, perhaps for long, the body of its request is not kept.
+func TestALongAnswerDoesNotKeepTheRequestsBody(t *testing.T) { // not parallel: it measures the memory of the process
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
+		io.Copy(io.Discard, req.Body)
+		req.Body.Close()
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("[]")), Request: req}, nil
+	})
+	transport, err := failover.New(orgURL, &failover.Config{Base: base})
+	require.NoError(t, err)
+	defer transport.Close()
+	body := strings.Repeat("x", 1<<20)
+	before := heapInUse()
+	var answers []*http.Response
+	for range 30 {
+		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, strings.NewReader(body))
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		answers = append(answers, resp)
+	}
+	after := heapInUse()
+	for _, resp := range answers {
+		resp.Body.Close()
+	}
+	assert.Less(t, int64(after)-int64(before), int64(10<<20), "of 30 MiB")
 }

@@ -340,6 +340,7 @@ func (c *Config) complete(org *Org) error {
 	setDefault(&c.Quorum, 1, 1)
 	setDefault(&c.RPO, 5*time.Second, 0)
 	setDefault(&c.LedgerSize, 4096, 0)
+	c.MaxBody = min(c.MaxBody, math.MaxInt64-1) // one more is read to see the end
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

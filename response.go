@@ -30,29 +30,29 @@ func (c *call) watchBody(resp *http.Response) {
 		return // the body is the connection now, and not ours to wrap
 	}
 	var b *watchedBody
-	if c.sent != nil {
+	if c.sent != nil && c.body.held == nil {
 		b = &c.sent.answer
 	} else {
-		b = new(watchedBody)
+		b = new(watchedBody) // a long answer is not to keep the request's body in memory
 	}
-	b.body, b.t, b.st, b.way, b.req, b.status = resp.Body, c.t, c.st, c.way, c.req, int32(resp.StatusCode)
+	b.body, b.t, b.st, b.ctx, b.release, b.status = resp.Body, c.t, c.st, c.req.Context(), c.way.end(), int32(resp.StatusCode)
 	resp.Body = b
 }
 
 // releaseWith releases the context of the attempt when the body is closed.
 func (c *call) releaseWith(resp *http.Response) {
-	if c.way != nil && c.way.cancel != nil && resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, c.way}
+	if end := c.way.end(); end != nil && resp.Body != nil {
+		resp.Body = &releasingBody{resp.Body, end}
 	}
 }
 
 type releasingBody struct {
 	io.ReadCloser
-	way *way
+	end context.CancelCauseFunc
 }
 
 func (b *releasingBody) Close() error {
-	defer b.way.release()
+	defer b.end(nil)
 	return b.ReadCloser.Close()
 }
 
@@ -60,13 +60,13 @@ func (b *releasingBody) Close() error {
 // was read to its end or closed without an error; one that breaks off is a
 // fault of the endpoint, although the response was returned long ago.
 type watchedBody struct {
-	body   io.ReadCloser
-	t      *Transport
-	st     *state
-	way    *way
-	req    *http.Request // the caller's
-	status int32
-	over   atomic.Bool
+	body    io.ReadCloser
+	t       *Transport
+	st      *state
+	ctx     context.Context         // the caller's
+	release context.CancelCauseFunc // ends the context of the attempt, nil if it has none
+	status  int32
+	over    atomic.Bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -80,7 +80,9 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 func (b *watchedBody) Close() error {
 	err := b.body.Close()
 	b.end(io.EOF)
-	b.way.release()
+	if b.release != nil {
+		b.release(nil)
+	}
 	return err
 }
 
@@ -93,7 +95,7 @@ func (b *watchedBody) end(err error) {
 		b.t.clear(b.st)
 		return
 	}
-	if b.req.Context().Err() == context.Canceled {
+	if b.ctx.Err() == context.Canceled {
 		return
 	}
 	if f := b.t.classify(nil, err); f != nil {
