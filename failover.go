@@ -114,7 +114,8 @@ type Config struct {
 	MaxAttempts int
 
 	// RetryBackoff is the first pause before a request is repeated at the same
-	// endpoint; later ones grow, all are jittered. Zero: 100 ms. Negative: none.
+	// endpoint; later ones grow, all are jittered. Such repeats are bounded to
+	// one for ten requests, ten at once; the replay after a switch is not. Zero: 100 ms. Negative: none.
 	RetryBackoff time.Duration
 
 	// AttemptTimeout bounds the wait for the response headers of one attempt.
@@ -133,7 +134,7 @@ type Config struct {
 
 	// MaxBody is how many bytes of a request body are held so that it can be
 	// sent again and have its links mapped. A longer body goes out as it is, and
-	// is had again by GetBody, or streamed, once. Zero: 1 MiB. Negative: none
+	// is obtained again by GetBody, or streamed, once. Zero: 1 MiB. Negative: none
 	// are held.
 	MaxBody int64
 
@@ -195,8 +196,9 @@ type Config struct {
 	// A switch of one is then followed by all others, each after a passed probe
 	// of its own; one of them at a time probes for the fail-back; and dwell and
 	// latch count the switches of all. New waits up to a second, and for a probe, to
-	// start out where the fleet is. No request waits for Shared, and without an
-	// answer from it the Transport is on its own. Close does not close it.
+	// start out where the fleet is. No request waits for Shared (unless Quorum
+	// asks for more than one process, and then only those that wait for a
+	// switch), and without an answer from it the Transport is on its own. Close does not close it.
 	// Nil: there is no fleet.
 	Shared Shared
 

@@ -10,7 +10,7 @@ import (
 // failoverredis has one for Redis, and the package sharedtest the tests that
 // every implementation has to pass.
 //
-// A store is advice. No request waits for it, every call has a deadline, and
+// A store is advice. No request waits for it, but for a quorum; every call has a deadline, and
 // while calls fail each Transport goes its own way, as without it. What is read
 // from it is believed only as far as the endpoints bear it out.
 //

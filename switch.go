@@ -198,7 +198,11 @@ func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, mem
 		return errOvertaken
 	}
 	if latched {
-		return fmt.Errorf("latched after %d switches within %v", maxSwitches, memory)
+		within := "an hour"
+		if memory == fenceDamping {
+			within = "a minute"
+		}
+		return fmt.Errorf("latched after %d switches within %s", maxSwitches, within)
 	}
 	if err := t.confirm(st.active, to, reason, f); err != nil {
 		return fmt.Errorf("not confirmed: %w", forShow(err))

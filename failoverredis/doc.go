@@ -38,7 +38,7 @@
 // the answer repeats the script, and has to learn that it succeeded before.
 //
 // The record does not expire: which endpoint an organization is at does not
-// stop to be true. To make a fleet forget it, delete the key. Keys of claims
+// stop being true. To make a fleet forget it, delete the key. Keys of claims
 // expire with their last claim. With a maxmemory-policy of noeviction or
 // volatile-* Redis does not drop records. If one is lost all the same, to
 // eviction, a restart without persistence, or a replica that took over and had

@@ -18,7 +18,9 @@
 //
 // A caller uses http://127.0.0.1:8365 in place of the organization's address, and
 // nothing else changes. It brings its own credentials, tokens for the
-// organization's address as before; the proxy has none. Python:
+// organization's address as before; the proxy has none. If the alternate wants
+// tokens of its own, which Microsoft does not document, such calls are answered
+// 401 while it serves. Python:
 //
 //	token = app.acquire_token_for_client(["https://contoso.crm4.dynamics.com/.default"])["access_token"]
 //	requests.get("http://127.0.0.1:8365/api/data/v9.2/accounts", headers={"Authorization": "Bearer " + token})
@@ -88,7 +90,9 @@
 //	sidecar -org https://contoso.crm4.dynamics.com -public https://dynamics.corp.example
 //
 // Callers in containers of the same pod need neither. In other containers they
-// know it by a name: -expose -listen :8365 -public http://sidecar:8365.
+// know it by a name: -expose -listen :8365 -public http://sidecar:8365, and -admin
+// :8366 to have the status page, readiness and metrics there. -alternate names an
+// alternate that no rule leads to, -attempt-timeout bounds the wait for an answer.
 //
 // The status page, readiness and metrics have an address of their own, because all
 // paths of the proxy are the organization's, and because the page names records:
