@@ -63,6 +63,7 @@ func (c *call) prepare(st *state) *Fault {
 	}
 	c.own().request.Header = header
 	if t.cfg.Authorize != nil {
+		c.takeHeld() // which may be signed
 		if err := t.cfg.Authorize(c.out); err != nil {
 			return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
 		}
@@ -101,13 +102,14 @@ func (c *call) redirect() {
 // condition the service would create it anew, with nothing in it but the update
 // (an upsert); with If-Match: * it answers 404.
 func (c *call) guards() bool {
-	if c.st.atRisk == nil || c.req.Method != http.MethodPatch ||
+	atRisk := c.t.atRisk.Load()
+	if atRisk == nil || *atRisk == nil || c.req.Method != http.MethodPatch ||
 		c.req.Header.Get("If-Match") != "" || c.req.Header.Get("If-None-Match") != "" {
 		return false
 	}
 	path := withParens(c.req.URL.EscapedPath())
 	record, _ := recordIn(path)
-	return record != "" && record == path && c.st.atRisk[recordKey(Write{Entity: record})]
+	return record != "" && record == path && (*atRisk)[recordKey(Write{Entity: record})]
 }
 
 // unsent returns the fault of an attempt that ends before it is sent, which is
@@ -165,14 +167,7 @@ func (t *Transport) classify(resp *http.Response, err error) *Fault {
 
 // takeBody puts the body into the request.
 func (c *call) takeBody() error {
-	if body, mapped := c.body.whole(&c.t.org, c.req, c.st.active); body != nil {
-		own := c.own()
-		own.body.Reset(body)
-		own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
-		own.request.GetBody = func() (io.ReadCloser, error) { return newBody(body), nil }
-		if mapped && own.request.ContentLength > 0 {
-			own.request.ContentLength = int64(len(body))
-		}
+	if c.takeHeld() {
 		return nil
 	}
 	body, err := c.body.next()
@@ -182,6 +177,22 @@ func (c *call) takeBody() error {
 	out := &c.own().request
 	out.Body, out.GetBody = body, c.body.getBody
 	return nil
+}
+
+// takeHeld puts the body into the request, from its start, if it is held.
+func (c *call) takeHeld() bool {
+	body, mapped := c.body.whole(&c.t.org, c.req, c.st.active)
+	if body == nil {
+		return false
+	}
+	own := c.own()
+	own.body.Reset(body)
+	own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
+	own.request.GetBody = func() (io.ReadCloser, error) { return newBody(body), nil }
+	if mapped && own.request.ContentLength > 0 {
+		own.request.ContentLength = int64(len(body))
+	}
+	return true
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
@@ -212,9 +223,9 @@ func (c *call) refine(f *Fault, err error) *Fault {
 type way struct {
 	trace      httptrace.ClientTrace
 	asked, got atomic.Bool // Base asked for a connection, and got one
-	timer      *time.Timer
-	cancel     context.CancelCauseFunc
-	state      atomic.Uint32 // wayOpen, wayEnded or wayTimedOut
+	timeout    time.Duration
+	cancel     context.CancelCauseFunc // nil if there is no timeout
+	state      atomic.Uint32           // wayOpen, wayEnded or wayTimedOut
 }
 
 const (
@@ -236,11 +247,7 @@ func (attemptTimeout) Temporary() bool { return true }
 func (w *way) context(ctx context.Context, timeout time.Duration) context.Context {
 	if timeout > 0 {
 		ctx, w.cancel = context.WithCancelCause(ctx)
-		w.timer = time.AfterFunc(timeout, func() {
-			if w.state.CompareAndSwap(wayOpen, wayTimedOut) {
-				w.cancel(errAttemptTimeout)
-			}
-		})
+		w.timeout = timeout
 	}
 	w.trace.GetConn = func(string) { w.asked.Store(true) }
 	w.trace.GotConn = func(httptrace.GotConnInfo) { w.got.Store(true) }
@@ -249,14 +256,21 @@ func (w *way) context(ctx context.Context, timeout time.Duration) context.Contex
 
 // roundTrip sends the request through base, in the time it has.
 func (w *way) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+	if w != nil && w.cancel != nil {
+		timer := time.AfterFunc(w.timeout, func() {
+			if w.state.CompareAndSwap(wayOpen, wayTimedOut) {
+				w.cancel(errAttemptTimeout)
+			}
+		})
+		defer timer.Stop()
+	}
 	resp, err := base.RoundTrip(req)
 	if resp == nil && err == nil {
 		err = errNoResult
 	}
-	if w == nil || w.timer == nil {
+	if w == nil || w.cancel == nil {
 		return resp, err
 	}
-	w.timer.Stop()
 	if w.state.CompareAndSwap(wayOpen, wayEnded) || err != nil && !errors.Is(err, context.Canceled) {
 		return resp, err
 	}
@@ -266,9 +280,9 @@ func (w *way) roundTrip(base http.RoundTripper, req *http.Request) (*http.Respon
 	return nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
 }
 
-// end returns what ends the context of the request once its answer was read, nil
-// if it has none of its own.
-func (w *way) end() context.CancelCauseFunc {
+// canceler returns what ends the context of the request once its answer was read,
+// nil if it has none of its own.
+func (w *way) canceler() context.CancelCauseFunc {
 	if w == nil {
 		return nil
 	}
@@ -278,7 +292,6 @@ func (w *way) end() context.CancelCauseFunc {
 // release ends the context of the request.
 func (w *way) release() {
 	if w != nil && w.cancel != nil {
-		w.timer.Stop()
 		w.cancel(nil)
 	}
 }

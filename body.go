@@ -2,18 +2,21 @@ package failover
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // payload is the body of a call: it gives every attempt the whole of it. A body
 // up to Config.MaxBody is held. A longer one is had again by GetBody, or
 // streamed, once.
 //
-// GetBody is not used before that has to be, because there are those that return
-// the body itself, rewound (azcore's), and not another one.
+// GetBody is called as late as possible: some, azcore's for one, return the body
+// itself, rewound, and not another one.
 type payload struct {
 	held     []byte        // all of it, not nil if it is held
 	original io.ReadCloser // the caller's, nil if there is none or it is held
@@ -23,27 +26,57 @@ type payload struct {
 	stream   *stream // original, if it can be had only once
 }
 
-// load prepares the body.
+// load prepares the body. What it returns is the error of the body's own Read, or
+// of the request's context.
 func (p *payload) load(req *http.Request, maxBody int64) error {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
 	p.original, p.getBody = req.Body, req.GetBody
 	if mayHold(req, maxBody) {
-		begin, err := readUpTo(req.Body, req.ContentLength, maxBody)
-		if err != nil {
-			p.close()
+		if err := p.hold(req, maxBody); err != nil || p.held != nil {
 			return err
 		}
-		if int64(len(begin)) <= maxBody {
-			p.close()
-			p.original, p.held = nil, begin
-			return nil
-		}
-		p.original, p.begun = resumed{io.MultiReader(bytes.NewReader(begin), req.Body), req.Body}, true
 	}
 	if p.getBody == nil {
 		p.stream = &stream{Reader: p.original, Closer: p.original}
+	}
+	return nil
+}
+
+// hold reads the body ahead and holds it, unless it is longer than maxBody or takes
+// its time to end: then it is resumed as if nothing had been read.
+func (p *payload) hold(req *http.Request, maxBody int64) error {
+	var begin []byte
+	var err error
+	var ahead *readAhead
+	if p.getBody != nil { // at hand
+		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
+	} else {
+		ahead = aheadOf(req.Body, maxBody+1)
+		begin, err = ahead.wait(req.Context(), holdTimeout)
+	}
+	switch {
+	case err == io.EOF && int64(len(begin)) <= maxBody:
+		p.close()
+		p.original, p.held = nil, begin
+		if begin == nil {
+			p.held = []byte{}
+		}
+		if n := int64(len(begin)); req.ContentLength > 0 && n != req.ContentLength {
+			return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, n) // as net/http has it
+		}
+		return nil
+	case err != nil && err != io.EOF:
+		return err
+	case req.Context().Err() != nil:
+		return context.Cause(req.Context())
+	}
+	p.begun = true
+	if ahead != nil {
+		p.original = &peekedBody{ReadCloser: req.Body, ahead: ahead}
+	} else {
+		p.original = resumed{io.MultiReader(bytes.NewReader(begin), req.Body), req.Body}
 	}
 	return nil
 }
@@ -54,25 +87,30 @@ func mayHold(req *http.Request, maxBody int64) bool {
 	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) && req.Header.Get("Upgrade") == ""
 }
 
+// holdTimeout bounds the wait for the end of a body that its caller is still
+// producing: it may depend on something that comes later, even on the response.
+const holdTimeout = time.Minute
+
 // maxAtOnce bounds what is allocated on the word of a Content-Length.
 const maxAtOnce = 1 << 20
 
-// readUpTo reads a body to its end, or until it is longer than maxBody. Length
-// is that of the body as far as it is known.
+// readUpTo reads a body to its end, which is io.EOF, or until it is longer than
+// maxBody. Length is that of the body as far as it is known.
 func readUpTo(body io.Reader, length, maxBody int64) ([]byte, error) {
 	begin := make([]byte, 0, min(max(length, 511), maxBody, maxAtOnce)+1) // one more, to see the end
 	for len(begin) < cap(begin) {
 		n, err := body.Read(begin[len(begin):cap(begin)])
 		begin = begin[:len(begin)+n]
-		if err == io.EOF {
-			return begin, nil
-		}
 		if err != nil {
-			return nil, err
+			return begin, err
 		}
 	}
 	rest, err := io.ReadAll(io.LimitReader(body, maxBody-int64(len(begin))+1))
-	return append(begin, rest...), err
+	begin = append(begin, rest...)
+	if err == nil && int64(len(begin)) <= maxBody {
+		err = io.EOF
+	}
+	return begin, err
 }
 
 // resumed is a body of which the beginning was read.

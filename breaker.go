@@ -16,7 +16,8 @@ const (
 	// StateClosed: the endpoint is in good health, or nothing is known of it.
 	StateClosed State = iota
 	// StateHalfOpen: the endpoint has failed a while ago; Config.Rise good
-	// probes in a row close the breaker, a bad one opens it.
+	// probes in a row (answers, if it is the active one) close the breaker, a
+	// bad one opens it.
 	StateHalfOpen
 	// StateOpen: the endpoint has failed.
 	StateOpen
@@ -138,7 +139,7 @@ func newBreaker(threshold, rise int, probeInterval time.Duration) *breaker {
 	b.settings = gobreaker.Settings{
 		MaxRequests: uint32(rise),
 		// Half-open by the time of the next probe, however jittered.
-		Timeout: max(1, probeInterval/2),
+		Timeout: max(1, min(probeInterval, time.Minute)/2),
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			return b.conclusive || int64(c.ConsecutiveFailures) >= int64(threshold)
 		},

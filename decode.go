@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -29,7 +30,7 @@ const (
 // us; one that is merely slow should be judged by what it says.
 const peekTimeout = 2 * time.Second
 
-// A peekedBody is a response body of which the beginning has been read ahead. It
+// A peekedBody is a body of which the beginning has been read ahead. It
 // reads like the body did: the same bytes, then the same error.
 type peekedBody struct {
 	io.ReadCloser // the rest, and Close
@@ -58,6 +59,7 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 // ends with the Read under way once it is told to stop, or the body is closed.
 type readAhead struct {
 	body io.Reader
+	max  int64         // bytes that are read at the most
 	done chan struct{} // closed when nothing more is read ahead
 
 	mu   sync.Mutex // guards what follows
@@ -66,13 +68,36 @@ type readAhead struct {
 	stop bool
 }
 
+// aheadOf begins to read a body ahead.
+func aheadOf(body io.Reader, max int64) *readAhead {
+	r := &readAhead{body: body, max: max, done: make(chan struct{})}
+	go r.run()
+	return r
+}
+
+// wait waits until that is done, the time is over or ctx ends, and returns what has
+// been read by then and the error met after it.
+func (r *readAhead) wait(ctx context.Context, timeout time.Duration) ([]byte, error) {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stop = true
+	return r.buf, r.err
+}
+
 func (r *readAhead) run() {
 	defer close(r.done)
-	buf := make([]byte, 0, firstRead)
+	buf := make([]byte, 0, min(firstRead, r.max))
 	var err error
-	for empty := 0; err == nil && len(buf) < maxPeek && empty < maxEmptyReads; {
+	for empty := 0; err == nil && int64(len(buf)) < r.max && empty < maxEmptyReads; {
 		if len(buf) == cap(buf) {
-			buf = append(make([]byte, 0, min(4*cap(buf), maxPeek)), buf...)
+			buf = append(make([]byte, 0, min(4*int64(cap(buf)), r.max)), buf...)
 		}
 		var n int
 		n, err = r.body.Read(buf[len(buf):cap(buf)])
@@ -108,19 +133,10 @@ func peek(resp *http.Response) []byte {
 	if _, ok := resp.Body.(io.Writer); ok {
 		return nil // an upgraded connection, not a body
 	}
-	r := &readAhead{body: resp.Body, done: make(chan struct{})}
-	go r.run()
-	timer := time.NewTimer(peekTimeout)
-	defer timer.Stop()
-	select {
-	case <-r.done:
-	case <-timer.C:
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stop = true
+	r := aheadOf(resp.Body, maxPeek)
+	beginning, _ := r.wait(context.Background(), peekTimeout) // a caller who gives up ends the read itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
-	return r.buf
+	return beginning
 }
 
 // decompressed returns the beginning of what raw stands for. Gzip is recognised by

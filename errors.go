@@ -210,7 +210,7 @@ type Error struct {
 	// RetryAfter is when trying again makes sense, 0 if nothing is known.
 	RetryAfter time.Duration
 
-	is []error // sentinels: ErrClosed, ErrUnavailable, ErrOutcomeUnknown
+	is []error // sentinels: ErrUnavailable, ErrOutcomeUnknown
 }
 
 // Error describes the request and every attempt in one line of at most 2 KiB.

@@ -10,13 +10,14 @@ import (
 type EventKind uint8
 
 const (
-	// EventTripped: the circuit breaker of the active endpoint has opened; both
-	// endpoints are about to be probed.
+	// EventTripped: the circuit breaker of the active endpoint has opened. Both
+	// endpoints are probed now, unless the Transport is pinned or down, or has
+	// done so just now.
 	EventTripped EventKind = iota
 	// EventSwitched: the traffic has moved.
 	EventSwitched
-	// EventSwitchRefused: the active endpoint has tripped, but the traffic
-	// stays where it is, for the reason given.
+	// EventSwitchRefused: a switch was called for, but the traffic stays where it
+	// is, for the reason given.
 	EventSwitchRefused
 	// EventDown: neither endpoint passes its probe; requests fail fast, unless
 	// Config.PassThrough is set.
@@ -41,11 +42,14 @@ const (
 	// answers again. Without it the Transport is on its own.
 	EventFleetLost
 	EventFleetFound
+	// EventLossGrown: a write was under way at the endpoint that the last switch
+	// has left, and has ended: Loss is the report of that switch, with it added.
+	EventLossGrown
 )
 
 // String returns the kind in words, such as "switched" or "outcome unknown".
 func (k EventKind) String() string {
-	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found"}
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found", "loss grown"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -59,16 +63,18 @@ type Event struct {
 	Time time.Time
 	// Generation of the state the event led to.
 	Generation uint64
-	// From and To are the endpoints of a switch, made or refused. Otherwise
-	// both are the endpoint the event is about.
+	// From and To are the endpoints of a switch, made or refused, and of what
+	// follows from it. Otherwise both are the endpoint the event is about.
 	From, To Endpoint
 	// Reason in a few words.
 	Reason string
 	// Fault that led to the event, nil if none did.
 	Fault *Fault
-	// Loss of a switch that was made, otherwise nil.
+	// Loss of a switch that was made, in EventSwitched and EventLossGrown,
+	// otherwise nil.
 	Loss *LossReport
-	// Err of a failed probe or an unknown outcome, otherwise nil.
+	// Err of a failed probe, an unknown outcome, a store that does not answer, or
+	// a fleet that is not followed; otherwise nil.
 	Err error
 	// Duration of a probe, otherwise 0.
 	Duration time.Duration
@@ -173,7 +179,7 @@ func (t *Transport) dispatch() {
 func (t *Transport) log(e Event) {
 	level := slog.LevelInfo
 	switch e.Kind {
-	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched, EventTokensSuspect, EventFleetLost:
+	case EventSwitched, EventTripped, EventOutcomeUnknown, EventLatched, EventTokensSuspect, EventFleetLost, EventLossGrown:
 		level = slog.LevelWarn
 	case EventDown:
 		level = slog.LevelError

@@ -33,6 +33,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,13 +100,16 @@ type Config struct {
 	// organization. Empty: the id that the primary named first.
 	OrganizationID string
 
-	// Classify replaces the package's [Classify], which it may call. It must
-	// leave the response's body readable from the start, and is called
-	// concurrently.
+	// Classify judges the attempts in place of the package's [Classify], which it
+	// may call. It must leave the response's body readable from the start, and
+	// is called concurrently. The probes of this package, [DiscoverPolicy] and
+	// [LossReport.Verify] go by [Classify] all the same.
 	Classify func(*http.Response, error) *Fault
 
 	// FailureThreshold is how many counted faults in a row make the circuit
-	// breaker of an endpoint trip. Zero: 3. Negative: only definitive faults do.
+	// breaker of an endpoint trip. A definitive fault trips it at once, and so
+	// does one that asks to be left alone (Retry-After). Zero: 3. Negative: only
+	// these two do.
 	FailureThreshold int
 
 	// MaxAttempts bounds the attempts of one call, the first included. For the
@@ -124,8 +128,8 @@ type Config struct {
 	AttemptTimeout time.Duration
 
 	// RetryThrottled is the longest Retry-After of a throttled request (429)
-	// that is waited for inside a call. Zero or negative: none, the caller gets
-	// the 429.
+	// that is waited for inside a call; 5 minutes or more never are. Zero or
+	// negative: none, the caller gets the 429.
 	RetryThrottled time.Duration
 
 	// Replay names more requests that are safe to repeat although the outcome
@@ -134,8 +138,9 @@ type Config struct {
 
 	// MaxBody is how many bytes of a request body are held so that it can be
 	// sent again and have its links mapped. A longer body goes out as it is, and
-	// is obtained again by GetBody, or streamed, once. Zero: 1 MiB. Negative: none
-	// are held.
+	// is obtained again by GetBody, or streamed, once; so does one without GetBody
+	// that has not ended after a minute. What is held may stay in memory until the
+	// answer was read. Zero: 1 MiB. Negative: none are held.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization.
@@ -144,8 +149,9 @@ type Config struct {
 
 	// ProbeInterval is the time between two fail-back probes of the primary
 	// while the alternate is active. It grows by half after each failed probe
-	// and is jittered by a fifth. Zero: 10 s. Negative: no fail-back probes;
-	// the way back is [Transport.Switch] or the alternate's own fence.
+	// and is jittered by a fifth. Zero: 10 s. Negative: no fail-back probes; the
+	// way back is [Transport.Switch], or an alternate that fails, see
+	// ManualFailback.
 	ProbeInterval time.Duration
 
 	// MaxProbeInterval is what ProbeInterval grows to. Zero: 60 s, or
@@ -161,12 +167,13 @@ type Config struct {
 
 	// MinDwell is how long the alternate stays active at the least before a
 	// fail-back. It doubles with every further switch within an hour, up to an
-	// hour. A fence at the alternate overrides it. Zero: 5 min. Negative: none.
+	// hour. An alternate that fails overrides it. Zero: 5 min. Negative: none.
 	MinDwell time.Duration
 
 	// ManualFailback leaves the way back to people: [Transport.Switch]. The
-	// primary is probed all the same. The alternate's own fence still sends the
-	// traffic back, for there is nothing to stay for.
+	// primary is probed all the same. An alternate that fails (its own fence, or
+	// a breaker that trips and a probe that does not pass) while the primary
+	// passes still sends the traffic back, for there is nothing to stay for.
 	ManualFailback bool
 
 	// ConfirmSwitch, if set, is asked before every automatic switch, with the
@@ -195,7 +202,7 @@ type Config struct {
 	// Shared is where the processes of a fleet keep what they know together.
 	// A switch of one is then followed by all others, each after a passed probe
 	// of its own; one of them at a time probes for the fail-back; and dwell and
-	// latch count the switches of all. New waits up to a second, and for a probe, to
+	// latch count the switches of all. New waits up to a second, for a probe and for ConfirmSwitch, to
 	// start out where the fleet is. No request waits for Shared (unless Quorum
 	// asks for more than one process, and then only those that wait for a
 	// switch), and without an answer from it the Transport is on its own. Close does not close it.
@@ -209,9 +216,10 @@ type Config struct {
 	Quorum int
 
 	// OnFault, if set, is told of every attempt that met a fault, by the
-	// goroutine of the call and with the caller's context: when it is known
-	// whether another attempt follows, and before that. It is called
-	// concurrently, and what time it takes the call takes longer.
+	// goroutine of the call and with the caller's context: as soon as it is known
+	// whether another attempt follows, and before that is made. It is called
+	// concurrently, and the call waits for it. It is not told of an answer that
+	// breaks off after it was returned.
 	OnFault func(context.Context, Attempt)
 
 	// OnEvent is told of every event, in order, one at a time, away from the
@@ -246,7 +254,10 @@ type Transport struct {
 	budget    budget
 	borrowed  atomic.Pointer[string] // Authorization header for probes
 	ledger    *ledger
-	fleet     *fleet // nil without Config.Shared
+	// atRisk are the records created at the other endpoint just before the last
+	// switch, by recordKey: they may not exist where the traffic is.
+	atRisk atomic.Pointer[map[string]bool]
+	fleet  *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -261,6 +272,7 @@ type Transport struct {
 	// that the primary named first.
 	organizationID string
 	watching       bool          // the watch goroutine runs
+	objection      string        // to the way back, told last
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
 	loss           *LossReport // of the last switch
@@ -380,7 +392,11 @@ func defaultBase() *http.Transport {
 		base = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
 	}
 	base.ResponseHeaderTimeout = 150 * time.Second
-	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
+	if base.HTTP2 == nil {
+		base.HTTP2 = new(http.HTTP2Config)
+	}
+	base.HTTP2.SendPingTimeout = cmp.Or(base.HTTP2.SendPingTimeout, 30*time.Second)
+	base.HTTP2.PingTimeout = cmp.Or(base.HTTP2.PingTimeout, 15*time.Second)
 	return base
 }
 
@@ -392,9 +408,9 @@ func (t *Transport) CloseIdleConnections() {
 }
 
 // Close stops all probing, waits until every goroutine of the Transport and a
-// running OnEvent have ended, and always returns nil. If a store of a fleet
-// hangs, that takes up to a second more. Round trips under way
-// finish their current attempt; later ones return [ErrClosed]. It does not
+// running OnEvent have ended, and always returns nil. If the store of a fleet
+// hangs, that takes up to a second more. Round trips under way, and what reads
+// their bodies ahead, are not waited for: they finish their current attempt; later ones return [ErrClosed]. It does not
 // close a Base that the caller has given. Closing again is harmless.
 func (t *Transport) Close() error {
 	t.mu.Lock()
@@ -420,7 +436,8 @@ func (t *Transport) Close() error {
 // not asked. The memory of earlier switches, and with it the latch, is cleared.
 //
 // A fail-back follows in its time if the endpoint is [Alternate] and the
-// primary passes its probes; use [Transport.Pin] to stay there. A fleet follows
+// primary passes its probes; use [Transport.Pin] to stay there. A pinned
+// Transport stays pinned, at the new endpoint. A fleet follows
 // the switch, unless the Transport is pinned, even to where the Transport is.
 func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
 	if to != Primary && to != Alternate {
@@ -429,16 +446,20 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
-	err := t.runProbe(ctx, to)
-
+	if err := t.runProbe(ctx, to); err != nil {
+		switch {
+		case t.ctx.Err() != nil:
+			return ErrClosed
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
-	switch {
-	case st.closed:
+	if st.closed {
 		return ErrClosed
-	case err != nil:
-		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
 	}
 	t.switches = nil
 	switch {
@@ -455,7 +476,8 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 
 // Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its
 // probes say: there are no automatic moves, and requests are not failed fast.
-// Both endpoints are probed all the same, for [Transport.Status]. Pinning moves
+// Both endpoints are probed all the same, for [Transport.Status], unless
+// Config.ProbeInterval is negative. Pinning moves
 // the traffic without a probe; [Transport.Switch] first for the careful way.
 func (t *Transport) Pin(e Endpoint) {
 	t.mu.Lock()

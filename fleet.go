@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -29,10 +30,13 @@ type fleet struct {
 	wake         chan struct{} // capacity 1: there is something to tell or to ask
 
 	// Guarded by Transport.mu:
-	status FleetStatus
-	synced uint64 // generation of the last record that the state here is in step with
-	untold bool   // a switch was made here that the record does not know of
-	reason string // of that switch
+	status   FleetStatus
+	synced   uint64 // generation of the last record that the state here is in step with
+	newest   uint64 // generation of the newest record that was read
+	untold   bool   // a switch was made here that the record does not know of
+	insisted bool   // by hand: the record is to follow, whatever it says
+	reason   string // of that switch
+	failed   error  // of the last write to the store
 	// refused is the generation of the last record that was not followed, so
 	// that this is said once.
 	refused   uint64
@@ -58,6 +62,8 @@ const (
 	turnRounds = 6
 	// maxWitnesses is how many Status names.
 	maxWitnesses = 64
+	// maxClaim bounds a claim on the fail-back, lest a dead member keep it.
+	maxClaim = 10 * time.Minute
 )
 
 // Topics of claims.
@@ -109,8 +115,10 @@ func (t *Transport) keepInStep(changes <-chan struct{}, settled bool) {
 		select {
 		case <-t.ctx.Done():
 			return
-		case <-changes:
-			retry.Reset()
+		case _, ok := <-changes:
+			if retry.Reset(); !ok { // against the rules of Shared
+				changes = nil
+			}
 		case <-t.fleet.wake:
 		case <-time.After(wait.NextBackOff()):
 		}
@@ -128,7 +136,7 @@ const (
 )
 
 // sync brings the Transport and its fleet in step as far as that can be done
-// now, and reports whether that is all the way.
+// now, and reports whether nothing is left to do.
 func (t *Transport) sync() (settled bool) {
 	rec, clock, err := t.load()
 	if err != nil {
@@ -138,16 +146,17 @@ func (t *Transport) sync() (settled bool) {
 	case tell:
 		settled = t.publish(st, rec, clock)
 	case follow:
-		settled = t.followTo(st, rec.in(clock))
+		settled = t.followTo(st, rec, clock)
 	default:
 		settled = true
 	}
+	t.tryWriting()
 	return t.renewWitness() && settled
 }
 
 // nextStep returns what is to be done about a record, and the state that this
-// holds for. The newer generation counts; a store that knows of an older one than
-// the Transport has lost its memory.
+// holds for. The newer generation counts. A store that knows of an older one than
+// the Transport does has lost its memory, of which those remind it who agreed.
 func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -156,15 +165,25 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	case st.closed:
 		return st, rest
 	case rec.Active == st.active: // in step, whoever moved first
+		forgotten := rec.Generation < f.synced && f.synced == f.newest
 		if rec.Generation > f.synced {
 			t.switches = rec.in(clock).switches()
 		}
-		f.synced, f.untold = rec.Generation, false
+		f.untold, f.insisted = false, false
+		if forgotten && !st.pinned {
+			return st, tell
+		}
+		f.synced = rec.Generation
 		return st, rest
 	case st.pinned:
 		return st, rest
-	case rec.Generation < f.synced || rec.Generation == f.synced && f.untold:
+	case f.insisted || rec.Generation <= f.synced && f.untold:
 		return st, tell
+	case rec.Generation < f.newest:
+		if f.synced == f.newest {
+			return st, tell
+		}
+		return st, rest // this one was apart, and has nothing to say
 	default:
 		return st, follow
 	}
@@ -175,10 +194,10 @@ func (t *Transport) load() (Record, time.Time, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
 	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
-	if err == nil && (rec.Active > Alternate || rec.Generation == math.MaxUint64) {
+	if err == nil && (rec.Active > Alternate || rec.Generation > math.MaxInt64) {
 		err = errors.New("failover: the fleet's record makes no sense")
 	}
-	t.used(err)
+	t.loaded(err)
 	if err != nil {
 		return Record{}, clock, err
 	}
@@ -187,18 +206,26 @@ func (t *Transport) load() (Record, time.Time, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.fleet.status.Record, t.fleet.status.Loaded = rec, time.Now()
+	t.fleet.newest = max(t.fleet.newest, rec.Generation)
 	return rec, clock, nil
 }
 
-// used takes note of how a use of the store ended.
-func (t *Transport) used(err error) {
+// loaded takes note of how reading the store ended, and wrote of how writing did.
+// A store that can be read but not be written to does not answer.
+func (t *Transport) loaded(err error) { t.used(func(f *fleet) error { return cmp.Or(err, f.failed) }) }
+
+func (t *Transport) wrote(err error) {
+	t.used(func(f *fleet) error { f.failed = err; return err })
+}
+
+// used keeps the error that a use of the store leaves it with.
+func (t *Transport) used(outcome func(*fleet) error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		return // the end of the Transport proves nothing
 	}
-	err = forShow(err)
-	was, active := t.fleet.status.Err, t.state.Load().active
+	was, err, active := t.fleet.status.Err, forShow(outcome(t.fleet)), t.state.Load().active
 	t.fleet.status.Err = err
 	if err != nil && was == nil {
 		t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: err})
@@ -237,8 +264,8 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 	t.mu.Lock()
 	offset := time.Until(clock)
 	next := Record{
-		Active: st.active, Generation: max(rec.Generation, f.synced) + 1,
-		Since: st.since.Add(offset).UTC(), Reason: f.reason, By: f.member,
+		Active: st.active, Generation: max(rec.Generation, f.newest) + 1,
+		Since: st.since.Add(offset).UTC(), Reason: cmp.Or(f.reason, "the record was lost"), By: f.member,
 	}
 	for _, at := range t.switches[:max(0, len(t.switches)-1)] {
 		next.Earlier = append(next.Earlier, at.Add(offset).UTC())
@@ -248,23 +275,35 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
 	swapped, err := f.store.CompareAndSwap(ctx, f.organization, rec.Generation, next)
-	t.used(err)
+	t.wrote(err)
 	if err != nil || !swapped {
 		return false // look again: somebody else has moved
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f.synced, f.status.Record, f.status.Loaded = next.Generation, next, time.Now()
+	f.synced, f.newest = next.Generation, next.Generation
+	f.status.Record, f.status.Loaded = next, time.Now()
+	f.insisted = false
 	f.untold = t.state.Load().active != st.active
 	return !f.untold
 }
 
-// followTo moves the traffic to where the fleet is, if that passes its probe.
-func (t *Transport) followTo(st *state, rec Record) (followed bool) {
+// followTo moves the traffic to where the fleet is, if that passes its probe. If the
+// endpoint itself says that it does not serve, and the one that is active here
+// passes, the record is out of date, and is corrected.
+func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled bool) {
+	rec := found.in(clock)
 	err := t.runProbe(t.ctx, rec.Active)
+	var fence *Fault
+	if errors.As(err, &fence) && fence.Definitive && t.runProbe(t.ctx, st.active) == nil {
+		t.mu.Lock()
+		t.fleet.reason = fmt.Sprintf("the %v says that it does not serve", rec.Active)
+		t.mu.Unlock()
+		return t.publish(st, found, clock)
+	}
 	if err == nil {
 		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
-		err = t.propose(st, rec.Active, reason, nil, 0)
+		err = t.propose(t.ctx, st, rec.Active, reason, nil, 0)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -273,7 +312,7 @@ func (t *Transport) followTo(st *state, rec Record) (followed bool) {
 	case err == nil:
 		f.synced = rec.Generation
 		if t.state.Load().generation == st.generation+1 { // and has not moved on
-			f.untold, t.switches = false, rec.switches()
+			f.untold, f.insisted, t.switches = false, false, rec.switches()
 		}
 	case err != errOvertaken && f.refused != rec.Generation:
 		f.refused = rec.Generation
@@ -298,8 +337,18 @@ func (t *Transport) insist(reason string) {
 	if t.fleet == nil {
 		return
 	}
+	t.fleet.insisted = true
 	t.tellFleet(reason)
-	t.fleet.synced = max(t.fleet.synced, t.fleet.status.Record.Generation)
+}
+
+// quorum returns how many processes it takes for a move to an endpoint. To go home
+// takes no more than one, nor does to leave an endpoint that says itself that it
+// does not serve.
+func (t *Transport) quorum(to Endpoint, fenced bool) int {
+	if to == Primary || fenced {
+		return 1
+	}
+	return t.cfg.Quorum
 }
 
 // rouse has the fleet's goroutine look again. A nil fleet has none.
@@ -314,8 +363,8 @@ func (f *fleet) rouse() {
 }
 
 // witness tells the fleet that this process has seen an endpoint fail.
-// It returns an error while too few have to switch, and nil at once if no more
-// than one has to.
+// It returns an error while fewer than quorum processes have seen it, and nil at
+// once if one is enough.
 func (t *Transport) witness(at Endpoint, quorum int) error {
 	if t.fleet == nil {
 		return nil
@@ -369,13 +418,13 @@ func (t *Transport) leads() bool {
 	if lost {
 		return true
 	}
-	ttl := 2 * min(t.cfg.MaxProbeInterval, 24*time.Hour)
+	ttl := min(2*min(t.cfg.MaxProbeInterval, maxClaim), maxClaim)
 	turns, err := t.claim(t.ctx, failbackTopic, t.fleet.claimant, ttl)
 	return err != nil || len(turns) == 0 || turns[0] == t.fleet.claimant
 }
 
 // endRound takes note of a round of probes for the fail-back, which may have been
-// the last of the turn. To wait for the dwell is no waste of it.
+// the last of the turn. Rounds that only wait for the dwell do not count.
 func (t *Transport) endRound(st *state, good bool) {
 	if t.fleet == nil {
 		return
@@ -411,6 +460,17 @@ func (t *Transport) claim(ctx context.Context, topic, member string, ttl time.Du
 	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
 	defer cancel()
 	members, err := t.fleet.store.Claim(ctx, t.fleet.organization, topic, member, ttl)
-	t.used(err)
+	t.wrote(err)
 	return members, err
+}
+
+// tryWriting finds out whether a store that has refused to be written to still
+// does: by withdrawing a claim that will be made again.
+func (t *Transport) tryWriting() {
+	t.mu.Lock()
+	failed := t.fleet.failed
+	t.mu.Unlock()
+	if failed != nil {
+		t.claim(t.ctx, failbackTopic, t.fleet.claimant, 0)
+	}
 }

@@ -58,7 +58,6 @@ func (s *fleetStory) anything(random *rand.Rand) {
 	case 7:
 		s.store.Fail(nil)
 		s.poison(failover.Record{Active: e, Generation: s.record().Generation + uint64(random.IntN(3)), Since: time.Now(), By: "a stranger"})
-		s.lied = true
 	case 8:
 		p.Close()
 		s.fleet = slices.DeleteFunc(s.fleet, func(other *process) bool { return other == p })
@@ -110,7 +109,5 @@ func (s *fleetStory) comeTogether(failedOver bool) {
 		assert.Equal(s, home, p.active(), p.name)
 		assert.NoError(s, p.Status().Fleet.Err, p.name)
 	}
-	if !s.lied { // to correct a lie takes the next switch, or a hand
-		s.allAt(home)
-	}
+	s.allAt(home)
 }

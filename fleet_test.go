@@ -30,8 +30,7 @@ type fleetStory struct {
 	store *sharedtest.Memory
 	cfg   failover.Config
 	fleet []*process
-	born  int  // processes so far
-	lied  bool // the store held what no process has told it
+	born  int // processes so far
 }
 
 type process struct {
@@ -277,6 +276,7 @@ func TestAStoreThatHangsDelaysNoRequestAndNoSwitch(t *testing.T) {
 
 func TestARecordThatTheEndpointDoesNotBearOutMovesNobody(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
+		s.org.Alternate().Fail(failovertest.Refuse())
 		s.poison(failover.Record{Active: failover.Alternate, Generation: 41, Reason: "because\nI say so", By: "a stranger"})
 		s.poison(failover.Record{Active: failover.Alternate, Generation: 42, Reason: "because\nI say so", By: "a stranger"})
 		time.Sleep(time.Hour)
@@ -289,13 +289,33 @@ func TestARecordThatTheEndpointDoesNotBearOutMovesNobody(t *testing.T) {
 			assert.Error(s, refused.Err)
 			assert.Equal(s, 200, p.get())
 		}
-		assert.LessOrEqual(s, len(s.org.Alternate().Deliveries()), 2*75, "probed once a minute at the most")
+		assert.LessOrEqual(s, s.org.Alternate().Dials(), 2*75, "probed once a minute at the most")
 		assert.Equal(s, failover.Primary, s.start().active())
 
+		s.org.Alternate().Heal()
 		s.org.FailOver() // now it is true
 		assert.Equal(s, 200, s.fleet[0].get())
 		time.Sleep(2 * time.Minute)
 		s.allAt(failover.Alternate)
+	})
+}
+
+func TestARecordThatTheEndpointItselfDeniesIsCorrected(t *testing.T) {
+	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
+		s.org.FailOver()
+		s.fleet[0].get()
+		s.allAt(failover.Alternate)
+		for _, p := range s.fleet {
+			p.Close() // the fleet stops there, and nobody sees the fail-back
+		}
+		s.fleet = nil
+		s.org.FailBack()
+		s.org.Alternate().Fence()
+		s.start()
+		s.start()
+		s.allAt(failover.Primary)
+		assert.Equal(s, failover.Primary, s.record().Active)
+		assert.Equal(s, "the alternate says that it does not serve", s.record().Reason)
 	})
 }
 
@@ -510,6 +530,28 @@ func TestAQuorumKeepsAProcessFromMovingTheFleetAlone(t *testing.T) {
 	})
 }
 
+func TestTheWayOutOfDownNeedsItsQuorum(t *testing.T) {
+	tellOfAFleet(t, 3, failover.Config{Quorum: 2}, func(s *fleetStory) {
+		alone := s.fleet[0]
+		alone.cut[failover.Primary].Store(true)
+		alone.cut[failover.Alternate].Store(true)
+		alone.get()
+		require.True(s, alone.Status().Down)
+		s.org.Alternate().Serve()
+		alone.cut[failover.Alternate].Store(false)
+		time.Sleep(5 * time.Minute)
+		assert.True(s, alone.Status().Down, "its own network, and nobody else's")
+		_, n := alone.last(failover.EventSwitchRefused)
+		assert.Equal(s, 1, n, "said once")
+		assert.Zero(s, s.record().Generation)
+		assert.NotEmpty(s, alone.Status().Fleet.Witnesses, "still a witness")
+
+		s.fleet[1].cut[failover.Primary].Store(true)
+		assert.Equal(s, 200, s.fleet[1].get())
+		s.allAt(failover.Alternate)
+	})
+}
+
 func TestAFenceNeedsNoQuorum(t *testing.T) {
 	tellOfAFleet(t, 1, failover.Config{Quorum: 3}, func(s *fleetStory) {
 		s.org.FailOver()
@@ -559,7 +601,7 @@ func TestAHandMovesTheFleet(t *testing.T) {
 		require.NoError(s, s.fleet[2].Switch(s.Context(), failover.Primary, "end of drill"))
 		s.allAt(failover.Primary)
 
-		s.org.Alternate().Fence()
+		s.org.Alternate().Fail(failovertest.Refuse())
 		s.poison(failover.Record{Active: failover.Alternate, Generation: 9, By: "a stranger"})
 		assert.True(s, s.fleet[0].Status().Fleet.Apart)
 		require.NoError(s, s.fleet[0].Switch(s.Context(), failover.Primary, "we stay"))
@@ -599,6 +641,43 @@ func TestAStoreThatHasLostItsMemoryIsTold(t *testing.T) {
 		s.allAt(failover.Alternate)
 		assert.Equal(s, failover.Alternate, s.record().Active)
 		assert.EqualValues(s, 2, s.record().Generation)
+	})
+}
+
+func TestAStoreThatCannotBeWrittenToDoesNotFlap(t *testing.T) {
+	tellOfAFleet(t, 0, failover.Config{}, func(s *fleetStory) {
+		s.cfg.Shared = readOnly{s.store}
+		p := s.start()
+		s.org.FailOver()
+		p.get()
+		time.Sleep(time.Hour)
+		_, lost := p.last(failover.EventFleetLost)
+		_, found := p.last(failover.EventFleetFound)
+		assert.Equal(s, []int{1, 0}, []int{lost, found})
+		assert.EqualError(s, p.Status().Fleet.Err, "NOPERM")
+	})
+}
+
+// readOnly is a store that this process may not write to.
+type readOnly struct{ failover.Shared }
+
+func (readOnly) CompareAndSwap(context.Context, string, uint64, failover.Record) (bool, error) {
+	return false, errors.New("NOPERM")
+}
+
+func (readOnly) Claim(context.Context, string, string, string, time.Duration) ([]string, error) {
+	return nil, errors.New("NOPERM")
+}
+
+func TestADecisionThatAHandEndsMakesNoWitness(t *testing.T) {
+	tellOfAFleet(t, 1, failover.Config{AttemptTimeout: time.Second}, func(s *fleetStory) {
+		s.org.Disaster(failovertest.BlackHole())
+		s.org.Alternate().Fail(failovertest.BlackHole())
+		go s.fleet[0].get()
+		time.Sleep(4 * time.Second)
+		s.fleet[0].Pin(failover.Alternate)
+		synctest.Wait()
+		assert.Empty(s, s.fleet[0].Status().Fleet.Witnesses)
 	})
 }
 

@@ -34,8 +34,8 @@ type Write struct {
 
 // LossReport lists the writes that may not have reached the endpoint that the
 // traffic moved to, because replication is asynchronous. They are at risk;
-// which of them are lost, if any, takes a look at the other side, such as
-// [LossReport.Verify].
+// to learn which of them are lost, if any, look at the other side, as
+// [LossReport.Verify] does.
 type LossReport struct {
 	// From is the endpoint that the writes were sent to.
 	From Endpoint

@@ -20,8 +20,7 @@ import (
 //
 // The client authorizes requests to the endpoint, and only those, in the way of
 // [Config.Authorize]; it does not follow redirects. The context ends after
-// [Config.ProbeTimeout]. Probes run concurrently, at most one per endpoint and
-// purpose.
+// [Config.ProbeTimeout]. Probes run concurrently, several of one endpoint too.
 type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) error
 
 // ProbeWebAPI asks the Web API who the caller is (GET /api/data/v9.2/WhoAmI).
@@ -35,7 +34,7 @@ func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) er
 }
 
 // ProbePath returns a [Probe] that makes the check of [ProbeWebAPI] with another
-// path, such as "/data"; any healthy answer to a GET passes.
+// path, such as "/data"; any healthy answer with status 200 passes.
 func ProbePath(path string) Probe {
 	return func(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 		return probePath(ctx, client, endpoint, path, func(context.Context, []byte) error { return nil })

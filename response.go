@@ -35,38 +35,42 @@ func (c *call) watchBody(resp *http.Response) {
 	} else {
 		b = new(watchedBody) // a long answer is not to keep the request's body in memory
 	}
-	b.body, b.t, b.st, b.ctx, b.release, b.status = resp.Body, c.t, c.st, c.req.Context(), c.way.end(), int32(resp.StatusCode)
+	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, c.t, c.st, c.req.Context(), c.way.canceler(), int32(resp.StatusCode)
 	resp.Body = b
 }
 
 // releaseWith releases the context of the attempt when the body is closed.
 func (c *call) releaseWith(resp *http.Response) {
-	if end := c.way.end(); end != nil && resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, end}
+	switch cancel := c.way.canceler(); {
+	case cancel == nil:
+	case resp.Body == nil:
+		cancel(nil)
+	default:
+		resp.Body = &releasingBody{resp.Body, cancel}
 	}
 }
 
 type releasingBody struct {
 	io.ReadCloser
-	end context.CancelCauseFunc
+	cancel context.CancelCauseFunc
 }
 
 func (b *releasingBody) Close() error {
-	defer b.end(nil)
+	defer b.cancel(nil)
 	return b.ReadCloser.Close()
 }
 
 // watchedBody is the body of a healthy response. An answer is a success once it
-// was read to its end or closed without an error; one that breaks off is a
+// was read to its end or closed; one that breaks off is a
 // fault of the endpoint, although the response was returned long ago.
 type watchedBody struct {
-	body    io.ReadCloser
-	t       *Transport
-	st      *state
-	ctx     context.Context         // the caller's
-	release context.CancelCauseFunc // ends the context of the attempt, nil if it has none
-	status  int32
-	over    atomic.Bool
+	body   io.ReadCloser
+	t      *Transport
+	st     *state
+	ctx    context.Context         // the caller's
+	cancel context.CancelCauseFunc // ends the context of the attempt, nil if it has none
+	status int32
+	over   atomic.Bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -80,8 +84,8 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 func (b *watchedBody) Close() error {
 	err := b.body.Close()
 	b.end(io.EOF)
-	if b.release != nil {
-		b.release(nil)
+	if b.cancel != nil {
+		b.cancel(nil)
 	}
 	return err
 }

@@ -55,7 +55,7 @@ type Record struct {
 	// are by the store's clock.
 	Since   time.Time
 	Earlier []time.Time
-	// Reason of the switch, and By whom: host name and process id.
+	// Reason of the switch, and By whom: host name, process id and a random rest.
 	Reason, By string
 }
 

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -17,10 +18,7 @@ type state struct {
 	pinned     bool
 	down       *outage // nil unless neither endpoint serves
 	closed     bool
-	// atRisk are the records created at the other endpoint just before the
-	// switch, by recordKey: they may not exist here.
-	atRisk  map[string]bool
-	changed chan struct{}
+	changed    chan struct{}
 }
 
 // outage is what is known while neither endpoint serves. Guarded by Transport.mu.
@@ -40,10 +38,12 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 		t.endpoints[Alternate].reset()
 	}
 	t.endpoints[e].reset()
-	t.hold = hold{}
+	t.hold, t.objection = hold{}, ""
 	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
 	t.loss = t.lossReport(st.active)
-	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned, atRisk: t.loss.created()}
+	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
+	created := t.loss.created()
+	t.atRisk.Store(&created)
 	t.setState(next)
 	if t.decision != nil {
 		t.decision.cancel()
@@ -70,6 +70,28 @@ func (t *Transport) lossReport(from Endpoint) *LossReport {
 	return r
 }
 
+// late adds a write to the report of the last switch that was under way at the
+// endpoint which that has left. The report that was given out is not changed.
+func (t *Transport) late(at Endpoint, w Write, unknown bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	if t.loss == nil || t.loss.From != at || at == st.active {
+		return
+	}
+	r := *t.loss
+	if unknown {
+		r.Unknown = append(slices.Clone(r.Unknown), w)
+	} else {
+		r.AtRisk = append(slices.Clone(r.AtRisk), w)
+	}
+	t.loss = &r
+	created := r.created()
+	t.atRisk.Store(&created)
+	t.emit(Event{Kind: EventLossGrown, From: at, To: st.active, Loss: &r, Reason: fmt.Sprintf(
+		"%s %s was under way at the %v when the traffic moved", w.Method, w.Path, at)})
+}
+
 // latched reports whether there were so many switches within memory that further
 // ones are up to people for now. mu is held.
 func (t *Transport) latched(memory time.Duration) bool {
@@ -89,6 +111,7 @@ func (t *Transport) goDown(faults [2]*Fault) {
 func (t *Transport) comeUp(reason string) {
 	next := *t.state.Load()
 	next.down = nil
+	t.objection = ""
 	t.endpoints[next.active].reset()
 	t.setState(&next)
 	t.emit(Event{Kind: EventUp, From: next.active, To: next.active, Reason: reason})

@@ -100,8 +100,6 @@ func (t *Transport) StatusHandler() http.Handler {
 // or [ErrClosed]. Ready reports what is known and sends nothing: a Transport is
 // ready before its first request.
 func (t *Transport) Ready() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	st := t.state.Load()
 	if st.closed {
 		return ErrClosed
@@ -109,8 +107,11 @@ func (t *Transport) Ready() error {
 	if st.down == nil {
 		return nil
 	}
+	t.mu.Lock()
+	faults := st.down.faults
+	t.mu.Unlock()
 	err := ErrUnavailable
-	for _, f := range st.down.faults {
+	for _, f := range faults {
 		if f != nil {
 			err = fmt.Errorf("%w; %v: %w", err, f.Endpoint, f)
 		}

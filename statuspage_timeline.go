@@ -81,6 +81,8 @@ func glyphOf(e *Event) glyph {
 		return glyph{"tokens suspect", "warn", "M-5-4H5V-1H-5ZM-5 1H5V4H-5Z"}
 	case EventFleetLost:
 		return glyph{"fleet lost", "warn", "M-5-3-3-5 5 3 3 5Z"}
+	case EventLossGrown:
+		return glyph{"loss grown", "warn", "M-5-2H-2V-5H2V-2H5V2H2V5H-2V2H-5Z"}
 	case EventFleetFound:
 		return glyph{"fleet found", "ok", "M3-5 5-3-3 5-5 3Z"}
 	}

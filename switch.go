@@ -52,8 +52,9 @@ func judge(definitive bool, active, other outcome) verdict {
 
 // decision is one run of the rule, shared by all callers that met the outage.
 type decision struct {
-	done   chan struct{}      // closed when the verdict has taken effect
-	cancel context.CancelFunc // ends the probes: there is nothing left to decide
+	generation uint64             // that it is about
+	done       chan struct{}      // closed when the verdict has taken effect
+	cancel     context.CancelFunc // ends it: there is nothing left to decide
 	// definitive is guarded by Transport.mu.
 	definitive bool
 }
@@ -123,7 +124,7 @@ func (t *Transport) tripReason(f *Fault) string {
 
 // decide starts a decision or joins the one under way. mu is held.
 func (t *Transport) decide(st *state, f *Fault) *decision {
-	if t.decision != nil {
+	if t.decision != nil && t.decision.generation == st.generation {
 		t.decision.definitive = t.decision.definitive || f.Definitive
 		return t.decision
 	}
@@ -131,7 +132,7 @@ func (t *Transport) decide(st *state, f *Fault) *decision {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
-	d := &decision{done: make(chan struct{}), cancel: cancel, definitive: f.Definitive}
+	d := &decision{generation: st.generation, done: make(chan struct{}), cancel: cancel, definitive: f.Definitive}
 	t.decision = d
 	t.wg.Go(func() {
 		defer close(d.done)
@@ -153,12 +154,18 @@ func (t *Transport) settle(ctx context.Context, st *state, d *decision, f *Fault
 	switch v {
 	case move:
 		to := st.active.other()
-		memory, quorum := damping, t.cfg.Quorum
-		if definitive() { // the service itself sends the traffic away
-			memory, quorum = fenceDamping, 1
-		}
-		if refusal = t.witness(st.active, quorum); refusal == nil {
-			refusal = t.propose(st, to, fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to), f, memory)
+		reason := fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to)
+		for {
+			fenced, memory := definitive(), damping
+			if fenced { // the service itself sends the traffic away
+				memory = fenceDamping
+			}
+			if refusal = t.witness(st.active, t.quorum(to, fenced)); refusal == nil {
+				refusal = t.propose(ctx, st, to, reason, f, memory)
+			}
+			if refusal == nil || definitive() == fenced { // no stronger evidence has come meanwhile
+				break
+			}
 		}
 	case down:
 		t.witness(st.active, 1)
@@ -166,7 +173,9 @@ func (t *Transport) settle(ctx context.Context, st *state, d *decision, f *Fault
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.decision = nil
+	if t.decision == d {
+		t.decision = nil
+	}
 	if t.state.Load() != st {
 		return // moved, by this decision or by hand, or closed
 	}
@@ -190,7 +199,7 @@ func (t *Transport) refuse(st *state, d *decision, f *Fault, why error) {
 // propose moves the traffic to an endpoint that has passed its probe, unless the
 // state has changed, there were too many switches within memory, or
 // Config.ConfirmSwitch objects. It returns why it did not.
-func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, memory time.Duration) error {
+func (t *Transport) propose(ctx context.Context, st *state, to Endpoint, reason string, f *Fault, memory time.Duration) error {
 	t.mu.Lock()
 	latched, overtaken := t.latched(memory), t.state.Load() != st
 	t.mu.Unlock()
@@ -204,7 +213,7 @@ func (t *Transport) propose(st *state, to Endpoint, reason string, f *Fault, mem
 		}
 		return fmt.Errorf("latched after %d switches within %s", maxSwitches, within)
 	}
-	if err := t.confirm(st.active, to, reason, f); err != nil {
+	if err := t.confirm(ctx, st.active, to, reason, f); err != nil {
 		return fmt.Errorf("not confirmed: %w", forShow(err))
 	}
 	t.mu.Lock()
@@ -222,12 +231,12 @@ var errOvertaken = errors.New("overtaken by another change")
 const confirmTimeout = 30 * time.Second
 
 // confirm asks Config.ConfirmSwitch, if there is one.
-func (t *Transport) confirm(from, to Endpoint, reason string, f *Fault) error {
+func (t *Transport) confirm(ctx context.Context, from, to Endpoint, reason string, f *Fault) error {
 	if t.cfg.ConfirmSwitch == nil {
 		return nil
 	}
 	proposal := Switch{From: from, To: to, Reason: reason, Fault: f, Loss: t.lossReport(from)}
-	ctx, cancel := context.WithTimeout(t.ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	answer := make(chan error, 1)
 	t.wg.Go(func() { answer <- t.cfg.ConfirmSwitch(ctx, proposal) })
@@ -256,6 +265,9 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, definitive fun
 	var faults [2]*Fault
 	for range outcomes {
 		r := <-results
+		if ctx.Err() != nil {
+			return undecided, faults // what probes say that were ended is no evidence
+		}
 		outcomes[r.endpoint], faults[r.endpoint] = probeOutcome(r.endpoint, r.err)
 		if v := judge(definitive(), outcomes[active], outcomes[active.other()]); v != undecided {
 			return v, faults

@@ -16,10 +16,21 @@ import (
 // it is.
 //
 // An attempt that meets a counted fault is repeated, at the same endpoint after
-// a pause or at the other one after a switch, as long as it may be sent again
-// (see [Config.Replay]), attempts are left and its context lives. What comes
-// back is the last response as it came, a 503 included, or an [*Error] that
-// holds the fault of every attempt. Location and the other header links of a
+// a pause or at the other one after a switch, as long as the request may be sent
+// again, attempts are left and its context lives. It may be sent again
+//
+//   - if nothing of it was sent, or the answer proves that it was not carried out
+//     (the fence, a 429), whatever it is;
+//   - if its outcome is unknown, and it reads (by its method, or as a SOAP message
+//     or $batch that only reads), is a PUT, a DELETE or a PATCH with If-Match or
+//     If-None-Match: *, has an Idempotency-Key, or [WithReplay] or [Config.Replay]
+//     vouch for it;
+//
+// unless [NoReplay] forbids it, or its body can be read only once and was begun.
+//
+// What comes back is the last response as it came, a 503 included, or an [*Error]
+// that holds the fault of every attempt; but [ErrClosed], and the error of a
+// request body that cannot be read, come as they are. Location and the other header links of a
 // response from the alternate name the primary, so that callers see one host.
 //
 // The request is not changed, and its body is closed in every case.
@@ -139,7 +150,8 @@ func (c *call) next(st *state, f *Fault) *state {
 	if len(c.faults) >= t.cfg.MaxAttempts || !c.maySendAgain(f) {
 		return nil
 	}
-	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled
+	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
+		f.RetryAfter < maxRetryAfter // which may stand for more
 	if !throttled && !f.counted() {
 		return nil
 	}
@@ -203,19 +215,20 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return paid
-	case <-st.changed:
-		if c.t.state.Load().generation == st.generation {
+	for now := st; ; now = c.t.state.Load() {
+		if now.generation != st.generation {
+			if paid {
+				c.t.budget.giveBack()
+			}
+			return true
+		}
+		select {
+		case <-timer.C:
 			return paid
+		case <-now.changed:
+		case <-c.req.Context().Done():
+			return false
 		}
-		if paid {
-			c.t.budget.giveBack()
-		}
-		return true
-	case <-c.req.Context().Done():
-		return false
 	}
 }
 
@@ -224,7 +237,11 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 	e := &Error{Method: c.req.Method, URL: redactURL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
 	if doubt := c.inDoubt(f); doubt != nil {
 		e.is = append(e.is, ErrOutcomeUnknown)
-		c.note(doubt.Endpoint, resp, doubt.RequestID, true)
+		if doubt == f {
+			c.note(doubt.Endpoint, resp, doubt.RequestID, true)
+		} else {
+			c.note(doubt.Endpoint, nil, doubt.RequestID, true)
+		}
 		c.t.mu.Lock()
 		c.t.emit(Event{Kind: EventOutcomeUnknown, From: doubt.Endpoint, To: doubt.Endpoint, Fault: doubt, Err: e,
 			Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
@@ -235,6 +252,9 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 	}
 	if st := c.t.state.Load(); st.down != nil {
 		e.is = append(e.is, ErrUnavailable)
+		c.t.mu.Lock()
+		e.RetryAfter = max(0, time.Until(st.down.until))
+		c.t.mu.Unlock()
 	}
 	return nil, e
 }
@@ -255,7 +275,7 @@ func (c *call) inDoubt(last *Fault) *Fault {
 
 // note keeps a write that has ended at an endpoint in the ledger.
 func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown bool) {
-	if c.t.ledger == nil || isReadMethod(c.req.Method) || retrieves(soapAction(c.req.Header)) {
+	if c.t.ledger == nil || c.isRead() {
 		return
 	}
 	label, _ := c.req.Context().Value(labelKey).(string)
@@ -264,6 +284,9 @@ func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown 
 		w.RequestID = requestID
 	}
 	c.t.ledger.record(at, w, unknown)
+	if c.t.state.Load().generation != c.st.generation {
+		c.t.late(at, w.write(), unknown)
+	}
 }
 
 // budget bounds the repeats at one endpoint to a share of the requests, so that
@@ -296,4 +319,8 @@ func (b *budget) take() bool {
 	}
 }
 
-func (b *budget) giveBack() { b.shares.Add(sharesPerRepeat) }
+func (b *budget) giveBack() {
+	for have := b.shares.Load(); !b.shares.CompareAndSwap(have, min(maxShares, have+sharesPerRepeat)); {
+		have = b.shares.Load()
+	}
+}

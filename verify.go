@@ -39,8 +39,8 @@ type Verification struct {
 // service asks but no more than 5 minutes, and reads a record three times at the
 // most for it. It ends early when ctx ends, a read gets no answer at all, the
 // credentials are refused, or throttling does not stop. Then it returns that as
-// its error, along with what is known by then. An error of a single record is
-// none of Verify. [Transport.StatusHandler] shows the result of the last Verify.
+// its error, along with what is known by then. Failing to read a
+// single record is no error of Verify. [Transport.StatusHandler] shows the result of the last Verify.
 func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verification, error) {
 	writes := slices.Concat(r.AtRisk, r.Unknown)
 	slices.SortStableFunc(writes, byTime)
@@ -191,7 +191,7 @@ func readRecord(ctx context.Context, client *http.Client, address string) (prese
 	for try := 1; ; try++ {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
-			return notRead, nil // not a path; it is not from writeOf
+			return notRead, nil // not a path; the report was not made by this package
 		}
 		req.Header.Set("Accept", "application/json")
 		req.Header.Set("OData-Version", "4.0")

@@ -7,7 +7,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// This file probes endpoints without traffic, where that has to be.
+// This file probes endpoints in the background: while down, pinned or failed over.
 
 // needsWatch reports whether endpoints have to be probed without traffic.
 func (t *Transport) needsWatch(st *state) bool {
@@ -106,7 +106,12 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	v, faults := t.consult(t.ctx, st.active, func() bool { return false })
 	if v == move {
 		to := st.active.other()
-		return t.propose(st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, 0) == nil
+		fenced := faults[st.active] != nil && faults[st.active].Definitive
+		err := t.witness(st.active, t.quorum(to, fenced))
+		if err == nil {
+			err = t.propose(t.ctx, st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, 0)
+		}
+		return t.moved(st, to, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,7 +119,7 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 		return false
 	}
 	if v == stay {
-		t.comeUp(fmt.Sprintf("the %v passes its probe", st.active))
+		t.comeUp(fmt.Sprintf("the %v answers its probe", st.active))
 		return true
 	}
 	st.down.faults = faults
@@ -133,7 +138,7 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 		return true
 	}
 	if err == nil {
-		return t.propose(st, Primary, "the primary serves again", nil, damping) == nil
+		return t.moved(st, Primary, t.propose(t.ctx, st, Primary, "the primary serves again", nil, damping))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,6 +146,18 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 		t.endpoints[Primary].trip()
 	}
 	return false
+}
+
+// moved takes note of what came of a proposal, and reports whether the traffic has
+// moved. The reason why it did not is told once.
+func (t *Transport) moved(st *state, to Endpoint, err error) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil && t.state.Load() == st && t.objection != err.Error() {
+		t.objection = err.Error()
+		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: to, Reason: err.Error()})
+	}
+	return err == nil
 }
 
 // risen counts a good probe of the primary and reports whether it is time to
