@@ -16,40 +16,40 @@ import (
 // This file makes one attempt of a call: it sends the request to the endpoint
 // that is active in c.st.
 
-// outgoing is what an attempt needs of its own, in one piece.
-type outgoing struct {
+// ownCopy is what an attempt needs of its own, in one piece.
+type ownCopy struct {
 	request http.Request
 	url     url.URL
 	body    bytes.Reader
-	way     way
+	transit transit
 	answer  watchedBody
 }
 
 // own returns the request that is sent, for changing: a copy, made when it is
 // first needed, of which only the struct is new.
-func (c *call) own() *outgoing {
-	if c.sent == nil {
-		c.sent = &outgoing{request: *c.req}
-		c.out = &c.sent.request
+func (c *call) own() *ownCopy {
+	if c.copy == nil {
+		c.copy = &ownCopy{request: *c.req}
+		c.out = &c.copy.request
 	}
-	return c.sent
+	return c.copy
 }
 
-// watch has the request watched on its way.
-func (c *call) watch() {
-	c.sent = new(outgoing)
-	c.way, c.out = &c.sent.way, &c.sent.request
-	c.sent.request = *c.req.WithContext(c.way.context(c.req.Context(), c.t.cfg.AttemptTimeout))
+// trace has the request watched on its way.
+func (c *call) trace() {
+	c.copy = new(ownCopy)
+	c.transit, c.out = &c.copy.transit, &c.copy.request
+	c.copy.request = *c.req.WithContext(c.transit.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
 
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.sent, c.way = st, req, nil, nil
+	c.st, c.out, c.copy, c.transit = st, req, nil, nil
 	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
-		c.watch()
+		c.trace()
 	}
-	c.redirect()
+	c.address()
 	guarded := c.guards()
 	if !guarded && t.cfg.Authorize == nil {
 		return nil
@@ -71,8 +71,8 @@ func (c *call) prepare(st *state) *Fault {
 	return nil
 }
 
-// redirect points the request at the active endpoint, unless it does so as it is.
-func (c *call) redirect() {
+// address points the request at the active endpoint, unless it does so as it is.
+func (c *call) address() {
 	to := c.st.active
 	query, mapped := c.req.URL.RawQuery, false
 	if c.req.Method == http.MethodDelete {
@@ -115,7 +115,7 @@ func (c *call) guards() bool {
 // unsent returns the fault of an attempt that ends before it is sent, which is
 // none of the endpoint's.
 func (c *call) unsent(class Class, err error) *Fault {
-	c.way.release()
+	c.transit.release()
 	return &Fault{Class: class, Delivery: NotSent, Endpoint: c.st.active, Err: err}
 }
 
@@ -126,13 +126,13 @@ func (c *call) send() (*http.Response, *Fault) {
 	if err := c.takeBody(); err != nil {
 		return nil, c.unsent(ClassCanceled, err)
 	}
-	resp, err := c.way.roundTrip(t.base, c.out)
+	resp, err := c.transit.roundTrip(t.base, c.out)
 	f := t.classify(resp, err)
 	if err == nil {
 		c.deliver(resp)
 	}
 	if f == nil && err == nil {
-		t.endpoints[c.st.active].succeeded(time.Since(t.origin))
+		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.budget.deposit()
 		if resp.StatusCode < 300 {
 			c.note(c.st.active, resp, "", false)
@@ -142,11 +142,11 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	f = c.refine(f, err)
 	if resp == nil {
-		c.way.release()
+		c.transit.release()
 		return nil, f
 	}
 	if f.Class == ClassApplication { // the endpoint is in good health
-		t.endpoints[c.st.active].succeeded(time.Since(t.origin))
+		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.clear(c.st)
 	}
 	c.releaseWith(resp)
@@ -211,27 +211,27 @@ func (c *call) refine(f *Fault, err error) *Fault {
 	if c.req.Context().Err() == context.Canceled || c.body.failed() {
 		known.Class = ClassCanceled
 	}
-	known.Delivery = c.way.delivery(known.Delivery, c.t.direct)
+	known.Delivery = c.transit.delivery(known.Delivery, c.t.direct)
 	if known.Delivery == NotSent && known.Class == ClassTransient && c.req.Context().Err() == nil && !errors.Is(err, errAttemptTimeout) {
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
 }
 
-// way watches a request on its way where that is needed: for requests that must
-// not be sent twice, and for AttemptTimeout. A nil way watches nothing.
-type way struct {
+// transit watches a request on its way where that is needed: for requests that must
+// not be sent twice, and for AttemptTimeout. A nil transit watches nothing.
+type transit struct {
 	trace      httptrace.ClientTrace
 	asked, got atomic.Bool // Base asked for a connection, and got one
 	timeout    time.Duration
 	cancel     context.CancelCauseFunc // nil if there is no timeout
-	state      atomic.Uint32           // wayOpen, wayEnded or wayTimedOut
+	state      atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
 }
 
 const (
-	wayOpen = iota
-	wayEnded
-	wayTimedOut
+	transitOpen = iota
+	transitEnded
+	transitTimedOut
 )
 
 // errAttemptTimeout is the cause of an attempt that AttemptTimeout has ended.
@@ -244,7 +244,7 @@ func (attemptTimeout) Timeout() bool   { return true }
 func (attemptTimeout) Temporary() bool { return true }
 
 // context returns the context to send the request with.
-func (w *way) context(ctx context.Context, timeout time.Duration) context.Context {
+func (w *transit) context(ctx context.Context, timeout time.Duration) context.Context {
 	if timeout > 0 {
 		ctx, w.cancel = context.WithCancelCause(ctx)
 		w.timeout = timeout
@@ -255,10 +255,10 @@ func (w *way) context(ctx context.Context, timeout time.Duration) context.Contex
 }
 
 // roundTrip sends the request through base, in the time it has.
-func (w *way) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+func (w *transit) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 	if w != nil && w.cancel != nil {
 		timer := time.AfterFunc(w.timeout, func() {
-			if w.state.CompareAndSwap(wayOpen, wayTimedOut) {
+			if w.state.CompareAndSwap(transitOpen, transitTimedOut) {
 				w.cancel(errAttemptTimeout)
 			}
 		})
@@ -271,7 +271,7 @@ func (w *way) roundTrip(base http.RoundTripper, req *http.Request) (*http.Respon
 	if w == nil || w.cancel == nil {
 		return resp, err
 	}
-	if w.state.CompareAndSwap(wayOpen, wayEnded) || err != nil && !errors.Is(err, context.Canceled) {
+	if w.state.CompareAndSwap(transitOpen, transitEnded) || err != nil && !errors.Is(err, context.Canceled) {
 		return resp, err
 	}
 	if err == nil { // timed out as the headers came: the body is lost
@@ -282,7 +282,7 @@ func (w *way) roundTrip(base http.RoundTripper, req *http.Request) (*http.Respon
 
 // canceler returns what ends the context of the request once its answer was read,
 // nil if it has none of its own.
-func (w *way) canceler() context.CancelCauseFunc {
+func (w *transit) canceler() context.CancelCauseFunc {
 	if w == nil {
 		return nil
 	}
@@ -290,7 +290,7 @@ func (w *way) canceler() context.CancelCauseFunc {
 }
 
 // release ends the context of the request.
-func (w *way) release() {
+func (w *transit) release() {
 	if w != nil && w.cancel != nil {
 		w.cancel(nil)
 	}
@@ -298,7 +298,7 @@ func (w *way) release() {
 
 // delivery corrects what the error alone says about the request. direct: the
 // connection hooks and the error come from one *http.Transport.
-func (w *way) delivery(d Delivery, direct bool) Delivery {
+func (w *transit) delivery(d Delivery, direct bool) Delivery {
 	switch {
 	case w == nil:
 		return d

@@ -39,7 +39,7 @@ func (s State) String() string {
 // the rest is guarded by Transport.mu.
 type endpoint struct {
 	// lastSuccess is when a request last succeeded: nanoseconds since
-	// Transport.origin, 0 for never.
+	// Transport.started, 0 for never.
 	lastSuccess atomic.Int64
 	// suspect: the breaker holds faults that a success has to clear. While it
 	// is false, successes need not ask the breaker.
@@ -59,7 +59,7 @@ type endpoint struct {
 // so that a busy endpoint does not make every request write to one place.
 const successResolution = time.Millisecond
 
-// succeeded records that a healthy answer came at now, a time since origin.
+// succeeded records that a healthy answer came at now, a time since Transport.started.
 func (e *endpoint) succeeded(now time.Duration) {
 	if last := e.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
 		e.lastSuccess.Store(max(1, int64(now))) // 0 is never
@@ -106,7 +106,7 @@ func (e *endpoint) trip() {
 }
 
 // status returns a snapshot.
-func (e *endpoint) status(u *url.URL, origin time.Time) EndpointStatus {
+func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
 		URL: u.String(), State: e.breaker.state(), Faults: make(map[Class]uint64),
 		LastProbe: e.lastProbe, ProbeError: e.probeError,
@@ -120,7 +120,7 @@ func (e *endpoint) status(u *url.URL, origin time.Time) EndpointStatus {
 		}
 	}
 	if at := e.lastSuccess.Load(); at != 0 {
-		s.LastSuccess = origin.Add(time.Duration(at))
+		s.LastSuccess = started.Add(time.Duration(at))
 	}
 	return s
 }

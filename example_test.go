@@ -52,8 +52,11 @@ func ExampleWrap() {
 	client, transport, err := failover.Wrap(http.DefaultClient, "https://contoso.crm4.dynamics.com", &failover.Config{
 		Authorize: func(req *http.Request) error { // for every attempt and probe
 			bearer, err := bearerToken(req.Context())
+			if err != nil {
+				return err
+			}
 			req.Header.Set("Authorization", "Bearer "+bearer)
-			return err
+			return nil
 		},
 	})
 	if err != nil {

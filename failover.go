@@ -239,15 +239,14 @@ type Config struct {
 // While the organization is healthy a Transport has no goroutine and no timer,
 // unless it is part of a fleet ([Config.Shared]): then it has one of each.
 type Transport struct {
-	org   Org
-	cfg   Config
-	base  http.RoundTripper
-	probe Probe
+	org  Org
+	cfg  Config
+	base http.RoundTripper
 	// direct: Base is an *http.Transport, whose dial errors prove that the
 	// whole attempt sent nothing.
 	direct bool
-	// origin of the clock that success times are kept on.
-	origin time.Time
+	// started is when New was called. Times of successes are kept as since then.
+	started time.Time
 
 	state     atomic.Pointer[state] // stored under mu, loaded by every attempt
 	endpoints [2]endpoint
@@ -295,7 +294,7 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, probe: c.Probe, origin: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
+	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
 	if t.base == nil {
 		t.base = defaultBase()
 	}
@@ -306,7 +305,7 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
 	}
-	t.state.Store(&state{since: t.origin, changed: make(chan struct{})})
+	t.state.Store(&state{since: t.started, changed: make(chan struct{})})
 	if c.Shared != nil {
 		t.join()
 	}
@@ -574,8 +573,8 @@ func (t *Transport) Status() Status {
 	status := Status{
 		Active: st.active, Since: st.since, Generation: st.generation,
 		Pinned: st.pinned, Down: st.down != nil, TimeDown: t.downFor(st), Latched: t.latched(damping), Closed: st.closed,
-		Primary:   t.endpoints[Primary].status(t.org.Primary, t.origin),
-		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.origin),
+		Primary:   t.endpoints[Primary].status(t.org.Primary, t.started),
+		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.started),
 		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
 		Loss: t.loss,
 	}

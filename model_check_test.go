@@ -26,6 +26,7 @@ func (m *model) observe(e failover.Event) {
 	case failover.EventTripped:
 		m.checkTrip(e)
 	case failover.EventSwitched:
+		m.made[e.Reason] = true
 		m.checkSwitch(e)
 		next.active, next.generation, next.down = e.To, e.Generation, false
 		m.switched = e.Time
@@ -145,7 +146,7 @@ func (m *model) checkRecovery(now time.Time) {
 				since = t
 			}
 		}
-		if d := now.Sub(since); d > longestDown && !m.vetoes {
+		if d := now.Sub(since); d > longestDown && !m.vetoes && m.busy == 0 {
 			m.fail("down for %v although an endpoint serves", d)
 		}
 	}

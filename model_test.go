@@ -102,6 +102,7 @@ type model struct {
 	vetoed    time.Time // when a veto was last in force
 	agreed    map[agreement]bool
 	byHand    map[string]bool // reasons given to Switch
+	made      map[string]bool // reasons of the switches made
 	now       epoch
 	history   []epoch
 	switched  time.Time   // the last switch, zero for none
@@ -125,7 +126,7 @@ type epoch struct {
 }
 
 func newModel(t *testing.T, rng *rand.Rand) *model {
-	m := &model{world: newWorld(), byHand: make(map[string]bool), agreed: make(map[agreement]bool)}
+	m := &model{world: newWorld(), byHand: make(map[string]bool), made: make(map[string]bool), agreed: make(map[agreement]bool)}
 	m.trail.origin = time.Now()
 	m.ctx, m.cancel = context.WithCancel(t.Context())
 	m.now.from = time.Now()
@@ -375,10 +376,13 @@ func (m *model) byTheHand(e failover.Endpoint) {
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(m.ctx, 4*time.Second)
 	defer cancel()
-	before := m.transport.Status().Generation
 	err := m.transport.Switch(ctx, e, reason)
 	m.add("switch to %v: %v", e, err)
-	if err == nil && m.transport.Status().Generation == before {
+	synctest.Wait()
+	m.mu.Lock()
+	made := m.made[reason]
+	m.mu.Unlock()
+	if err == nil && !made {
 		m.unlatched() // it was there already
 	}
 }

@@ -156,7 +156,7 @@ var (
 		sound, sound, sound,
 		slow, slowBody,
 		{name: "404", reaches: true, probe: unclear, answer: answering(404, asJSON, "")},
-		{name: "throttles", probe: good, answer: answering(429, asJSON, "", "Retry-After", "7")},
+		{name: "throttles", probe: weak, answer: answering(429, asJSON, "", "Retry-After", "7")},
 		tokenless,
 		{name: "asks for a password", reaches: true, probe: unclear, answer: answering(401, asJSON, "", "WWW-Authenticate", "Basic")},
 		{name: "plug-in fails", reaches: true, probe: unclear, answer: answering(503, asJSON, `{"error":{"code":"0x80040265","message":"No."}}`)},

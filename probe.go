@@ -141,7 +141,7 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	start := time.Now()
-	err := t.probe(context.WithValue(ctx, probeTermsKey{}, terms), client, &target)
+	err := t.cfg.Probe(context.WithValue(ctx, probeTermsKey{}, terms), client, &target)
 	if parent.Err() != nil {
 		return parent.Err() // nobody waits for it any more; it proves nothing
 	}

@@ -22,7 +22,7 @@ func (c *call) deliver(resp *http.Response) {
 // endpoint's breaker how it ended.
 func (c *call) watchBody(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
-		c.way.release()
+		c.transit.release()
 		c.t.clear(c.st)
 		return
 	}
@@ -30,18 +30,18 @@ func (c *call) watchBody(resp *http.Response) {
 		return // the body is the connection now, and not ours to wrap
 	}
 	var b *watchedBody
-	if c.sent != nil && c.body.held == nil {
-		b = &c.sent.answer
+	if c.copy != nil && c.body.held == nil {
+		b = &c.copy.answer
 	} else {
 		b = new(watchedBody) // a long answer is not to keep the request's body in memory
 	}
-	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, c.t, c.st, c.req.Context(), c.way.canceler(), int32(resp.StatusCode)
+	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, c.t, c.st, c.req.Context(), c.transit.canceler(), int32(resp.StatusCode)
 	resp.Body = b
 }
 
 // releaseWith releases the context of the attempt when the body is closed.
 func (c *call) releaseWith(resp *http.Response) {
-	switch cancel := c.way.canceler(); {
+	switch cancel := c.transit.canceler(); {
 	case cancel == nil:
 	case resp.Body == nil:
 		cancel(nil)
@@ -105,7 +105,7 @@ func (b *watchedBody) end(err error) {
 	if f := b.t.classify(nil, err); f != nil {
 		broken := *f
 		broken.Endpoint, broken.Status, broken.Delivery = b.st.active, int(b.status), Answered
-		b.t.report(b.st, &broken)
+		b.t.count(b.st, &broken)
 	}
 }
 

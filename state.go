@@ -63,7 +63,7 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 func (t *Transport) lossReport(from Endpoint) *LossReport {
 	var lastSuccess time.Time
 	if at := t.endpoints[from].lastSuccess.Load(); at != 0 {
-		lastSuccess = t.origin.Add(time.Duration(at))
+		lastSuccess = t.started.Add(time.Duration(at))
 	}
 	r := t.ledger.report(from, lastSuccess, t.cfg.RPO)
 	r.URL, r.verified = t.org.Primary.String(), new(atomic.Pointer[Verification])

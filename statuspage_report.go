@@ -120,7 +120,7 @@ type statusWrite struct {
 // with it.
 func (t *Transport) statusReport() (*statusReport, *timeline) {
 	s, now := t.Status(), time.Now()
-	return newStatusReport(&s, &t.cfg, t.origin, now), newTimeline(&s, t.origin, now)
+	return newStatusReport(&s, &t.cfg, t.started, now), newTimeline(&s, t.started, now)
 }
 
 func newStatusReport(s *Status, cfg *Config, started, now time.Time) *statusReport {

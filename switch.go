@@ -86,9 +86,9 @@ func (h *hold) covers(definitive bool) bool {
 	return time.Now().Before(h.until) && (h.definitive || !definitive)
 }
 
-// report takes note of a fault that an attempt made under st has met. It
+// count takes note of a fault that an attempt made under st has met. It
 // returns the decision that the fault has led to, or nil.
-func (t *Transport) report(st *state, f *Fault) *decision {
+func (t *Transport) count(st *state, f *Fault) *decision {
 	e := &t.endpoints[f.Endpoint]
 	e.record(f)
 	if !f.counted() {
@@ -181,17 +181,17 @@ func (t *Transport) settle(ctx context.Context, st *state, d *decision, f *Fault
 	}
 	switch v {
 	case move:
-		t.refuse(st, d, f, refusal)
+		t.stayPut(st, d, f, refusal)
 	case down:
 		t.goDown(faults)
 	default:
 		t.endpoints[st.active].reset()
-		t.refuse(st, d, f, fmt.Errorf("the %v answers its probe", st.active))
+		t.stayPut(st, d, f, fmt.Errorf("the %v answers its probe", st.active))
 	}
 }
 
-// refuse keeps the traffic where it is, for the time of the hold. mu is held.
-func (t *Transport) refuse(st *state, d *decision, f *Fault, why error) {
+// stayPut keeps the traffic where it is, for the time of the hold. mu is held.
+func (t *Transport) stayPut(st *state, d *decision, f *Fault, why error) {
 	t.hold.extend(d.definitive)
 	t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: st.active.other(), Reason: why.Error(), Fault: f})
 }

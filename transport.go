@@ -47,7 +47,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
-	if t.refuses(st) {
+	if t.failsFast(st) {
 		closeBody(req)
 		return nil, t.refusal(st, req)
 	}
@@ -55,8 +55,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.run()
 }
 
-// refuses reports whether requests fail at once.
-func (t *Transport) refuses(st *state) bool {
+// failsFast reports whether requests fail at once.
+func (t *Transport) failsFast(st *state) bool {
 	return st.closed || st.down != nil && !t.cfg.PassThrough
 }
 
@@ -100,10 +100,10 @@ type call struct {
 	pauses  *backoff.ExponentialBackOff
 
 	// Of the attempt under way:
-	st   *state
-	out  *http.Request // the caller's request, or a copy with what has to be different
-	sent *outgoing     // of that copy, nil if there is none
-	way  *way          // nil if nothing has to be known about it
+	st      *state
+	out     *http.Request // the caller's request, or a copy with what has to be different
+	copy    *ownCopy      // of that copy, nil if there is none
+	transit *transit      // nil if nothing has to be known about it
 }
 
 // run makes attempts until one is answered or none may follow.
@@ -113,13 +113,13 @@ func (c *call) run() (*http.Response, error) {
 		return nil, err // the caller's own reader failed
 	}
 	st := c.t.state.Load() // not before: the caller's reader may have taken its time
-	if c.t.refuses(st) {
+	if c.t.failsFast(st) {
 		return nil, c.t.refusal(st, c.req)
 	}
 	for {
 		f := c.prepare(st)
 		if now := c.t.state.Load(); now.generation != st.generation && f == nil {
-			c.way.release() // a switch has passed while Authorize took its time
+			c.transit.release() // a switch has passed while Authorize took its time
 			st = now
 			continue
 		}
@@ -146,7 +146,7 @@ func (c *call) run() (*http.Response, error) {
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
 	t.borrow(c.req)
-	d := t.report(st, f)
+	d := t.count(st, f)
 	if len(c.faults) >= t.cfg.MaxAttempts || !c.maySendAgain(f) {
 		return nil
 	}
@@ -163,11 +163,11 @@ func (c *call) next(st *state, f *Fault) *state {
 		}
 	}
 	now := t.state.Load()
-	if now.generation == st.generation && !t.refuses(now) && !c.pause(now, f, throttled) {
+	if now.generation == st.generation && !t.failsFast(now) && !c.pause(now, f, throttled) {
 		return nil
 	}
 	now = t.state.Load()
-	if t.refuses(now) || ctx.Err() != nil {
+	if t.failsFast(now) || ctx.Err() != nil {
 		return nil
 	}
 	return now
