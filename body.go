@@ -84,7 +84,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 // mayHold reports whether reading the body ahead is of use and does no harm.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
-	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) && req.Header.Get("Upgrade") == ""
+	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) && req.Header.Get("Upgrade") == "" && req.Method != http.MethodConnect
 }
 
 // holdTimeout bounds the wait for the end of a body that its caller is still

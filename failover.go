@@ -202,17 +202,18 @@ type Config struct {
 	// Shared is where the processes of a fleet keep what they know together.
 	// A switch of one is then followed by all others, each after a passed probe
 	// of its own; one of them at a time probes for the fail-back; and dwell and
-	// latch count the switches of all. New waits up to a second, for a probe and for ConfirmSwitch, to
-	// start out where the fleet is. No request waits for Shared (unless Quorum
-	// asks for more than one process, and then only those that wait for a
-	// switch), and without an answer from it the Transport is on its own. Close does not close it.
-	// Nil: there is no fleet.
+	// latch count the switches of all. New waits up to a second, for a probe and
+	// for ConfirmSwitch, to start out where the fleet is. No request waits for
+	// Shared (unless Quorum asks for more than one process, and then only those
+	// that wait for a switch), and without an answer from it the Transport is on
+	// its own. Close does not close it. Nil: there is no fleet.
 	Shared Shared
 
 	// Quorum is how many processes of the fleet must have seen the active
-	// endpoint fail, within a minute, before the first of them switches. A fence,
-	// a switch by hand and a fail-back need none; nor does a process that Shared
-	// does not answer. Zero: 1. Negative: 1.
+	// endpoint fail, within a minute, before the first of them switches to the
+	// alternate. A fence and a switch by hand need none; nor does a process that
+	// Shared does not answer. Only requests find out that an endpoint fails:
+	// processes without traffic are no witnesses. Zero: 1. Negative: 1.
 	Quorum int
 
 	// OnFault, if set, is told of every attempt that met a fault, by the
@@ -409,8 +410,9 @@ func (t *Transport) CloseIdleConnections() {
 // Close stops all probing, waits until every goroutine of the Transport and a
 // running OnEvent have ended, and always returns nil. If the store of a fleet
 // hangs, that takes up to a second more. Round trips under way, and what reads
-// their bodies ahead, are not waited for: they finish their current attempt; later ones return [ErrClosed]. It does not
-// close a Base that the caller has given. Closing again is harmless.
+// their bodies ahead, are not waited for: they finish their current attempt;
+// later ones return [ErrClosed]. It does not close a Base that the caller has
+// given. Closing again is harmless.
 func (t *Transport) Close() error {
 	t.mu.Lock()
 	if st := t.state.Load(); !st.closed {
@@ -580,6 +582,7 @@ func (t *Transport) Status() Status {
 	}
 	if t.fleet != nil {
 		fleet := t.fleet.status
+		fleet.Record.Earlier, fleet.Witnesses = slices.Clone(fleet.Record.Earlier), slices.Clone(fleet.Witnesses)
 		fleet.Apart = fleet.Record.Active != st.active
 		if !time.Now().Before(t.fleet.witnessed) {
 			fleet.Witnesses = nil

@@ -42,7 +42,7 @@ type fleet struct {
 	refused   uint64
 	witnessed time.Time // until when this process counts as a witness of status.Failed
 	claimed   bool      // a claim on the fail-back may last
-	rounds    int       // of probes without effect, since it is this Transport's turn
+	rounds    int       // of probes, since it is this Transport's turn
 }
 
 const (
@@ -56,9 +56,9 @@ const (
 	fleetTimeout = time.Second
 	// witnessTime is how long a process counts as a witness of an outage.
 	witnessTime = time.Minute
-	// turnRounds is how many rounds of probes without effect end a turn, if
-	// Config.Rise does not ask for more: a Transport may be the only one that
-	// does not reach the primary, or that is not to go back.
+	// turnRounds is how many rounds of probes end a turn, if Config.Rise does not
+	// ask for more: a Transport may be the only one that does not reach the
+	// primary, or that is not to go back.
 	turnRounds = 6
 	// maxWitnesses is how many Status names.
 	maxWitnesses = 64
@@ -167,7 +167,7 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	case rec.Active == st.active: // in step, whoever moved first
 		forgotten := rec.Generation < f.synced && f.synced == f.newest
 		if rec.Generation > f.synced {
-			t.switches = rec.in(clock).switches()
+			t.remember(rec.in(clock).switches())
 		}
 		f.untold, f.insisted = false, false
 		if forgotten && !st.pinned {
@@ -284,7 +284,8 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 	f.synced, f.newest = next.Generation, next.Generation
 	f.status.Record, f.status.Loaded = next, time.Now()
 	f.insisted = false
-	f.untold = t.state.Load().active != st.active
+	now := t.state.Load()
+	f.untold = now.active != st.active && !now.pinned
 	return !f.untold
 }
 
@@ -302,6 +303,9 @@ func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled 
 		return t.publish(st, found, clock)
 	}
 	if err == nil {
+		t.mu.Lock()
+		t.remember(rec.Earlier) // before the one that is to follow
+		t.mu.Unlock()
 		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
 		err = t.propose(t.ctx, st, rec.Active, reason, nil, 0)
 	}
@@ -424,16 +428,18 @@ func (t *Transport) leads() bool {
 }
 
 // endRound takes note of a round of probes for the fail-back, which may have been
-// the last of the turn. Rounds that only wait for the dwell do not count.
+// the last of the turn. To wait for the dwell a turn may last longer.
 func (t *Transport) endRound(st *state, good bool) {
 	if t.fleet == nil {
 		return
 	}
+	limit := max(turnRounds, 2*t.cfg.Rise)
 	t.mu.Lock()
-	if !good || !time.Now().Before(t.dwellUntil(st)) {
-		t.fleet.rounds++
+	if good && time.Now().Before(t.dwellUntil(st)) {
+		limit *= 10
 	}
-	over := t.fleet.rounds >= max(turnRounds, 2*t.cfg.Rise)
+	t.fleet.rounds++
+	over := t.fleet.rounds >= limit
 	t.mu.Unlock()
 	if over {
 		t.yieldFailback()

@@ -39,6 +39,7 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	}
 	t.endpoints[e].reset()
 	t.hold, t.objection = hold{}, ""
+	latched := t.latched(damping)
 	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
 	t.loss = t.lossReport(st.active)
 	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
@@ -54,7 +55,20 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: t.loss})
 	t.emit(Event{Kind: EventTokensSuspect, From: st.active, To: e, Reason: fmt.Sprintf(
 		"the %v may not have the content that the last delta tokens and ETags of the %v are about", e, st.active)})
-	if len(t.switches) == maxSwitches {
+	t.tellLatched(latched)
+}
+
+// remember takes over the times of a fleet's switches. mu is held.
+func (t *Transport) remember(switches []time.Time) {
+	latched := t.latched(damping)
+	t.switches = switches
+	t.tellLatched(latched)
+}
+
+// tellLatched tells that the Transport is latched, if it was not before. mu is held.
+func (t *Transport) tellLatched(before bool) {
+	if !before && t.latched(damping) {
+		e := t.state.Load().active
 		t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
 	}
 }

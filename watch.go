@@ -113,6 +113,9 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 		}
 		return t.moved(st, to, err)
 	}
+	if v == down {
+		t.witness(st.active, 1) // still
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.Load() != st {

@@ -197,7 +197,12 @@ func TestFleetSurvivesPoison(t *testing.T) {
 		require.NoError(t, f.admin.Publish(t.Context(), "failover:changes", organization).Err())
 	}
 	poison("generation", 7, "active", "alternate", "since", "2999-01-01T00:00:00Z", "earlier", "", "reason", "a lie", "by", "nobody")
-	f.eventually("apart", 20*time.Second, func(s status) bool { return s.Apart && s.Active == failover.Primary })
+	// The alternate itself says that it does not serve, so the lie is corrected.
+	require.Eventually(t, func() bool {
+		rec := f.record()
+		return rec.Active == failover.Primary && rec.Generation > 7
+	}, 20*time.Second, 10*time.Millisecond)
+	f.eventually("in step again", 20*time.Second, func(s status) bool { return !s.Apart && s.Active == failover.Primary })
 	f.answered(f.get(1))
 
 	poison("generation", "garbage", "reason", strings.Repeat("x", 1<<20))

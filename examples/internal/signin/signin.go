@@ -121,6 +121,9 @@ func (s *Service) configuration(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Service) token(w http.ResponseWriter, r *http.Request) {
+	if r.ParseForm() != nil {
+		return // the caller has given up before its end
+	}
 	// MSAL adds scopes of its own that mean nothing to applications.
 	scope := ""
 	for word := range strings.FieldsSeq(r.FormValue("scope")) {
