@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,8 +72,8 @@ func TestSwitchByHandNeedsAProbeThatPasses(t *testing.T) {
 }
 
 func TestAHandEndsTheDecisionUnderWay(t *testing.T) {
-	asked := 0
-	confirm := func(context.Context, failover.Switch) error { asked++; return nil }
+	var asked atomic.Int32
+	confirm := func(context.Context, failover.Switch) error { asked.Add(1); return nil }
 	tell(t, failover.Config{AttemptTimeout: time.Second, ConfirmSwitch: confirm}, func(s *story) {
 		s.org.Disaster(failovertest.BlackHole())
 		var wg sync.WaitGroup
@@ -82,7 +83,7 @@ func TestAHandEndsTheDecisionUnderWay(t *testing.T) {
 		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
 		wg.Wait()
 		assert.Less(s, time.Since(start), 5*time.Second)
-		assert.Zero(s, asked, "there was nothing left to confirm")
+		assert.Zero(s, asked.Load(), "there was nothing left to confirm")
 	})
 }
 

@@ -225,15 +225,15 @@ func TestWhoMeetsTheOutageKnowsWhenToTryAgain(t *testing.T) {
 }
 
 func TestARefusedFailBackIsToldOnce(t *testing.T) {
-	asked := 0
-	tell(t, failover.Config{ConfirmSwitch: func(_ context.Context, proposal failover.Switch) error {
-		asked++
+	var asked atomic.Int32
+	tell(t, failover.Config{ConfirmSwitch: func(context.Context, failover.Switch) error {
+		asked.Add(1)
 		return errors.New("month-end closing")
 	}}, func(s *story) {
 		s.org.Alternate().Serve()
 		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
 		time.Sleep(time.Hour)
-		assert.Greater(s, asked, 10)
+		assert.Greater(s, asked.Load(), int32(10))
 		assert.Equal(s, 1, s.count(failover.EventSwitchRefused))
 	})
 }
@@ -255,10 +255,9 @@ func TestABreakerClosesWithoutFailBackProbesToo(t *testing.T) {
 // A question about a decision that is overtaken is withdrawn, and does not keep
 // the next decision waiting.
 func TestAFenceDoesNotWaitForAnOvertakenQuestion(t *testing.T) {
-	first := true
+	var asked atomic.Bool
 	tell(t, failover.Config{ConfirmSwitch: func(ctx context.Context, _ failover.Switch) error {
-		if first {
-			first = false
+		if !asked.Swap(true) {
 			<-ctx.Done() // nobody at the desk
 			return ctx.Err()
 		}

@@ -204,13 +204,6 @@ func (o *Org) mapLinks(h http.Header, to Endpoint) {
 	}
 }
 
-// dataverse reports whether the primary is known to be a Dataverse
-// organization by its name.
-func (o *Org) dataverse() bool {
-	_, ok := splitDataverse(o.origins[0][Primary].name)
-	return ok
-}
-
 // finOps reports whether the primary is known to be a Finance and Operations
 // environment by its name.
 func (o *Org) finOps() bool { return isFinOps(o.origins[0][Primary].name) }
