@@ -103,7 +103,7 @@ func (c *call) address() {
 // (an upsert); with If-Match: * it answers 404.
 func (c *call) guards() bool {
 	atRisk := c.t.atRisk.Load()
-	if atRisk == nil || *atRisk == nil || c.req.Method != http.MethodPatch ||
+	if atRisk == nil || c.req.Method != http.MethodPatch ||
 		c.req.Header.Get("If-Match") != "" || c.req.Header.Get("If-None-Match") != "" {
 		return false
 	}
@@ -181,16 +181,16 @@ func (c *call) takeBody() error {
 
 // takeHeld puts the body into the request, from its start, if it is held.
 func (c *call) takeHeld() bool {
-	body, mapped := c.body.whole(&c.t.org, c.req, c.st.active)
-	if body == nil {
+	held := c.body.whole(&c.t.org, c.req, c.st.active)
+	if held.body == nil {
 		return false
 	}
 	own := c.own()
-	own.body.Reset(body)
+	own.body.Reset(held.body)
 	own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
-	own.request.GetBody = func() (io.ReadCloser, error) { return newBody(body), nil }
-	if mapped && own.request.ContentLength > 0 {
-		own.request.ContentLength = int64(len(body))
+	own.request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil }
+	if held.mapped && own.request.ContentLength > 0 {
+		own.request.ContentLength = int64(len(held.body))
 	}
 	return true
 }

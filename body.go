@@ -12,13 +12,14 @@ import (
 )
 
 // payload is the body of a call: it gives every attempt the whole of it. A body
-// up to Config.MaxBody is held. A longer one is had again by GetBody, or
+// up to Config.MaxBody is held. A longer one is obtained again by GetBody, or
 // streamed, once.
 //
 // GetBody is called as late as possible: some, azcore's for one, return the body
 // itself, rewound, and not another one.
 type payload struct {
 	held     []byte        // all of it, not nil if it is held
+	wholes   [2]whole      // of what is held, by the endpoint that it is for
 	original io.ReadCloser // the caller's, nil if there is none or it is held
 	begun    bool          // original is not the request's own any more
 	used     bool          // original was given to an attempt
@@ -84,7 +85,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 // mayHold reports whether reading the body ahead is of use and does no harm.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
-	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) && req.Header.Get("Upgrade") == "" && req.Method != http.MethodConnect
+	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
+		req.Header.Get("Upgrade") == "" && req.Method != http.MethodConnect
 }
 
 // holdTimeout bounds the wait for the end of a body that its caller is still
@@ -119,15 +121,20 @@ type resumed struct {
 	io.Closer
 }
 
-func newBody(b []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(b)) }
+// whole is what is held as it goes to an endpoint. The body is nil as long as
+// nobody has asked for it.
+type whole struct {
+	body   []byte
+	mapped bool // it had links to the other endpoint
+}
 
-// whole returns the body for an attempt at endpoint to, if it is held: with its
-// links to the other endpoint mapped.
-func (p *payload) whole(org *Org, req *http.Request, to Endpoint) (body []byte, mapped bool) {
-	if p.held == nil {
-		return nil, false
+// whole returns the body for an attempt at endpoint to, nil if it is not held.
+func (p *payload) whole(org *Org, req *http.Request, to Endpoint) whole {
+	w := &p.wholes[to]
+	if w.body == nil && p.held != nil {
+		w.body, w.mapped = org.rewriteBody(req.Header, req.URL.Path, p.held, to)
 	}
-	return org.rewriteBody(req.Header, req.URL.Path, p.held, to)
+	return *w
 }
 
 // next returns the body for an attempt, if it is not held; nil if the request's own

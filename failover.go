@@ -255,7 +255,8 @@ type Transport struct {
 	borrowed  atomic.Pointer[string] // Authorization header for probes
 	ledger    *ledger
 	// atRisk are the records created at the other endpoint just before the last
-	// switch, by recordKey: they may not exist where the traffic is.
+	// switch, by recordKey: they may not exist where the traffic is. Nil if there
+	// are none.
 	atRisk atomic.Pointer[map[string]bool]
 	fleet  *fleet // nil without Config.Shared
 

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/cenkalti/backoff/v4"
 )
 
 // This file keeps a Transport in step with its fleet. A Transport switches by
@@ -100,12 +98,7 @@ func (t *Transport) join() {
 // keepInStep looks at the record whenever it may have changed, or something is
 // to be told, until the Transport is closed.
 func (t *Transport) keepInStep(changes <-chan struct{}, settled bool) {
-	retry := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(fleetRetry), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(probeJitter),
-		backoff.WithMaxInterval(fleetPoll), backoff.WithMaxElapsedTime(0))
-	poll := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(fleetPoll), backoff.WithMultiplier(1), backoff.WithRandomizationFactor(probeJitter),
-		backoff.WithMaxElapsedTime(0))
+	retry, poll := intervals(fleetRetry, fleetPoll, 2), intervals(fleetPoll, fleetPoll, 1)
 	for {
 		wait := retry
 		if settled {
@@ -422,7 +415,7 @@ func (t *Transport) leads() bool {
 	if lost {
 		return true
 	}
-	ttl := min(2*min(t.cfg.MaxProbeInterval, maxClaim), maxClaim)
+	ttl := 2 * min(t.cfg.MaxProbeInterval, maxClaim/2)
 	turns, err := t.claim(t.ctx, failbackTopic, t.fleet.claimant, ttl)
 	return err != nil || len(turns) == 0 || turns[0] == t.fleet.claimant
 }

@@ -42,9 +42,18 @@ func isReadMethod(method string) bool {
 	return false
 }
 
-// isRead reports whether the request changes nothing at the organization: by its
-// method, as a SOAP message that retrieves, or as a batch of nothing but reads.
+// isRead reports whether the request changes nothing at the organization. It
+// looks once: the body may have to be parsed for it.
 func (c *call) isRead() bool {
+	if !c.looked {
+		c.looked, c.onlyReads = true, c.reads()
+	}
+	return c.onlyReads
+}
+
+// reads looks at the request: at its method, whether it is a SOAP message that
+// retrieves, or a batch of nothing but reads.
+func (c *call) reads() bool {
 	req := c.req
 	if isReadMethod(req.Method) {
 		return true

@@ -41,10 +41,8 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	t.hold, t.objection = hold{}, ""
 	latched := t.latched(damping)
 	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
-	t.loss = t.lossReport(st.active)
+	t.setLoss(t.lossReport(st.active))
 	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
-	created := t.loss.created()
-	t.atRisk.Store(&created)
 	t.setState(next)
 	if t.decision != nil {
 		t.decision.cancel()
@@ -84,6 +82,16 @@ func (t *Transport) lossReport(from Endpoint) *LossReport {
 	return r
 }
 
+// setLoss makes r the report of the last switch. mu is held.
+func (t *Transport) setLoss(r *LossReport) {
+	t.loss = r
+	var atRisk *map[string]bool
+	if created := r.created(); created != nil {
+		atRisk = &created
+	}
+	t.atRisk.Store(atRisk)
+}
+
 // late adds a write to the report of the last switch that was under way at the
 // endpoint which that has left. The report that was given out is not changed.
 func (t *Transport) late(at Endpoint, w Write, unknown bool) {
@@ -99,9 +107,7 @@ func (t *Transport) late(at Endpoint, w Write, unknown bool) {
 	} else {
 		r.AtRisk = append(slices.Clone(r.AtRisk), w)
 	}
-	t.loss = &r
-	created := r.created()
-	t.atRisk.Store(&created)
+	t.setLoss(&r)
 	t.emit(Event{Kind: EventLossGrown, From: at, To: st.active, Loss: &r, Reason: fmt.Sprintf(
 		"%s %s was under way at the %v when the traffic moved", w.Method, w.Path, at)})
 }
@@ -119,6 +125,14 @@ func (t *Transport) goDown(faults [2]*Fault) {
 	next.down = &outage{since: now, faults: faults, until: now.Add(downInterval)}
 	t.setState(&next)
 	t.emit(Event{Kind: EventDown, From: next.active, To: next.active, Reason: "neither endpoint passes its probe", Fault: faults[next.active]})
+}
+
+// outlook returns the faults that the last probes of an outage have met, and how
+// long it is until the next.
+func (t *Transport) outlook(o *outage) (faults [2]*Fault, retryAfter time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return o.faults, max(0, time.Until(o.until))
 }
 
 // comeUp ends Down at the active endpoint. mu is held.

@@ -107,9 +107,7 @@ func (t *Transport) Ready() error {
 	if st.down == nil {
 		return nil
 	}
-	t.mu.Lock()
-	faults := st.down.faults
-	t.mu.Unlock()
+	faults, _ := t.outlook(st.down)
 	err := ErrUnavailable
 	for _, f := range faults {
 		if f != nil {

@@ -71,15 +71,13 @@ func (t *Transport) refusal(st *state, req *http.Request) error {
 // unavailable returns the error of a request that was not sent because neither
 // endpoint serves.
 func (t *Transport) unavailable(req *http.Request, st *state) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e := &Error{Method: req.Method, URL: redactURL(req.URL), is: []error{ErrUnavailable}}
-	for _, f := range st.down.faults {
+	faults, retryAfter := t.outlook(st.down)
+	e := &Error{Method: req.Method, URL: redactURL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
+	for _, f := range faults {
 		if f != nil {
 			e.Attempts = append(e.Attempts, f)
 		}
 	}
-	e.RetryAfter = max(0, time.Until(st.down.until))
 	return e
 }
 
@@ -91,13 +89,14 @@ func closeBody(req *http.Request) {
 
 // call is one RoundTrip.
 type call struct {
-	t       *Transport
-	req     *http.Request // the caller's, never changed
-	variant int           // of the organization's host names, see Org
-	at      Endpoint      // that the caller's URL names
-	body    payload
-	faults  []*Fault // one for each attempt so far
-	pauses  *backoff.ExponentialBackOff
+	t                 *Transport
+	req               *http.Request // the caller's, never changed
+	variant           int           // of the organization's host names, see Org
+	at                Endpoint      // that the caller's URL names
+	body              payload
+	faults            []*Fault // one for each attempt so far
+	pauses            *backoff.ExponentialBackOff
+	looked, onlyReads bool // see isRead
 
 	// Of the attempt under way:
 	st      *state
@@ -237,11 +236,11 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 	e := &Error{Method: c.req.Method, URL: redactURL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
 	if doubt := c.inDoubt(f); doubt != nil {
 		e.is = append(e.is, ErrOutcomeUnknown)
-		if doubt == f {
-			c.note(doubt.Endpoint, resp, doubt.RequestID, true)
-		} else {
-			c.note(doubt.Endpoint, nil, doubt.RequestID, true)
+		answer := resp
+		if doubt != f {
+			answer = nil // of another attempt
 		}
+		c.note(doubt.Endpoint, answer, doubt.RequestID, true)
 		c.t.mu.Lock()
 		c.t.emit(Event{Kind: EventOutcomeUnknown, From: doubt.Endpoint, To: doubt.Endpoint, Fault: doubt, Err: e,
 			Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
@@ -252,9 +251,7 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 	}
 	if st := c.t.state.Load(); st.down != nil {
 		e.is = append(e.is, ErrUnavailable)
-		c.t.mu.Lock()
-		e.RetryAfter = max(0, time.Until(st.down.until))
-		c.t.mu.Unlock()
+		_, e.RetryAfter = c.t.outlook(st.down)
 	}
 	return nil, e
 }

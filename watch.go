@@ -80,9 +80,15 @@ func (t *Transport) schedule(st *state) *backoff.ExponentialBackOff {
 	if st.down != nil {
 		first, last = downInterval, maxDownInterval
 	}
+	return intervals(first, last, probeGrowth)
+}
+
+// intervals returns times that grow from first to last, jittered as probes are,
+// without an end.
+func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(first), backoff.WithMaxInterval(last), backoff.WithMaxElapsedTime(0),
-		backoff.WithMultiplier(probeGrowth), backoff.WithRandomizationFactor(probeJitter))
+		backoff.WithMultiplier(growth), backoff.WithRandomizationFactor(probeJitter))
 }
 
 // round probes once and acts on it. It reports whether the probes are good, so
