@@ -153,11 +153,23 @@ func roundTrip(t *testing.T, rt http.RoundTripper, target string) *Fault {
 	return Classify(resp, err)
 }
 
+// refusingAddr returns an address that refuses connections until the test ends. It
+// is the near end of an open connection: the port of a listener that was closed
+// could go to the next one.
+func refusingAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn.LocalAddr().String()
+}
+
 func TestClassifyRealErrors(t *testing.T) {
 	t.Parallel()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, closed.Close())
+	closed := refusingAddr(t)
 	serve := func(config *tls.Config, handler http.HandlerFunc) *httptest.Server {
 		s := httptest.NewUnstartedServer(handler)
 		s.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -183,12 +195,12 @@ func TestClassifyRealErrors(t *testing.T) {
 		class             Class
 		delivery          Delivery
 	}{
-		{"refused", "nobody listens", "http://" + closed.Addr().String(), &http.Transport{}, ClassUnavailable, NotSent},
+		{"refused", "nobody listens", "http://" + closed, &http.Transport{}, ClassUnavailable, NotSent},
 		{"untrusted", "the certificate is verified first", secure.URL, &http.Transport{}, ClassUnavailable, NotSent},
 		{"no tls", "the first record is HTTP", strings.Replace(plain.URL, "http:", "https:", 1), &http.Transport{}, ClassUnavailable, NotSent},
 		{"client certificate required", "the alert alone does not say when it came: with TLS 1.3 perhaps after the request", demanding.URL, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS12}}, ClassUnavailable, Unknown},
 		{"dropped", "the server read the request", dropping.URL, &http.Transport{}, ClassTransient, Unknown},
-		{"proxy is down", "the request goes after CONNECT", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: closed.Addr().String(), User: url.UserPassword("u", canary)})}, ClassUnavailable, NotSent},
+		{"proxy is down", "the request goes after CONNECT", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: closed, User: url.UserPassword("u", canary)})}, ClassUnavailable, NotSent},
 		{"proxy says no", "net/http has no type for a refused CONNECT, so it is judged with care", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: refusing.Listener.Addr().String()})}, ClassTransient, Unknown},
 		{"reserved name", "the name does not resolve", "http://contoso.invalid", &http.Transport{}, ClassUnavailable, NotSent},
 	}

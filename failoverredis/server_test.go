@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,13 +44,25 @@ func startServer(t testing.TB, args ...string) *server {
 	return s
 }
 
-// freePort returns a port that nothing listens on, for now.
+var givenPorts sync.Map // by freePort
+
+// freePort returns a port that nothing listens on. It is one that systems do not
+// hand out by themselves, or somebody else might have it before the server has, or
+// while the server is stopped.
 func freePort(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
+	for range 100 {
+		port := strconv.Itoa(10000 + rand.IntN(20000))
+		if _, taken := givenPorts.LoadOrStore(port, true); taken {
+			continue
+		}
+		if ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			require.NoError(t, ln.Close())
+			return port
+		}
+	}
+	require.FailNow(t, "no free port")
+	return ""
 }
 
 // start starts the process and waits until it accepts connections.

@@ -52,6 +52,7 @@ type side struct {
 	h2    http2.Server
 	proxy *toxiproxy.Proxy // nil if the client connects directly
 
+	closed   atomic.Bool // refuses connections
 	fenced   atomic.Bool
 	nameGone atomic.Bool
 	cert     atomic.Pointer[tls.Certificate]
@@ -102,6 +103,9 @@ func newSide(p *pair, host string, proxied bool) *side {
 
 // addr is where clients connect to.
 func (s *side) addr() string {
+	if s.closed.Load() {
+		return refusing
+	}
 	if hole := s.hole.Load(); hole != nil {
 		return hole.addr()
 	}
@@ -124,13 +128,16 @@ func (s *side) close() {
 	s.cut()
 }
 
-// refuse closes the port and every connection.
+// refusing is an address that nothing listens on. A port of our own that was
+// closed could go to somebody else before it is opened again.
+const refusing = "127.0.0.1:1"
+
+// refuse refuses connections, and closes those that are open.
 func (s *side) refuse() {
+	s.closed.Store(true)
 	if s.proxy != nil {
 		s.proxy.Stop()
-		return
 	}
-	s.ln.Close()
 	s.cut()
 }
 
@@ -141,12 +148,7 @@ func (s *side) recover() {
 	if s.stalled.Swap(false) {
 		s.cut() // they have lost what was sent
 	}
-	ln, err := net.Listen("tcp", s.ln.Addr().String())
-	if err != nil {
-		return // the port was never closed
-	}
-	s.ln = ln
-	s.serve()
+	s.closed.Store(false)
 }
 
 // serve starts to accept connections.
