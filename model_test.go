@@ -372,7 +372,6 @@ func (m *model) byTheHand(e failover.Endpoint) {
 	m.ids++
 	reason := fmt.Sprintf("drill %d", m.ids)
 	m.byHand[reason] = true
-	m.aside[time.Now().Round(0)] = true
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(m.ctx, 4*time.Second)
 	defer cancel()

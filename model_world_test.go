@@ -171,16 +171,15 @@ type world struct {
 	faults   [2][]evidence
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
-	probing  [2]int             // under way
-	begun    int                // probes
-	aside    map[time.Time]bool // when probes began that are not for the fail-back
+	probing  [2]int // under way
+	begun    int    // probes
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
 }
 
 func newWorld() *world {
-	return &world{aside: make(map[time.Time]bool), reached: make(map[string]int), callers: make(map[string]*caller)}
+	return &world{reached: make(map[string]int), callers: make(map[string]*caller)}
 }
 
 // evidence is a fault that counts.
@@ -308,9 +307,6 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	c := w.sides[e].probes
 	w.probing[e]++
 	w.begun++
-	if e == failover.Alternate { // a decision probes both at the same time
-		w.aside[started.Round(0)] = true
-	}
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
@@ -376,15 +372,15 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 // time that ConfirmSwitch has.
 const evidenceTime = (5 + 30 + 1) * time.Second
 
-// risen counts the good probes of the primary since the last bad one for the
-// fail-back. Those of a decision or a hand may be good but do no harm.
+// risen counts the good probes of the primary since the last bad one, whatever
+// they were for.
 func (w *world) risen(since time.Time) (n int) {
 	for _, p := range w.probes[failover.Primary] {
 		switch {
 		case p.started.Before(since):
 		case p.found == good, p.found == weak:
 			n++
-		case !w.aside[p.started.Round(0)]:
+		default:
 			n = 0
 		}
 	}

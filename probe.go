@@ -121,7 +121,7 @@ func asksForBearer(h http.Header) bool {
 	return false
 }
 
-// runProbe probes an endpoint and keeps the result for Status.
+// runProbe probes an endpoint and takes note of the result.
 func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	t.mu.Lock()
 	terms := probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.organizationID}
@@ -153,6 +153,8 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	side.lastProbe, side.probeError = now, err
 	if err == nil {
 		side.fenced = false
+	} else if e == Primary && t.state.Load().active == Alternate {
+		side.trip() // whoever has asked: it has to rise anew
 	}
 	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(err), Err: err, Duration: now.Sub(start)})
 	return err

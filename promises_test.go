@@ -238,6 +238,28 @@ func TestARefusedFailBackIsToldOnce(t *testing.T) {
 	})
 }
 
+// A probe that the primary does not pass counts against its rise, also while it is
+// made for the sake of Status only.
+func TestAPrimaryThatFailsWhilePinnedHasToRiseAnew(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Alternate().Serve()
+		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
+		time.Sleep(3 * time.Minute)
+		require.Equal(s, failover.StateClosed, s.transport.Status().Primary.State, "all that is missing is the dwell")
+		s.transport.Pin(failover.Alternate)
+		s.org.Primary().Fail(failovertest.Refuse())
+		time.Sleep(time.Hour)
+		s.org.Primary().Heal()
+		s.transport.Unpin()
+		probes := map[time.Time]bool{}
+		for s.active() == failover.Alternate {
+			probes[s.transport.Status().Primary.LastProbe] = true
+			time.Sleep(time.Second)
+		}
+		assert.Len(s, probes, 3, "the last bad one, and two good ones before the one that moves the traffic")
+	})
+}
+
 func TestABreakerClosesWithoutFailBackProbesToo(t *testing.T) {
 	tell(t, failover.Config{ProbeInterval: -1, ConfirmSwitch: func(context.Context, failover.Switch) error { return errors.New("no") }}, func(s *story) {
 		s.org.FailOver()

@@ -143,18 +143,14 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	}
 	err := t.runProbe(t.ctx, Primary)
 	t.endRound(st, err == nil)
-	if err == nil && !t.risen(st) {
+	switch {
+	case err != nil:
+		return false
+	case !t.risen(st):
 		return true
-	}
-	if err == nil {
+	default:
 		return t.moved(st, Primary, t.propose(t.ctx, st, Primary, "the primary serves again", nil, damping))
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.state.Load() == st {
-		t.endpoints[Primary].trip()
-	}
-	return false
 }
 
 // moved takes note of what came of a proposal, and reports whether the traffic has
