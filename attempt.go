@@ -63,7 +63,9 @@ func (c *call) prepare(st *state) *Fault {
 	}
 	c.own().request.Header = header
 	if t.cfg.Authorize != nil {
-		c.takeHeld() // which may be signed
+		if held := c.held(); held.body != nil {
+			c.give(held) // which may be signed
+		}
 		if err := t.cfg.Authorize(c.out); err != nil {
 			return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
 		}
@@ -165,9 +167,12 @@ func (t *Transport) classify(resp *http.Response, err error) *Fault {
 	}
 }
 
-// takeBody puts the body into the request.
+// takeBody puts the body into the request, from its start. The caller's own is used
+// where it will do.
 func (c *call) takeBody() error {
-	if c.takeHeld() {
+	asItIs := c.t.cfg.Authorize == nil && c.req.GetBody != nil && c.body.untouched()
+	if held := c.held(); held.body != nil && (held.mapped || !asItIs) {
+		c.give(held)
 		return nil
 	}
 	body, err := c.body.next()
@@ -179,12 +184,11 @@ func (c *call) takeBody() error {
 	return nil
 }
 
-// takeHeld puts the body into the request, from its start, if it is held.
-func (c *call) takeHeld() bool {
-	held := c.body.whole(&c.t.org, c.req, c.st.active)
-	if held.body == nil {
-		return false
-	}
+// held returns what is held of the body, for the endpoint of the attempt.
+func (c *call) held() whole { return c.body.whole(&c.t.org, c.req, c.st.active) }
+
+// give makes what is held the body of the request.
+func (c *call) give(held whole) {
 	own := c.own()
 	own.body.Reset(held.body)
 	own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
@@ -192,7 +196,6 @@ func (c *call) takeHeld() bool {
 	if held.mapped && own.request.ContentLength > 0 {
 		own.request.ContentLength = int64(len(held.body))
 	}
-	return true
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
@@ -220,7 +223,10 @@ func (c *call) refine(f *Fault, err error) *Fault {
 
 // transit watches a request on its way where that is needed: for requests that must
 // not be sent twice, and for AttemptTimeout. A nil transit watches nothing.
+//
+// It is the context of that request: the caller's, and its own trace.
 type transit struct {
+	context.Context
 	trace      httptrace.ClientTrace
 	asked, got atomic.Bool // Base asked for a connection, and got one
 	timeout    time.Duration
@@ -251,7 +257,36 @@ func (w *transit) context(ctx context.Context, timeout time.Duration) context.Co
 	}
 	w.trace.GetConn = func(string) { w.asked.Store(true) }
 	w.trace.GotConn = func(httptrace.GotConnInfo) { w.got.Store(true) }
-	return httptrace.WithClientTrace(ctx, &w.trace)
+	if w.Context = ctx; traceKey == nil || httptrace.ContextClientTrace(ctx) != nil {
+		return httptrace.WithClientTrace(ctx, &w.trace) // which calls the caller's hooks as well
+	}
+	return w
+}
+
+// traceKey is the key of a context under which httptrace looks for a trace.
+var traceKey = func() any {
+	var k keyOf
+	httptrace.ContextClientTrace(&k)
+	return k.key
+}()
+
+// keyOf is a context that takes down what is asked for.
+type keyOf struct {
+	context.Context
+	key any
+}
+
+func (k *keyOf) Value(key any) any {
+	k.key = key
+	return nil
+}
+
+// Value implements [context.Context].
+func (w *transit) Value(key any) any {
+	if key == traceKey {
+		return &w.trace
+	}
+	return w.Context.Value(key)
 }
 
 // roundTrip sends the request through base, in the time it has.

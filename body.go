@@ -7,20 +7,23 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // payload is the body of a call: it gives every attempt the whole of it. A body
-// up to Config.MaxBody is held. A longer one is obtained again by GetBody, or
-// streamed, once.
+// up to Config.MaxBody is held: as it is if it lies in memory, or else as a copy.
+// A longer one is obtained again by GetBody, or streamed, once.
 //
 // GetBody is called as late as possible: some, azcore's for one, return the body
 // itself, rewound, and not another one.
 type payload struct {
 	held     []byte        // all of it, not nil if it is held
 	wholes   [2]whole      // of what is held, by the endpoint that it is for
-	original io.ReadCloser // the caller's, nil if there is none or it is held
+	original io.ReadCloser // the caller's, nil if there is none or a copy is held
 	begun    bool          // original is not the request's own any more
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
@@ -35,6 +38,10 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	}
 	p.original, p.getBody = req.Body, req.GetBody
 	if mayHold(req, maxBody) {
+		if held := inMemory(req.Body); held != nil && int64(len(held)) <= maxBody {
+			p.held = held
+			return checkLength(req, len(held))
+		}
 		if err := p.hold(req, maxBody); err != nil || p.held != nil {
 			return err
 		}
@@ -64,10 +71,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		if begin == nil {
 			p.held = []byte{}
 		}
-		if n := int64(len(begin)); req.ContentLength > 0 && n != req.ContentLength {
-			return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, n) // as net/http has it
-		}
-		return nil
+		return checkLength(req, len(begin))
 	case err != nil && err != io.EOF:
 		return err
 	case req.Context().Err() != nil:
@@ -86,7 +90,56 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
 	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
-		req.Header.Get("Upgrade") == "" && req.Method != http.MethodConnect
+		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
+}
+
+// checkLength returns an error if a body has not the length that its request says,
+// as net/http does.
+func checkLength(req *http.Request, length int) error {
+	if req.ContentLength > 0 && req.ContentLength != int64(length) {
+		return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, length)
+	}
+	return nil
+}
+
+// nopCloser is the type that io.NopCloser makes of an io.WriterTo.
+var nopCloser = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
+
+// inMemory returns what is left to read of a body that [http.NewRequest] has made
+// of bytes or a string, nil of any other. Nothing of it is consumed. Bytes are not
+// copied: until the request has ended, they are not to be changed anyway.
+func inMemory(body io.ReadCloser) []byte {
+	if reflect.TypeOf(body) != nopCloser {
+		return nil
+	}
+	switch r := reflect.ValueOf(body).Field(0).Interface().(type) {
+	case *bytes.Buffer:
+		return r.Bytes()
+	case *strings.Reader:
+		rest := make([]byte, r.Len())
+		n, _ := r.ReadAt(rest, r.Size()-int64(r.Len()))
+		return rest[:n]
+	case *bytes.Reader:
+		taker := takers.Get().(*taker)
+		n, _ := r.WriteTo(taker)
+		r.Seek(-n, io.SeekCurrent)
+		rest := taker.bytes
+		taker.bytes = nil
+		takers.Put(taker)
+		return rest
+	}
+	return nil
+}
+
+// taker keeps what is written to it, without a copy: a bytes.Reader writes all it
+// has at once, and nobody changes that.
+type taker struct{ bytes []byte }
+
+var takers = sync.Pool{New: func() any { return new(taker) }}
+
+func (t *taker) Write(p []byte) (int, error) {
+	t.bytes = p
+	return len(p), nil
 }
 
 // holdTimeout bounds the wait for the end of a body that its caller is still
@@ -137,8 +190,11 @@ func (p *payload) whole(org *Org, req *http.Request, to Endpoint) whole {
 	return *w
 }
 
-// next returns the body for an attempt, if it is not held; nil if the request's own
-// will do.
+// untouched reports whether the caller's body is as it was.
+func (p *payload) untouched() bool { return p.original != nil && !p.used && !p.begun }
+
+// next returns the body for an attempt; nil if the request's own will do, which is
+// only offered once.
 func (p *payload) next() (io.ReadCloser, error) {
 	switch {
 	case p.stream != nil:

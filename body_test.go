@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -304,6 +305,54 @@ func TestABodyWhoseGetBodyRewindsItIsSentWhole(t *testing.T) {
 				assert.Equal(s, "Contoso", rows[26]["name"])
 			})
 		})
+	}
+}
+
+// What http.NewRequest makes of bytes or a string is sent as it is at first, and
+// whole when it is sent again, wherever its reader stood.
+func TestABodyInMemoryIsNotTouched(t *testing.T) {
+	t.Parallel()
+	const content = `{"name":"Contoso"}`
+	for name, reader := range map[string]func(string) io.Reader{
+		"bytes.Reader":   func(s string) io.Reader { return bytes.NewReader([]byte(s)) },
+		"bytes.Buffer":   func(s string) io.Reader { return bytes.NewBufferString(s) },
+		"strings.Reader": func(s string) io.Reader { return strings.NewReader(s) },
+	} {
+		for _, again := range []bool{true, false} { // with GetBody, without
+			t.Run(fmt.Sprintf("%s, GetBody: %v", name, again), func(t *testing.T) {
+				var bodies []io.ReadCloser
+				var whole []string
+				transport, err := failover.New(orgURL, &failover.Config{MaxAttempts: 3, FailureThreshold: 10, RetryBackoff: -1, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+					bodies = append(bodies, req.Body)
+					sent, err := io.ReadAll(req.Body)
+					require.NoError(t, err)
+					whole = append(whole, string(sent))
+					assert.EqualValues(t, len(content), req.ContentLength)
+					require.NotNil(t, req.GetBody, "net/http may have to send it again on another connection")
+					second, err := req.GetBody()
+					require.NoError(t, err)
+					sent, err = io.ReadAll(second)
+					require.NoError(t, err)
+					assert.Equal(t, content, string(sent))
+					return nil, errDial
+				})})
+				require.NoError(t, err)
+				defer transport.Close()
+				body := reader("read" + content)
+				_, err = io.CopyN(io.Discard, body, int64(len("read")))
+				require.NoError(t, err)
+				req, err := http.NewRequest(http.MethodPost, orgURL+accounts, body)
+				require.NoError(t, err)
+				if !again {
+					req.GetBody = nil
+				}
+				_, err = transport.RoundTrip(req)
+				require.ErrorIs(t, err, syscall.ECONNREFUSED)
+				assert.Equal(t, []string{content, content, content}, whole)
+				assert.Equal(t, again, bodies[0] == req.Body, "nothing has to be different about it")
+				assert.False(t, bodies[0] == bodies[1], "it has been read")
+			})
+		}
 	}
 }
 

@@ -80,12 +80,6 @@ type ledger struct {
 	dropped [2][2]atomic.Pointer[ledgerEntry]
 }
 
-type ledgerEntry struct {
-	draft
-	at      Endpoint
-	unknown bool
-}
-
 // newLedger returns a ledger of size writes, nil if size is not positive.
 func newLedger(size int) *ledger {
 	if size <= 0 {
@@ -94,15 +88,13 @@ func newLedger(size int) *ledger {
 	return &ledger{size: size}
 }
 
-// record keeps a write that ended at an endpoint: acknowledged, or with an
-// unknown outcome.
-func (l *ledger) record(at Endpoint, w draft, unknown bool) {
+// record keeps a write, which is not changed any more.
+func (l *ledger) record(e *ledgerEntry) {
 	if l == nil {
 		return
 	}
 	ring := l.slots()
 	slot := &ring[(l.next.Add(1)-1)%uint64(len(ring))]
-	e := &ledgerEntry{w, at, unknown}
 	for {
 		old := slot.Load()
 		l.drop(old) // before it is gone, so that a report misses neither the entry nor its loss
@@ -130,7 +122,7 @@ func (l *ledger) drop(e *ledgerEntry) {
 	latest := l.latestDropped(e.at, e.unknown)
 	for {
 		old := latest.Load()
-		if old != nil && !e.Time.After(old.Time) || latest.CompareAndSwap(old, e) {
+		if old != nil && !e.time.After(old.time) || latest.CompareAndSwap(old, e) {
 			return
 		}
 	}
@@ -162,7 +154,7 @@ func (l *ledger) report(from Endpoint, lastSuccess time.Time, rpo time.Duration)
 		for i := range uint64(l.size) {
 			e := (*ring)[(oldest+i)%uint64(l.size)].Load()
 			switch {
-			case e == nil || e.at != from || e.Time.Before(start(e.unknown)):
+			case e == nil || e.at != from || e.time.Before(start(e.unknown)):
 			case e.unknown:
 				r.Unknown = append(r.Unknown, e.write())
 			default:
@@ -172,7 +164,7 @@ func (l *ledger) report(from Endpoint, lastSuccess time.Time, rpo time.Duration)
 	}
 	for _, unknown := range []bool{false, true} {
 		e := l.latestDropped(from, unknown).Load()
-		r.Truncated = r.Truncated || e != nil && !e.Time.Before(start(unknown))
+		r.Truncated = r.Truncated || e != nil && !e.time.Before(start(unknown))
 	}
 	slices.SortStableFunc(r.AtRisk, byTime)
 	slices.SortStableFunc(r.Unknown, byTime)
@@ -191,48 +183,87 @@ const (
 // maxAddress bounds the address of a record that an answer names, in bytes.
 const maxAddress = 1024
 
-// draft is a write as the ledger keeps it. Which record it is about is found out
-// when a report asks for it, which for most writes never happens.
-type draft struct {
-	Write
-	named string // the address of its record, by the answer
+// ledgerEntry is a write as the ledger keeps it: in one piece, with its texts as they
+// came. Which record it is about is found out when a report asks for it, which for
+// most writes never happens.
+type ledgerEntry struct {
+	at      Endpoint
+	unknown bool
+	status  int32
+	time    time.Time
+	ends    [texts]uint16 // of the texts, which lie one after the other
+	brief   [248]byte     // where they fit in, as most do
+	long    []byte        // or else here
 }
 
-// draftOf describes a write whose attempt ended at a time, with resp or, if that
-// is nil, without a response. It shares no memory with a request or response
-// that would keep their queries or bodies alive: its texts are cut from one of
-// its own.
-func draftOf(req *http.Request, resp *http.Response, at time.Time, label string) draft {
-	d := draft{Write: Write{Time: at, Method: oneLine(req.Method, maxWriteMethod)}}
+const (
+	textMethod = iota
+	textPath
+	textLabel
+	textRequestID
+	textNamed // the address of its record, by the answer
+	texts
+)
+
+// newLedgerEntry describes a write whose attempt ended at a time: acknowledged, or with
+// an unknown outcome. It shares no memory with the texts: they may be parts of a
+// longer one, which has the query or the body in it.
+func newLedgerEntry(at Endpoint, unknown bool, ended time.Time, status int, of [texts]string) *ledgerEntry {
+	e := &ledgerEntry{at: at, unknown: unknown, time: ended, status: int32(status)}
+	end := 0
+	for i, text := range of {
+		end += len(text)
+		e.ends[i] = uint16(end)
+	}
+	to := e.brief[:]
+	if end > len(to) {
+		e.long = make([]byte, end)
+		to = e.long
+	}
+	for _, text := range of {
+		to = to[copy(to, text):]
+	}
+	return e
+}
+
+// write returns the write in full.
+func (e *ledgerEntry) write() Write {
+	all, start := string(e.brief[:]), 0
+	if e.long != nil {
+		all = string(e.long)
+	}
+	var of [texts]string
+	for i, end := range e.ends {
+		of[i], start = all[start:end], int(end)
+	}
+	w := Write{Time: e.time, Method: of[textMethod], Path: of[textPath], Label: of[textLabel],
+		RequestID: of[textRequestID], Status: int(e.status)}
+	w.Entity, w.EntityID = recordIn(w.Path)
+	if entity, id := recordAt(of[textNamed]); entity != "" {
+		w.Entity, w.EntityID = entity, id
+	}
+	return w
+}
+
+// textsOf returns what is to be kept of a write that ended with resp or, if that is
+// nil, without a response. id is what the service calls it, "" if that is for the
+// response to say.
+func textsOf(req *http.Request, resp *http.Response, id, label string) (of [texts]string) {
 	path := withParens(req.URL.EscapedPath())
-	path = path[:min(len(path), maxWritePath)]
-	label = oneLine(label, maxWriteLabel)
-	named, id := "", ""
+	of[textMethod] = oneLine(req.Method, maxWriteMethod)
+	of[textPath] = path[:min(len(path), maxWritePath)]
+	of[textLabel] = oneLine(label, maxWriteLabel)
 	if resp != nil {
-		d.Status, named, id = resp.StatusCode, namedRecord(resp), requestID(resp.Header)
+		of[textNamed] = namedRecord(resp)
+		if id == "" {
+			id = requestID(resp.Header)
+		}
 	}
 	if id == "" {
 		id = callersRequestID(req.Header)
 	}
-	var text strings.Builder
-	text.Grow(len(path) + len(label) + len(named) + len(id))
-	cut := func(s string) string {
-		start := text.Len()
-		text.WriteString(s)
-		return text.String()[start:]
-	}
-	d.Path, d.Label, d.named, d.RequestID = cut(path), cut(label), cut(named), cut(id)
-	return d
-}
-
-// write returns the write in full.
-func (d *draft) write() Write {
-	w := d.Write
-	w.Entity, w.EntityID = recordIn(w.Path)
-	if entity, id := recordAt(d.named); entity != "" {
-		w.Entity, w.EntityID = entity, id
-	}
-	return w
+	of[textRequestID] = id
+	return of
 }
 
 // callersRequestID returns what the caller calls a request, "" if nothing.

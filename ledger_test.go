@@ -173,8 +173,11 @@ var writeOfTests = []struct {
 
 // writeOf returns what a report says of a write.
 func writeOf(req *http.Request, resp *http.Response, at time.Time, label string) Write {
-	d := draftOf(req, resp, at, label)
-	return d.write()
+	status := 0
+	if resp != nil {
+		status = resp.StatusCode
+	}
+	return newLedgerEntry(Primary, false, at, status, textsOf(req, resp, "", label)).write()
 }
 
 func TestWriteOf(t *testing.T) {
@@ -324,7 +327,7 @@ func TestLedgerReport(t *testing.T) {
 			t.Parallel()
 			l := newLedger(tt.size)
 			for _, e := range tt.entries {
-				l.record(e.at, draft{Write: Write{Time: lastSuccess.Add(e.after), Label: e.label}}, e.unknown)
+				l.record(newLedgerEntry(e.at, e.unknown, lastSuccess.Add(e.after), 0, [texts]string{textLabel: e.label}))
 			}
 			r := l.report(tt.from, lastSuccess, rpo)
 			assert.Equal(t, tt.atRisk, labels(r.AtRisk), tt.reason)
@@ -340,7 +343,7 @@ func TestLedgerReport(t *testing.T) {
 func TestLedgerReportWithoutSuccess(t *testing.T) {
 	t.Parallel()
 	l := newLedger(4)
-	l.record(Primary, draft{Write: Write{Time: time.Now(), Label: "first"}}, true)
+	l.record(newLedgerEntry(Primary, true, time.Now(), 0, [texts]string{textLabel: "first"}))
 	r := l.report(Primary, time.Time{}, -1)
 	assert.Equal(t, []string{"first"}, labels(r.Unknown), "an endpoint that never succeeded has no safe writes")
 	assert.Zero(t, r.RPO, "a negative RPO is off")
@@ -353,7 +356,7 @@ func TestNilLedger(t *testing.T) {
 	for _, size := range []int{0, -1} {
 		l := newLedger(size)
 		require.Nil(t, l)
-		l.record(Primary, draft{Write: Write{Time: now}}, false)
+		l.record(newLedgerEntry(Primary, false, now, 0, [texts]string{}))
 		want := &LossReport{From: Alternate, LastSuccess: now, RPO: time.Second, Truncated: true}
 		assert.Equal(t, want, l.report(Alternate, now, time.Second))
 	}
@@ -370,12 +373,12 @@ func TestUnusedLedgerIsSmall(t *testing.T) {
 
 // Not parallel: testing.AllocsPerRun counts the allocations of every goroutine.
 func TestRecordAllocatesOnce(t *testing.T) {
-	l := newLedger(16)
-	w := draft{Write: Write{Time: time.Now(), Method: "POST", Path: accountA}}
-	l.record(Primary, w, false)
-	assert.Equal(t, 1.0, testing.AllocsPerRun(100, func() { l.record(Primary, w, false) }))
-	l = nil
-	assert.Zero(t, testing.AllocsPerRun(100, func() { l.record(Primary, w, false) }))
+	l, now := newLedger(16), time.Now()
+	record := func() {
+		l.record(newLedgerEntry(Primary, false, now, 204, [texts]string{textMethod: "POST", textPath: accountA}))
+	}
+	record() // makes the ring
+	assert.Equal(t, 1.0, testing.AllocsPerRun(100, record))
 }
 
 // A report either holds every write that was recorded before it, or says that it
@@ -391,7 +394,7 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 		wg.Go(func() {
 			for i := range writesEach {
 				id := n*writesEach + i
-				l.record(Primary, draft{Write: Write{Time: base.Add(time.Duration(id)), Status: id}}, i%2 == 0)
+				l.record(newLedgerEntry(Primary, i%2 == 0, base.Add(time.Duration(id)), id, [texts]string{}))
 				recorded.Add(1)
 			}
 		})
@@ -419,22 +422,22 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 
 func BenchmarkRecord(b *testing.B) {
 	l := newLedger(4096)
-	w := draft{Write: Write{Time: time.Now(), Method: "POST", Path: accountA}}
+	now := time.Now()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			l.record(Primary, w, false)
+			l.record(newLedgerEntry(Primary, false, now, 204, [texts]string{textMethod: "POST", textPath: accountA}))
 		}
 	})
 }
 
-func BenchmarkDraftOf(b *testing.B) {
+func BenchmarkEntry(b *testing.B) {
 	req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
 	require.NoError(b, err)
 	resp := &http.Response{StatusCode: 204, Header: headerWith("OData-EntityId", "https://contoso.api.crm.dynamics.com"+accountA, "REQ_ID", recordB)}
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		draftOf(req, resp, now, "label")
+		newLedgerEntry(Primary, false, now, resp.StatusCode, textsOf(req, resp, "", "label"))
 	}
 }

@@ -61,18 +61,11 @@ func (c *call) reads() bool {
 	if req.Method != http.MethodPost {
 		return false
 	}
-	isBatch := path.Base(req.URL.Path) == "$batch"
-	action := soapAction(req.Header)
-	if action == "" && !isBatch && !isSOAP(req.Header) {
-		return false
-	}
-	if retrieves(action) {
-		return true
-	}
-	if isBatch {
+	if path.Base(req.URL.Path) == "$batch" {
 		return c.t.org.batchReads(req.Header, c.body.held)
 	}
-	return soapReads(action, c.body.held)
+	action, ok := soapAction(req.Header)
+	return ok && (retrieves(action) || soapReads(action, c.body.held))
 }
 
 // maySendAgain reports whether the request may be sent once more after fault f.

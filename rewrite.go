@@ -72,10 +72,7 @@ func (o *Org) rewriteQuery(rawQuery string, to Endpoint) (string, bool) {
 // a piece of the name that has no case ("--" of "contoso--s.", else the dot):
 // about 0.25 µs per KiB of JSON.
 func (o *Org) mentions(body []byte, other Endpoint) bool {
-	host := o.Primary.Hostname()
-	if other == Alternate {
-		host = o.Alternate.Hostname()
-	}
+	host := o.origins[0][other].name
 	dot := strings.IndexByte(host, '.')
 	if dot < 0 { // localhost, an IPv6 address
 		for i := range body {

@@ -409,7 +409,9 @@ func TestRewriteQuery(t *testing.T) {
 func TestMentions(t *testing.T) {
 	t.Parallel()
 	pair := func(primary, alternate string) *Org {
-		return &Org{Primary: &url.URL{Scheme: "https", Host: primary}, Alternate: &url.URL{Scheme: "https", Host: alternate}}
+		org, err := newOrg("https://"+primary, "https://"+alternate, false)
+		require.NoError(t, err)
+		return &org
 	}
 	org := pair(rewritePrimary, rewriteAlternate)
 	api := pair("contoso.api.crm4.dynamics.com", "contoso--s.api.crm4.dynamics.com")

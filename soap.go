@@ -13,29 +13,29 @@ import (
 // and is the namespace of its messages.
 const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 
-// isSOAP reports whether a request may carry a SOAP envelope.
-func isSOAP(h http.Header) bool {
-	kind, _ := contentKind(valueOf(h, "Content-Type"), valueOf(h, "Content-Encoding"))
-	return kind == kindXML
-}
-
 // soapAction returns the action that the headers of a SOAP request name: in
 // SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
-// (SOAP 1.2, RFC 3902). It is "" if they name none.
-func soapAction(h http.Header) string {
+// (SOAP 1.2, RFC 3902). It is "" if they name none; ok reports whether the request
+// may be a SOAP message at all.
+func soapAction(h http.Header) (action string, ok bool) {
+	contentType := valueOf(h, "Content-Type")
+	kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding"))
+	if kind == kindJSON {
+		return "", false
+	}
 	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
 		if action := strings.Trim(valueOf(h, key), " \""); action != "" {
-			return action
+			return action, true
 		}
 	}
-	if !isSOAP(h) {
-		return ""
+	if kind != kindXML {
+		return "", false
 	}
-	_, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	_, params, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return ""
+		return "", true
 	}
-	return params["action"]
+	return params["action"], true
 }
 
 // retrieves reports whether an action reads whatever the envelope holds.

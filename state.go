@@ -94,22 +94,22 @@ func (t *Transport) setLoss(r *LossReport) {
 
 // late adds a write to the report of the last switch that was under way at the
 // endpoint which that has left. The report that was given out is not changed.
-func (t *Transport) late(at Endpoint, w Write, unknown bool) {
+func (t *Transport) late(e *ledgerEntry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
-	if t.loss == nil || t.loss.From != at || at == st.active {
+	if t.loss == nil || t.loss.From != e.at || e.at == st.active {
 		return
 	}
-	r := *t.loss
-	if unknown {
+	r, w := *t.loss, e.write()
+	if e.unknown {
 		r.Unknown = append(slices.Clone(r.Unknown), w)
 	} else {
 		r.AtRisk = append(slices.Clone(r.AtRisk), w)
 	}
 	t.setLoss(&r)
-	t.emit(Event{Kind: EventLossGrown, From: at, To: st.active, Loss: &r, Reason: fmt.Sprintf(
-		"%s %s was under way at the %v when the traffic moved", w.Method, w.Path, at)})
+	t.emit(Event{Kind: EventLossGrown, From: e.at, To: st.active, Loss: &r, Reason: fmt.Sprintf(
+		"%s %s was under way at the %v when the traffic moved", w.Method, w.Path, e.at)})
 }
 
 // latched reports whether there were so many switches within memory that further

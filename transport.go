@@ -270,19 +270,20 @@ func (c *call) inDoubt(last *Fault) *Fault {
 	return nil
 }
 
-// note keeps a write that has ended at an endpoint in the ledger.
+// note keeps a write that has just ended at an endpoint in the ledger.
 func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown bool) {
 	if c.t.ledger == nil || c.isRead() {
 		return
 	}
 	label, _ := c.req.Context().Value(labelKey).(string)
-	w := draftOf(c.req, resp, time.Now(), label)
-	if w.RequestID == "" {
-		w.RequestID = requestID
+	status := 0
+	if resp != nil {
+		status = resp.StatusCode
 	}
-	c.t.ledger.record(at, w, unknown)
+	e := newLedgerEntry(at, unknown, time.Now(), status, textsOf(c.req, resp, requestID, label))
+	c.t.ledger.record(e)
 	if c.t.state.Load().generation != c.st.generation {
-		c.t.late(at, w.write(), unknown)
+		c.t.late(e)
 	}
 }
 

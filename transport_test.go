@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"reflect"
@@ -557,6 +558,37 @@ func TestAHangingServerIsLeftOverTLS(t *testing.T) {
 	assert.Equal(t, failover.Alternate, transport.Status().Active)
 	for _, r := range org.Primary().Deliveries() {
 		assert.Equal(t, "HTTP/2.0", r.Proto)
+	}
+}
+
+// What a caller has put into the context of a request reaches Base, its hooks are
+// called, and its cancellation ends the attempt.
+func TestTheContextOfAWriteIsTheCallers(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	transport, err := failover.New(orgURL, &failover.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+		assert.Equal(t, 7, req.Context().Value(key{}))
+		httptrace.ContextClientTrace(req.Context()).GotConn(httptrace.GotConnInfo{})
+		<-req.Context().Done()
+		return nil, context.Cause(req.Context())
+	})})
+	require.NoError(t, err)
+	defer transport.Close()
+	enough := errors.New("enough")
+	for _, traced := range []bool{true, false} {
+		ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), key{}, 7))
+		called := false
+		if traced {
+			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { called = true; cancel(enough) }})
+		} else {
+			time.AfterFunc(time.Millisecond, func() { cancel(enough) })
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(req)
+		assert.ErrorIs(t, err, enough)
+		assert.ErrorIs(t, err, failover.ErrOutcomeUnknown, "it got a connection")
+		assert.Equal(t, traced, called)
 	}
 }
 
