@@ -17,7 +17,11 @@ func patient(next http.Handler, limit time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &patientBody{r.Body, control, limit}
+			// In a copy: by the body of its own request, the server knows whether
+			// the caller still waits to be told to send it.
+			own := *r
+			own.Body = &patientBody{r.Body, control, limit}
+			r = &own
 		}
 		next.ServeHTTP(&patientWriter{w, control, limit}, r)
 	})

@@ -33,6 +33,7 @@ func startOrganization(t *testing.T, handler http.HandlerFunc) *site {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	base := server.Client().Transport.(*http.Transport).Clone()
+	base.ExpectContinueTimeout = time.Second // as http.DefaultTransport has it
 	t.Cleanup(base.CloseIdleConnections)
 	return startProxy(t, server.URL, &failover.Config{
 		Base:      base,
