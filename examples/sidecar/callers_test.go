@@ -85,11 +85,23 @@ func TestCurlThroughAnOutage(t *testing.T) {
 
 func TestJavaThroughAnOutage(t *testing.T) {
 	t.Parallel()
-	s := startSite(t)
-	cmd := command(t, "java", "-XX:TieredStopAtLevel=1", filepath.Join("testdata", "Caller.java"), s.url, s.org.Token(orgHost))
 	if err := command(t, "javac", "-version").Run(); err != nil {
 		t.Skip("there is a java without a compiler on this machine, which runs no source file")
 	}
+	s := startSite(t)
+	s.goesOn(t, command(t, "java", "-XX:TieredStopAtLevel=1", filepath.Join("testdata", "Caller.java"), s.url, s.org.Token(orgHost)))
+}
+
+func TestPythonThroughAnOutage(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	s.goesOn(t, command(t, "python3", filepath.Join("testdata", "caller.py"), s.url, s.org.Token(orgHost)))
+}
+
+// goesOn runs a program that works on while the organization fails over and back,
+// each time that it has written "ready".
+func (s *site) goesOn(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	stdout, err := cmd.StdoutPipe()
