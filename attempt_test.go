@@ -2,7 +2,9 @@ package failover
 
 import (
 	"context"
+	"io"
 	"net/http/httptrace"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -20,4 +22,13 @@ func TestTheTraceOfATransitIsFound(t *testing.T) {
 	child, cancel := context.WithCancel(ctx)
 	defer cancel()
 	assert.Same(t, &w.trace, httptrace.ContextClientTrace(child))
+}
+
+// A string has to be copied, and a long one is not, whatever its ContentLength.
+func TestALongStringIsNotReadAhead(t *testing.T) {
+	t.Parallel()
+	text := strings.NewReader(strings.Repeat("x", 1000))
+	assert.Nil(t, inMemory(io.NopCloser(text), 999))
+	assert.Len(t, inMemory(io.NopCloser(text), 1000), 1000)
+	assert.Equal(t, 1000, text.Len(), "nothing was consumed")
 }

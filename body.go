@@ -38,9 +38,8 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	}
 	p.original, p.getBody = req.Body, req.GetBody
 	if mayHold(req, maxBody) {
-		if held := inMemory(req.Body); held != nil && int64(len(held)) <= maxBody {
-			p.held = held
-			return checkLength(req, len(held))
+		if p.held = inMemory(req.Body, maxBody); p.held != nil {
+			return checkLength(req, len(p.held))
 		}
 		if err := p.hold(req, maxBody); err != nil || p.held != nil {
 			return err
@@ -106,13 +105,18 @@ func checkLength(req *http.Request, length int) error {
 var nopCloser = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
 // inMemory returns what is left to read of a body that [http.NewRequest] has made
-// of bytes or a string, nil of any other. Nothing of it is consumed. Bytes are not
-// copied: until the request has ended, they are not to be changed anyway.
-func inMemory(body io.ReadCloser) []byte {
+// of bytes or a string, nil of any other, and of one that is longer than maxBody.
+// Nothing of it is consumed. Bytes are not copied: until the request has ended,
+// they are not to be changed anyway.
+func inMemory(body io.ReadCloser, maxBody int64) []byte {
 	if reflect.TypeOf(body) != nopCloser {
 		return nil
 	}
-	switch r := reflect.ValueOf(body).Field(0).Interface().(type) {
+	reader := reflect.ValueOf(body).Field(0).Interface()
+	if r, ok := reader.(interface{ Len() int }); !ok || int64(r.Len()) > maxBody {
+		return nil
+	}
+	switch r := reader.(type) {
 	case *bytes.Buffer:
 		return r.Bytes()
 	case *strings.Reader:

@@ -54,18 +54,20 @@ func overTLS(p pairing, peers []peer) table {
 	other, _ := loopback() // of the same certificate
 	defer other.Close()
 	target := server.URL + listPath
-	t := table{head: []string{"GET", "one caller: x bare", "eight callers: x bare", "their throughput", "p50, us", "p99, us", "p99: x bare"}}
+	t := table{head: []string{"GET", "one caller: x bare", "eight callers: x bare", "their throughput", "their CPU time: x bare", "p50, us", "p99, us", "p99: x bare"}}
 	senders, works := make([]sender, len(peers)), make([]work, len(peers))
 	for i, peer := range peers {
 		senders[i] = peer.make(base, server.URL, other.URL)
 		works[i] = sequential(senders[i], http.MethodGet, target)
 	}
-	bare := over(base)
+	bare, byCPU := over(base), p
+	byCPU.clock = cpuTime
 	alone := p.compare(sequential(bare, http.MethodGet, target), works)
 	for i, peer := range peers {
 		var floor, times latencies // a floor for each, from the same minutes
 		eight := p.compare(floor.timed(8, bare, target), []work{times.timed(8, senders[i], target)})[0]
-		t.add(peer.name, alone[i].String(), eight.String(), f2(1/eight.ratio),
+		work := byCPU.compare(parallel(8, bare, http.MethodGet, target), []work{parallel(8, senders[i], http.MethodGet, target)})[0]
+		t.add(peer.name, alone[i].String(), eight.String(), f2(1/eight.ratio), work.String(),
 			f0(times.percentile(50)), f0(times.percentile(99)), f2(times.percentile(99)/floor.percentile(99)))
 	}
 	return t

@@ -50,15 +50,15 @@ type run struct {
 
 var (
 	full = run{
-		memory:  pairing{300 * time.Microsecond, 400, 6},
-		network: pairing{10 * time.Millisecond, 60, 5},
-		scaling: pairing{300 * time.Microsecond, 200, 5},
+		memory:  pairing{batch: 300 * time.Microsecond, pairs: 400, rounds: 6},
+		network: pairing{batch: 10 * time.Millisecond, pairs: 60, rounds: 5},
+		scaling: pairing{batch: 300 * time.Microsecond, pairs: 200, rounds: 5},
 		outages: 15, goroutines: 256, size: 4 << 20, orgs: 10_000,
 	}
 	rough = run{
-		memory:  pairing{300 * time.Microsecond, 40, 3},
-		network: pairing{10 * time.Millisecond, 10, 2},
-		scaling: pairing{300 * time.Microsecond, 40, 3},
+		memory:  pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
+		network: pairing{batch: 10 * time.Millisecond, pairs: 10, rounds: 2},
+		scaling: pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		outages: 3, goroutines: 256, size: 4 << 20, orgs: 1000,
 	}
 )

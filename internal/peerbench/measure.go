@@ -52,7 +52,13 @@ func check(err error) {
 type pairing struct {
 	batch         time.Duration
 	pairs, rounds int
+	clock         func() time.Duration // that batches are timed by; nil: elapsed
 }
+
+var began = time.Now()
+
+// elapsed returns the time since the program began.
+func elapsed() time.Duration { return time.Since(began) }
 
 // longer returns p for work that starts goroutines, which must not show.
 func (p pairing) longer() pairing {
@@ -110,9 +116,9 @@ func (p pairing) round(floor, peer work, floorSize, peerSize int) (ratio, added,
 	for i := range p.pairs {
 		var f, g float64
 		if i%2 == 0 { // a drift of the machine favours neither
-			f, g = perCall(floor, floorSize), perCall(peer, peerSize)
+			f, g = p.perCall(floor, floorSize), p.perCall(peer, peerSize)
 		} else {
-			g, f = perCall(peer, peerSize), perCall(floor, floorSize)
+			g, f = p.perCall(peer, peerSize), p.perCall(floor, floorSize)
 		}
 		ratios[i], more[i], bases[i] = g/f, g-f, f
 	}
@@ -120,10 +126,14 @@ func (p pairing) round(floor, peer work, floorSize, peerSize int) (ratio, added,
 }
 
 // perCall returns the nanoseconds that one of n calls takes.
-func perCall(w work, n int) float64 {
-	start := time.Now()
+func (p pairing) perCall(w work, n int) float64 {
+	clock := p.clock
+	if clock == nil {
+		clock = elapsed
+	}
+	start := clock()
 	w(n)
-	return float64(time.Since(start)) / float64(n)
+	return float64(clock()-start) / float64(n)
 }
 
 // calls returns how many calls make a batch. A single batch is not to be relied
@@ -131,12 +141,12 @@ func perCall(w work, n int) float64 {
 func (p pairing) calls(w work) int {
 	w(100)
 	n := 1
-	for perCall(w, n)*float64(n) < float64(p.batch) {
+	for p.perCall(w, n)*float64(n) < float64(p.batch) {
 		n *= 2
 	}
 	times := make([]float64, 9)
 	for i := range times {
-		times[i] = perCall(w, n)
+		times[i] = p.perCall(w, n)
 	}
 	return max(1, int(float64(p.batch)/median(times)))
 }

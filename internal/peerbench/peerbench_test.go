@@ -73,7 +73,7 @@ func TestEveryPeerReachesTheAlternate(t *testing.T) {
 
 func TestTheReportIsPublished(t *testing.T) {
 	t.Parallel()
-	tiny := pairing{20 * time.Microsecond, 2, 1}
+	tiny := pairing{batch: 20 * time.Microsecond, pairs: 2, rounds: 1}
 	text, charts := run{memory: tiny, network: tiny, scaling: tiny, outages: 1, goroutines: 4, size: 1 << 12, orgs: 10, peers: 5}.report()
 	assert.Contains(t, text, "github.com/sony/gobreaker/v2 v2.")
 	assert.Equal(t, 3, len(charts))
@@ -112,7 +112,7 @@ func TestRatiosAreThoseOfTheWork(t *testing.T) {
 			}
 		}
 	}
-	s := pairing{50 * time.Microsecond, 50, 3}.compare(spin(100), []work{spin(100), spin(300)})
+	s := pairing{batch: 50 * time.Microsecond, pairs: 50, rounds: 3}.compare(spin(100), []work{spin(100), spin(300)})
 	assert.InDelta(t, 1, s[0].ratio, 0.5)
 	assert.InDelta(t, 3, s[1].ratio, 1.5)
 	assert.InDelta(t, 2*s[1].floor, s[1].added, 1.5*s[1].floor)

@@ -96,7 +96,7 @@ func failingFast(p pairing) table {
 		n = p.calls(w)
 		var times []float64
 		for range p.pairs {
-			times = append(times, perCall(w, n))
+			times = append(times, p.perCall(w, n))
 		}
 		bytes, mallocs := allocations(w)
 		t.add(name, f0(median(times)), f0(bytes), f0(mallocs))
