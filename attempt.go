@@ -263,21 +263,25 @@ func (w *transit) context(ctx context.Context, timeout time.Duration) context.Co
 	return w
 }
 
-// traceKey is the key of a context under which httptrace looks for a trace.
+// traceKey is the key of a context under which httptrace looks for a trace, nil if
+// it does so in another way.
 var traceKey = func() any {
-	var k keyOf
-	httptrace.ContextClientTrace(&k)
-	return k.key
+	asked := asked{Context: context.Background()}
+	httptrace.ContextClientTrace(&asked)
+	if len(asked.keys) != 1 {
+		return nil
+	}
+	return asked.keys[0]
 }()
 
-// keyOf is a context that takes down what is asked for.
-type keyOf struct {
+// asked is a context that takes down what it is asked for.
+type asked struct {
 	context.Context
-	key any
+	keys []any
 }
 
-func (k *keyOf) Value(key any) any {
-	k.key = key
+func (a *asked) Value(key any) any {
+	a.keys = append(a.keys, key)
 	return nil
 }
 

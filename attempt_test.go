@@ -27,6 +27,7 @@ func TestTheTraceOfATransitIsFound(t *testing.T) {
 // A string has to be copied, and a long one is not, whatever its ContentLength.
 func TestALongStringIsNotReadAhead(t *testing.T) {
 	t.Parallel()
+	require.NotNil(t, nopCloser, "io.NopCloser works in another way now: no body is found in memory")
 	text := strings.NewReader(strings.Repeat("x", 1000))
 	assert.Nil(t, inMemory(io.NopCloser(text), 999))
 	assert.Len(t, inMemory(io.NopCloser(text), 1000), 1000)

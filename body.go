@@ -101,8 +101,15 @@ func checkLength(req *http.Request, length int) error {
 	return nil
 }
 
-// nopCloser is the type that io.NopCloser makes of an io.WriterTo.
-var nopCloser = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
+// nopCloser is the type that io.NopCloser makes of an io.WriterTo: a struct of it,
+// as long as Go does not change that.
+var nopCloser = func() reflect.Type {
+	t := reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
+	if t.Kind() != reflect.Struct || t.NumField() != 1 || !t.Field(0).IsExported() {
+		return nil
+	}
+	return t
+}()
 
 // inMemory returns what is left to read of a body that [http.NewRequest] has made
 // of bytes or a string, nil of any other, and of one that is longer than maxBody.
