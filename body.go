@@ -37,10 +37,10 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 		return nil
 	}
 	p.original, p.getBody = req.Body, req.GetBody
+	if p.held = inMemory(req.Body, maxBody); p.held != nil {
+		return checkLength(req, len(p.held))
+	}
 	if mayHold(req, maxBody) {
-		if p.held = inMemory(req.Body, maxBody); p.held != nil {
-			return checkLength(req, len(p.held))
-		}
 		if err := p.hold(req, maxBody); err != nil || p.held != nil {
 			return err
 		}
@@ -119,27 +119,34 @@ func inMemory(body io.ReadCloser, maxBody int64) []byte {
 	if reflect.TypeOf(body) != nopCloser {
 		return nil
 	}
-	reader := reflect.ValueOf(body).Field(0).Interface()
-	if r, ok := reader.(interface{ Len() int }); !ok || int64(r.Len()) > maxBody {
-		return nil
-	}
-	switch r := reader.(type) {
+	switch r := reflect.ValueOf(body).Field(0).Interface().(type) {
 	case *bytes.Buffer:
-		return r.Bytes()
+		if int64(r.Len()) <= maxBody {
+			return r.Bytes()
+		}
 	case *strings.Reader:
-		rest := make([]byte, r.Len())
-		n, _ := r.ReadAt(rest, r.Size()-int64(r.Len()))
-		return rest[:n]
+		if int64(r.Len()) <= maxBody {
+			rest := make([]byte, r.Len())
+			n, _ := r.ReadAt(rest, r.Size()-int64(r.Len()))
+			return rest[:n]
+		}
 	case *bytes.Reader:
-		taker := takers.Get().(*taker)
-		n, _ := r.WriteTo(taker)
-		r.Seek(-n, io.SeekCurrent)
-		rest := taker.bytes
-		taker.bytes = nil
-		takers.Put(taker)
-		return rest
+		if int64(r.Len()) <= maxBody {
+			return restOf(r)
+		}
 	}
 	return nil
+}
+
+// restOf returns what is left to read of r, without a copy and without reading it.
+func restOf(r *bytes.Reader) []byte {
+	taker := takers.Get().(*taker)
+	defer takers.Put(taker)
+	n, _ := r.WriteTo(taker)
+	r.Seek(-n, io.SeekCurrent)
+	rest := taker.bytes
+	taker.bytes = nil
+	return rest
 }
 
 // taker keeps what is written to it, without a copy: a bytes.Reader writes all it

@@ -19,8 +19,7 @@ const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 // may be a SOAP message at all.
 func soapAction(h http.Header) (action string, ok bool) {
 	contentType := valueOf(h, "Content-Type")
-	kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding"))
-	if kind == kindJSON {
+	if hasPrefixFold(contentType, "application/json") {
 		return "", false
 	}
 	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
@@ -28,7 +27,7 @@ func soapAction(h http.Header) (action string, ok bool) {
 			return action, true
 		}
 	}
-	if kind != kindXML {
+	if kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding")); kind != kindXML {
 		return "", false
 	}
 	_, params, err := mime.ParseMediaType(contentType)
