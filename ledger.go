@@ -247,7 +247,7 @@ func (e *ledgerEntry) write() Write {
 
 // textsOf returns what is to be kept of a write that ended with resp or, if that is
 // nil, without a response. id is what the service calls it, "" if that is for the
-// response to say.
+// response to say. The texts are bounded.
 func textsOf(req *http.Request, resp *http.Response, id, label string) (of [texts]string) {
 	path := withParens(req.URL.EscapedPath())
 	of[textMethod] = oneLine(req.Method, maxWriteMethod)
@@ -262,7 +262,7 @@ func textsOf(req *http.Request, resp *http.Response, id, label string) (of [text
 	if id == "" {
 		id = callersRequestID(req.Header)
 	}
-	of[textRequestID] = id
+	of[textRequestID] = oneLine(id, maxRequestText)
 	return of
 }
 

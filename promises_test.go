@@ -213,6 +213,28 @@ func TestAWriteInDoubtHasNoStatusOfAnotherAttempt(t *testing.T) {
 	})
 }
 
+// Not even a Config.Classify brings a text into a report that is not bounded.
+func TestALongRequestIDIsCut(t *testing.T) {
+	classify := func(resp *http.Response, err error) *failover.Fault {
+		f := failover.Classify(resp, err)
+		if f != nil {
+			f.RequestID = strings.Repeat("id ", 50_000)
+		}
+		return f
+	}
+	tell(t, failover.Config{Classify: classify, MaxAttempts: 1}, func(s *story) {
+		s.org.Primary().Fail(failovertest.Reset(failovertest.AfterApply))
+		_, err := s.create("in doubt")
+		require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
+		s.org.FailOver()
+		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "drill"))
+		writes := s.transport.Status().Loss.Unknown
+		require.Len(s, writes, 1)
+		assert.NotEmpty(s, writes[0].RequestID)
+		assert.LessOrEqual(s, len(writes[0].RequestID), 128)
+	})
+}
+
 func TestWhoMeetsTheOutageKnowsWhenToTryAgain(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Primary().Fail(failovertest.Refuse())
