@@ -63,9 +63,7 @@ func (c *call) prepare(st *state) *Fault {
 	}
 	c.own().request.Header = header
 	if t.cfg.Authorize != nil {
-		if held := c.held(); held.body != nil {
-			c.give(held) // which may be signed
-		}
+		c.takeHeld() // which may be signed
 		if err := t.cfg.Authorize(c.out); err != nil {
 			return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
 		}
@@ -167,12 +165,9 @@ func (t *Transport) classify(resp *http.Response, err error) *Fault {
 	}
 }
 
-// takeBody puts the body into the request, from its start. The caller's own is used
-// where it will do.
+// takeBody puts the body into the request.
 func (c *call) takeBody() error {
-	asItIs := c.t.cfg.Authorize == nil && c.req.GetBody != nil && c.body.untouched()
-	if held := c.held(); held.body != nil && (held.mapped || !asItIs) {
-		c.give(held)
+	if c.takeHeld() {
 		return nil
 	}
 	body, err := c.body.next()
@@ -184,11 +179,12 @@ func (c *call) takeBody() error {
 	return nil
 }
 
-// held returns what is held of the body, for the endpoint of the attempt.
-func (c *call) held() whole { return c.body.whole(&c.t.org, c.req, c.st.active) }
-
-// give makes what is held the body of the request.
-func (c *call) give(held whole) {
+// takeHeld puts the body into the request, from its start, if it is held.
+func (c *call) takeHeld() bool {
+	held := c.body.whole(&c.t.org, c.req, c.st.active)
+	if held.body == nil {
+		return false
+	}
 	own := c.own()
 	own.body.Reset(held.body)
 	own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
@@ -196,6 +192,7 @@ func (c *call) give(held whole) {
 	if held.mapped && own.request.ContentLength > 0 {
 		own.request.ContentLength = int64(len(held.body))
 	}
+	return true
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
@@ -284,6 +281,9 @@ func (a *asked) Value(key any) any {
 	a.keys = append(a.keys, key)
 	return nil
 }
+
+// String keeps those who print the context from reading what is in use.
+func (w *transit) String() string { return fmt.Sprint(w.Context) + ".WithClientTrace" }
 
 // Value implements [context.Context].
 func (w *transit) Value(key any) any {

@@ -7,23 +7,21 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"reflect"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // payload is the body of a call: it gives every attempt the whole of it. A body
-// up to Config.MaxBody is held: as it is if it lies in memory, or else as a copy.
-// A longer one is obtained again by GetBody, or streamed, once.
+// up to Config.MaxBody is held, as a copy: an attempt that has failed may go on
+// reading its body, and the caller uses its buffer again once it has an answer, of
+// another attempt. A longer one is obtained again by GetBody, or streamed, once.
 //
 // GetBody is called as late as possible: some, azcore's for one, return the body
 // itself, rewound, and not another one.
 type payload struct {
 	held     []byte        // all of it, not nil if it is held
 	wholes   [2]whole      // of what is held, by the endpoint that it is for
-	original io.ReadCloser // the caller's, nil if there is none or a copy is held
+	original io.ReadCloser // the caller's, nil if there is none or it is held
 	begun    bool          // original is not the request's own any more
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
@@ -37,9 +35,6 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 		return nil
 	}
 	p.original, p.getBody = req.Body, req.GetBody
-	if p.held = inMemory(req.Body, maxBody); p.held != nil {
-		return checkLength(req, len(p.held))
-	}
 	if mayHold(req, maxBody) {
 		if err := p.hold(req, maxBody); err != nil || p.held != nil {
 			return err
@@ -70,7 +65,10 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		if begin == nil {
 			p.held = []byte{}
 		}
-		return checkLength(req, len(begin))
+		if n := int64(len(begin)); req.ContentLength > 0 && n != req.ContentLength {
+			return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, n) // as net/http has it
+		}
+		return nil
 	case err != nil && err != io.EOF:
 		return err
 	case req.Context().Err() != nil:
@@ -90,74 +88,6 @@ func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
 	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
 		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
-}
-
-// checkLength returns an error if a body has not the length that its request says,
-// as net/http does.
-func checkLength(req *http.Request, length int) error {
-	if req.ContentLength > 0 && req.ContentLength != int64(length) {
-		return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, length)
-	}
-	return nil
-}
-
-// nopCloser is the type that io.NopCloser makes of an io.WriterTo: a struct of it,
-// as long as Go does not change that.
-var nopCloser = func() reflect.Type {
-	t := reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
-	if t.Kind() != reflect.Struct || t.NumField() != 1 || !t.Field(0).IsExported() {
-		return nil
-	}
-	return t
-}()
-
-// inMemory returns what is left to read of a body that [http.NewRequest] has made
-// of bytes or a string, nil of any other, and of one that is longer than maxBody.
-// Nothing of it is consumed. Bytes are not copied: until the request has ended,
-// they are not to be changed anyway.
-func inMemory(body io.ReadCloser, maxBody int64) []byte {
-	if reflect.TypeOf(body) != nopCloser {
-		return nil
-	}
-	switch r := reflect.ValueOf(body).Field(0).Interface().(type) {
-	case *bytes.Buffer:
-		if int64(r.Len()) <= maxBody {
-			return r.Bytes()
-		}
-	case *strings.Reader:
-		if int64(r.Len()) <= maxBody {
-			rest := make([]byte, r.Len())
-			n, _ := r.ReadAt(rest, r.Size()-int64(r.Len()))
-			return rest[:n]
-		}
-	case *bytes.Reader:
-		if int64(r.Len()) <= maxBody {
-			return restOf(r)
-		}
-	}
-	return nil
-}
-
-// restOf returns what is left to read of r, without a copy and without reading it.
-func restOf(r *bytes.Reader) []byte {
-	taker := takers.Get().(*taker)
-	defer takers.Put(taker)
-	n, _ := r.WriteTo(taker)
-	r.Seek(-n, io.SeekCurrent)
-	rest := taker.bytes
-	taker.bytes = nil
-	return rest
-}
-
-// taker keeps what is written to it, without a copy: a bytes.Reader writes all it
-// has at once, and nobody changes that.
-type taker struct{ bytes []byte }
-
-var takers = sync.Pool{New: func() any { return new(taker) }}
-
-func (t *taker) Write(p []byte) (int, error) {
-	t.bytes = p
-	return len(p), nil
 }
 
 // holdTimeout bounds the wait for the end of a body that its caller is still
@@ -208,11 +138,8 @@ func (p *payload) whole(org *Org, req *http.Request, to Endpoint) whole {
 	return *w
 }
 
-// untouched reports whether the caller's body is as it was.
-func (p *payload) untouched() bool { return p.original != nil && !p.used && !p.begun }
-
-// next returns the body for an attempt; nil if the request's own will do, which is
-// only offered once.
+// next returns the body for an attempt, if it is not held; nil if the request's own
+// will do.
 func (p *payload) next() (io.ReadCloser, error) {
 	switch {
 	case p.stream != nil:

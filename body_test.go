@@ -2,13 +2,17 @@ package failover_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -308,9 +312,8 @@ func TestABodyWhoseGetBodyRewindsItIsSentWhole(t *testing.T) {
 	}
 }
 
-// What http.NewRequest makes of bytes or a string is sent as it is at first, and
-// whole when it is sent again, wherever its reader stood.
-func TestABodyInMemoryIsNotTouched(t *testing.T) {
+// Every attempt gets what is left to read of a body, wherever its reader stood.
+func TestABodyIsSentFromWhereItStands(t *testing.T) {
 	t.Parallel()
 	const content = `{"name":"Contoso"}`
 	for name, reader := range map[string]func(string) io.Reader{
@@ -320,20 +323,18 @@ func TestABodyInMemoryIsNotTouched(t *testing.T) {
 	} {
 		for _, again := range []bool{true, false} { // with GetBody, without
 			t.Run(fmt.Sprintf("%s, GetBody: %v", name, again), func(t *testing.T) {
-				var bodies []io.ReadCloser
+				t.Parallel()
 				var whole []string
 				transport, err := failover.New(orgURL, &failover.Config{MaxAttempts: 3, FailureThreshold: 10, RetryBackoff: -1, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
-					bodies = append(bodies, req.Body)
 					sent, err := io.ReadAll(req.Body)
 					require.NoError(t, err)
-					whole = append(whole, string(sent))
 					assert.EqualValues(t, len(content), req.ContentLength)
 					require.NotNil(t, req.GetBody, "net/http may have to send it again on another connection")
 					second, err := req.GetBody()
 					require.NoError(t, err)
-					sent, err = io.ReadAll(second)
+					resent, err := io.ReadAll(second)
 					require.NoError(t, err)
-					assert.Equal(t, content, string(sent))
+					whole = append(whole, string(sent), string(resent))
 					return nil, errDial
 				})})
 				require.NoError(t, err)
@@ -348,12 +349,121 @@ func TestABodyInMemoryIsNotTouched(t *testing.T) {
 				}
 				_, err = transport.RoundTrip(req)
 				require.ErrorIs(t, err, syscall.ECONNREFUSED)
-				assert.Equal(t, []string{content, content, content}, whole)
-				assert.Equal(t, again, bodies[0] == req.Body, "nothing has to be different about it")
-				assert.False(t, bodies[0] == bodies[1], "it has been read")
+				assert.Equal(t, []string{content, content, content, content, content, content}, whole)
 			})
 		}
 	}
+}
+
+// An attempt that was given up on may still be read from when its stall is over.
+// The caller's buffer has another content by then.
+func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
+	t.Parallel()
+	start := func() *httptest.Server {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, "{}")
+		}))
+		server.EnableHTTP2 = true // with HTTP/1.1, net/http waits for the writer
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		return server
+	}
+	primary, alternate := start(), start()
+	stalled := &stallingConn{open: make(chan struct{}), closed: make(chan struct{}), wrote: make(chan struct{}, 100)}
+	var dialed atomic.Bool
+	base := alternate.Client().Transport.(*http.Transport) // whose certificate the primary has, too
+	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil && address == primary.Listener.Addr().String() && dialed.CompareAndSwap(false, true) {
+			stalled.Conn = conn
+			conn = stalled
+		}
+		return conn, err
+	}
+	transport, err := failover.New(primary.URL, &failover.Config{Alternate: alternate.URL, Base: base, Probe: failover.ProbePath("/probe"),
+		AttemptTimeout: 100 * time.Millisecond, ProbeTimeout: 100 * time.Millisecond, FailureThreshold: 1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+
+	buffer := bytes.NewBufferString(strings.Repeat("first ", 50_000))
+	req, err := http.NewRequest(http.MethodPut, primary.URL, buffer)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.Equal(t, failover.Alternate, transport.Status().Active)
+
+	second := strings.Repeat("second", 5_000)
+	buffer.Reset()
+	buffer.WriteString(second)
+	close(stalled.open)
+	for range 2 { // what was stalled, and that the stream is reset
+		select {
+		case <-stalled.wrote:
+		case <-time.After(10 * time.Second):
+			require.FailNow(t, "the first attempt does not end")
+		}
+	}
+	assert.Equal(t, len(second), buffer.Len())
+}
+
+// stallingConn writes nothing after its first 20,000 bytes until open is closed.
+type stallingConn struct {
+	net.Conn
+	sent         int
+	open, closed chan struct{}
+	wrote        chan struct{} // sent to after every write since then
+	once         sync.Once
+}
+
+func (c *stallingConn) Write(p []byte) (int, error) {
+	if c.sent += len(p); c.sent > 20_000 {
+		select {
+		case <-c.open:
+			defer func() { c.wrote <- struct{}{} }()
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *stallingConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Without a GetBody, net/http does not send a write again either, whatever its headers.
+func TestNoReplayIsForNetHTTPAsWell(t *testing.T) {
+	t.Parallel()
+	var posts atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if r.Method == http.MethodPost {
+			posts.Add(1)
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer server.Close()
+	base := new(http.Transport)
+	defer base.CloseIdleConnections()
+	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Base: base, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	get, err := http.NewRequest(http.MethodGet, server.URL, nil)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(get) // net/http sends again on a connection that was used before
+	require.NoError(t, err)
+	resp.Body.Close()
+	post, err := http.NewRequestWithContext(failover.NoReplay(t.Context()), http.MethodPost, server.URL, strings.NewReader("{}"))
+	require.NoError(t, err)
+	post.GetBody = nil
+	post.Header.Set("Idempotency-Key", "7")
+	_, err = transport.RoundTrip(post)
+	require.ErrorIs(t, err, failover.ErrOutcomeUnknown)
+	assert.EqualValues(t, 1, posts.Load())
 }
 
 func TestABodyLongerOrShorterThanItsLengthIsRefusedByBase(t *testing.T) {
