@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -28,7 +29,7 @@ func TestReadingABodyAheadEndsWithTheContext(t *testing.T) {
 		go w.Write([]byte("{"))
 		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
 		defer cancel()
-		body := &countingCloser{ReadCloser: r}
+		body := &closeCounter{Reader: r}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, orgURL+accounts, body)
 		require.NoError(s, err)
 		start := time.Now()
@@ -36,7 +37,7 @@ func TestReadingABodyAheadEndsWithTheContext(t *testing.T) {
 		assert.ErrorIs(s, err, context.DeadlineExceeded)
 		assert.NotErrorIs(s, err, failover.ErrOutcomeUnknown, "nothing was sent")
 		assert.Equal(s, time.Second, time.Since(start))
-		assert.EqualValues(s, 1, body.closes.Load())
+		assert.EqualValues(s, 1, body.closed.Load())
 	})
 }
 
@@ -64,23 +65,13 @@ func TestABodyThatWaitsForTheAnswerIsStreamed(t *testing.T) {
 	})
 }
 
-type countingCloser struct {
-	io.ReadCloser
-	closes atomic.Int32
-}
-
-func (c *countingCloser) Close() error {
-	c.closes.Add(1)
-	return c.ReadCloser.Close()
-}
-
 func TestABodyThatCannotBeReadIsClosedOnce(t *testing.T) {
 	t.Parallel()
 	for _, getBody := range []bool{true, false} {
 		transport, err := failover.New(orgURL, &failover.Config{Base: roundTripper(func(*http.Request) (*http.Response, error) { panic("nothing to send") })})
 		require.NoError(t, err)
 		defer transport.Close()
-		body := &countingCloser{ReadCloser: io.NopCloser(brokenReader{})}
+		body := &closeCounter{Reader: iotest.ErrReader(errors.New("disk failure"))}
 		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, body)
 		require.NoError(t, err)
 		if getBody {
@@ -88,13 +79,9 @@ func TestABodyThatCannotBeReadIsClosedOnce(t *testing.T) {
 		}
 		_, err = transport.RoundTrip(req)
 		assert.EqualError(t, err, "disk failure")
-		assert.EqualValues(t, 1, body.closes.Load())
+		assert.EqualValues(t, 1, body.closed.Load())
 	}
 }
-
-type brokenReader struct{}
-
-func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("disk failure") }
 
 func TestASlowSignInServiceIsNoFaultOfTheEndpoint(t *testing.T) {
 	slow := func(*http.Request) error { time.Sleep(11 * time.Second); return nil }

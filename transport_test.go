@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -307,7 +308,7 @@ func TestTheCallersOwnBrokenBodyIsNoFault(t *testing.T) {
 		require.NoError(t, err)
 		defer transport.Close()
 		for range 5 {
-			body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)), errReader{broken})
+			body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)), iotest.ErrReader(broken))
 			req, err := http.NewRequest(http.MethodPut, orgURL+"/api/data/v9.2/accounts", body)
 			require.NoError(t, err)
 			_, err = transport.RoundTrip(req)
@@ -318,10 +319,6 @@ func TestTheCallersOwnBrokenBodyIsNoFault(t *testing.T) {
 		assert.Zero(t, status.Primary.Faults[failover.ClassTransient])
 	}
 }
-
-type errReader struct{ err error }
-
-func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestTheErrorNamesEveryAttempt(t *testing.T) {
 	t.Parallel()
