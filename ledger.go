@@ -191,25 +191,18 @@ type ledgerEntry struct {
 	unknown bool
 	status  int32
 	time    time.Time
-	ends    [texts]uint16 // of the texts, which lie one after the other
-	brief   [248]byte     // where they fit in, as most do
-	long    []byte        // or else here
+	ends    [5]uint16 // of method, path, label, request id and the record's address, one after the other
+	brief   [248]byte // where they fit in, as most do
+	long    []byte    // or else here
 }
 
-const (
-	textMethod = iota
-	textPath
-	textLabel
-	textRequestID
-	textNamed // the address of its record, by the answer
-	texts
-)
-
-// newLedgerEntry describes a write whose attempt ended at a time: acknowledged, or with
-// an unknown outcome. It shares no memory with the texts: they may be parts of a
-// longer one, which has the query or the body in it.
-func newLedgerEntry(at Endpoint, unknown bool, ended time.Time, status int, of [texts]string) *ledgerEntry {
-	e := &ledgerEntry{at: at, unknown: unknown, time: ended, status: int32(status)}
+// newLedgerEntry packs a write that ended at an endpoint: acknowledged, or with an
+// unknown outcome. named is the address of its record, by the answer. The entry
+// shares no memory with the texts: they may be parts of a longer one, which has the
+// query or the body in it.
+func newLedgerEntry(at Endpoint, unknown bool, w Write, named string) *ledgerEntry {
+	e := &ledgerEntry{at: at, unknown: unknown, time: w.Time, status: int32(w.Status)}
+	of := [...]string{w.Method, w.Path, w.Label, w.RequestID, named}
 	end := 0
 	for i, text := range of {
 		end += len(text)
@@ -228,42 +221,42 @@ func newLedgerEntry(at Endpoint, unknown bool, ended time.Time, status int, of [
 
 // write returns the write in full.
 func (e *ledgerEntry) write() Write {
-	all, start := string(e.brief[:]), 0
+	all := string(e.brief[:])
 	if e.long != nil {
 		all = string(e.long)
 	}
-	var of [texts]string
+	start, of := 0, [len(e.ends)]string{}
 	for i, end := range e.ends {
 		of[i], start = all[start:end], int(end)
 	}
-	w := Write{Time: e.time, Method: of[textMethod], Path: of[textPath], Label: of[textLabel],
-		RequestID: of[textRequestID], Status: int(e.status)}
+	w := Write{Time: e.time, Method: of[0], Path: of[1], Label: of[2], RequestID: of[3], Status: int(e.status)}
 	w.Entity, w.EntityID = recordIn(w.Path)
-	if entity, id := recordAt(of[textNamed]); entity != "" {
+	if entity, id := recordAt(of[4]); entity != "" {
 		w.Entity, w.EntityID = entity, id
 	}
 	return w
 }
 
-// textsOf returns what is to be kept of a write that ended with resp or, if that is
-// nil, without a response. id is what the service calls it, "" if that is for the
-// response to say. The texts are bounded.
-func textsOf(req *http.Request, resp *http.Response, id, label string) (of [texts]string) {
+// describe returns a write whose attempt ended with resp or, if that is nil, without
+// a response, and the address that the response gives its record; which record that
+// is, is left out. id is what the service calls the request, "" if that is for the
+// response to say. All texts are bounded.
+func describe(req *http.Request, resp *http.Response, ended time.Time, id, label string) (w Write, named string) {
 	path := withParens(req.URL.EscapedPath())
-	of[textMethod] = oneLine(req.Method, maxWriteMethod)
-	of[textPath] = path[:min(len(path), maxWritePath)]
-	of[textLabel] = oneLine(label, maxWriteLabel)
+	w = Write{
+		Time: ended, Method: oneLine(req.Method, maxWriteMethod), Path: path[:min(len(path), maxWritePath)],
+		Label: oneLine(label, maxWriteLabel), RequestID: oneLine(id, maxRequestText),
+	}
 	if resp != nil {
-		of[textNamed] = namedRecord(resp)
-		if id == "" {
-			id = requestID(resp.Header)
+		w.Status, named = resp.StatusCode, namedRecord(resp)
+		if w.RequestID == "" {
+			w.RequestID = requestID(resp.Header)
 		}
 	}
-	if id == "" {
-		id = callersRequestID(req.Header)
+	if w.RequestID == "" {
+		w.RequestID = callersRequestID(req.Header)
 	}
-	of[textRequestID] = oneLine(id, maxRequestText)
-	return of
+	return w, named
 }
 
 // callersRequestID returns what the caller calls a request, "" if nothing.

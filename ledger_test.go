@@ -173,11 +173,8 @@ var writeOfTests = []struct {
 
 // writeOf returns what a report says of a write.
 func writeOf(req *http.Request, resp *http.Response, at time.Time, label string) Write {
-	status := 0
-	if resp != nil {
-		status = resp.StatusCode
-	}
-	return newLedgerEntry(Primary, false, at, status, textsOf(req, resp, "", label)).write()
+	w, named := describe(req, resp, at, "", label)
+	return newLedgerEntry(Primary, false, w, named).write()
 }
 
 func TestWriteOf(t *testing.T) {
@@ -327,7 +324,7 @@ func TestLedgerReport(t *testing.T) {
 			t.Parallel()
 			l := newLedger(tt.size)
 			for _, e := range tt.entries {
-				l.record(newLedgerEntry(e.at, e.unknown, lastSuccess.Add(e.after), 0, [texts]string{textLabel: e.label}))
+				l.record(newLedgerEntry(e.at, e.unknown, Write{Time: lastSuccess.Add(e.after), Label: e.label}, ""))
 			}
 			r := l.report(tt.from, lastSuccess, rpo)
 			assert.Equal(t, tt.atRisk, labels(r.AtRisk), tt.reason)
@@ -343,7 +340,7 @@ func TestLedgerReport(t *testing.T) {
 func TestLedgerReportWithoutSuccess(t *testing.T) {
 	t.Parallel()
 	l := newLedger(4)
-	l.record(newLedgerEntry(Primary, true, time.Now(), 0, [texts]string{textLabel: "first"}))
+	l.record(newLedgerEntry(Primary, true, Write{Time: time.Now(), Label: "first"}, ""))
 	r := l.report(Primary, time.Time{}, -1)
 	assert.Equal(t, []string{"first"}, labels(r.Unknown), "an endpoint that never succeeded has no safe writes")
 	assert.Zero(t, r.RPO, "a negative RPO is off")
@@ -356,7 +353,7 @@ func TestNilLedger(t *testing.T) {
 	for _, size := range []int{0, -1} {
 		l := newLedger(size)
 		require.Nil(t, l)
-		l.record(newLedgerEntry(Primary, false, now, 0, [texts]string{}))
+		l.record(newLedgerEntry(Primary, false, Write{Time: now}, ""))
 		want := &LossReport{From: Alternate, LastSuccess: now, RPO: time.Second, Truncated: true}
 		assert.Equal(t, want, l.report(Alternate, now, time.Second))
 	}
@@ -373,10 +370,8 @@ func TestUnusedLedgerIsSmall(t *testing.T) {
 
 // Not parallel: testing.AllocsPerRun counts the allocations of every goroutine.
 func TestRecordAllocatesOnce(t *testing.T) {
-	l, now := newLedger(16), time.Now()
-	record := func() {
-		l.record(newLedgerEntry(Primary, false, now, 204, [texts]string{textMethod: "POST", textPath: accountA}))
-	}
+	l, w := newLedger(16), Write{Time: time.Now(), Method: "POST", Path: accountA}
+	record := func() { l.record(newLedgerEntry(Primary, false, w, "")) }
 	record() // makes the ring
 	assert.Equal(t, 1.0, testing.AllocsPerRun(100, record))
 }
@@ -394,7 +389,7 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 		wg.Go(func() {
 			for i := range writesEach {
 				id := n*writesEach + i
-				l.record(newLedgerEntry(Primary, i%2 == 0, base.Add(time.Duration(id)), id, [texts]string{}))
+				l.record(newLedgerEntry(Primary, i%2 == 0, Write{Time: base.Add(time.Duration(id)), Status: id}, ""))
 				recorded.Add(1)
 			}
 		})
@@ -422,11 +417,11 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 
 func BenchmarkRecord(b *testing.B) {
 	l := newLedger(4096)
-	now := time.Now()
+	w := Write{Time: time.Now(), Method: "POST", Path: accountA}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			l.record(newLedgerEntry(Primary, false, now, 204, [texts]string{textMethod: "POST", textPath: accountA}))
+			l.record(newLedgerEntry(Primary, false, w, ""))
 		}
 	})
 }
@@ -438,6 +433,7 @@ func BenchmarkEntry(b *testing.B) {
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		newLedgerEntry(Primary, false, now, resp.StatusCode, textsOf(req, resp, "", "label"))
+		w, named := describe(req, resp, now, "", "label")
+		newLedgerEntry(Primary, false, w, named)
 	}
 }

@@ -276,11 +276,8 @@ func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown 
 		return
 	}
 	label, _ := c.req.Context().Value(labelKey).(string)
-	status := 0
-	if resp != nil {
-		status = resp.StatusCode
-	}
-	e := newLedgerEntry(at, unknown, time.Now(), status, textsOf(c.req, resp, requestID, label))
+	w, named := describe(c.req, resp, time.Now(), requestID, label)
+	e := newLedgerEntry(at, unknown, w, named)
 	c.t.ledger.record(e)
 	if c.t.state.Load().generation != c.st.generation {
 		c.t.late(e)
