@@ -10,6 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/d365failover/failover/internal/answer"
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // errNoResult is the fault of a [http.RoundTripper] that breaks its contract.
@@ -57,17 +61,12 @@ func healthy(resp *http.Response) bool {
 // own answers with a protocol version.
 func misplacedPage(resp *http.Response) bool {
 	values := resp.Header["Content-Type"]
-	if len(values) == 0 || !isHTML(values[0]) || resp.Request == nil || resp.Request.URL == nil {
+	if len(values) == 0 || !answer.IsHTML(values[0]) || resp.Request == nil || resp.Request.URL == nil {
 		return false
 	}
 	return resp.Body != nil && resp.Body != http.NoBody &&
 		resp.Request.Method != http.MethodHead && apiPath(resp.Request.URL.Path) &&
 		resp.Header["Odata-Version"] == nil && resp.Header["Dataserviceversion"] == nil
-}
-
-// isHTML reports whether contentType is that of an HTML page.
-func isHTML(contentType string) bool {
-	return hasPrefixFold(contentType, "text/html") || hasPrefixFold(contentType, "application/xhtml")
 }
 
 // apiPath reports whether path belongs to an API that never answers in HTML. On
@@ -84,7 +83,7 @@ func apiPath(path string) bool {
 
 // underPath reports whether path is prefix or below it.
 func underPath(path, prefix string) bool {
-	return hasPrefixFold(path, prefix) && (len(path) == len(prefix) || path[len(prefix)] == '/')
+	return ascii.HasPrefixFold(path, prefix) && (len(path) == len(prefix) || path[len(prefix)] == '/')
 }
 
 // toSignIn reports whether resp sends a user to sign in, which no API client can.
@@ -103,7 +102,7 @@ func toSignIn(resp *http.Response) bool {
 		"login.chinacloudapi.cn", "login.partner.microsoftonline.cn", "sts.windows.net":
 		return true
 	}
-	return hasPrefixFold(u.Path, "/adfs/ls") || hasPrefixFold(u.Path, "/adfs/oauth2")
+	return ascii.HasPrefixFold(u.Path, "/adfs/ls") || ascii.HasPrefixFold(u.Path, "/adfs/oauth2")
 }
 
 // faultOfResponse judges a response that is not healthy at first sight.
@@ -114,25 +113,25 @@ func faultOfResponse(resp *http.Response) *Fault {
 		return f
 	}
 	a := readAnswer(resp)
-	f.Message = oneLine(a.message, maxMessage)
+	f.Message = redact.Line(a.Message, answer.MaxMessage)
 	if f.RetryAfter == 0 {
-		f.RetryAfter = min(a.retryAfter, maxRetryAfter)
+		f.RetryAfter = min(a.RetryAfter, answer.MaxRetryAfter)
 	}
 	f.judge(&a)
-	if a.batch && f.Delivery == Refused {
+	if a.Batch && f.Delivery == Refused {
 		f.Delivery = Answered // the parts before the refused one were carried out
 	}
 	return f
 }
 
 // judge sets class, delivery and code. The first rule that has an opinion decides.
-func (f *Fault) judge(a *answer) {
+func (f *Fault) judge(a *answer.Answer) {
 	switch {
 	case f.byCode(a):
 	case f.bySubcode(a):
 	case f.byException(a):
-	case a.token != "":
-		f.Code, f.Class, f.Delivery = a.token, ClassAuth, Answered
+	case a.Token != "":
+		f.Code, f.Class, f.Delivery = a.Token, ClassAuth, Answered
 	case f.byPage(a):
 	default:
 		f.byStatus(f.Status)
@@ -141,11 +140,11 @@ func (f *Fault) judge(a *answer) {
 
 // byCode judges by the code of the organization. A number proves that the
 // organization ran the request, whatever the status; a word does not.
-func (f *Fault) byCode(a *answer) bool {
-	n, ok := codeNumber(a.code)
+func (f *Fault) byCode(a *answer.Answer) bool {
+	n, ok := codeNumber(a.Code)
 	if !ok {
-		f.Code = codeWord(a.code)
-		if status, ok := codeStatus(a.code); ok {
+		f.Code = answer.Word(a.Code)
+		if status, ok := codeStatus(a.Code); ok {
 			f.byStatus(status)
 			f.Delivery = Answered
 			return true
@@ -158,12 +157,12 @@ func (f *Fault) byCode(a *answer) bool {
 	case fromPlugin(n):
 		f.Class, f.Delivery = ClassApplication, Answered
 	case n == codeUnexpected:
-		if a.retriable != "false" {
+		if a.Retriable != "false" {
 			return false
 		}
 		f.Class, f.Delivery = ClassApplication, Answered
 	case n == codeGenericSQL:
-		f.Class, f.Delivery = sqlFault(a.message)
+		f.Class, f.Delivery = sqlFault(a.Message)
 	case listed:
 		f.Class, f.Delivery, f.Definitive = known.class, known.delivery, definitive(n)
 	default:
@@ -182,8 +181,8 @@ func (f *Fault) byCode(a *answer) bool {
 // before or after it called the service. WCF sends all of them with status 500.
 // Sources: WS-Addressing 1.0 SOAP binding, section 6.4; WS-SecureConversation,
 // section 8; System.ServiceModel.Dispatcher.
-func (f *Fault) bySubcode(a *answer) bool {
-	name := a.subcode
+func (f *Fault) bySubcode(a *answer.Answer) bool {
+	name := a.Subcode
 	if !standardNamespace(name.Space) {
 		return false // a service may use the same word for something of its own
 	}
@@ -202,7 +201,7 @@ func (f *Fault) bySubcode(a *answer) bool {
 		f.Class, f.Delivery = ClassAuth, Answered
 	}
 	if f.Code == "" {
-		f.Code = codeWord(name.Local)
+		f.Code = answer.Word(name.Local)
 	}
 	return true
 }
@@ -235,8 +234,8 @@ func securityNamespace(space string) bool {
 
 // byException judges by the .NET type that Finance and Operations name in place of
 // a code. Types that say nothing about the cause are left to the status.
-func (f *Fault) byException(a *answer) bool {
-	name, _, _ := strings.Cut(a.exception, ",") // the assembly may follow
+func (f *Fault) byException(a *answer.Answer) bool {
+	name, _, _ := strings.Cut(a.Exception, ",") // the assembly may follow
 	switch name[strings.LastIndexByte(name, '.')+1:] {
 	case "AxODataWriteException", // refused by validation or a key; sent with 500 as well
 		"ODataException", "ODataUnrecognizedPathException",
@@ -285,13 +284,13 @@ var pages = []struct {
 }
 
 // byPage judges HTML in place of an answer.
-func (f *Fault) byPage(a *answer) bool {
+func (f *Fault) byPage(a *answer.Answer) bool {
 	switch f.Status {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusTooManyRequests:
 		return false // nothing sends these by mistake
 	}
 	for _, p := range pages {
-		if strings.Contains(a.page, p.phrase) {
+		if strings.Contains(a.Page, p.phrase) {
 			f.Class = p.class
 			if p.class == ClassAuth {
 				f.Delivery = Answered
@@ -333,7 +332,7 @@ func (f *Fault) byStatus(status int) {
 // or of the caller.
 func requestID(h http.Header) string {
 	for _, key := range requestIDHeaders {
-		if id := oneLine(valueOf(h, key), maxRequestText); id != "" {
+		if id := redact.Line(valueOf(h, key), maxRequestText); id != "" {
 			return id
 		}
 	}
@@ -351,10 +350,6 @@ func valueOf(h http.Header, canonical string) string {
 // requestIDHeaders in canonical form, the service's own first.
 var requestIDHeaders = [...]string{"X-Ms-Service-Request-Id", "Req_id", "X-Ms-Request-Id", "Request-Id", "X-Ms-Client-Request-Id"}
 
-// maxRetryAfter caps [Fault.RetryAfter]: one mistaken header must not stop a caller
-// for a day.
-const maxRetryAfter = 5 * time.Minute
-
 // retryAfter returns the wait that the Retry-After header asks for (RFC 9110,
 // section 10.2.3). Dates are relative to the Date header, which is the clock they
 // were made by.
@@ -364,9 +359,9 @@ func retryAfter(h http.Header) time.Duration {
 		return 0
 	}
 	if n, err := strconv.ParseUint(value, 10, 64); err == nil {
-		return seconds(float64(n))
+		return answer.Seconds(float64(n))
 	} else if errors.Is(err, strconv.ErrRange) {
-		return maxRetryAfter
+		return answer.MaxRetryAfter
 	}
 	at, err := http.ParseTime(value)
 	if err != nil {
@@ -376,76 +371,7 @@ func retryAfter(h http.Header) time.Duration {
 	if err != nil {
 		now = time.Now()
 	}
-	return min(max(at.Sub(now), 0), maxRetryAfter)
-}
-
-// seconds returns n seconds between 0 and maxRetryAfter.
-func seconds(n float64) time.Duration {
-	return time.Duration(min(max(n, 0), maxRetryAfter.Seconds()) * float64(time.Second))
-}
-
-// milliseconds reads the RetryAfter of WS-Addressing, an unsigned long.
-func milliseconds(s string) time.Duration {
-	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return seconds(float64(n) / 1000)
-}
-
-// xsDuration reads an xs:duration ("PT5M1.5S") or a .NET TimeSpan ("00:05:01").
-// Years and months have no length and do not occur; they and all else that cannot
-// be read are 0.
-func xsDuration(s string) time.Duration {
-	if strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789.:PTDHMS", r) }) {
-		return 0 // a sign, an exponent, NaN
-	}
-	if strings.Contains(s, ":") {
-		return timeSpan(s)
-	}
-	date, clock, _ := strings.Cut(strings.TrimPrefix(s, "P"), "T")
-	if days, ok := strings.CutSuffix(date, "D"); ok {
-		n, err := strconv.ParseUint(days, 10, 32)
-		if err != nil {
-			return 0
-		}
-		return seconds(float64(n) * 86400) // capped: the time of day adds nothing
-	}
-	if date != "" {
-		return 0
-	}
-	d, err := time.ParseDuration(strings.ToLower(clock)) // the same grammar in lower case
-	if err != nil {
-		return 0
-	}
-	return min(d, maxRetryAfter)
-}
-
-// timeSpan reads "[d.]hh:mm:ss[.fffffff]".
-func timeSpan(s string) time.Duration {
-	parts := strings.Split(s, ":")
-	if len(parts) != 3 {
-		return 0
-	}
-	var total float64
-	if days, hours, ok := strings.Cut(parts[0], "."); ok {
-		n, err := strconv.ParseUint(days, 10, 32)
-		if err != nil {
-			return 0
-		}
-		total, parts[0] = float64(n)*24, hours
-	}
-	for i, part := range parts {
-		n, err := strconv.ParseFloat(part, 64)
-		if err != nil || n < 0 {
-			return 0
-		}
-		if i > 0 {
-			total *= 60
-		}
-		total += n
-	}
-	return seconds(total)
+	return min(max(at.Sub(now), 0), answer.MaxRetryAfter)
 }
 
 // A streamError has the shape of the HTTP/2 stream error of net/http, which is not
@@ -544,4 +470,9 @@ func linear(err error) bool {
 		err = errors.Unwrap(err)
 	}
 	return true
+}
+
+// readAnswer looks at the beginning of the body. The body is put back.
+func readAnswer(resp *http.Response) answer.Answer {
+	return answer.Read(peek(resp), resp.Header.Get("Content-Type"), resp.Header.Get("Content-Encoding"), resp.Uncompressed)
 }

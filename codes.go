@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // A code is what is known about one error code of the organization service.
@@ -205,29 +207,13 @@ func codeStatus(s string) (int, bool) {
 	return n, err == nil && n >= 400 && n < 500
 }
 
-// codeWord returns s if it is a plain word fit for [Fault.Code], and "" if not.
-func codeWord(s string) string {
-	s = strings.TrimSpace(s)
-	if len(s) > maxCodeWord || strings.Trim(s, "0x") == "" { // "0", "0x0": no code
-		return ""
-	}
-	for i := range len(s) {
-		c := s[i]
-		if c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("_.-:", c) >= 0 {
-			continue
-		}
-		return ""
-	}
-	return s
-}
-
 // sqlFault returns the class and delivery of a generic SQL error by the number in
 // its message ("... Sql Number: 1205"). Numbers that are not about the
 // infrastructure (missing tables, duplicate keys) are the caller's. A message
 // without a number is taken for the worse: transient.
 func sqlFault(message string) (Class, Delivery) {
 	const label = "sql number:"
-	i := strings.LastIndex(lower(message), label)
+	i := strings.LastIndex(ascii.Lower(message), label)
 	if i < 0 {
 		return ClassTransient, Unknown
 	}

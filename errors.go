@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // Class says what a fault means for the endpoint that gave it.
@@ -152,9 +151,9 @@ func (f *Fault) Error() string {
 		b.WriteString(" (request id " + f.RequestID + ")")
 	}
 	if f.Err != nil {
-		b.WriteString(": " + errorText(f.Err))
+		b.WriteString(": " + redact.Error(f.Err))
 	}
-	return oneLine(b.String(), maxFaultText)
+	return redact.Line(b.String(), maxFaultText)
 }
 
 // deliveryText completes the sentence "request ...".
@@ -217,7 +216,7 @@ type Error struct {
 // It holds no user info, query, header or body.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString("failover: " + e.Method + " " + errorTextOf(e.URL))
+	b.WriteString("failover: " + e.Method + " " + redact.Text(e.URL))
 	for _, err := range e.is {
 		b.WriteString(": " + strings.TrimPrefix(err.Error(), "failover: "))
 	}
@@ -228,7 +227,7 @@ func (e *Error) Error() string {
 		}
 		b.WriteString(sep + f.Endpoint.String() + ": " + f.Error())
 	}
-	return oneLine(b.String(), maxErrorText)
+	return redact.Line(b.String(), maxErrorText)
 }
 
 // Unwrap returns the sentinels that apply, then the attempts.
@@ -252,37 +251,15 @@ func (e *Error) Timeout() bool {
 const (
 	maxErrorText   = 2048
 	maxFaultText   = 400
-	maxMessage     = 256
 	maxCodeWord    = 64
 	maxRequestText = 128
 )
-
-// redactURL returns scheme, host and path of u: nothing that may hold a secret.
-func redactURL(u *url.URL) string {
-	if u == nil {
-		return ""
-	}
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
-}
-
-// errorText returns the text of err without the secrets that addresses in it
-// may carry. net/http and net/url quote whole URLs in their errors.
-func errorText(err error) string {
-	for {
-		wrapped, ok := err.(*url.Error)
-		if !ok || wrapped.Err == nil {
-			break
-		}
-		err = wrapped.Err
-	}
-	return errorTextOf(err.Error())
-}
 
 // shownError is an error of the program's own code, a Probe or ConfirmSwitch, with
 // a text as bounded and as free of secrets as that of a Fault.
 type shownError struct{ err error }
 
-func (e *shownError) Error() string { return oneLine(errorText(e.err), maxFaultText) }
+func (e *shownError) Error() string { return redact.Line(redact.Error(e.err), maxFaultText) }
 func (e *shownError) Unwrap() error { return e.err }
 
 // forShow returns err as it may be put into events, logs and Status.
@@ -303,104 +280,7 @@ const maxErrorKept = 64 << 10
 // whole, up to 10 MiB, and faults outlive their requests in Status and events.
 func boundedError(err error) error {
 	if text := err.Error(); len(text) > maxErrorKept {
-		return errors.New(oneLine(errorText(err), maxErrorText))
+		return errors.New(redact.Line(redact.Error(err), maxErrorText))
 	}
 	return err
-}
-
-// errorTextOf redacts every word of s that looks like an address or follows the
-// name of an authorization scheme. It rather takes too much than too little. Of a
-// very long s it looks at the whole words of the beginning.
-func errorTextOf(s string) string {
-	if len(s) > maxErrorText {
-		// A word cut in two could be a password without its at sign.
-		s = s[:strings.LastIndexFunc(s[:maxErrorText], isWordEnd)+1]
-	}
-	var b strings.Builder
-	secret := false
-	for len(s) > 0 {
-		n := strings.IndexFunc(s, isWordEnd)
-		if n < 0 {
-			n = len(s)
-		}
-		if word := s[:n]; word != "" {
-			if secret {
-				word = "[redacted]"
-			}
-			secret = strings.EqualFold(word, "bearer") || strings.EqualFold(word, "basic")
-			b.WriteString(redactWord(word))
-		}
-		if s = s[n:]; s != "" {
-			_, size := utf8.DecodeRuneInString(s)
-			b.WriteString(s[:size])
-			s = s[size:]
-		}
-	}
-	return b.String()
-}
-
-func isWordEnd(r rune) bool {
-	return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("\"<>`", r)
-}
-
-// redactWord takes user info, query and fragment out of an address. Where both
-// an at sign and a query occur nobody can tell which hides the other, so only
-// the scheme is kept.
-func redactWord(word string) string {
-	scheme, rest, ok := strings.Cut(word, "://")
-	if !ok {
-		if i := strings.IndexAny(word, "?#"); i >= 0 && strings.Contains(word, "/") {
-			return word[:i]
-		}
-		return word
-	}
-	at, query := strings.LastIndexByte(rest, '@'), strings.IndexAny(rest, "?#")
-	switch {
-	case at >= 0 && query >= 0:
-		rest = "[redacted]"
-	case at >= 0:
-		rest = rest[at+1:]
-	case query >= 0:
-		rest = rest[:query]
-	}
-	return scheme + "://" + rest
-}
-
-// isPlain reports whether s is visible ASCII without blanks, as ids are.
-func isPlain(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// oneLine returns s as one line of at most limit bytes of valid UTF-8: runs of
-// blanks, control and invisible formatting characters become one blank.
-func oneLine(s string, limit int) string {
-	if len(s) <= limit && isPlain(s) {
-		return s
-	}
-	var b strings.Builder
-	blank := false
-	for _, r := range s {
-		if unicode.IsSpace(r) || unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
-			blank = b.Len() > 0
-			continue
-		}
-		size := utf8.RuneLen(r)
-		if blank {
-			size++
-		}
-		if b.Len()+size > limit {
-			break
-		}
-		if blank {
-			b.WriteByte(' ')
-			blank = false
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // This file keeps a Transport in step with its fleet. A Transport switches by
@@ -77,7 +79,7 @@ var thisProcess = sync.OnceValue(func() string {
 	if err != nil {
 		host = "unknown host"
 	}
-	return fmt.Sprintf("%s/%d/%s", oneLine(host, 128), os.Getpid(), rand.Text()[:6])
+	return fmt.Sprintf("%s/%d/%s", redact.Line(host, 128), os.Getpid(), rand.Text()[:6])
 })
 
 var claimants atomic.Uint64
@@ -194,7 +196,7 @@ func (t *Transport) load() (Record, time.Time, error) {
 	if err != nil {
 		return Record{}, clock, err
 	}
-	rec.Reason, rec.By = oneLine(rec.Reason, maxErrorText), oneLine(rec.By, maxErrorText)
+	rec.Reason, rec.By = redact.Line(rec.Reason, maxErrorText), redact.Line(rec.By, maxErrorText)
 	rec.Earlier = slices.Clone(rec.Earlier[max(0, len(rec.Earlier)-maxSwitches):])
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -393,7 +395,7 @@ func (t *Transport) renewWitness() (quiet bool) {
 		seen, _ = t.claim(t.ctx, outageTopic+at.String(), t.fleet.member, left)
 		seen = slices.Clone(seen[:min(len(seen), maxWitnesses)])
 		for i := range seen {
-			seen[i] = oneLine(seen[i], maxErrorText)
+			seen[i] = redact.Line(seen[i], maxErrorText)
 		}
 	}
 	t.mu.Lock()

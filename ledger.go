@@ -6,6 +6,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // Write is a write that was sent: what it takes to look it up later, and no
@@ -244,8 +247,8 @@ func (e *ledgerEntry) write() Write {
 func describe(req *http.Request, resp *http.Response, ended time.Time, id, label string) (w Write, named string) {
 	path := withParens(req.URL.EscapedPath())
 	w = Write{
-		Time: ended, Method: oneLine(req.Method, maxWriteMethod), Path: path[:min(len(path), maxWritePath)],
-		Label: oneLine(label, maxWriteLabel), RequestID: oneLine(id, maxRequestText),
+		Time: ended, Method: redact.Line(req.Method, maxWriteMethod), Path: path[:min(len(path), maxWritePath)],
+		Label: redact.Line(label, maxWriteLabel), RequestID: redact.Line(id, maxRequestText),
 	}
 	if resp != nil {
 		w.Status, named = resp.StatusCode, namedRecord(resp)
@@ -262,7 +265,7 @@ func describe(req *http.Request, resp *http.Response, ended time.Time, id, label
 // callersRequestID returns what the caller calls a request, "" if nothing.
 func callersRequestID(h http.Header) string {
 	for _, key := range []string{"X-Ms-Client-Request-Id", "Client-Request-Id"} {
-		if id := oneLine(valueOf(h, key), maxRequestText); id != "" {
+		if id := redact.Line(valueOf(h, key), maxRequestText); id != "" {
 			return id
 		}
 	}
@@ -341,7 +344,7 @@ func isGUID(s string) bool {
 				return false
 			}
 		default:
-			if c := lowerByte(s[i]); (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			if c := ascii.LowerByte(s[i]); (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 				return false
 			}
 		}
@@ -352,7 +355,7 @@ func isGUID(s string) bool {
 // isIdentifier reports whether s can be the name of an entity set.
 func isIdentifier(s string) bool {
 	for i := range len(s) {
-		if c := lowerByte(s[i]); c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+		if c := ascii.LowerByte(s[i]); c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
 			return false
 		}
 	}

@@ -11,6 +11,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // Policy is what an organization's service description says about failover at
@@ -128,8 +131,8 @@ func findPolicy(ctx context.Context, client *http.Client, root *url.URL) (Policy
 
 // sameOrigin reports whether u may be sent what belongs to root.
 func sameOrigin(u, root *url.URL) bool {
-	name, port := splitAuthority(lower(u.Host))
-	rootName, rootPort := splitAuthority(lower(root.Host))
+	name, port := splitAuthority(ascii.Lower(u.Host))
+	rootName, rootPort := splitAuthority(ascii.Lower(root.Host))
 	return u.User == nil && u.Scheme == root.Scheme && name == rootName &&
 		cmp.Or(port, defaultPort(u.Scheme)) == cmp.Or(rootPort, defaultPort(root.Scheme))
 }
@@ -180,7 +183,7 @@ func readWSDL(ctx context.Context, client *http.Client, u *url.URL) (Policy, []s
 // wsdlFault is the fault of an endpoint that answers, but not with a WSDL that
 // says what is asked. It proves nothing about the endpoint.
 func wsdlFault(message string) *Fault {
-	return &Fault{Class: ClassApplication, Delivery: Answered, Status: http.StatusOK, Message: oneLine(message, maxRequestText)}
+	return &Fault{Class: ClassApplication, Delivery: Answered, Status: http.StatusOK, Message: redact.Line(message, maxRequestText)}
 }
 
 // wsdlReader is the body of a WSDL. It keeps the error of the body, which the XML

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"path"
+
+	"github.com/d365failover/failover/internal/message"
 )
 
 type contextKey uint8
@@ -62,10 +64,10 @@ func (c *call) reads() bool {
 		return false
 	}
 	if path.Base(req.URL.Path) == "$batch" {
-		return c.t.org.batchReads(req.Header, c.body.held)
+		return message.BatchReads(req.Header.Get("Content-Type"), req.Header.Get("Content-Encoding"), c.body.held)
 	}
-	action, ok := soapAction(req.Header)
-	return ok && (retrieves(action) || soapReads(action, c.body.held))
+	action, ok := message.Action(req.Header)
+	return ok && (message.Retrieves(action) || message.Reads(action, c.body.held))
 }
 
 // maySendAgain reports whether the request may be sent once more after fault f.

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // statusPage is the template of the page. Its style is one literal element, so
@@ -129,7 +131,7 @@ func (t *Transport) ReadyHandler() http.Handler {
 	return readOnly(func(w http.ResponseWriter, _ *http.Request) {
 		status, text := http.StatusOK, "ok"
 		if err := t.Ready(); err != nil {
-			status, text = http.StatusServiceUnavailable, oneLine(err.Error(), maxErrorText)
+			status, text = http.StatusServiceUnavailable, redact.Line(err.Error(), maxErrorText)
 		}
 		respond(w, status, "text/plain; charset=utf-8", []byte(text+"\n"))
 	})

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"time"
+
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // statusReport is what StatusHandler shows, in the form of its JSON. All texts
@@ -169,7 +171,7 @@ func endpointView(e Endpoint, s *EndpointStatus, active Endpoint) statusEndpoint
 }
 
 // boundedText returns the text of an error that may be of anybody's making.
-func boundedText(err error) string { return oneLine(errorText(err), maxFaultText) }
+func boundedText(err error) string { return redact.Line(redact.Error(err), maxFaultText) }
 
 // faultView puts a fault into the form of the report; the zero time means that
 // it goes without saying.
@@ -179,7 +181,7 @@ func faultView(f *Fault, at time.Time) *statusFault {
 	}
 	return &statusFault{
 		Time: at.UTC(), Class: f.Class.String(), Definitive: f.Definitive, Delivery: f.Delivery.String(),
-		Status: f.Status, Code: oneLine(f.Code, maxCodeWord), RequestID: oneLine(f.RequestID, maxRequestText),
+		Status: f.Status, Code: redact.Line(f.Code, maxCodeWord), RequestID: redact.Line(f.RequestID, maxRequestText),
 		RetryAfterSeconds: inSeconds(f.RetryAfter), Text: f.Error(),
 	}
 }
@@ -187,7 +189,7 @@ func faultView(f *Fault, at time.Time) *statusFault {
 func eventView(e *Event) statusEvent {
 	v := statusEvent{
 		Kind: e.Kind.String(), Time: e.Time.UTC(), Generation: e.Generation, From: e.From.String(), To: e.To.String(),
-		Reason: oneLine(errorTextOf(e.Reason), maxFaultText), Fault: faultView(e.Fault, time.Time{}), Mark: glyphOf(e),
+		Reason: redact.Line(redact.Text(e.Reason), maxFaultText), Fault: faultView(e.Fault, time.Time{}), Mark: glyphOf(e),
 	}
 	if e.Err != nil {
 		v.Error = boundedText(e.Err)
@@ -203,7 +205,7 @@ func fleetView(s *FleetStatus) *statusFleet {
 	}
 	v := &statusFleet{
 		Member: s.Member, Apart: s.Apart, Active: s.Record.Active.String(), Generation: s.Record.Generation, Since: s.Record.Since.UTC(),
-		Reason: oneLine(errorTextOf(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
+		Reason: redact.Line(redact.Text(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
 		Witnesses: append([]string{}, s.Witnesses...),
 	}
 	if len(s.Witnesses) > 0 {

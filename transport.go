@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/d365failover/failover/internal/answer"
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
@@ -72,7 +75,7 @@ func (t *Transport) refusal(st *state, req *http.Request) error {
 // endpoint serves.
 func (t *Transport) unavailable(req *http.Request, st *state) error {
 	faults, retryAfter := t.outlook(st.down)
-	e := &Error{Method: req.Method, URL: redactURL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
+	e := &Error{Method: req.Method, URL: redact.URL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
 	for _, f := range faults {
 		if f != nil {
 			e.Attempts = append(e.Attempts, f)
@@ -150,7 +153,7 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
-		f.RetryAfter < maxRetryAfter // which may stand for more
+		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
 	if !throttled && !f.counted() {
 		return nil
 	}
@@ -233,7 +236,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
-	e := &Error{Method: c.req.Method, URL: redactURL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
+	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
 	if doubt := c.inDoubt(f); doubt != nil {
 		e.is = append(e.is, ErrOutcomeUnknown)
 		answer := resp

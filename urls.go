@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/message"
 )
 
 // Org is the pair of endpoints of one organization.
@@ -106,7 +109,7 @@ func refuse(which, s string, err error) error {
 		return nil
 	}
 	if _, authority, _, ok := splitURL(s); ok && !strings.Contains(s, "@") {
-		if name, _ := splitAuthority(lower(authority)); name != "" && checkName(name) == nil {
+		if name, _ := splitAuthority(ascii.Lower(authority)); name != "" && checkName(name) == nil {
 			which += " (" + name + ")"
 		}
 	}
@@ -217,7 +220,7 @@ func (o *Org) find(scheme, authority string) (variant int, at Endpoint, ok bool)
 	for variant := range o.origins {
 		for at := range o.origins[variant] {
 			p := &o.origins[variant][at]
-			if p.scheme == scheme && p.port == port && equalFold(p.name, name) {
+			if p.scheme == scheme && p.port == port && ascii.EqualFold(p.name, name) {
 				return variant, Endpoint(at), true
 			}
 		}
@@ -314,7 +317,7 @@ func parseOrigin(s string, allowHTTP bool) (origin, error) {
 	if strings.Contains(authority, "@") {
 		return origin{}, errors.New("contains user information; credentials belong in the requests")
 	}
-	name, port := splitAuthority(lower(authority))
+	name, port := splitAuthority(ascii.Lower(authority))
 	if name == "" {
 		return origin{}, errors.New("has no host")
 	}
@@ -338,7 +341,7 @@ func parseOrigin(s string, allowHTTP bool) (origin, error) {
 // schemeError says what is wrong with s, which does not begin with http:// or
 // https://. It repeats s only where that is the host of an organization.
 func schemeError(s string) error {
-	name := strings.TrimSuffix(lower(s), "/")
+	name := strings.TrimSuffix(ascii.Lower(s), "/")
 	if _, ok := splitDataverse(name); ok && checkName(name) == nil {
 		return errors.New("has no scheme: write https://" + name)
 	}
@@ -492,9 +495,9 @@ func splitURL(s string) (scheme, authority, rest string, ok bool) {
 	switch {
 	case !ok:
 		return "", "", "", false
-	case equalFold("https", scheme):
+	case ascii.EqualFold("https", scheme):
 		scheme = "https"
-	case equalFold("http", scheme):
+	case ascii.EqualFold("http", scheme):
 		scheme = "http"
 	default:
 		return "", "", "", false
@@ -532,3 +535,26 @@ func defaultPort(scheme string) string {
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// hosts maps addresses of the organization to one of its endpoints.
+type hosts struct {
+	org *Org
+	to  Endpoint
+}
+
+func (h hosts) Other() string                   { return h.org.origins[0][h.to.other()].name }
+func (h hosts) MapURL(s string) (string, bool)  { return h.org.mapURL(s, h.to) }
+func (h hosts) MapHost(s string) (string, bool) { return h.org.mapHost(s, h.to) }
+
+// rewriteBody returns the body of a request as the endpoint to expects it, see
+// [message.Rewrite].
+func (o *Org) rewriteBody(h http.Header, urlPath string, body []byte, to Endpoint) ([]byte, bool) {
+	if !message.Mentions(body, o.origins[0][to.other()].name) {
+		return body, false // nearly always
+	}
+	return message.Rewrite(hosts{o, to}, valueOf(h, "Content-Type"), strings.Join(h["Content-Encoding"], ","), urlPath, body)
+}
+
+func (o *Org) rewriteQuery(rawQuery string, to Endpoint) (string, bool) {
+	return message.RewriteQuery(hosts{o, to}, rawQuery)
+}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // Verification sorts the writes of a [LossReport] by what reading their records
@@ -90,7 +92,7 @@ func (r *LossReport) verification() *Verification {
 // recordKey tells records apart: entity set and id, whatever the version of the
 // API in the path.
 func recordKey(w Write) string {
-	return lower(w.Entity[strings.LastIndexByte(w.Entity, '/')+1:])
+	return ascii.Lower(w.Entity[strings.LastIndexByte(w.Entity, '/')+1:])
 }
 
 // deletes reports whether w is to delete its record, and not a part of it.

@@ -1,4 +1,6 @@
-package failover
+// Package answer says what the body of a response claims about its fault, before
+// anybody judges it. It is a pure function of the first bytes.
+package answer
 
 import (
 	"bytes"
@@ -6,48 +8,54 @@ import (
 	"encoding/xml"
 	"html"
 	"io"
-	"net/http"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/redact"
 )
 
 // Bounds on hostile documents. Real faults are about ten levels deep.
 const (
-	maxDepth  = 32
-	maxTokens = 20000
-	maxText   = 4 << 10
+	MaxMessage = 256 // bytes of a message
+	maxWord    = 64
+	maxPeek    = 64 << 10
+	maxDepth   = 32
+	maxTokens  = 20000
+	maxText    = 4 << 10
 )
 
 // An answer is what the body of a response says about its fault, before anybody
 // judges it. Of what is said twice the first counts.
-type answer struct {
-	code       string   // of an OData error, SOAP fault detail or CRM 4 error
-	subcode    xml.Name // of a SOAP fault, or its code if it has none
-	exception  string   // .NET type, as Finance and Operations name it
-	retriable  string   // ExceptionRetriable: "true", "false" or ""
-	token      string   // the error of a token service (RFC 6749, section 5.2)
-	message    string
-	page       string // title and headings of an HTML page, in lower case
+type Answer struct {
+	Code       string   // of an OData error, SOAP fault detail or CRM 4 error
+	Subcode    xml.Name // of a SOAP fault, or its code if it has none
+	Exception  string   // .NET type, as Finance and Operations name it
+	Retriable  string   // ExceptionRetriable: "true", "false" or ""
+	Token      string   // the error of a token service (RFC 6749, section 5.2)
+	Message    string
+	Page       string // title and headings of an HTML page, in lower case
 	html       bool
-	batch      bool // one part of a batch: parts before it were carried out
-	retryAfter time.Duration
+	Batch      bool // one part of a batch: parts before it were carried out
+	RetryAfter time.Duration
 }
 
-// readAnswer looks at the beginning of the body. The body is put back.
-func readAnswer(resp *http.Response) answer {
-	var a answer
-	raw := peek(resp)
+// Read says what raw, the beginning of a body, claims. decoded: it is
+// decompressed already.
+func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
+	var a Answer
 	if len(raw) == 0 {
 		return a
 	}
-	contentType := lower(resp.Header.Get("Content-Type"))
-	a.html = isHTML(contentType)
-	a.batch = strings.HasPrefix(contentType, "multipart/")
-	if !resp.Uncompressed {
-		raw = decompressed(raw, resp.Header.Get("Content-Encoding"))
+	contentType = ascii.Lower(contentType)
+	a.html = IsHTML(contentType)
+	a.Batch = strings.HasPrefix(contentType, "multipart/")
+	if !decoded {
+		raw = decompressed(raw, encoding)
 	}
 	text := utf8Text(raw)
-	if a.batch {
+	if a.Batch {
 		text = lastPart(text)
 	}
 	text = bytes.TrimSpace(plain(text))
@@ -57,13 +65,13 @@ func readAnswer(resp *http.Response) answer {
 		a.readJSON(text)
 	case text[0] == '<':
 		a.readXML(text)
-		if a.code == "" && a.subcode.Local == "" {
+		if a.Code == "" && a.Subcode.Local == "" {
 			a.readHTML(text)
 		}
 	case a.html || strings.HasPrefix(contentType, "text/plain"):
-		a.message = string(text[:min(len(text), maxText)])
+		a.Message = string(text[:min(len(text), maxText)])
 		if a.html { // IIS labels one line of plain text so
-			a.page = lower(oneLine(a.message, maxMessage))
+			a.Page = ascii.Lower(redact.Line(a.Message, MaxMessage))
 		}
 	}
 	return a
@@ -88,7 +96,7 @@ func first(s *string, value string) {
 
 // readJSON reads the error of OData (v2, v3, v4), of ASP.NET and API Management,
 // and of token services, as far as the text goes.
-func (a *answer) readJSON(text []byte) {
+func (a *Answer) readJSON(text []byte) {
 	type level struct {
 		object, keyed bool
 		key           string
@@ -141,17 +149,17 @@ func (a *answer) readJSON(text []byte) {
 }
 
 // setJSON takes up the value at path.
-func (a *answer) setJSON(path, value string) {
+func (a *Answer) setJSON(path, value string) {
 	switch strings.TrimPrefix(path, "odata.") {
 	case "error/code":
-		first(&a.code, value)
+		first(&a.Code, value)
 	case "error/message", "error/message/value", "error_description", "Message", "message", "ExceptionMessage":
-		first(&a.message, value)
+		first(&a.Message, value)
 	case "error/innererror/type", "ExceptionType":
-		first(&a.exception, value)
+		first(&a.Exception, value)
 	case "error":
 		if isTokenError(value) {
-			first(&a.token, value)
+			first(&a.Token, value)
 		}
 	}
 }
@@ -159,7 +167,7 @@ func (a *answer) setJSON(path, value string) {
 // isTokenError reports whether s has the form of the errors of token services
 // ("invalid_grant"): other services put a sentence in the same place.
 func isTokenError(s string) bool {
-	return codeWord(s) == s && s != "" && s == lower(s)
+	return Word(s) == s && s != "" && s == ascii.Lower(s)
 }
 
 // prefixOf returns the short prefix that the paths below use for a namespace of
@@ -203,7 +211,7 @@ type xmlLevel struct {
 // elements at their exact place count, so neither inner faults nor faults quoted
 // in column values are taken for the answer. encoding/xml never expands entities
 // of a document type, so there is nothing to blow up.
-func (a *answer) readXML(text []byte) {
+func (a *Answer) readXML(text []byte) {
 	dec := xml.NewDecoder(bytes.NewReader(text))
 	dec.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // it is UTF-8 by now
 	var levels []*xmlLevel
@@ -238,7 +246,7 @@ func openLevel(levels []*xmlLevel, t xml.StartElement) *xmlLevel {
 	l := new(xmlLevel)
 	prefix, known := prefixOf(t.Name.Space)
 	switch {
-	case !known || len(t.Name.Local) > maxCodeWord:
+	case !known || len(t.Name.Local) > maxWord:
 		// No path below it is of interest: leave it empty.
 	case len(levels) == 0:
 		l.path = prefix + t.Name.Local
@@ -263,26 +271,26 @@ func openLevel(levels []*xmlLevel, t xml.StartElement) *xmlLevel {
 }
 
 // setXML takes up the element that ends.
-func (a *answer) setXML(levels []*xmlLevel, key *string) {
+func (a *Answer) setXML(levels []*xmlLevel, key *string) {
 	last := levels[len(levels)-1]
 	value := strings.TrimSpace(last.text.String())
 	switch path := last.path; path {
 	case soapFault + "/faultcode", soapFault + "/s:Code/s:Value":
-		if a.subcode.Local == "" {
-			a.subcode = qname(levels, value)
+		if a.Subcode.Local == "" {
+			a.Subcode = qname(levels, value)
 		}
 	case soapFault + "/s:Code/s:Subcode/s:Value":
-		a.subcode = qname(levels, value)
+		a.Subcode = qname(levels, value)
 	case soapFault + "/faultstring", soapFault + "/s:Reason/s:Text", "m:error/m:message":
-		first(&a.message, value)
+		first(&a.Message, value)
 	case soap11 + "/error/code", "m:error/m:code":
-		first(&a.code, value)
+		first(&a.Code, value)
 	case soap11 + "/error/description":
-		a.message = value // CRM 4: the fault string is "Server was unable to process request."
+		a.Message = value // CRM 4: the fault string is "Server was unable to process request."
 	case "m:error/m:innererror/m:type":
-		first(&a.exception, value)
+		first(&a.Exception, value)
 	case soap11 + "/a:RetryAfter", soap12 + "/a:RetryAfter":
-		a.retryAfter = milliseconds(value)
+		a.RetryAfter = milliseconds(value)
 	default:
 		if rest, ok := organizationFault(path); ok {
 			a.setOrganizationFault(rest, value, key)
@@ -309,19 +317,19 @@ func organizationFault(path string) (string, bool) {
 }
 
 // setOrganizationFault takes up an element of the fault of the organization service.
-func (a *answer) setOrganizationFault(path, value string, key *string) {
+func (a *Answer) setOrganizationFault(path, value string, key *string) {
 	switch path {
 	case "/x:ErrorCode":
-		first(&a.code, value)
+		first(&a.Code, value)
 	case "/x:Message":
-		a.message = value
+		a.Message = value
 	case "/x:ExceptionRetriable":
-		first(&a.retriable, strings.ToLower(value))
+		first(&a.Retriable, strings.ToLower(value))
 	case errorDetail + "/c:key":
 		*key = value
 	case errorDetail + "/c:value":
 		if strings.EqualFold(*key, "Retry-After") {
-			a.retryAfter = xsDuration(value)
+			a.RetryAfter = xsDuration(value)
 		}
 	}
 }
@@ -341,17 +349,17 @@ func qname(levels []*xmlLevel, s string) xml.Name {
 }
 
 // readHTML collects the title and the headings of a page.
-func (a *answer) readHTML(text []byte) {
+func (a *Answer) readHTML(text []byte) {
 	a.html = true
 	s := string(text)
-	folded := lower(s)
+	folded := ascii.Lower(s)
 	for _, tag := range []string{"<title", "<h1", "<h2", "<h3"} {
 		heading := element(s, folded, tag)
 		if heading == "" {
 			continue
 		}
-		first(&a.message, heading)
-		a.page += lower(strings.ReplaceAll(heading, "\u2019", "'")) + "\n"
+		first(&a.Message, heading)
+		a.Page += ascii.Lower(strings.ReplaceAll(heading, "\u2019", "'")) + "\n"
 	}
 }
 
@@ -371,7 +379,7 @@ func element(s, folded, tag string) string {
 	if to < 0 {
 		return "" // cut off, or no element at all
 	}
-	return oneLine(html.UnescapeString(withoutTags(s[from:from+min(to, maxText)])), maxMessage)
+	return redact.Line(html.UnescapeString(withoutTags(s[from:from+min(to, maxText)])), MaxMessage)
 }
 
 // withoutTags returns s without what stands between angle brackets.
@@ -387,4 +395,98 @@ func withoutTags(s string) string {
 			return b.String()
 		}
 	}
+}
+
+// MaxRetryAfter caps [Fault.RetryAfter]: one mistaken header must not stop a caller
+// for a day.
+const MaxRetryAfter = 5 * time.Minute
+
+// Seconds returns n Seconds between 0 and MaxRetryAfter.
+func Seconds(n float64) time.Duration {
+	return time.Duration(min(max(n, 0), MaxRetryAfter.Seconds()) * float64(time.Second))
+}
+
+// milliseconds reads the RetryAfter of WS-Addressing, an unsigned long.
+func milliseconds(s string) time.Duration {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return Seconds(float64(n) / 1000)
+}
+
+// xsDuration reads an xs:duration ("PT5M1.5S") or a .NET TimeSpan ("00:05:01").
+// Years and months have no length and do not occur; they and all else that cannot
+// be read are 0.
+func xsDuration(s string) time.Duration {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789.:PTDHMS", r) }) {
+		return 0 // a sign, an exponent, NaN
+	}
+	if strings.Contains(s, ":") {
+		return timeSpan(s)
+	}
+	date, clock, _ := strings.Cut(strings.TrimPrefix(s, "P"), "T")
+	if days, ok := strings.CutSuffix(date, "D"); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0
+		}
+		return Seconds(float64(n) * 86400) // capped: the time of day adds nothing
+	}
+	if date != "" {
+		return 0
+	}
+	d, err := time.ParseDuration(strings.ToLower(clock)) // the same grammar in lower case
+	if err != nil {
+		return 0
+	}
+	return min(d, MaxRetryAfter)
+}
+
+// timeSpan reads "[d.]hh:mm:ss[.fffffff]".
+func timeSpan(s string) time.Duration {
+	parts := strings.Split(s, ":")
+	if len(parts) != 3 {
+		return 0
+	}
+	var total float64
+	if days, hours, ok := strings.Cut(parts[0], "."); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0
+		}
+		total, parts[0] = float64(n)*24, hours
+	}
+	for i, part := range parts {
+		n, err := strconv.ParseFloat(part, 64)
+		if err != nil || n < 0 {
+			return 0
+		}
+		if i > 0 {
+			total *= 60
+		}
+		total += n
+	}
+	return Seconds(total)
+}
+
+// IsHTML reports whether contentType is that of an HTML page.
+func IsHTML(contentType string) bool {
+	return ascii.HasPrefixFold(contentType, "text/html") || ascii.HasPrefixFold(contentType, "application/xhtml")
+}
+
+// Word returns s if it is a plain word fit for [Fault.Code], and "" if not.
+func Word(s string) string {
+	s = strings.TrimSpace(s)
+	if len(s) > maxWord || strings.Trim(s, "0x") == "" { // "0", "0x0": no code
+		return ""
+	}
+	for i := range len(s) {
+		c := s[i]
+		if c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("_.-:", c) >= 0 {
+			continue
+		}
+		return ""
+	}
+	return s
 }

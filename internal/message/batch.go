@@ -1,8 +1,7 @@
-package failover
+package message
 
 import (
 	"bytes"
-	"net/http"
 	"strconv"
 	"strings"
 )
@@ -40,9 +39,9 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 
 // batchReads reports whether the body of a $batch holds nothing but requests that
 // read. In doubt it says no.
-func (o *Org) batchReads(header http.Header, body []byte) bool {
-	r := rewriter{org: o, body: body}
-	kind, boundary := contentKind(header.Get("Content-Type"), header.Get("Content-Encoding"))
+func BatchReads(contentType, encoding string, body []byte) bool {
+	r := rewriter{org: nobody{}, body: body}
+	kind, boundary := contentKind(contentType, encoding)
 	return kind == kindMultipart && r.batch(0, len(body), boundary, 1) && !r.writes
 }
 
@@ -104,7 +103,7 @@ func (r *rewriter) host(start, end int) {
 			return
 		}
 	}
-	if host, ok := r.org.mapHost(string(r.body[start:end]), r.to); ok {
+	if host, ok := r.org.MapHost(string(r.body[start:end])); ok {
 		r.replace(start, end, host)
 	}
 }

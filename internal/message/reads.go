@@ -1,4 +1,4 @@
-package failover
+package message
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // servicesSpace begins the actions of Organization.svc, such as
@@ -17,9 +19,9 @@ const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 // SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
 // (SOAP 1.2, RFC 3902). It is "" if they name none; ok reports whether the request
 // may be a SOAP message at all.
-func soapAction(h http.Header) (action string, ok bool) {
+func Action(h http.Header) (action string, ok bool) {
 	contentType := valueOf(h, "Content-Type")
-	if hasPrefixFold(contentType, "application/json") {
+	if ascii.HasPrefixFold(contentType, "application/json") {
 		return "", false
 	}
 	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
@@ -38,7 +40,7 @@ func soapAction(h http.Header) (action string, ok bool) {
 }
 
 // retrieves reports whether an action reads whatever the envelope holds.
-func retrieves(action string) bool {
+func Retrieves(action string) bool {
 	operation, ok := strings.CutPrefix(action, servicesSpace+"/IOrganizationService/")
 	return ok && (operation == "Retrieve" || operation == "RetrieveMultiple")
 }
@@ -57,7 +59,7 @@ func readsOnly(name string) bool {
 // soapReads reports whether the SOAP message in body retrieves, or executes a
 // request that reads (WhoAmI, RetrieveVersion, Retrieve...). The action is taken
 // from wsa:Action if it is "". In doubt, soapReads says no.
-func soapReads(action string, body []byte) bool {
+func Reads(action string, body []byte) bool {
 	var m soapMessage
 	dec := xml.NewDecoder(bytes.NewReader(body))
 	for {
@@ -80,7 +82,7 @@ func soapReads(action string, body []byte) bool {
 	if action == "" {
 		action = strings.TrimSpace(m.action)
 	}
-	if retrieves(action) {
+	if Retrieves(action) {
 		return true
 	}
 	name := strings.TrimSpace(m.name)

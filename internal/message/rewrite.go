@@ -1,15 +1,19 @@
-package failover
+// Package message looks into request bodies: which bytes address the organization,
+// and whether a message only reads. It changes nothing else, and reads nothing but
+// what it is given.
+package message
 
 import (
 	"bytes"
 	"encoding/json"
 	"mime"
-	"net/http"
 	"net/url"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // rewriteBody returns the body of a request as the endpoint to expects it: the
@@ -29,12 +33,12 @@ import (
 // same, but nobody writes it, and looking for it would cost every request.
 //
 // header is the request's, urlPath its URL's path. body is not modified.
-func (o *Org) rewriteBody(header http.Header, urlPath string, body []byte, to Endpoint) ([]byte, bool) {
-	kind, boundary := contentKind(valueOf(header, "Content-Type"), strings.Join(header["Content-Encoding"], ","))
-	if kind == kindOther || !o.mentions(body, to.other()) {
+func Rewrite(o Hosts, contentType, encoding, urlPath string, body []byte) ([]byte, bool) {
+	kind, boundary := contentKind(contentType, encoding)
+	if kind == kindOther {
 		return body, false
 	}
-	r := rewriter{org: o, to: to, body: body}
+	r := rewriter{org: o, body: body}
 	switch {
 	case kind == kindJSON:
 		r.json(0, len(body))
@@ -53,11 +57,11 @@ func (o *Org) rewriteBody(header http.Header, urlPath string, body []byte, to En
 
 // rewriteQuery maps the absolute entity URL in the $id parameter of a raw query
 // (DELETE …/$ref?$id=…), percent-encoded or not. All other bytes are kept.
-func (o *Org) rewriteQuery(rawQuery string, to Endpoint) (string, bool) {
+func RewriteQuery(o Hosts, rawQuery string) (string, bool) {
 	if !strings.Contains(rawQuery, "id=") {
 		return rawQuery, false
 	}
-	r := rewriter{org: o, to: to, body: []byte(rawQuery)}
+	r := rewriter{org: o, body: []byte(rawQuery)}
 	r.query(0, len(rawQuery))
 	if len(r.edits) == 0 {
 		return rawQuery, false
@@ -65,18 +69,17 @@ func (o *Org) rewriteQuery(rawQuery string, to Endpoint) (string, bool) {
 	return string(splice(r.body, r.edits)), true
 }
 
-// mentions reports whether a host name of the endpoint other occurs in body, in
+// Mentions reports whether a host name of the endpoint other occurs in body, in
 // any case, with or without the "api" label. It may report a longer name that
 // contains one, never miss one. It is called for every request whose body is at
 // hand, so it allocates nothing and looks at single bytes only around an anchor,
 // a piece of the name that has no case ("--" of "contoso--s.", else the dot):
 // about 0.25 µs per KiB of JSON.
-func (o *Org) mentions(body []byte, other Endpoint) bool {
-	host := o.origins[0][other].name
+func Mentions(body []byte, host string) bool {
 	dot := strings.IndexByte(host, '.')
 	if dot < 0 { // localhost, an IPv6 address
 		for i := range body {
-			if hasPrefixFold(body[i:], host) {
+			if ascii.HasPrefixFold(body[i:], host) {
 				return true
 			}
 		}
@@ -91,11 +94,11 @@ func (o *Org) mentions(body []byte, other Endpoint) bool {
 			return false
 		}
 		i += n
-		if i < start || !hasPrefixFold(body[i-start:], label) {
+		if i < start || !ascii.HasPrefixFold(body[i-start:], label) {
 			continue
 		}
 		rest := body[i-start+len(label):]
-		if hasPrefixFold(rest, domain) || hasPrefixFold(rest, "api.") && hasPrefixFold(rest[len("api."):], domain) {
+		if ascii.HasPrefixFold(rest, domain) || ascii.HasPrefixFold(rest, "api.") && ascii.HasPrefixFold(rest[len("api."):], domain) {
 			return true
 		}
 	}
@@ -191,8 +194,7 @@ func splice(body []byte, edits []edit) []byte {
 // query) read the body in their own way and agree on one edit: that of an
 // authority, and of the scheme before it.
 type rewriter struct {
-	org   *Org
-	to    Endpoint
+	org   Hosts
 	body  []byte
 	edits []edit
 	// writes: a batch holds something other than requests that read.
@@ -232,7 +234,7 @@ func (r *rewriter) link(start, end int, esc escaping) {
 		authority = append(authority, c)
 		i += n
 	}
-	moved, ok := r.org.mapURL(scheme+"://"+string(authority), r.to)
+	moved, ok := r.org.MapURL(scheme + "://" + string(authority))
 	if !ok {
 		return
 	}
@@ -312,7 +314,7 @@ func (r *rewriter) query(start, end int) {
 // json finds the links in the OData payload [start, end).
 func (r *rewriter) json(start, end int) {
 	text := r.body[start:end]
-	if !r.org.mentions(text, r.to.other()) || !json.Valid(text) {
+	if !Mentions(text, r.org.Other()) || !json.Valid(text) {
 		return
 	}
 	// A level is an object or an array. name: the next string of the object is

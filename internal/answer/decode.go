@@ -1,0 +1,80 @@
+package answer
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"io"
+	"strings"
+	"unicode/utf16"
+
+	"github.com/d365failover/failover/internal/ascii"
+)
+
+// decompressed returns the beginning of what raw stands for. Gzip is recognised by
+// its magic number as well: some gateways pass it on without the header.
+func decompressed(raw []byte, encoding string) []byte {
+	var r io.Reader
+	var err error
+	switch {
+	case bytes.HasPrefix(raw, []byte{0x1f, 0x8b}):
+		r, err = gzip.NewReader(bytes.NewReader(raw))
+	case strings.EqualFold(strings.TrimSpace(encoding), "deflate"):
+		// RFC 9110, section 8.4.1.2, means zlib; some servers send bare deflate.
+		if r, err = zlib.NewReader(bytes.NewReader(raw)); err != nil {
+			r, err = flate.NewReader(bytes.NewReader(raw)), nil
+		}
+	default:
+		switch ascii.Lower(strings.TrimSpace(encoding)) {
+		case "", "identity", "gzip", "x-gzip":
+			return raw
+		}
+		return nil // an encoding that is not known says nothing
+	}
+	if err != nil {
+		return nil
+	}
+	// An error is the end of what was peeked at, or damage; either way what came
+	// before it counts.
+	text, _ := io.ReadAll(io.LimitReader(r, maxPeek))
+	return text
+}
+
+// utf8Text converts UTF-16 to UTF-8 and drops a byte order mark. It goes by the
+// bytes, not by what is declared: all faults begin with an ASCII character, and
+// declarations of UTF-16 on UTF-8 text are common.
+func utf8Text(b []byte) []byte {
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if len(b) < 2 {
+		return b
+	}
+	high := 0 // index of the high byte of each unit
+	switch {
+	case b[0] == 0xfe && b[1] == 0xff || b[0] == 0 && b[1] != 0:
+	case b[0] == 0xff && b[1] == 0xfe || b[0] != 0 && b[1] == 0:
+		high = 1
+	default:
+		return b
+	}
+	units := make([]uint16, len(b)/2)
+	for i := range units {
+		units[i] = uint16(b[2*i+high])<<8 | uint16(b[2*i+1-high])
+	}
+	return []byte(strings.TrimPrefix(string(utf16.Decode(units)), "\ufeff"))
+}
+
+// plain returns b with every control character replaced by a blank and every byte
+// that is not UTF-8 (Latin-1, or a character cut in two) by U+FFFD, so that the
+// decoders of JSON and XML do not stop at either.
+func plain(b []byte) []byte {
+	return bytes.Map(func(r rune) rune {
+		switch {
+		case r < ' ' || r == 0x7f:
+			return ' '
+		case r == 0xfffe || r == 0xffff:
+			return '\ufffd'
+		}
+		return r
+	}, b)
+}
