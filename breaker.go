@@ -45,7 +45,7 @@ type endpoint struct {
 	// is false, successes need not ask the breaker.
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
-	faults    [ClassCanceled + 1]atomic.Uint64 // by class
+	faults    [ClassLocal + 1]atomic.Uint64 // by class
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
@@ -68,7 +68,7 @@ func (e *endpoint) succeeded(now time.Duration) {
 
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
-	e.faults[min(f.Class, ClassCanceled)].Add(1)
+	e.faults[min(f.Class, ClassLocal)].Add(1)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
