@@ -118,7 +118,11 @@ func AlternateURL(orgURL string) (string, error) {
 func newOrg(orgURL, alternate string, allowHTTP bool) (Org, error) {
 	p, err := parseOrigin(orgURL, allowHTTP)
 	var a origin
-	if err == nil && alternate == "" {
+	switch {
+	case err != nil:
+	case onPremises(p.name) && strings.Contains(orgURL, "@"):
+		err = errors.New("contains an @ behind a host that is not Microsoft's, which may be a piece of a password; leave the user information out")
+	case alternate == "":
 		p, a, err = derive(p)
 	}
 	err = refuse("organization URL", orgURL, err)
