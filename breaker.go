@@ -108,8 +108,11 @@ func (e *endpoint) trip() {
 // status returns a snapshot.
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
-		URL: u.String(), State: e.breaker.state(), Faults: make(map[Class]uint64),
+		State: e.breaker.state(), Faults: make(map[Class]uint64),
 		LastProbe: e.lastProbe, ProbeError: e.probeError,
+	}
+	if u != nil { // an organization with one address has no alternate
+		s.URL = u.String()
 	}
 	if last := e.lastFault.Load(); last != nil {
 		s.LastFault, s.LastFaultTime = last.Fault, last.at
