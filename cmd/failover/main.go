@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/d365failover/failover/cmd/failover/internal/check"
 	"github.com/d365failover/failover/cmd/failover/internal/proxy"
 )
 
@@ -29,6 +30,7 @@ type command struct {
 
 // commands are in the order of the help text.
 var commands = []command{
+	{"check", "would a failover work from this machine?", check.Main},
 	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
 }
 

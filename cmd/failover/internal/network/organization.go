@@ -10,7 +10,7 @@ import (
 
 // Endpoints returns the address of an organization and that of its alternate
 // endpoint, nil if there is no rule that leads to one. An alternate that is
-// given, or [failover.NoAlternate], is taken instead of the rule's. Errors name
+// given is taken instead of the rule's; "none" says that there is no second one. Errors name
 // no user information, path or query.
 func Endpoints(organization, alternate string) (primary, second *url.URL, err error) {
 	primary, err = origin(organization)
