@@ -147,22 +147,21 @@ func (r *Report) print(out io.Writer) {
 	fmt.Fprintf(out, "%s\n", console.Wrap("Would a failover work from "+r.Machine+"? "+strings.ToUpper(r.Verdict.Answer), ""))
 	fmt.Fprint(out, console.Wrap(r.Verdict.Summary, ""))
 	for i, mend := range r.Verdict.Mend[:min(shown, len(r.Verdict.Mend))] {
-		text := strings.TrimLeft(console.Wrap(mend, "   "), " ")
-		fmt.Fprintf(out, "%d. %s", i+1, text)
+		fmt.Fprintln(out, console.Cell(fmt.Sprintf("%d. ", i+1), mend, console.Width))
 	}
 	if more := len(r.Verdict.Mend) - shown; more > 0 {
 		fmt.Fprintf(out, "   ... and %d more: see the table and -json.\n", more)
 	}
 	fmt.Fprintln(out)
-	width, header := 64, []string{"", "primary\n" + r.judgements[0].host}
+	width, header := 67, []string{"", "primary\n" + r.judgements[0].host}
 	if len(r.judgements) > 1 {
-		width, header = 31, append(header, "alternate\n"+r.judgements[1].host)
+		width, header = 32, append(header, "alternate\n"+r.judgements[1].host)
 	}
 	t := console.Table(out, header, 8, width, width)
 	for _, check := range []string{"name", "proxy", "TCP", "TLS", "HTTP", "clock", "audience", "WhoAmI", "policy"} {
 		row := []string{check}
 		for _, j := range r.judgements {
-			row = append(row, j.cell(check))
+			row = append(row, j.cell(check, width))
 		}
 		console.Append(t, row...)
 	}
@@ -171,11 +170,11 @@ func (r *Report) print(out io.Writer) {
 }
 
 // cell returns what a check has found as the text of a cell.
-func (j *judgement) cell(check string) string {
+func (j *judgement) cell(check string, width int) string {
 	var lines []string
 	for _, f := range j.findings {
 		if f.check == check && f.text != "" {
-			lines = append(lines, marks[f.level]+" "+strings.ReplaceAll(f.text, "\n", "\n  "))
+			lines = append(lines, console.Cell(marks[f.level]+" ", f.text, width))
 		}
 	}
 	if lines == nil {

@@ -257,7 +257,7 @@ func (j *judgement) who() {
 		j.add("WhoAmI", notable, "fenced: says that it does not serve the organization now", "")
 	case w.Status == http.StatusOK:
 		j.serves, j.id = true, w.OrganizationID
-		j.add("WhoAmI", fine, cmp.Or(w.OrganizationID, "200"), "")
+		j.add("WhoAmI", fine, cmp.Or(inTwo(w.OrganizationID), "200"), "")
 	case w.Status == http.StatusUnauthorized && !signedIn:
 		j.add("WhoAmI", unclear, "401: asks for a token", "Sign in, so that the organization behind %s can be asked for: %s.",
 			j.host, cmp.Or(a.Error, "leave out -sign-in none"))
@@ -319,6 +319,14 @@ func (j *judgement) policy() {
 	default:
 		j.add("policy", fine, fmt.Sprintf("failover available: %s\nserves here: %s", yes(p.FailoverAvailable), yes(p.EndpointEnabled)), "")
 	}
+}
+
+// inTwo breaks an id where it may be broken: it is wider than a column.
+func inTwo(id string) string {
+	if i := strings.LastIndex(id, "-"); i > 0 {
+		return "organization\n" + id[:i+1] + "\n" + id[i+1:]
+	}
+	return id
 }
 
 func yes(b bool) string {

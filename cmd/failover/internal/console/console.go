@@ -106,15 +106,33 @@ func (c *Command) help() {
 // and ends the last one.
 func Wrap(s, indent string) string {
 	var b strings.Builder
-	for _, line := range strings.Split(strings.TrimRight(s, "\n"), "\n") {
-		for _, part := range strings.Split(text.WrapSoft(line, Width-len(indent)), "\n") {
-			b.WriteString(strings.TrimRight(indent+strings.TrimRight(part, " "), " ") + "\n")
-		}
+	for _, line := range wrap(s, Width-len(indent)) {
+		b.WriteString(strings.TrimRight(indent+line, " ") + "\n")
 	}
 	return b.String()
 }
 
-// Table returns a table that fits [Width] columns, of columns of these widths.
+// Cell breaks each line of s to fit a column, with a mark before the first and
+// as much space before the others.
+func Cell(mark, s string, width int) string {
+	indent := text.StringWidthWithoutEscSequences(mark)
+	lines := wrap(s, width-indent)
+	return mark + strings.Join(lines, "\n"+strings.Repeat(" ", indent))
+}
+
+// wrap breaks s into lines, and keeps the breaks that it has.
+func wrap(s string, width int) []string {
+	var lines []string
+	for line := range strings.SplitSeq(strings.TrimRight(s, "\n"), "\n") {
+		for part := range strings.SplitSeq(text.WrapSoft(line, width), "\n") {
+			lines = append(lines, strings.TrimRight(part, " "))
+		}
+	}
+	return lines
+}
+
+// Table returns a table of columns of these widths. The texts have to fit: see
+// [Cell].
 func Table(out io.Writer, header []string, widths ...int) table.Writer {
 	t := table.NewWriter()
 	t.SetOutputMirror(out)
@@ -124,7 +142,7 @@ func Table(out io.Writer, header []string, widths ...int) table.Writer {
 	t.SetStyle(style)
 	columns := make([]table.ColumnConfig, len(widths))
 	for i, width := range widths {
-		columns[i] = table.ColumnConfig{Number: i + 1, WidthMin: width, WidthMax: width, WidthMaxEnforcer: text.WrapSoft}
+		columns[i] = table.ColumnConfig{Number: i + 1, WidthMin: width}
 	}
 	t.SetColumnConfigs(columns)
 	if header != nil {
@@ -186,6 +204,8 @@ func Duration(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "-" + Duration(-d)
+	case 0 < d && d < time.Millisecond:
+		return "under 1 ms"
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < time.Minute:
