@@ -3,8 +3,10 @@ package failovertest
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -18,7 +20,7 @@ const (
 	maxDeliveries = 1 << 16  // deliveries kept per datacenter
 )
 
-// A Datacenter is one of the two sides of an [Org]. Its methods may be called
+// A Datacenter is one of the places where an [Org] can be. Its methods may be called
 // by several goroutines at once.
 type Datacenter struct {
 	org    *Org
@@ -28,16 +30,23 @@ type Datacenter struct {
 
 	data   *replica // guarded by org.mu
 	fenced bool     // guarded by org.mu
+	stale  bool     // left with writes of its own; guarded by org.mu
 
 	mu         sync.Mutex
+	suspended  Failure                // by a Recovery, before all others
+	next       []countdown            // until they have happened, oldest first
+	when       []conditional          // after those
+	shares     []share                // after those
 	failure    Failure                // until Heal
-	next       []countdown            // before failure, oldest first
-	when       []conditional          // between the two
-	changed    chan struct{}          // closed and replaced when one of the three changes
+	changed    chan struct{}          // closed and replaced when one of the above changes
+	latency    time.Duration          // of every request
+	audiences  []string               // accepted ones; nil: all of the organization's
 	conns      map[*conn]bool         // open ones
 	clients    map[string]*clientConn // open ones, by their local address
 	accepted   int                    // connections
 	dials      int
+	requests   int
+	underWay   int // requests
 	deliveries []*Delivery
 }
 
@@ -49,6 +58,13 @@ type countdown struct {
 type conditional struct {
 	match func(*http.Request) bool
 	f     Failure
+}
+
+// share is a failure of some of the requests or dials.
+type share struct {
+	of     float64
+	random *rand.Rand
+	f      Failure
 }
 
 func newDatacenter(o *Org, hosts []string) *Datacenter {
@@ -96,20 +112,58 @@ func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
 	d.change(f, func() { d.when = append(d.when, conditional{match, f}) })
 }
 
-// Heal ends all failures. It does not lift a fence: see [Datacenter.Serve].
+// FailShare makes a share of the requests fail with f, at random, until
+// [Datacenter.Heal]; for a failure of connecting a share of the new connections.
+// Of 0.17 about every sixth request fails: a brown-out. Equal seeds choose alike,
+// in the order in which the requests arrive. A failure of FailNext or FailWhen
+// comes first, then those of FailShare in the order of the calls, then that of
+// Fail. FailShare panics unless share is between 0 and 1.
+func (d *Datacenter) FailShare(of float64, seed uint64, f Failure) {
+	if !(of >= 0 && of <= 1) {
+		panic(fmt.Sprintf("failovertest: a share of %v", of))
+	}
+	s := share{of, rand.New(rand.NewPCG(seed, 0)), f}
+	d.change(Failure{}, func() { d.shares = append(d.shares, s) })
+}
+
+// SetLatency makes every request wait for this long before anything else
+// happens to it, also a failure, until [Datacenter.Heal].
+func (d *Datacenter) SetLatency(latency time.Duration) {
+	d.change(Failure{}, func() { d.latency = latency })
+}
+
+// Heal ends all failures but those of a [Recovery]. It does not lift a fence:
+// see [Datacenter.Serve].
 func (d *Datacenter) Heal() {
-	d.change(Failure{}, func() { d.failure, d.next, d.when = Failure{}, nil, nil })
+	d.change(Failure{}, func() {
+		d.failure, d.next, d.when, d.shares, d.latency = Failure{}, nil, nil, nil, 0
+	})
+}
+
+// suspend makes the datacenter fail with f, whatever its other failures, or
+// with those again if f is none.
+func (d *Datacenter) suspend(f Failure) {
+	d.change(f, func() { d.suspended = f })
+}
+
+// lasting returns the failure that all requests or connections meet. The
+// caller holds d.mu.
+func (d *Datacenter) lasting() Failure {
+	if d.suspended.kind != none {
+		return d.suspended
+	}
+	return d.failure
 }
 
 // change sets a failure and does to the existing connections what it implies.
 func (d *Datacenter) change(f Failure, set func()) {
 	d.mu.Lock()
-	before := d.failure.kind
+	before := d.lasting().kind
 	set()
 	close(d.changed)
 	d.changed = make(chan struct{})
 	var doomed []*conn
-	swallow := d.failure.kind == blackHole
+	swallow := d.lasting().kind == blackHole
 	cut := f.stage() != stageRequest && !(f.kind == blackHole && swallow) ||
 		before == blackHole && !swallow // they have lost what was sent
 	for c := range d.conns {
@@ -143,6 +197,26 @@ func (d *Datacenter) setFenced(fenced bool) {
 	d.fenced = fenced
 }
 
+// Addr returns the network address of the datacenter's server, for proxies and
+// programs that do not use [Org.Transport]. In memory it is that of no server,
+// and connections show it as their RemoteAddr.
+func (d *Datacenter) Addr() net.Addr { return d.ln.Addr() }
+
+// Requests returns the number of requests that were sent to the datacenter so
+// far, including those that a [BlackHole] swallowed.
+func (d *Datacenter) Requests() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.requests
+}
+
+// OpenConnections returns the number of connections that are open now.
+func (d *Datacenter) OpenConnections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
 // Connections returns the number of connections accepted so far.
 func (d *Datacenter) Connections() int {
 	d.mu.Lock()
@@ -150,8 +224,8 @@ func (d *Datacenter) Connections() int {
 	return d.accepted
 }
 
-// Dials returns how often one of the datacenter's names was dialed so far,
-// with success or without.
+// Dials returns how often one of the datacenter's names was dialed so far and
+// led here, with success or without.
 func (d *Datacenter) Dials() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,8 +238,10 @@ type Delivery struct {
 	Proto  string // "HTTP/1.1" or "HTTP/2.0"
 	Method string
 	Host   string
-	Path   string
-	Query  string // without the question mark
+	// ConnOpened is when the request's connection was accepted.
+	ConnOpened time.Time
+	Path       string
+	Query      string // without the question mark
 	// Header of the request without Authorization and Cookie.
 	Header http.Header
 	// Audience of the bearer token, "" if there was none that was valid.
@@ -204,7 +280,7 @@ func (d *Datacenter) record(r *http.Request, f Failure) *Delivery {
 		header.Del(secret)
 	}
 	e := &Delivery{
-		Time: time.Now(), Proto: r.Proto, Method: r.Method, Host: r.Host,
+		Time: time.Now(), ConnOpened: connOf(r.Context()).opened, Proto: r.Proto, Method: r.Method, Host: r.Host,
 		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
 		Header: header, ID: r.Header.Get("X-Test-Id"), Failure: f,
 	}
@@ -230,6 +306,12 @@ func (d *Datacenter) complete(e *Delivery, set func(*Delivery)) {
 func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.suspended.kind != none {
+		if d.suspended.stage() == s {
+			return d.suspended, d.changed
+		}
+		return Failure{}, d.changed
+	}
 	if len(d.next) > 0 && d.next[0].f.stage() == s {
 		f := d.next[0].f
 		if d.next[0].left--; d.next[0].left == 0 {
@@ -246,6 +328,11 @@ func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 			return when[i].f, d.changed
 		}
 	}
+	for _, share := range d.shares {
+		if share.f.stage() == s && share.random.Float64() < share.of {
+			return share.f, d.changed
+		}
+	}
 	if d.failure.stage() == s {
 		return d.failure, d.changed
 	}
@@ -258,7 +345,15 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer d.org.running.Done()
+	defer d.arrive(r)()
+	c := connOf(r.Context())
+	if c.swallow.Load() {
+		d.swallow(r)
+	}
 	f, _ := d.take(stageRequest, r)
+	if d.overLimit() && (f.kind == none || f.kind == delayed) {
+		f = Failure{kind: tooMany, delay: time.Second}
+	}
 	e := d.record(r, f)
 	if f.kind == reset && f.moment <= DuringRequest {
 		if f.moment == DuringRequest {
@@ -269,6 +364,9 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		panic(http.ErrAbortHandler)
+	}
+	if c.swallow.Load() {
+		d.swallow(r)
 	}
 	sum := sha256.Sum256(body)
 	d.complete(e, func(e *Delivery) { e.BodyHash = hex.EncodeToString(sum[:]) })
@@ -298,13 +396,56 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	d.send(w, r, a, f)
 }
 
+// arrive counts a request and makes it wait as long as every request does. The
+// returned function must be called when it ends.
+func (d *Datacenter) arrive(r *http.Request) (end func()) {
+	d.mu.Lock()
+	d.requests++
+	d.underWay++
+	latency := d.latency
+	d.mu.Unlock()
+	end = func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.underWay--
+	}
+	if latency > 0 {
+		timer := time.NewTimer(latency)
+		defer timer.Stop()
+		if !d.wait(r, timer.C) {
+			end()
+			panic(http.ErrAbortHandler)
+		}
+	}
+	return end
+}
+
+// overLimit reports whether more requests are under way than the datacenter
+// carries out at a time.
+func (d *Datacenter) overLimit() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.org.cfg.MaxConcurrent > 0 && d.underWay > d.org.cfg.MaxConcurrent
+}
+
+// swallow lets a request get no answer and carries nothing out. It does not
+// return.
+func (d *Datacenter) swallow(r *http.Request) {
+	io.Copy(io.Discard, r.Body) // only then net/http notices that the caller gives up
+	d.wait(r, nil)
+	panic(http.ErrAbortHandler)
+}
+
 // outcome returns the answer to a request that was read whole.
 func (d *Datacenter) outcome(f Failure, r *request) *answer {
 	switch f.kind {
 	case canned:
 		return f.answer
 	case throttled:
-		return d.throttle(r, f.delay)
+		return d.throttle(r, codeThrottled, throttleMessage, f.delay)
+	case tooMany:
+		return d.throttle(r, codeConcurrency,
+			fmt.Sprintf("Number of concurrent requests exceeded the limit of %d.", d.org.cfg.MaxConcurrent), f.delay)
 	}
 	return d.serve(r)
 }
