@@ -2,6 +2,7 @@ package failover
 
 import (
 	"errors"
+	"net"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,7 @@ type endpoint struct {
 	// authorized answer proves that it does again.
 	fenced     bool
 	lastProbe  time.Time
+	address    net.Addr // that a probe was last answered from, nil for none
 	probeError error
 }
 
