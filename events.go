@@ -76,14 +76,16 @@ type Event struct {
 	// Err of a failed probe, an unknown outcome, a store that does not answer, or
 	// a fleet that is not followed; otherwise nil.
 	Err error
+	// Write whose outcome is unknown, in EventOutcomeUnknown, otherwise nil.
+	Write *Write
 	// Duration of a probe, otherwise 0.
 	Duration time.Duration
 }
 
 // Attempt is an attempt that met a fault. See [Config.OnFault].
 type Attempt struct {
-	// Method of the request.
-	Method string
+	// Method of the request, path of its URL as in [Write], and its label.
+	Method, Path, Label string
 	// Number of the attempt in its call, from 1.
 	Number int
 	// Fault that it met. It may be shared, and is not to be changed.
@@ -93,8 +95,8 @@ type Attempt struct {
 	Again bool
 	To    Endpoint
 	// OutcomeUnknown: the call ends here, and the write that it made may or may
-	// not have been carried out. What the caller gets is a response, or an error
-	// that is [ErrOutcomeUnknown].
+	// not have been carried out. What the caller gets is a response or an error, of
+	// which [InDoubt] reports as much.
 	OutcomeUnknown bool
 }
 
@@ -190,7 +192,7 @@ func (t *Transport) log(e Event) {
 	if !t.cfg.Logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs,
 		slog.String("organization", t.org.Primary.Host),
 		slog.Uint64("generation", e.Generation),
@@ -199,6 +201,9 @@ func (t *Transport) log(e Event) {
 		slog.String("reason", e.Reason))
 	if e.Loss != nil {
 		attrs = append(attrs, slog.Int("at_risk", len(e.Loss.AtRisk)), slog.Int("unknown", len(e.Loss.Unknown)), slog.Bool("truncated", e.Loss.Truncated))
+	}
+	if e.Write != nil {
+		attrs = append(attrs, slog.String("method", e.Write.Method), slog.String("path", e.Write.Path), slog.String("label", e.Write.Label))
 	}
 	if e.Fault != nil {
 		attrs = append(attrs, slog.String("fault", e.Fault.Error()))

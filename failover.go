@@ -243,9 +243,9 @@ type Transport struct {
 	org  Org
 	cfg  Config
 	base http.RoundTripper
-	// direct: Base is an *http.Transport, whose dial errors prove that the
-	// whole attempt sent nothing.
-	direct bool
+	// What is known about the connections of Base, and of each endpoint.
+	pool      pool
+	protocols [2]protocol
 	// started is when New was called. Times of successes are kept as since then.
 	started time.Time
 
@@ -300,7 +300,7 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	if t.base == nil {
 		t.base = defaultBase()
 	}
-	_, t.direct = t.base.(*http.Transport)
+	t.watchPool()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
 	t.ledger = newLedger(c.LedgerSize)

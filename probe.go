@@ -203,7 +203,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // failed over, for the probes.
 func (t *Transport) borrow(req *http.Request) {
 	auth := valueOf(req.Header, "Authorization")
-	if auth == "" || t.cfg.Authorize != nil {
+	if auth == "" || t.cfg.Authorize != nil || !validHeaderValue(auth) {
 		return
 	}
 	if have := t.borrowed.Load(); have == nil || *have != auth {

@@ -29,11 +29,9 @@ func (c *call) watchBody(resp *http.Response) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // the body is the connection now, and not ours to wrap
 	}
-	var b *watchedBody
-	if c.copy != nil && c.body.held == nil {
-		b = &c.copy.answer
-	} else {
-		b = new(watchedBody) // a long answer is not to keep the request's body in memory
+	b := c.answer
+	if b == nil || c.body.held != nil { // a long answer is not to keep the request's body in memory
+		b = new(watchedBody)
 	}
 	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, c.t, c.st, c.req.Context(), c.transit.canceler(), int32(resp.StatusCode)
 	resp.Body = b

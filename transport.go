@@ -1,9 +1,11 @@
 package failover
 
 import (
-	"fmt"
+	"bytes"
+	"context"
+	"errors"
 	"net/http"
-	"slices"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +53,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.base.RoundTrip(req)
 	}
 	if t.failsFast(st) {
+		t.borrow(req)
 		closeBody(req)
 		return nil, t.refusal(st, req)
 	}
@@ -98,19 +101,30 @@ type call struct {
 	at                Endpoint      // that the caller's URL names
 	body              payload
 	faults            []*Fault // one for each attempt so far
+	doubts            []doubt  // that they have left
+	repeats           int      // see unseen
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool // see isRead
+	judged, onlyOnce  bool // see once
 
 	// Of the attempt under way:
 	st      *state
 	out     *http.Request // the caller's request, or a copy with what has to be different
-	copy    *ownCopy      // of that copy, nil if there is none
+	url     *url.URL      // of that copy, nil if it has none of its own
+	answer  *watchedBody  // room for the body of its answer, nil if there is none
+	reader  *bytes.Reader // room for its body, nil if there is none
 	transit *transit      // nil if nothing has to be known about it
+	sending bool          // Base has it
 }
 
 // run makes attempts until one is answered or none may follow.
-func (c *call) run() (*http.Response, error) {
-	defer c.body.close()
+func (c *call) run() (resp *http.Response, err error) {
+	defer func() {
+		c.body.close(resp != nil)
+		if c.sending { // Base has panicked
+			c.abandon()
+		}
+	}()
 	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 		return nil, err // the caller's own reader failed
 	}
@@ -125,20 +139,25 @@ func (c *call) run() (*http.Response, error) {
 			st = now
 			continue
 		}
-		var resp *http.Response
 		if f == nil {
 			resp, f = c.send()
 		}
 		if f == nil {
-			return resp, nil
+			return c.succeed(resp), nil
+		}
+		if c.unseen(f) {
+			st = c.t.state.Load()
+			continue
 		}
 		c.faults = append(c.faults, f)
+		c.weigh(f)
 		st = c.next(st, f)
 		c.tell(f, st)
 		if st == nil {
-			return c.finish(resp, f)
+			return c.finish(resp)
 		}
 		discard(resp)
+		resp = nil
 	}
 }
 
@@ -147,20 +166,21 @@ func (c *call) run() (*http.Response, error) {
 // attempts, and returns the state to make the attempt under, or nil.
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
-	t.borrow(c.req)
-	d := t.count(st, f)
-	if len(c.faults) >= t.cfg.MaxAttempts || !c.maySendAgain(f) {
-		return nil
+	if f.Class != ClassLocal { // what cannot be sent is nothing to probe with
+		t.borrow(c.req)
 	}
+	d := t.count(st, f)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if !throttled && !f.counted() {
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
 	if d != nil {
 		select {
 		case <-d.done:
 		case <-ctx.Done():
+			return nil
+		case <-c.req.Cancel:
 			return nil
 		}
 	}
@@ -169,7 +189,7 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
-	if t.failsFast(now) || ctx.Err() != nil {
+	if t.failsFast(now) || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -181,13 +201,14 @@ func (c *call) tell(f *Fault, next *state) {
 	if c.t.cfg.OnFault == nil {
 		return
 	}
-	a := Attempt{Method: c.req.Method, Number: len(c.faults), Fault: f, To: f.Endpoint}
+	w, _ := describe(c.req, nil, time.Time{}, "", c.label())
+	a := Attempt{Method: c.req.Method, Path: w.Path, Label: w.Label, Number: len(c.faults), Fault: f, To: f.Endpoint}
 	if next != nil {
 		a.Again, a.To = true, next.active
 	} else {
-		a.OutcomeUnknown = c.inDoubt(f) != nil
+		a.OutcomeUnknown = c.inDoubt() != nil
 	}
-	c.t.cfg.OnFault(c.req.Context(), a)
+	c.t.protect("Config.OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
@@ -230,24 +251,31 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 		case <-now.changed:
 		case <-c.req.Context().Done():
 			return false
+		case <-c.req.Cancel:
+			return false
 		}
 	}
 }
 
+// succeed ends a call that got a healthy answer.
+func (c *call) succeed(resp *http.Response) *http.Response {
+	if resp.StatusCode < 300 {
+		c.acknowledge(resp)
+	} else if c.inDoubt() != nil { // a redirect does not say what became of an earlier attempt
+		c.tellDoubt(c.failure())
+		c.mark(resp)
+	}
+	return resp
+}
+
 // finish ends a call that got no healthy answer.
-func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
-	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
-	if doubt := c.inDoubt(f); doubt != nil {
-		e.is = append(e.is, ErrOutcomeUnknown)
-		answer := resp
-		if doubt != f {
-			answer = nil // of another attempt
+func (c *call) finish(resp *http.Response) (*http.Response, error) {
+	e := c.failure()
+	if c.inDoubt() != nil {
+		c.tellDoubt(e)
+		if resp != nil {
+			c.mark(resp)
 		}
-		c.note(doubt.Endpoint, answer, doubt.RequestID, true)
-		c.t.mu.Lock()
-		c.t.emit(Event{Kind: EventOutcomeUnknown, From: doubt.Endpoint, To: doubt.Endpoint, Fault: doubt, Err: e,
-			Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
-		c.t.mu.Unlock()
 	}
 	if resp != nil {
 		return resp, nil
@@ -256,36 +284,26 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 		e.is = append(e.is, ErrUnavailable)
 		_, e.RetryAfter = c.t.outlook(st.down)
 	}
+	if ctx := c.req.Context(); ctx.Err() != nil {
+		if ended := contextError(ctx); !errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx)) {
+			e.is = append(e.is, forShow(ended))
+		}
+	}
 	return nil, e
 }
 
-// inDoubt returns the fault of the last attempt that may have carried out a
-// write, nil if there is none or a later attempt got a definite answer.
-func (c *call) inDoubt(last *Fault) *Fault {
-	if last.Delivery == Answered || c.isRead() {
-		return nil
+// abandon ends a call in which Base has panicked: its caller gets the panic.
+func (c *call) abandon() {
+	c.transit.release()
+	f := &Fault{Class: ClassTransient, Endpoint: c.st.active, Err: errBasePanicked}
+	f.Delivery = c.transit.delivery(Unknown, nil, false)
+	c.faults = append(c.faults, f)
+	if c.weigh(f); c.inDoubt() != nil {
+		c.tellDoubt(c.failure())
 	}
-	for _, f := range slices.Backward(c.faults) {
-		if f.Delivery == Unknown {
-			return f
-		}
-	}
-	return nil
 }
 
-// note keeps a write that has just ended at an endpoint in the ledger.
-func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown bool) {
-	if c.t.ledger == nil || c.isRead() {
-		return
-	}
-	label, _ := c.req.Context().Value(labelKey).(string)
-	w, named := describe(c.req, resp, time.Now(), requestID, label)
-	e := newLedgerEntry(at, unknown, w, named)
-	c.t.ledger.record(e)
-	if c.t.state.Load().generation != c.st.generation {
-		c.t.late(e)
-	}
-}
+var errBasePanicked = errors.New("failover: round tripper panicked")
 
 // budget bounds the repeats at one endpoint to a share of the requests, so that
 // an endpoint in trouble does not get several times its load. It is counted in
