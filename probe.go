@@ -149,7 +149,6 @@ func asksForBearer(h http.Header) bool {
 	return false
 }
 
-
 // runProbe probes an endpoint and takes note of the result. It returns nil if it passes.
 func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	p := t.probe(ctx, e)

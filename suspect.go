@@ -230,4 +230,100 @@ func (abandoned) Error() string {
 func (abandoned) Timeout() bool   { return true }
 func (abandoned) Temporary() bool { return true }
 
-var _ http.RoundTripper = (*Transport)(nil)
+// roundTrip has the pool send the request of the attempt, and the attempt looked after
+// while it waits.
+func (c *call) roundTrip() (*http.Response, error) {
+	p, w := c.st.pool, c.transit
+	waiting := p.waits.enter()
+	defer waiting.Add(-1)
+	if w == nil || !w.givesUp || len(c.faults)+1 >= c.t.cfg.MaxAttempts {
+		return w.roundTrip(p.base, c.out)
+	}
+	second := &secondTry{c: c, out: c.out}
+	read := &waitingRead{cancel: w.cancel}
+	if bodyless(c.out) {
+		read.rescue = second.start
+	}
+	leave := p.waits.list(read)
+	resp, err := w.roundTrip(p.base, c.out)
+	leave()
+	if again := second.end(); again != nil {
+		if resp != nil {
+			discard(resp)
+		}
+		return again, nil
+	}
+	if err != nil && context.Cause(c.out.Context()) == errAbandoned {
+		return nil, errAbandoned // over HTTP/2, net/http does not return the cause
+	}
+	return resp, err
+}
+
+// secondTry is a read made anew over the connections of now, while the first one waits
+// on.
+type secondTry struct {
+	c   *call
+	out *http.Request
+
+	mu     sync.Mutex
+	over   bool // the first one has ended
+	resp   *http.Response
+	cancel context.CancelCauseFunc // nil if it was not begun
+}
+
+// start begins the second try, if the endpoint is the same and repeats are in budget.
+func (s *secondTry) start() {
+	t, st := s.c.t, s.c.t.state.Load()
+	if st.active != s.c.st.active || st.down || st.closed || !t.budget.take() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(s.c.req.Context())
+	s.cancel = cancel
+	again := s.out.Clone(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Closed {
+		return
+	}
+	t.wg.Go(func() {
+		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
+		resp, err := exchange(st.pool.base, again)
+		if err != nil || s.win(resp) {
+			return
+		}
+		discard(resp)
+		cancel(nil)
+	})
+}
+
+// win reports whether resp came first. Then the first try is given up.
+func (s *secondTry) win(resp *http.Response) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	if resp.Body != nil {
+		resp.Body = &releasingBody{resp.Body, s.cancel}
+	}
+	s.resp = resp
+	s.c.transit.cancel(errAbandoned)
+	return true
+}
+
+// end ends the second try with the first one, and returns its response if that came
+// first.
+func (s *secondTry) end() *http.Response {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	if s.resp == nil && s.cancel != nil {
+		s.cancel(nil)
+	}
+	return s.resp
+}
