@@ -46,6 +46,7 @@ type endpoint struct {
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
 	faults    [ClassLocal + 1]atomic.Uint64 // by class
+	recent    recent
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
@@ -63,12 +64,14 @@ const successResolution = time.Millisecond
 func (e *endpoint) succeeded(now time.Duration) {
 	if last := e.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
 		e.lastSuccess.Store(max(1, int64(now))) // 0 is never
+		e.recent.succeeded.add(time.Now())
 	}
 }
 
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
 	e.faults[min(f.Class, ClassLocal)].Add(1)
+	e.recent.fault(f.Class)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
@@ -109,7 +112,7 @@ func (e *endpoint) trip() {
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
 		URL: u.String(), State: e.breaker.state(), Faults: make(map[Class]uint64),
-		LastProbe: e.lastProbe, ProbeError: e.probeError,
+		LastProbe: e.lastProbe, ProbeError: e.probeError, Recent: e.recent.status(time.Now()),
 	}
 	if last := e.lastFault.Load(); last != nil {
 		s.LastFault, s.LastFaultTime = last.Fault, last.at
