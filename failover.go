@@ -39,6 +39,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -255,6 +256,12 @@ type Config struct {
 	// Writes that end after Close are not handed to it. Nil: nobody is told.
 	OnWrite func(Write)
 
+	// Runbook is the address of the runbook that [Transport.StatusHandler] and
+	// [Transport.ControlHandler] refer to, without a fragment: an absolute http or
+	// https URL of a copy of docs/operations.md, whose headings are the fragments.
+	// Empty: that file in the repository of this module.
+	Runbook string
+
 	// Logger gets one line for every state change, and one for each write that a loss
 	// report lists, up to a hundred for one report. Nil: [slog.Default].
 	Logger *slog.Logger
@@ -307,6 +314,7 @@ type Transport struct {
 	rounds         chan struct{} // closed at the end of each round of probes
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
+	verifying      *verifying // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -396,6 +404,9 @@ func (c *Config) complete(org *Org) error {
 	}
 	if c.Probe == nil {
 		c.Probe = defaultProbe(org)
+	}
+	if u, err := url.Parse(c.Runbook); c.Runbook != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		return errors.New("failover: Runbook is no absolute http or https URL") // which may hold a secret
 	}
 	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
 		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)

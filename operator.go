@@ -69,7 +69,9 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 // Config.ProbeInterval is negative. Pinning moves
 // the traffic without a probe; [Transport.Switch] first for the careful way.
 // To pin an endpoint that the organization does not have changes nothing.
-func (t *Transport) Pin(e Endpoint) {
+func (t *Transport) Pin(e Endpoint) { t.pin(e, "by hand") }
+
+func (t *Transport) pin(e Endpoint, reason string) {
 	if e != Primary && e != Alternate || t.url(e) == nil {
 		return
 	}
@@ -79,9 +81,9 @@ func (t *Transport) Pin(e Endpoint) {
 	if t.rule.Closed || t.rule.Pinned && Endpoint(t.rule.Active) == e {
 		return
 	}
-	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: "by hand"})
+	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: reason})
 	if Endpoint(t.rule.Active) != e {
-		t.moveLocked(move{to: e, reason: "pinned by hand"}, p, func(now time.Time) bool {
+		t.moveLocked(move{to: e, reason: "pinned " + reason}, p, func(now time.Time) bool {
 			t.rule.Pin(now, rule.Side(e))
 			return false
 		})
@@ -96,7 +98,9 @@ func (t *Transport) Pin(e Endpoint) {
 // Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
 // next fault leads to a decision. The memory of earlier switches, and with it
 // the latch, is cleared, pinned or not.
-func (t *Transport) Unpin() {
+func (t *Transport) Unpin() { t.unpin("by hand") }
+
+func (t *Transport) unpin(reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was := t.rule.Pinned
@@ -107,7 +111,7 @@ func (t *Transport) Unpin() {
 	t.publishLocked(nil)
 	t.fleet.rouse()
 	e := Endpoint(t.rule.Active)
-	t.emit(Event{Kind: EventUnpinned, From: e, To: e, Reason: "by hand"})
+	t.emit(Event{Kind: EventUnpinned, From: e, To: e, Reason: reason})
 }
 
 // Status is a snapshot of a [Transport].
@@ -165,6 +169,8 @@ type EndpointStatus struct {
 	LastFaultTime time.Time
 	// Faults of requests since New.
 	Faults map[Class]uint64
+	// Recent counts the attempts of the last minutes.
+	Recent Recent
 	// LastProbe is when the endpoint was last probed, zero if never, and
 	// ProbeError what that probe found, nil if it passed.
 	LastProbe  time.Time
@@ -199,6 +205,9 @@ func (t *Transport) Status() Status {
 	}
 	return status
 }
+
+// Org returns the organization that the Transport is for.
+func (t *Transport) Org() Org { return t.org }
 
 // url returns the origin of an endpoint, nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {

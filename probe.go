@@ -99,14 +99,7 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	}
 	switch {
 	case f != nil && (f.Class == ClassThrottled || f.Status == http.StatusUnauthorized && asksForBearer(resp.Header)):
-		terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms)
-		if terms != nil && terms.fenced {
-			return f
-		}
-		if terms != nil {
-			terms.weak.Store(true)
-		}
-		return nil
+		return passWeakly(ctx, f)
 	case f != nil:
 		return f
 	case err != nil:
@@ -115,6 +108,19 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 		return &Fault{Class: ClassApplication, Delivery: Answered, Status: resp.StatusCode}
 	}
 	return check(ctx, body)
+}
+
+// passWeakly returns the result of a probe that has found no more than that something
+// answers, as f says: enough, unless the endpoint has said that it does not serve.
+func passWeakly(ctx context.Context, f *Fault) error {
+	terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms)
+	if terms != nil && terms.fenced {
+		return f
+	}
+	if terms != nil {
+		terms.weak.Store(true)
+	}
+	return nil
 }
 
 // namesOrganization checks the answer of WhoAmI.
