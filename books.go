@@ -109,6 +109,7 @@ type books struct {
 	accounts []*account       // the last ones, oldest first
 	guarded  map[string]guard // by recordKey
 	telling  bool             // somebody tells of the accounts that have grown
+	leaving  []growth         // of accounts that are forgotten, not told of yet
 }
 
 // account is a report that may still grow. Guarded by books.mu but for logged.
@@ -203,11 +204,14 @@ func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason
 	r := b.draft(from, to, anchor, reason, epoch)
 	a := &account{books: b, epoch: epoch, latest: r, atRisk: r.AtRisk, unknown: r.Unknown}
 	r.account, r.AtRisk, r.Unknown = a, slices.Clip(r.AtRisk), slices.Clip(r.Unknown)
+	var forgotten uint64
 	if len(b.accounts) == maxReports {
+		forgotten = b.accounts[0].epoch
+		b.leaving = append(b.leaving, b.accounts[0].grown()...)
 		b.accounts = b.accounts[1:]
 	}
 	b.accounts = append(b.accounts, a)
-	b.expireLocked(r.Time)
+	b.expireLocked(r.Time, forgotten)
 	for i := range r.AtRisk {
 		b.guardLocked(&r.AtRisk[i], epoch)
 	}
@@ -290,14 +294,22 @@ type growth struct {
 func (b *books) grown() (list []growth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	list, b.leaving = b.leaving, nil
 	for _, a := range b.accounts {
-		if a.untold > 0 {
-			list = append(list, growth{a.latest, a.untold, a.last})
-			a.untold = 0
-		}
+		list = append(list, a.grown()...)
 	}
 	b.telling = len(list) > 0
 	return list
+}
+
+// grown returns the growth of the report since it was last called, if there is any.
+func (a *account) grown() []growth {
+	if a.untold == 0 {
+		return nil
+	}
+	g := growth{a.latest, a.untold, a.last}
+	a.untold = 0
+	return []growth{g}
 }
 
 // guardLocked guards the record that w has created by POST, which a report of an
@@ -335,7 +347,7 @@ func (b *books) guards(req *http.Request) bool {
 	defer b.mu.Unlock()
 	g, ok := b.guarded[recordKey(record)]
 	if ok && !time.Now().Before(g.until) {
-		b.expireLocked(g.until)
+		b.expireLocked(g.until, 0)
 		return false
 	}
 	return ok
@@ -354,10 +366,11 @@ func (b *books) unguard(epoch uint64, keys ...string) {
 	b.guarding.Store(len(b.guarded) > 0)
 }
 
-// expireLocked ends the guards whose time is over.
-func (b *books) expireLocked(now time.Time) {
+// expireLocked ends the guards whose time is over, and those of the reports up to an
+// epoch, which are forgotten.
+func (b *books) expireLocked(now time.Time, epoch uint64) {
 	for key, g := range b.guarded {
-		if !now.Before(g.until) {
+		if !now.Before(g.until) || g.epoch <= epoch {
 			delete(b.guarded, key)
 		}
 	}
