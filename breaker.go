@@ -43,7 +43,7 @@ type endpoint struct {
 	// is false, successes need not ask the breaker.
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
-	faults    [ClassCanceled + 1]atomic.Uint64 // by class
+	faults    [ClassLocal + 1]atomic.Uint64 // by class
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
@@ -55,7 +55,7 @@ type endpoint struct {
 
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
-	e.faults[min(f.Class, ClassCanceled)].Add(1)
+	e.faults[min(f.Class, ClassLocal)].Add(1)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
@@ -100,8 +100,11 @@ func (e *endpoint) trip() {
 // status returns a snapshot.
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
-		URL: u.String(), State: e.breaker.state(), Faults: make(map[Class]uint64),
+		State: e.breaker.state(), Faults: make(map[Class]uint64),
 		LastProbe: e.lastProbe, ProbeError: e.probeError,
+	}
+	if u != nil { // an organization with one address has no alternate
+		s.URL = u.String()
 	}
 	if last := e.lastFault.Load(); last != nil {
 		s.LastFault, s.LastFaultTime = last.Fault, last.at

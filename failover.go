@@ -47,27 +47,6 @@ import (
 	"time"
 )
 
-// Endpoint is one of the two sides an organization can be served from.
-type Endpoint uint8
-
-const (
-	// Primary is the endpoint in the organization's own region.
-	Primary Endpoint = iota
-	// Alternate is the endpoint in the disaster-recovery region.
-	Alternate
-)
-
-// String returns "primary" or "alternate".
-func (e Endpoint) String() string {
-	if e == Alternate {
-		return "alternate"
-	}
-	return "primary"
-}
-
-// other returns the opposite endpoint.
-func (e Endpoint) other() Endpoint { return e ^ 1 }
-
 // Config adjusts a [Transport]. The zero value of every field is its default;
 // a negative number switches the thing off. New copies the Config; it may be
 // reused and changed afterwards.
@@ -80,8 +59,10 @@ type Config struct {
 	Base http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the
-	// organization's URL, which only Dataverse hosts have a rule for. It is
-	// required for Finance and Operations, on premises and in tests.
+	// organization's URL, if that is the host of a Dataverse organization;
+	// any other organization (Finance and Operations, on premises) then has one
+	// address, and the Transport never switches. [NoAlternate]: it has one
+	// address, whatever its host.
 	Alternate string
 
 	// AllowHTTP permits http URLs for hosts other than loopback ones.
@@ -144,7 +125,9 @@ type Config struct {
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization.
-	// Nil: [ProbeWebAPI], or [ProbePath]("/data") for Finance and Operations.
+	// Nil: [ProbeWebAPI], or [ProbePath]("/data") for Finance and Operations. On
+	// premises the check of ProbeWebAPI is made below the organization's path, as
+	// the URL given to New names it: /Contoso/api/data/v9.1/WhoAmI.
 	Probe Probe
 
 	// ProbeInterval is the time between two fail-back probes of the primary
@@ -366,10 +349,7 @@ func (c *Config) complete(org *Org) error {
 		c.Logger = slog.Default()
 	}
 	if c.Probe == nil {
-		c.Probe = ProbeWebAPI
-		if org.finOps() {
-			c.Probe = ProbePath("/data")
-		}
+		c.Probe = defaultProbe(org)
 	}
 	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
 		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)
@@ -452,6 +432,9 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	if to != Primary && to != Alternate {
 		return fmt.Errorf("failover: no such endpoint: %d", to)
 	}
+	if t.url(to) == nil {
+		return errNoAlternate
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
@@ -488,11 +471,12 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 // Both endpoints are probed all the same, for [Transport.Status], unless
 // Config.ProbeInterval is negative. Pinning moves
 // the traffic without a probe; [Transport.Switch] first for the careful way.
+// To pin an endpoint that the organization does not have changes nothing.
 func (t *Transport) Pin(e Endpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
-	if st.closed || e != Primary && e != Alternate || st.pinned && st.active == e {
+	if st.closed || e != Primary && e != Alternate || t.url(e) == nil || st.pinned && st.active == e {
 		return
 	}
 	next := *st
@@ -607,7 +591,7 @@ func (t *Transport) Status() Status {
 	return status
 }
 
-// url returns the origin of an endpoint.
+// url returns the origin of an endpoint, nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {
 	if e == Alternate {
 		return t.org.Alternate
