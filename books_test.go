@@ -128,6 +128,42 @@ func TestWhatIsGuarded(t *testing.T) {
 	}
 }
 
+// On the wire, with credentials of the Transport and with the caller's own.
+func TestTheGuardIsACondition(t *testing.T) {
+	t.Parallel()
+	for _, authorize := range []func(*http.Request) error{nil, func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return nil }} {
+		var sent http.Header
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp, err := acknowledging(req)
+			switch req.Method {
+			case http.MethodPost:
+				resp.Header.Set("OData-EntityId", "https://contoso.api.crm.dynamics.com"+accountA)
+			case http.MethodPatch:
+				sent = req.Header
+				resp = replyWith(404, notFoundBody, "OData-Version", "4.0", "Content-Type", "application/json")
+				resp.Request = req
+			}
+			return resp, err
+		}), Config{Authorize: authorize, MinDwell: time.Hour, ProbeInterval: -1})
+		require.Equal(t, 204, post(t, transport, "/api/data/v9.2/accounts", "", "application/json", "{}"))
+		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+		for _, condition := range []string{"", `W/"4711"`} {
+			req, err := http.NewRequest("PATCH", "https://contoso.api.crm.dynamics.com"+accountA, strings.NewReader("{}"))
+			require.NoError(t, err)
+			want := "*"
+			if condition != "" {
+				req.Header.Set("If-Match", condition)
+				want = condition
+			}
+			resp, err := transport.RoundTrip(req)
+			require.NoError(t, err)
+			resp.Body.Close()
+			assert.Equal(t, want, sent.Get("If-Match"))
+			assert.Equal(t, condition, req.Header.Get("If-Match"), "the caller's request is not changed")
+		}
+	}
+}
+
 func TestWhatEndsAGuard(t *testing.T) {
 	t.Parallel()
 	update, err := http.NewRequest("PATCH", "https://contoso.api.crm.dynamics.com"+accountA, nil)
