@@ -532,7 +532,9 @@ func TestEachWriteAtRiskIsALineOfTheLog(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
 		synctest.Wait()
-		lines := func() (n, more int) { return strings.Count(log.String(), `"failover: write at risk"`), strings.Count(log.String(), `"failover: more writes at risk"`) }
+		lines := func() (n, more int) {
+			return strings.Count(log.String(), `"failover: write at risk"`), strings.Count(log.String(), `"failover: more writes at risk"`)
+		}
 		n, more := lines()
 		assert.Equal(t, []int{98, 0}, []int{n, more})
 		assert.Contains(t, log.String(), `at=primary outcome=acknowledged`)
