@@ -521,7 +521,7 @@ func TestEachWriteAtRiskIsALineOfTheLog(t *testing.T) {
 			}
 			return acknowledging(req)
 		}), Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), MinDwell: time.Hour, ProbeInterval: -1})
-		for n := range 97 {
+		for n := range 92 {
 			post(t, transport, "/api/data/v9.2/accounts", fmt.Sprintf("import %d", n), "", "")
 		}
 		post(t, transport, "/api/data/v9.2/lost", "in doubt", "", "")
@@ -538,7 +538,7 @@ func TestEachWriteAtRiskIsALineOfTheLog(t *testing.T) {
 		n, more := lines()
 		assert.Equal(t, []int{98, 0}, []int{n, more})
 		assert.Contains(t, log.String(), `at=primary outcome=acknowledged`)
-		assert.Contains(t, log.String(), `label="import 96" status=204`)
+		assert.Contains(t, log.String(), `label="import 91" status=204`)
 		assert.Contains(t, log.String(), `outcome=unknown`)
 		close(release)
 		callers.Wait()
@@ -566,6 +566,57 @@ func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// A write that waits as the traffic moves goes on waiting, and is listed until its
+// answer says more.
+func TestWritesThatAreUnderWayAreListed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if req.Method == http.MethodPost {
+				<-release
+			}
+			switch {
+			case strings.HasSuffix(req.URL.Path, "/refused"):
+				resp := replyWith(400, notFoundBody, "OData-Version", "4.0", "Content-Type", "application/json")
+				resp.Request = req
+				return resp, nil
+			case strings.HasSuffix(req.URL.Path, "/lost"):
+				return nil, io.ErrUnexpectedEOF
+			}
+			return acknowledging(req)
+		}), Config{MinDwell: time.Hour, ProbeInterval: -1})
+		var callers sync.WaitGroup
+		for _, kind := range []string{"carriedout", "refused", "lost"} {
+			callers.Go(func() { post(t, transport, "/api/data/v9.2/"+kind, kind, "", "") })
+		}
+		synctest.Wait()
+		kinds := []string{"carriedout", "lost", "refused"}
+		sorted := func(writes []Write) []string { list := labels(writes); slices.Sort(list); return list }
+		assert.Equal(t, kinds, sorted(transport.WritesSince(time.Now()).Unknown), "nobody knows yet")
+		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+		first := transport.Status().Loss
+		assert.Empty(t, first.AtRisk)
+		assert.Equal(t, kinds, sorted(first.Unknown))
+		close(release)
+		callers.Wait()
+		last := transport.Status().Loss
+		assert.Equal(t, []string{"carriedout"}, labels(last.AtRisk))
+		assert.Equal(t, []string{"lost"}, labels(last.Unknown))
+		assert.Equal(t, kinds, sorted(first.Unknown), "what was given out does not change")
+		assert.Nil(t, transport.books.sent, "nothing is under way")
+		transport.Close()
+	})
+}
+
+// A Base that panics leaves no write under way.
+func TestABaseThatPanicsLeavesNothingUnderWay(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) { panic("bug") }), Config{})
+	assert.Panics(t, func() { post(t, transport, "/api/data/v9.2/accounts", "", "", "") })
+	assert.Nil(t, transport.books.sent)
 }
 
 // Four thousand callers wait as the traffic moves: one event a second tells of them.

@@ -15,7 +15,8 @@ import (
 // body, query, or credentials. All texts are bounded and free of control
 // characters.
 type Write struct {
-	// Time is when the attempt ended: the answer came, or was given up on.
+	// Time is when the attempt ended: the answer came, or was given up on. For a write
+	// that is under way it is when it was listed.
 	Time   time.Time
 	Method string
 	// Path of the request's URL, escaped, cut at 512 bytes. A record that was

@@ -468,7 +468,7 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 		})
 	}
 	list := func() (*LossReport, []Write) {
-		r := b.draft(Primary, Alternate, base, "", 0)
+		r := b.draft(Primary, Alternate, base, "")
 		return r, slices.Concat(r.AtRisk, r.Unknown)
 	}
 	for reports := 0; reports < 2000; reports++ {
