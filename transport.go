@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -270,6 +271,9 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 		asked = q.done
 	}
 	for now := st; ; now = c.t.state.Load() {
+		if now.closed {
+			return false
+		}
 		if now.epoch != st.epoch {
 			if paid {
 				c.t.budget.giveBack()
@@ -317,7 +321,13 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	}
 	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
-		_, e.RetryAfter = c.t.outlook()
+		var faults [2]*Fault
+		faults, e.RetryAfter = c.t.outlook()
+		for at, f := range faults {
+			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
+				e.Attempts = append(slices.Clip(e.Attempts), f)
+			}
+		}
 	}
 	if ctx := c.req.Context(); ctx.Err() != nil {
 		if ended := contextError(ctx); !errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx)) {
