@@ -190,7 +190,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.answered(c.st)
 	}
-	if f.Delivery == Answered && c.isCompound() {
+	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isCompound() {
 		c.acknowledge(resp, OutcomePartial)
 	}
 	c.releaseWith(resp)

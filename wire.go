@@ -52,6 +52,7 @@ type transit struct {
 	timeout     time.Duration           // until the headers have to be there, 0 for ever
 	protocol    *protocol               // of the endpoint
 	connections *connections
+	underway    underway // of a write
 
 	// What must not be repeated in doubt is sent in a form that net/http does not
 	// repeat by itself.
