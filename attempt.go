@@ -45,7 +45,7 @@ func (c *call) trace() {
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.copy, c.transit = st, req, nil, nil
+	c.st, c.out, c.copy, c.transit = c.redirect.aim(st), req, nil, nil
 	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
 		c.trace()
 	}

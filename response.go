@@ -10,11 +10,12 @@ import (
 
 // deliver makes a response fit the caller's world, which has one host.
 func (c *call) deliver(resp *http.Response) {
-	if c.st.active == Alternate {
-		c.t.org.mapLinks(resp.Header, Primary)
-	}
 	if c.out != c.req {
 		resp.Request = c.req
+	}
+	c.redirects(resp)
+	if c.st.active == Alternate && c.redirect == nil {
+		c.t.org.mapLinks(resp.Header, Primary)
 	}
 }
 
@@ -117,7 +118,7 @@ func (t *Transport) clear(st *state) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state.Load().generation == st.generation {
+	if now := t.state.Load(); now.generation == st.generation && now.active == st.active {
 		e.success()
 	}
 }

@@ -97,8 +97,8 @@ func (t *Transport) count(st *state, f *Fault) *decision {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.state.Load()
-	if now.generation != st.generation || now.closed {
-		return nil // old news from before a switch
+	if now.generation != st.generation || now.active != f.Endpoint || now.closed {
+		return nil // old news from before a switch, or of where a redirect has led
 	}
 	wasClosed := e.breaker.state() == StateClosed
 	if !e.fault(f) {
