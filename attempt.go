@@ -46,7 +46,7 @@ func (c *call) trace() {
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
 	c.st, c.out, c.copy, c.transit = c.redirect.aim(st), req, nil, nil
-	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
+	if t.cfg.AttemptTimeout > 0 || !isSafe(req) {
 		c.trace()
 	}
 	c.address()

@@ -36,6 +36,17 @@ func execute(action, kind, name string) string {
 		`</x:RequestName></request></Execute></s:Body></s:Envelope>`
 }
 
+// retrieve returns an envelope whose body holds the element of an operation;
+// action goes into wsa:Action unless it is "".
+func retrieve(action, operation string) string {
+	header := ""
+	if action != "" {
+		header = `<s:Header><a:Action xmlns:a="http://www.w3.org/2005/08/addressing" s:mustUnderstand="1">` + action + `</a:Action></s:Header>`
+	}
+	return `<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope">` + header + `<s:Body><` + operation + ` xmlns="` + servicesSpace +
+		`"><entityName>account</entityName></` + operation + `></s:Body></s:Envelope>`
+}
+
 // batchOf returns a batch with one part for each request line.
 func batchOf(lines ...string) string {
 	var b strings.Builder
@@ -46,6 +57,9 @@ func batchOf(lines ...string) string {
 }
 
 type header map[string]string
+
+// noValue stands for a header with a list of values that is empty.
+const noValue = "\x00"
 
 var replayRows = []struct {
 	name   string
@@ -76,6 +90,23 @@ var replayRows = []struct {
 	{name: "PATCH if none match a tag", method: "PATCH", header: header{"If-None-Match": `W/"7"`}, why: "still an upsert"},
 	{name: "POST", method: "POST", body: "{}", why: "would create a second record"},
 	{name: "POST if match", method: "POST", header: header{"If-Match": "*"}, body: "{}", why: "a condition means nothing to a create"},
+	{name: "idempotency key without a value", method: "POST", header: header{"Idempotency-Key": noValue}, unknown: true, why: "net/http's rule: not sent, but marked"},
+	{name: "empty idempotency key", method: "POST", header: header{"Idempotency-Key": ""}, why: "no key at all, sent on by a proxy"},
+	{name: "blank idempotency key", method: "POST", header: header{"X-Idempotency-Key": " \t"}, why: "no key at all"},
+	{name: "PATCH if match, several", method: "PATCH", header: header{"If-Match": `W/"7", "8"`}, unknown: true, why: "a list of tags is a condition"},
+	{name: "PATCH if match, empty", method: "PATCH", header: header{"If-Match": ""}, why: "no condition: an upsert"},
+	{name: "PATCH if match, blank", method: "PATCH", header: header{"If-Match": " "}, why: "no condition: an upsert"},
+	{name: "PATCH if match, no tag", method: "PATCH", header: header{"If-Match": "7"}, why: "what is no tag may be ignored"},
+	{name: "PATCH if match, empty tag", method: "PATCH", header: header{"If-Match": `W/""`}, why: "a variable that was not set"},
+	{name: "PATCH if match, broken tag", method: "PATCH", header: header{"If-Match": `W/"7`}, why: "what is no tag may be ignored"},
+	{name: "PATCH if match, tag and word", method: "PATCH", header: header{"If-Match": `W/"7", x`}, why: "what is no tag may be ignored"},
+	{name: "PATCH if none match, blanks", method: "PATCH", header: header{"If-None-Match": " * "}, unknown: true, why: "a create, which fails the second time"},
+	{name: "PATCH if none match, empty", method: "PATCH", header: header{"If-None-Match": ""}, why: "no condition: an upsert"},
+	{name: "PUT that means another method", method: "PUT", header: header{"X-HTTP-Method": "POST"}, why: "a server may do what the header says"},
+	{name: "GET that means another method", method: "GET", header: header{"X-HTTP-Method-Override": "DELETE"}, why: "a server may do what the header says"},
+	{name: "GET that means another method, with a key", method: "GET", header: header{"X-HTTP-Method-Override": "DELETE", "Idempotency-Key": "7"}, unknown: true, why: "the caller vouches for it"},
+	{name: "GET that takes away", method: "GET", path: "/api/connector/dequeue/00000000-0000-0000-0000-000000000001", why: "the next message of a queue, which is gone then"},
+	{name: "GET of a function", method: "GET", path: "/api/data/v9.2/RetrieveVersion()", unknown: true, why: "functions change nothing"},
 	{name: "unknown method", method: "MERGE", body: "{}", why: "an update of OData v2; not known to be safe"},
 	{name: "idempotency key", method: "POST", header: header{"Idempotency-Key": "7"}, unknown: true, why: "net/http's rule"},
 	{name: "idempotency key, X-", method: "POST", header: header{"X-Idempotency-Key": "7"}, unknown: true, why: "net/http's rule"},
@@ -86,8 +117,8 @@ var replayRows = []struct {
 	{name: "Config.Replay", method: "POST", body: "{}", config: Config{Replay: func(*http.Request) bool { return true }}, unknown: true, why: "the service vouches for it"},
 	{name: "Config.Replay says no", method: "POST", body: "{}", config: Config{Replay: func(*http.Request) bool { return false }}, why: "it adds, it does not take away"},
 
-	{name: "SOAP 1.1 Retrieve", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": `"` + retrieveAction + `"`}, unknown: true, why: "a read by its header"},
-	{name: "SOAP 1.1 RetrieveMultiple, no quotes", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": multipleAction}, unknown: true, why: "a read by its header"},
+	{name: "SOAP 1.1 Retrieve", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": `"` + retrieveAction + `"`}, body: retrieve("", "Retrieve"), unknown: true, why: "a read by its header"},
+	{name: "SOAP 1.1 RetrieveMultiple, no quotes", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": multipleAction}, body: retrieve("", "RetrieveMultiple"), unknown: true, why: "a read by its header and its body"},
 	{name: "SOAP 1.1 Create", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": createAction}, body: execute("", "", "WhoAmI"), why: "a write by its header"},
 	{name: "SOAP 1.1 WhoAmI", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "c:WhoAmIRequest", "WhoAmI"), unknown: true, why: "a read by its request"},
 	{name: "SOAP 1.1 RetrieveVersion, untyped", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "", "RetrieveVersion"), unknown: true, why: "a read by its name"},
@@ -97,11 +128,16 @@ var replayRows = []struct {
 	{name: "SOAP 1.1 type against name", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "c:WinOpportunityRequest", "WhoAmI"), why: "in doubt a write"},
 	{name: "SOAP 1.1 ExecuteMultiple", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "x:ExecuteMultipleRequest", "ExecuteMultiple"), why: "holds writes"},
 	{name: "SOAP 1.1 broken envelope", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: "<s:Envelope", why: "in doubt a write"},
-	{name: "SOAP 1.2 Retrieve by parameter", method: "POST", header: header{"Content-Type": `application/soap+xml; charset=utf-8; action="` + retrieveAction + `"`}, unknown: true, why: "a read by its media type"},
-	{name: "SOAP 1.2 Retrieve by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute(retrieveAction, "", ""), unknown: true, why: "a read by its envelope"},
+	{name: "SOAP 1.2 Retrieve by parameter", method: "POST", header: header{"Content-Type": `application/soap+xml; charset=utf-8; action="` + retrieveAction + `"`}, body: retrieve("", "Retrieve"), unknown: true, why: "a read by its media type"},
+	{name: "SOAP 1.2 Retrieve by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: retrieve(retrieveAction, "Retrieve"), unknown: true, why: "a read by its envelope"},
 	{name: "SOAP 1.2 WhoAmI by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute(executeAction, "c:WhoAmIRequest", "WhoAmI"), unknown: true, why: "a read by its envelope"},
 	{name: "SOAP 1.2 Create by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute(createAction, "", "WhoAmI"), why: "a write by its envelope"},
 	{name: "SOAP 1.2 no action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute("", "c:WhoAmIRequest", "WhoAmI"), why: "in doubt a write"},
+	{name: "SOAP 1.1 Retrieve without a message", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": retrieveAction}, why: "in doubt a write"},
+	{name: "SOAP 1.1 Retrieve that creates", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": retrieveAction}, body: retrieve("", "Create"), why: "the envelope says otherwise"},
+	{name: "SOAP 1.2 Create with a left-over SOAPAction", method: "POST", header: header{"Content-Type": "application/soap+xml", "SOAPAction": retrieveAction}, body: retrieve(createAction, "Create"), why: "the two differ"},
+	{name: "SOAP 1.2 Retrieve with a left-over SOAPAction", method: "POST", header: header{"Content-Type": "application/soap+xml", "SOAPAction": createAction}, body: retrieve(retrieveAction, "Retrieve"), why: "the two differ"},
+	{name: "SOAP 1.2 Create with the element of a retrieve", method: "POST", header: header{"Content-Type": "application/soap+xml", "SOAPAction": retrieveAction}, body: retrieve(createAction, "Retrieve"), why: "the two differ"},
 	{name: "SOAP action of another service", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": "urn:contoso/IOrganizationService/Retrieve"}, why: "a name is not enough"},
 
 	{name: "batch of reads", method: "POST", path: "/api/data/v9.2/$batch", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
@@ -138,6 +174,9 @@ func TestMaySendAgain(t *testing.T) {
 			req.Method = row.method
 			for k, v := range row.header {
 				req.Header.Set(k, v)
+				if v == noValue {
+					req.Header[http.CanonicalHeaderKey(k)] = nil
+				}
 			}
 			if row.mark != nil {
 				req = req.WithContext(row.mark(req.Context()))

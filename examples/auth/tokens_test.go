@@ -345,7 +345,9 @@ func TestAnOrganizationWithOneAddressHasOneAudience(t *testing.T) {
 		{Organization: "https://contoso.operations.dynamics.com"},
 		{Organization: "https://contoso.operations.dynamics.com", Alternate: failover.NoAlternate},
 	} {
-		cfg.Source = func(context.Context, string) (azcore.AccessToken, error) { return azcore.AccessToken{}, errors.New("none") }
+		cfg.Source = func(context.Context, string) (azcore.AccessToken, error) {
+			return azcore.AccessToken{}, errors.New("none")
+		}
 		tokens, err := auth.New(cfg)
 		require.NoError(t, err)
 		t.Cleanup(func() { tokens.Close() })

@@ -37,14 +37,6 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 	return false
 }
 
-// batchReads reports whether the body of a $batch holds nothing but requests that
-// read. In doubt it says no.
-func BatchReads(contentType, encoding string, body []byte) bool {
-	r := rewriter{org: nobody{}, body: body}
-	kind, boundary := contentKind(contentType, encoding)
-	return kind == kindMultipart && r.batch(0, len(body), boundary, 1) && !r.writes
-}
-
 // part finds the edits of one part of a batch or change set, headers included.
 func (r *rewriter) part(start, end, depth int) bool {
 	fields, content, ok := r.fields(start, end)
@@ -54,7 +46,6 @@ func (r *rewriter) part(start, end, depth int) bool {
 	switch strings.ToLower(r.field(fields, "Content-Transfer-Encoding")) {
 	case "", "binary", "8bit", "7bit":
 	default:
-		r.writes = true
 		return true
 	}
 	mark := len(r.edits)
@@ -64,8 +55,6 @@ func (r *rewriter) part(start, end, depth int) bool {
 		ok = r.request(content, end)
 	case kind == kindMultipart && depth < maxBatchDepth:
 		ok = r.batch(content, end, boundary, depth+1)
-	default:
-		r.writes = true
 	}
 	return ok && r.fixLength(fields, mark, content, end)
 }
@@ -115,7 +104,6 @@ func (r *rewriter) requestLine(start, end int) bool {
 	if method == 0 || method == len(line) || line[method] != ' ' {
 		return false
 	}
-	r.writes = r.writes || !isReadMethod(string(line[:method]))
 	target, _, _ := bytes.Cut(line[method+1:], []byte(" "))
 	start += method + 1
 	end = start + len(target)

@@ -134,36 +134,46 @@ const (
 // contentKind tells how to read a body; boundary is that of a multipart.
 // Bodies that are compressed or not in UTF-8 are of kindOther.
 func contentKind(contentType, contentEncoding string) (k kind, boundary string) {
-	switch contentType { // nearly all are one of these
-	case "application/json", "application/json; charset=utf-8":
-		if contentEncoding == "" {
-			return kindJSON, ""
+	k, params := parseKind(contentType, contentEncoding)
+	return k, params["boundary"]
+}
+
+// parseKind is contentKind with all parameters of the media type.
+func parseKind(contentType, contentEncoding string) (k kind, params map[string]string) {
+	if contentEncoding == "" {
+		switch contentType { // nearly all are one of these
+		case "application/json", "application/json; charset=utf-8":
+			return kindJSON, nil
+		case "application/http":
+			return kindHTTP, nil
+		case "":
+			return kindOther, nil
 		}
 	}
 	if e := strings.TrimSpace(contentEncoding); e != "" && !strings.EqualFold(e, "identity") {
-		return kindOther, ""
+		return kindOther, nil
 	}
 	media, params, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return kindOther, ""
+		return kindOther, nil
 	}
 	switch strings.ToLower(params["charset"]) {
 	case "", "utf-8", "utf8", "us-ascii":
 	default:
-		return kindOther, ""
+		return kindOther, nil
 	}
 	switch media {
 	case "application/soap+xml", "text/xml", "application/xml":
-		return kindXML, ""
+		return kindXML, params
 	case "multipart/mixed":
-		return kindMultipart, params["boundary"]
+		return kindMultipart, params
 	case "application/http":
-		return kindHTTP, ""
+		return kindHTTP, params
 	}
 	if media == "application/json" || strings.HasSuffix(media, "+json") {
-		return kindJSON, ""
+		return kindJSON, params
 	}
-	return kindOther, ""
+	return kindOther, nil
 }
 
 // A span is the bytes [start, end) of a body.
@@ -200,8 +210,6 @@ type rewriter struct {
 	org   Hosts
 	body  []byte
 	edits []edit
-	// writes: a batch holds something other than requests that read.
-	writes bool
 }
 
 // replace adds the edit of [start, end), if it is one.
