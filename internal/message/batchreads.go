@@ -99,8 +99,8 @@ func readsBatch(body []byte, delimiter string) bool {
 	l := lines{rest: body, delimiter: delimiter}
 	for l.next() == blankLine { // before the first part
 	}
-	for l.kind == delimiterLine {
-		if !l.partReads() {
+	for more := true; more; more = l.kind == delimiterLine {
+		if l.kind != delimiterLine || !l.partReads() {
 			return false
 		}
 	}
