@@ -2,6 +2,7 @@ package message
 
 import (
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -151,7 +152,11 @@ var rewriteJSONCases = []rewriteCase{
 	{name: "id of a reference", why: "the body of POST …/$ref",
 		body: `{"@odata.id":"https://{M}/api/data/v9.2/contacts(1)"}`},
 	{name: "4.01 forms", why: "OData 4.01 lets the prefix go",
-		body: `{"a@bind":"https://{M}/api","b":{"@id":"https://{M}/api"}}`},
+		body: `{"a@bind":"https://{M}/api","@id":"https://{M}/api","c@bind":["https://{M}/1"]}`},
+	{name: "4.01 forms in a value", why: "the caller's own JSON, JSON-LD for one, has these names too",
+		body: `{"x":{"@id":"https://{K}/api","a@bind":"https://{K}/api","@odata.id":"https://{M}/"},"y":[{"@id":"https://{K}/","z":[[{"@id":"https://{K}/"}]]}]}`},
+	{name: "4.01 forms in a list", why: "the outermost value is no entity",
+		body: `[{"@id":"https://{K}/api","a@bind":"https://{K}/api"}]`},
 	{name: "deep insert", why: "annotations count at every level, also in arrays of objects",
 		body: `{"tasks":[{"owner@odata.bind":"https://{M}/api"},[{"x":[{"@odata.id":"https://{M}/api"}]}]]}`},
 	{name: "value without a path", why: "the authority may end with the string",
@@ -280,12 +285,36 @@ func TestRewriteHostileBodies(t *testing.T) {
 		"ids":      {typeSOAP, envelopeOf(strings.Repeat(`<d:Reference URI="#a"/>`, n/16)+strings.Repeat(`<a:To b="c"/>`, n/16)+link, "")},
 		"parts":    {typeBatch, link + "\n" + strings.Repeat("--batch_1\n\n", n) + "--batch_1--\n"},
 		"sets":     {typeBatch, strings.Repeat("--batch_1\nContent-Type: multipart/mixed; boundary=batch_1\n\n", n/16) + link + "--batch_1--\n"},
+		"fields":   {typeBatch, "--batch_1\n" + strings.Repeat("a:\n", n) + "\n" + link + "\n--batch_1--\n"},
 		"lengths":  {typeBatch, "--batch_1\n" + strings.Repeat("Content-Length: 1\n", n/16) + "\n" + link + "\n--batch_1--\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got, _ := rewriteFor(toAlternate, contentType(c.kind), batchPath, []byte(c.body))
 			assert.InDelta(t, len(c.body), len(got), 8)
+		})
+	}
+}
+
+// Not parallel: it measures the memory of the process. What a body is read into
+// is bounded by a small multiple of its length, whatever it holds.
+func TestRewriteTakesMemoryInProportion(t *testing.T) {
+	const n = 1 << 20
+	link := `"https://` + rewritePrimary + `/"`
+	for name, c := range map[string]struct{ kind, body string }{
+		"header lines of a part":    {typeBatch, "--batch_1\n" + strings.Repeat("a:\n", n) + "\n" + link + "\n--batch_1--\n"},
+		"header lines of a request": {typeBatch, "--batch_1\nContent-Type: application/http\n\nGET " + link + " HTTP/1.1\n" + strings.Repeat("a:\n", n) + "\n--batch_1--\n"},
+		"folded lines":              {typeBatch, "--batch_1\na: b\n" + strings.Repeat(" \n", n) + "\n" + link + "\n--batch_1--\n"},
+		"delimiters":                {typeBatch, link + "\n" + strings.Repeat("--batch_1\n\n", n/4) + "--batch_1--\n"},
+		"brackets":                  {typeJSON, strings.Repeat("[", n) + link},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, changed := rewriteFor(toAlternate, contentType(c.kind), batchPath, []byte(c.body))
+			runtime.ReadMemStats(&after)
+			assert.False(t, changed)
+			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*len(c.body)+1<<20))
 		})
 	}
 }
