@@ -212,7 +212,8 @@ func (l *lines) next() lineKind {
 }
 
 // field splits a header line. It returns false if readers could disagree on it: it
-// has no colon, continues another line, or its name is no token.
+// has no colon, continues another line, its name is no token, or its value has
+// characters beyond ASCII, of which some are white space and line ends.
 func (l *lines) field() (name, value string, ok bool) {
 	before, after, found := bytes.Cut(l.line, []byte(":"))
 	if !found || len(before) == 0 {
@@ -220,6 +221,11 @@ func (l *lines) field() (name, value string, ok bool) {
 	}
 	for _, c := range before {
 		if !isLetter(c) && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return "", "", false
+		}
+	}
+	for _, c := range after {
+		if c >= 0x80 {
 			return "", "", false
 		}
 	}

@@ -213,7 +213,11 @@ func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 			return o.begin(&o.called, true)
 		}
 	}
-	return t.Name.Local != "RequestName" && (o.body || t.Name.Local != "Action")
+	switch t.Name.Local {
+	case "Envelope", "Header", "Body", "Action", "RequestName":
+		return false
+	}
+	return true
 }
 
 // begin begins to take the text of an element that may be there once.
