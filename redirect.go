@@ -3,6 +3,9 @@ package failover
 import (
 	"context"
 	"net/http"
+	"time"
+
+	"github.com/d365failover/failover/internal/rule"
 )
 
 // This file follows redirects from one endpoint of the organization to the other.
@@ -69,8 +72,8 @@ func (c *call) redirects(resp *http.Response) {
 	}
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
-	if now := c.t.state.Load(); now.generation == c.st.generation && !now.closed {
-		c.t.decide(now, &Fault{Class: ClassUnavailable, Definitive: true, Delivery: Answered, Endpoint: c.st.active,
-			Status: resp.StatusCode, Message: "redirects to the " + to.String()})
+	if c.t.rule.Epoch == c.st.epoch && !c.t.rule.Closed {
+		c.t.seeLocked(rule.Evidence{Kinds: rule.Fenced, Decides: true}, &Fault{Class: ClassUnavailable, Definitive: true,
+			Delivery: Answered, Endpoint: c.st.active, Status: resp.StatusCode, Message: "redirects to the " + to.String()}, time.Now())
 	}
 }
