@@ -121,11 +121,12 @@ func (o *operation) named(action string) bool {
 func (o *operation) readsOnly(body []byte) bool {
 	r := xmlpath.NewReader(bytes.NewReader(body), maxXMLDepth)
 	for {
+		start := r.Offset()
 		token, err := r.Next()
 		if err == io.EOF {
 			break
 		}
-		if err != nil || !o.read(token, r.Path()) {
+		if err != nil || !o.read(token, body[start:r.Offset()], r.Path()) {
 			return false
 		}
 	}
@@ -138,9 +139,9 @@ func (o *operation) readsOnly(body []byte) bool {
 	return o.called != nil && isReadName(*o.called) && (o.kind == "" || o.kind == *o.called)
 }
 
-// read takes the next token. It returns false if the message does not read, or
+// read takes the next token, which is written as raw. It returns false if the message does not read, or
 // readers could disagree on what it asks for.
-func (o *operation) read(token xml.Token, at []xml.Name) bool {
+func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 	switch t := token.(type) {
 	case xml.StartElement:
 		return o.text == nil && o.open(t, at)
@@ -151,19 +152,35 @@ func (o *operation) read(token xml.Token, at []xml.Name) bool {
 		case len(at) == 0:
 			return len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
 		case o.text != nil:
-			if *o.text != "" { // in pieces
+			if *o.text != "" || !bytes.Equal(t, raw) { // in pieces, or with escapes
 				return false
 			}
 			*o.text = string(t)
+		default:
+			return !holdsMessage(t)
 		}
 	case xml.ProcInst:
-		return t.Target == "xml" && isUTF8(t)
+		return t.Target == "xml" && isUTF8(t) && bytes.IndexByte(t.Inst, '<') < 0
 	case xml.Comment:
-		return o.text == nil
+		return o.text == nil && bytes.IndexByte(t, '<') < 0
 	case xml.Directive:
 		return false
 	}
 	return true
+}
+
+// holdsMessage reports whether a text, without its escapes, may hold a message for
+// somebody who does not tell text from elements. FetchXML is not taken for one.
+func holdsMessage(text []byte) bool {
+	if bytes.IndexByte(text, '<') < 0 {
+		return false
+	}
+	for _, name := range [...]string{"Envelope", "Header", "Body", "Action", "RequestName", "Request\""} {
+		if bytes.Contains(text, []byte(name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // open takes the start of an element. Elements that a reader could take for one
@@ -171,51 +188,42 @@ func (o *operation) read(token xml.Token, at []xml.Name) bool {
 func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	kind, typed := "", false
 	for _, a := range t.Attr {
-		if a.Name.Local != "type" {
-			continue
-		}
-		_, local, found := strings.Cut(strings.Trim(a.Value, xmlSpace), ":")
-		if !found {
-			local = strings.Trim(a.Value, xmlSpace)
-		}
-		name, isRequest := strings.CutSuffix(local, "Request")
-		if isRequest && name != "Organization" && !isReadName(name) || isRequest && a.Name.Space != instanceSpace || typed {
+		value := strings.Trim(a.Value, xmlSpace)
+		name, isRequest := strings.CutSuffix(value[strings.LastIndexByte(value, ':')+1:], "Request")
+		switch {
+		case strings.ContainsAny(value, "<>]"):
 			return false
-		}
-		typed = true
-		if isRequest && name != "Organization" {
+		case !isRequest:
+			continue
+		case typed || a.Name != xml.Name{Space: instanceSpace, Local: "type"} || name != "Organization" && !isReadName(name):
+			return false
+		case name != "Organization":
 			kind = name
 		}
+		typed = true
 	}
-	switch name := t.Name.Local; len(at) {
-	case 1: // the Envelope, and the only one
+	switch name := t.Name.Local; {
+	case len(at) == 1: // the Envelope, and the only one
 		o.space = t.Name.Space
 		return !o.root && name == "Envelope" && (o.space == soap11Space || o.space == soap12Space)
-	case 2: // Header, then Body
+	case len(at) == 2: // Header, then Body
 		first := !o.body
 		o.body = name == "Body"
 		return first && t.Name.Space == o.space && (o.body || name == "Header")
-	case 3:
-		if !o.body {
-			return name != "Action" || o.begin(&o.acted, t.Name.Space == wsa04Space || t.Name.Space == wsa10Space)
-		}
+	case len(at) == 3 && o.body:
 		first := o.name == ""
 		o.name = name
 		return first && t.Name.Space == servicesSpace && (name == "Retrieve" || name == "RetrieveMultiple" || name == "Execute")
-	case 4:
-		if o.body && o.name == "Execute" {
-			first := !o.runs
-			o.runs, o.kind = true, kind
-			return first && name == "request" && t.Name.Space == servicesSpace
-		}
-	case 5:
-		if name == "RequestName" && o.runs {
-			return o.begin(&o.called, true)
-		}
-	}
-	switch t.Name.Local {
-	case "Envelope", "Header", "Body", "Action", "RequestName":
-		return false
+	case len(at) == 3 && name == "Action":
+		return o.begin(&o.acted, t.Name.Space == wsa04Space || t.Name.Space == wsa10Space)
+	case len(at) == 4 && o.name == "Execute":
+		first := !o.runs
+		o.runs, o.kind = true, kind
+		return first && name == "request" && t.Name.Space == servicesSpace
+	case len(at) == 5 && o.runs && name == "RequestName":
+		return o.begin(&o.called, true)
+	case name == "Envelope", name == "Header", name == "Body", name == "Action", name == "RequestName":
+		return false // elsewhere
 	}
 	return true
 }
