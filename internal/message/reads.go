@@ -36,8 +36,8 @@ func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
 		return Safe(method, u, h)
 	}
-	if method != http.MethodPost || len(body) == 0 || Overridden(h) {
-		return false
+	if method != http.MethodPost || len(body) == 0 || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") || Overridden(h) {
+		return false // nearly always for the second to last reason
 	}
 	if path.Base(u.Path) == "$batch" {
 		return batchReads(h, body)
