@@ -36,8 +36,11 @@ func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
 		return Safe(method, u, h)
 	}
-	if method != http.MethodPost || len(body) == 0 || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") || Overridden(h) {
-		return false // nearly always for the second to last reason
+	if method != http.MethodPost || len(body) == 0 || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
+		return false // nearly always
+	}
+	if Overridden(h) {
+		return false
 	}
 	if path.Base(u.Path) == "$batch" {
 		return batchReads(h, body)
