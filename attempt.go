@@ -55,7 +55,7 @@ func (c *call) watch() {
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.transit, c.url, c.answer, c.reader = st, req, nil, nil, nil, nil
+	c.st, c.out, c.transit, c.url, c.answer, c.reader = c.redirect.aim(st), req, nil, nil, nil, nil
 	if f := c.ended(); f != nil {
 		return f
 	}

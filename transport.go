@@ -18,8 +18,9 @@ import (
 
 // RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
 // organization goes to the active one, whatever host it names; its path, query
-// and headers are kept. A request to any other host passes through to Base as
-// it is.
+// and headers are kept. Only one that follows a redirect from one endpoint to the
+// other goes to the endpoint that the redirect names. A request to any other host
+// passes through to Base as it is.
 //
 // An attempt that meets a counted fault is repeated, at the same endpoint after
 // a pause or at the other one after a switch, as long as the request may be sent
@@ -53,7 +54,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
-	c := call{t: t, req: req, variant: variant, at: at}
+	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
 	if st.down && t.cfg.FailFast {
 		_, err := c.enter()
 		if err != nil {
@@ -125,6 +126,7 @@ type call struct {
 	req               *http.Request // the caller's, never changed
 	variant           int           // of the organization's host names, see Org
 	at                Endpoint      // that the caller's URL names
+	redirect          *redirection  // that the request follows, or nil
 	body              payload
 	faults            []*Fault // one for each attempt so far
 	doubts            []doubt  // that they have left
