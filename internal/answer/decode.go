@@ -68,6 +68,9 @@ func utf8Text(b []byte) []byte {
 // that is not UTF-8 (Latin-1, or a character cut in two) by U+FFFD, so that the
 // decoders of JSON and XML do not stop at either.
 func plain(b []byte) []byte {
+	if isPlain(b) {
+		return b
+	}
 	return bytes.Map(func(r rune) rune {
 		switch {
 		case r < ' ' || r == 0x7f:
@@ -77,4 +80,14 @@ func plain(b []byte) []byte {
 		}
 		return r
 	}, b)
+}
+
+// isPlain reports whether plain has nothing to do.
+func isPlain(b []byte) bool {
+	for i := range len(b) {
+		if b[i] < ' ' || b[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
