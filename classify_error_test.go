@@ -1,0 +1,273 @@
+package failover
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A timeoutError is a net.Error of a package that nobody knows.
+type timeoutError struct{ timeout bool }
+
+func (timeoutError) Error() string   { return "waited" }
+func (e timeoutError) Timeout() bool { return e.timeout }
+func (timeoutError) Temporary() bool { return false }
+
+func opErr(op string, err error) error {
+	return &net.OpError{Op: op, Net: "tcp", Err: err}
+}
+
+func TestClassifyErrors(t *testing.T) {
+	t.Parallel()
+	refused := os.NewSyscallError("connect", syscall.ECONNREFUSED)
+	tests := []struct {
+		name, why string
+		err       error
+		class     Class
+		delivery  Delivery
+		timeout   bool
+	}{
+		{"canceled", "the caller gave up", context.Canceled, ClassCanceled, Unknown, false},
+		{"canceled while dialing", "the caller gave up, whatever was going on", opErr("dial", context.Canceled), ClassCanceled, Unknown, false},
+		{"deadline", "how a black hole looks", context.DeadlineExceeded, ClassTransient, Unknown, true},
+		{"i/o deadline", "bytes may have left", opErr("read", os.ErrDeadlineExceeded), ClassTransient, Unknown, true},
+		{"unknown time-out", "every net.Error can say so", fmt.Errorf("x: %w", timeoutError{true}), ClassTransient, Unknown, true},
+		{"unknown net.Error", "counts", timeoutError{false}, ClassTransient, Unknown, false},
+		{"dial refused", "no connection, no bytes", opErr("dial", refused), ClassUnavailable, NotSent, false},
+		{"dial time-out", "no connection, no bytes", opErr("dial", timeoutError{true}), ClassUnavailable, NotSent, true},
+		{"dial in client error", "http.Client wraps", &url.Error{Op: "Get", URL: "https://contoso.com", Err: opErr("dial", refused)}, ClassUnavailable, NotSent, false},
+		{"proxy connect", "the request goes after CONNECT", opErr("proxyconnect", opErr("read", io.EOF)), ClassUnavailable, NotSent, false},
+		{"socks connect", "the request goes after it", opErr("socks connect", errors.New("general failure")), ClassUnavailable, NotSent, false},
+		{"dial below another operation", "each operation of the chain counts", opErr("custom", opErr("dial", refused)), ClassUnavailable, NotSent, false},
+		{"dns", "no address", &net.DNSError{Err: "no such host", Name: "contoso.com", IsNotFound: true}, ClassUnavailable, NotSent, false},
+		{"dns time-out", "no address", &net.DNSError{Err: "time-out", IsTimeout: true}, ClassUnavailable, NotSent, true},
+		{"address", "no address", &net.AddrError{Err: "missing port"}, ClassUnavailable, NotSent, false},
+		{"certificate", "verified before the first byte of the request", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, ClassUnavailable, NotSent, false},
+		{"authority", "custom dialers return it bare", x509.UnknownAuthorityError{}, ClassUnavailable, NotSent, false},
+		{"host name", "custom dialers return it bare", x509.HostnameError{Certificate: &x509.Certificate{}, Host: "contoso.com"}, ClassUnavailable, NotSent, false},
+		{"expired", "custom dialers return it bare", x509.CertificateInvalidError{Reason: x509.Expired}, ClassUnavailable, NotSent, false},
+		{"first record", "Conn is set only if the first record was no TLS", tls.RecordHeaderError{Conn: &net.TCPConn{}}, ClassUnavailable, NotSent, false},
+		{"later record", "may follow the request", tls.RecordHeaderError{Msg: "oversized"}, ClassUnavailable, Unknown, false},
+		{"remote alert", "with TLS 1.3 it may follow the request", opErr("remote error", errors.New("tls: certificate required")), ClassUnavailable, Unknown, false},
+		{"alert", "the exported form", tls.AlertError(116), ClassUnavailable, Unknown, false},
+		{"reset", "bytes may have left", opErr("read", os.NewSyscallError("read", syscall.ECONNRESET)), ClassTransient, Unknown, false},
+		{"broken pipe", "bytes may have left", opErr("write", os.NewSyscallError("write", syscall.EPIPE)), ClassTransient, Unknown, false},
+		{"aborted", "bytes may have left", opErr("read", syscall.ECONNABORTED), ClassTransient, Unknown, false},
+		{"refused while reading", "refused proves something of a dial only", opErr("read", refused), ClassTransient, Unknown, false},
+		{"eof", "the connection ended before the answer", io.EOF, ClassTransient, Unknown, false},
+		{"unexpected eof", "the connection ended in the answer", io.ErrUnexpectedEOF, ClassTransient, Unknown, false},
+		{"closed", "by a pool", opErr("write", net.ErrClosed), ClassTransient, Unknown, false},
+		{"use last response", "an error of unknown type counts", http.ErrUseLastResponse, ClassTransient, Unknown, false},
+		{"text that looks like a dial", "text proves nothing", errors.New("dial tcp: connection refused"), ClassTransient, Unknown, false},
+		{"joined attempts", "one attempt that was not sent says nothing of the other", errors.Join(opErr("dial", refused), io.EOF), ClassUnavailable, Unknown, false},
+		{"joined below", "the same, further down", fmt.Errorf("x: %w", errors.Join(opErr("dial", refused), io.EOF)), ClassUnavailable, Unknown, false},
+	}
+	seen := make(map[string]bool)
+	for _, tt := range tests {
+		require.False(t, seen[tt.name], "row %q occurs twice", tt.name)
+		require.NotEmpty(t, tt.why)
+		seen[tt.name] = true
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := Classify(nil, tt.err)
+			require.NotNil(t, f)
+			assert.Equal(t, tt.class.String(), f.Class.String(), tt.why)
+			assert.Equal(t, tt.delivery.String(), f.Delivery.String(), tt.why)
+			assert.Equal(t, tt.timeout, f.Timeout(), tt.why)
+			assert.False(t, f.Definitive)
+			assert.ErrorIs(t, f, tt.err)
+		})
+	}
+}
+
+func TestClassifyNothing(t *testing.T) {
+	t.Parallel()
+	f := Classify(nil, nil)
+	require.NotNil(t, f, "a round tripper that returns nothing is no success")
+	assert.Equal(t, ClassTransient, f.Class)
+	assert.Equal(t, Unknown, f.Delivery)
+	f = Classify(&http.Response{StatusCode: 200}, io.EOF)
+	require.NotNil(t, f, "an error decides alone")
+	assert.Equal(t, ClassTransient, f.Class)
+}
+
+func TestFaultTimeoutOfGateways(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]bool{504: true, 524: true, 503: false, 500: false} {
+		assert.Equal(t, want, Classify(&http.Response{StatusCode: status}, nil).Timeout(), "status %d", status)
+	}
+}
+
+// roundTrip makes one request through rt and returns its fault.
+func roundTrip(t *testing.T, rt http.RoundTripper, target string) *Fault {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, target, io.NopCloser(strings.NewReader("{}")))
+	require.NoError(t, err)
+	resp, err := rt.RoundTrip(req)
+	if err == nil {
+		defer resp.Body.Close()
+	}
+	return Classify(resp, err)
+}
+
+// refusingAddr returns an address that refuses connections until the test ends. It
+// is the near end of an open connection: the port of a listener that was closed
+// could go to the next one.
+func refusingAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn.LocalAddr().String()
+}
+
+func TestClassifyRealErrors(t *testing.T) {
+	t.Parallel()
+	closed := refusingAddr(t)
+	serve := func(config *tls.Config, handler http.HandlerFunc) *httptest.Server {
+		s := httptest.NewUnstartedServer(handler)
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		if s.TLS = config; config != nil {
+			s.StartTLS()
+		} else {
+			s.Start()
+		}
+		t.Cleanup(s.Close)
+		return s
+	}
+	plain := serve(nil, http.NotFound)
+	secure := serve(&tls.Config{}, http.NotFound)
+	dropping := serve(nil, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	refusing := serve(nil, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	demanding := serve(&tls.Config{ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13}, http.NotFound)
+	roots := x509.NewCertPool()
+	roots.AddCert(demanding.Certificate())
+
+	tests := []struct {
+		name, why, target string
+		transport         *http.Transport
+		class             Class
+		delivery          Delivery
+	}{
+		{"refused", "nobody listens", "http://" + closed, &http.Transport{}, ClassUnavailable, NotSent},
+		{"untrusted", "the certificate is verified first", secure.URL, &http.Transport{}, ClassUnavailable, NotSent},
+		{"no tls", "the first record is HTTP", strings.Replace(plain.URL, "http:", "https:", 1), &http.Transport{}, ClassUnavailable, NotSent},
+		{"client certificate required", "the alert alone does not say when it came: with TLS 1.3 perhaps after the request", demanding.URL, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS12}}, ClassUnavailable, Unknown},
+		{"dropped", "the server read the request", dropping.URL, &http.Transport{}, ClassTransient, Unknown},
+		{"proxy is down", "the request goes after CONNECT", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: closed, User: url.UserPassword("u", canary)})}, ClassUnavailable, NotSent},
+		{"proxy says no", "net/http has no type for a refused CONNECT, so it is judged with care", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: refusing.Listener.Addr().String()})}, ClassTransient, Unknown},
+		{"reserved name", "the name does not resolve", "http://contoso.invalid", &http.Transport{}, ClassUnavailable, NotSent},
+	}
+	for _, tt := range tests {
+		require.NotEmpty(t, tt.why)
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			defer tt.transport.CloseIdleConnections()
+			f := roundTrip(t, tt.transport, tt.target)
+			require.NotNil(t, f)
+			assert.Equal(t, tt.class.String(), f.Class.String(), f.Error())
+			assert.Equal(t, tt.delivery.String(), f.Delivery.String(), f.Error())
+			assert.NotContains(t, f.Error(), canary)
+		})
+	}
+}
+
+// A server resets every stream of HTTP/2, in frames made by hand, until net/http
+// gives up retrying. It does so after about a minute, hence the bubble. No code
+// proves anything: HAProxy sends REFUSED_STREAM for requests that its backend took.
+func TestResetStreamsProveNothing(t *testing.T) {
+	t.Parallel()
+	for name, code := range map[string]byte{"PROTOCOL_ERROR": 1, "INTERNAL_ERROR": 2, "REFUSED_STREAM": 7, "CANCEL": 8, "ENHANCE_YOUR_CALM": 11} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { resetStreams(t, code) })
+		})
+	}
+}
+
+func resetStreams(t *testing.T, code byte) {
+	tr := &http.Transport{
+		Protocols: new(http.Protocols),
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			client, server := net.Pipe()
+			go serveResets(server, code)
+			return client, nil
+		},
+	}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	defer tr.CloseIdleConnections()
+	var body io.Reader
+	if code == 1 { // net/http would repeat a request without a body for ever
+		body = io.NopCloser(strings.NewReader("{}"))
+	}
+	req, err := http.NewRequest(http.MethodGet, "http://contoso.example/", body)
+	require.NoError(t, err)
+	resp, err := tr.RoundTrip(req)
+	require.Error(t, err)
+	f := Classify(resp, err)
+	assert.Equal(t, ClassTransient, f.Class, err)
+	assert.Equal(t, Unknown, f.Delivery, err)
+}
+
+// serveResets serves HTTP/2 on conn and answers every HEADERS frame with
+// RST_STREAM and the code.
+func serveResets(conn net.Conn, code byte) {
+	defer conn.Close()
+	const (
+		headers  = 0x1
+		reset    = 0x3
+		settings = 0x4
+		ack      = 0x1
+	)
+	replies := make(chan []byte, 64) // a pipe has no buffer: never write while reading
+	defer close(replies)
+	go func() {
+		for b := range replies {
+			conn.Write(b)
+		}
+	}()
+	frame := func(kind, flags byte, stream uint32, payload ...byte) {
+		b := append([]byte{0, 0, byte(len(payload)), kind, flags}, binary.BigEndian.AppendUint32(nil, stream)...)
+		replies <- append(b, payload...)
+	}
+	if _, err := io.CopyN(io.Discard, conn, int64(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))); err != nil {
+		return
+	}
+	frame(settings, 0, 0)
+	for {
+		var head [9]byte
+		if _, err := io.ReadFull(conn, head[:]); err != nil {
+			return
+		}
+		length := int64(head[0])<<16 | int64(head[1])<<8 | int64(head[2])
+		if _, err := io.CopyN(io.Discard, conn, length); err != nil {
+			return
+		}
+		switch {
+		case head[3] == settings && head[4]&ack == 0:
+			frame(settings, ack, 0)
+		case head[3] == headers:
+			frame(reset, 0, binary.BigEndian.Uint32(head[5:]), 0, 0, 0, code)
+		}
+	}
+}
