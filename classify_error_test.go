@@ -14,10 +14,12 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -74,6 +76,25 @@ func TestClassifyErrors(t *testing.T) {
 		{"eof", "the connection ended before the answer", io.EOF, ClassTransient, Unknown, false},
 		{"unexpected eof", "the connection ended in the answer", io.ErrUnexpectedEOF, ClassTransient, Unknown, false},
 		{"closed", "by a pool", opErr("write", net.ErrClosed), ClassTransient, Unknown, false},
+		{"no descriptors left", "a limit of this machine", opErr("dial", os.NewSyscallError("socket", syscall.EMFILE)), ClassLocal, NotSent, false},
+		{"no descriptors left in the system", "a limit of this machine", opErr("dial", os.NewSyscallError("socket", syscall.ENFILE)), ClassLocal, NotSent, false},
+		{"no ports left", "a limit of this machine", &url.Error{Op: "Get", Err: opErr("dial", os.NewSyscallError("connect", syscall.EADDRNOTAVAIL))}, ClassLocal, NotSent, false},
+		{"no buffers left", "a limit of this machine", opErr("dial", os.NewSyscallError("connect", syscall.ENOBUFS)), ClassLocal, NotSent, false},
+		{"no buffers left while writing", "bytes may have left", opErr("write", os.NewSyscallError("write", syscall.ENOBUFS)), ClassLocal, Unknown, false},
+		{"no memory left", "a limit of this machine", fmt.Errorf("x: %w", syscall.ENOMEM), ClassLocal, Unknown, false},
+		{"machine and endpoint", "of several attempts one may be about the endpoint", errors.Join(opErr("dial", syscall.EMFILE), opErr("dial", refused)), ClassUnavailable, Unknown, false},
+		{"unreachable", "the network is not the machine", opErr("dial", os.NewSyscallError("connect", syscall.ENETUNREACH)), ClassUnavailable, NotSent, false},
+		{"proxy wants credentials", "no fault of the endpoint", &connectError{status: 407}, ClassAuth, NotSent, false},
+		{"proxy forbids", "no fault of the endpoint", &url.Error{Op: "Get", Err: &connectError{status: 403}}, ClassAuth, NotSent, false},
+		{"proxy is busy", "it said so itself", &connectError{status: 429}, ClassThrottled, NotSent, false},
+		{"proxy finds no name", "there is no way to the endpoint", &connectError{status: 404}, ClassUnavailable, NotSent, false},
+		{"proxy gets no connection", "there is no way to the endpoint", &connectError{status: 502}, ClassUnavailable, NotSent, false},
+		{"proxy is overloaded", "there is no way to the endpoint", &connectError{status: 503}, ClassUnavailable, NotSent, false},
+		{"proxy waited", "there is no way to the endpoint", &connectError{status: 504}, ClassUnavailable, NotSent, false},
+		{"proxy failed", "there is no way to the endpoint", &connectError{status: 500}, ClassUnavailable, NotSent, false},
+		{"proxy among several attempts", "the other one may have been sent", errors.Join(&connectError{status: 407}, io.EOF), ClassAuth, Unknown, false},
+		{"judged by a dialer", "who wraps a Fault knows", fmt.Errorf("x: %w", &Fault{Class: ClassAuth, Delivery: NotSent}), ClassAuth, NotSent, false},
+		{"judged by one of several", "says nothing of the other", errors.Join(&Fault{Class: ClassAuth, Delivery: NotSent}, opErr("dial", refused)), ClassUnavailable, Unknown, false},
 		{"use last response", "an error of unknown type counts", http.ErrUseLastResponse, ClassTransient, Unknown, false},
 		{"text that looks like a dial", "text proves nothing", errors.New("dial tcp: connection refused"), ClassTransient, Unknown, false},
 		{"joined attempts", "one attempt that was not sent says nothing of the other", errors.Join(opErr("dial", refused), io.EOF), ClassUnavailable, Unknown, false},
@@ -175,7 +196,7 @@ func TestClassifyRealErrors(t *testing.T) {
 		{"client certificate required", "the alert alone does not say when it came: with TLS 1.3 perhaps after the request", demanding.URL, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS12}}, ClassUnavailable, Unknown},
 		{"dropped", "the server read the request", dropping.URL, &http.Transport{}, ClassTransient, Unknown},
 		{"proxy is down", "the request goes after CONNECT", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: closed, User: url.UserPassword("u", canary)})}, ClassUnavailable, NotSent},
-		{"proxy says no", "net/http has no type for a refused CONNECT, so it is judged with care", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: refusing.Listener.Addr().String()})}, ClassTransient, Unknown},
+		{"proxy says no, untyped", "net/http has no type for a refused CONNECT, so it is judged with care", "https://contoso.example", &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: refusing.Listener.Addr().String()})}, ClassTransient, Unknown},
 		{"reserved name", "the name does not resolve", "http://contoso.invalid", &http.Transport{}, ClassUnavailable, NotSent},
 	}
 	for _, tt := range tests {
@@ -189,6 +210,58 @@ func TestClassifyRealErrors(t *testing.T) {
 			assert.Equal(t, tt.delivery.String(), f.Delivery.String(), f.Error())
 			assert.NotContains(t, f.Error(), canary)
 		})
+	}
+}
+
+// A forward proxy refuses CONNECT in every way. The default Base says so by type.
+func TestClassifyProxies(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		status int
+		class  Class
+	}{
+		{400, ClassUnavailable}, {401, ClassAuth}, {403, ClassAuth}, {404, ClassUnavailable}, {407, ClassAuth}, {429, ClassThrottled},
+		{500, ClassUnavailable}, {502, ClassUnavailable}, {503, ClassUnavailable}, {504, ClassUnavailable},
+	}
+	for _, tt := range tests {
+		t.Run(strconv.Itoa(tt.status), func(t *testing.T) {
+			t.Parallel()
+			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				assert.Equal(t, http.MethodConnect, r.Method)
+				w.Header().Set("Retry-After", "7")
+				w.WriteHeader(tt.status)
+			}))
+			defer proxy.Close()
+			u, err := url.Parse(proxy.URL)
+			require.NoError(t, err)
+			u.User = url.UserPassword("contoso", canary)
+			base := &http.Transport{Proxy: http.ProxyURL(u)}
+			defer base.CloseIdleConnections()
+			typeConnectErrors(base)
+			f := roundTrip(t, base, "https://contoso.example")
+			require.NotNil(t, f)
+			assert.Equal(t, tt.class.String(), f.Class.String(), f.Error())
+			assert.Equal(t, NotSent, f.Delivery)
+			assert.Equal(t, 7*time.Second, f.RetryAfter)
+			assert.Zero(t, f.Status, "the endpoint gave none")
+			assert.Contains(t, f.Error(), strconv.Itoa(tt.status))
+			assert.NotContains(t, f.Error(), canary)
+		})
+	}
+}
+
+func TestTypedConnectErrorsLeaveAProgramsOwnHookItsSay(t *testing.T) {
+	t.Parallel()
+	own := errors.New("own")
+	base := &http.Transport{OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == 418 {
+			return own
+		}
+		return nil
+	}}
+	typeConnectErrors(base)
+	for status, want := range map[int]error{200: nil, 418: own, 502: &connectError{status: 502}} {
+		assert.Equal(t, want, base.OnProxyConnectResponse(t.Context(), nil, nil, &http.Response{StatusCode: status}))
 	}
 }
 

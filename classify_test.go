@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestRetryAfter(t *testing.T) {
@@ -99,6 +100,94 @@ func TestDocumentsAreReadToABoundedDepth(t *testing.T) {
 			assert.Equal(t, want, f.Code, "depth %d", depth)
 		}
 	}
+}
+
+// The word of a gateway comes before the code that it passes on.
+func TestAGatewaysWordDoesNotHideTheCodeItPassesOn(t *testing.T) {
+	t.Parallel()
+	row := answerRow{status: 404, header: typed(jsonType)}
+	body := `{"error":{"code":"NotFound","message":"no","extendedData":{"code":"0x8004A104"}}}`
+	f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
+	require.NotNil(t, f)
+	assert.Equal(t, "0x8004A104", f.Code)
+	assert.True(t, f.Definitive)
+}
+
+// Of a SOAP message only the body says whether several operations are asked for.
+func TestAFenceAfterSeveralOperationsIsNoProof(t *testing.T) {
+	t.Parallel()
+	const services = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
+	message := func(kind, name string) string {
+		return `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><Execute xmlns="` + services + `">` +
+			`<request i:type="b:` + kind + `" xmlns:b="urn:b" xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><b:Parameters/>` +
+			`<b:RequestName> ` + name + ` </b:RequestName></request></Execute></s:Body></s:Envelope>`
+	}
+	tests := []struct {
+		name, body string
+		want       Delivery
+	}{
+		{"by name", message("OrganizationRequest", "ExecuteMultiple"), Answered},
+		{"by type", message("ExecuteMultipleRequest", "x"), Answered},
+		{"of elastic tables", message("UpsertMultipleRequest", "UpsertMultiple"), Answered},
+		{"one operation", message("CreateRequest", "Create"), Refused},
+		{"the name elsewhere", strings.Replace(message("CreateRequest", "Create"), "<b:Parameters/>", "<b:Parameters><b:RequestName>ExecuteMultiple</b:RequestName></b:Parameters>", 1), Refused},
+		{"no envelope", "<a>ExecuteMultiple</a>", Refused},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			req, err := http.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+orgService, strings.NewReader(tt.body))
+			require.NoError(t, err)
+			req.Header.Set("Content-Type", "text/xml; charset=utf-8")
+			req.Header.Set("SOAPAction", services+"/IOrganizationService/Execute")
+			fence := soap11Fault(senderCode, "x", orgFault("detail", "-2147176347", "x", ""))
+			f := Classify(&http.Response{StatusCode: 500, Request: req, Body: io.NopCloser(strings.NewReader(fence))}, nil)
+			assert.Equal(t, tt.want.String(), f.Delivery.String())
+			assert.True(t, f.Definitive)
+			req.GetBody = nil
+			f = Classify(&http.Response{StatusCode: 500, Request: req, Body: io.NopCloser(strings.NewReader(fence))}, nil)
+			assert.Equal(t, Refused.String(), f.Delivery.String(), "a body that is gone does not tell")
+		})
+	}
+}
+
+// An answer that the service did not give is no sign of its life.
+func TestAnswersOfTheServiceAreKnown(t *testing.T) {
+	t.Parallel()
+	page := "<html><title>404 Not Found</title></html>"
+	tests := []struct {
+		name string
+		row  answerRow
+		want bool
+	}{
+		{"page of a front end", answerRow{status: 404, header: typed(htmlType), body: page}, false},
+		{"nothing", answerRow{status: 404}, false},
+		{"word of a front end", answerRow{status: 404, header: typed(jsonType), body: odata("ResourceNotFound", "x")}, false},
+		{"message of a front end", answerRow{status: 404, header: typed(jsonType), body: `{"statusCode":404,"message":"Resource not found"}`}, false},
+		{"id of a front end", answerRow{status: 404, header: typed(htmlType, "x-ms-request-id", "1", "request-id", "2", "x-azure-ref", "3"), body: page}, false},
+		{"firewall", answerRow{status: 403, header: typed(htmlType), body: "<title>Access Denied</title>"}, false},
+		{"gateway", answerRow{status: 502, header: typed(htmlType), body: page}, false},
+		{"token service", answerRow{status: 400, header: typed(jsonType), body: `{"error":"invalid_grant"}`}, false},
+		{"subcode of a gateway", answerRow{status: 500, header: typed("text/xml"), body: soap12Fault(subcode(dispatcher, "ServerTooBusy"), "")}, false},
+		{"protocol version", answerRow{status: 404, header: typed(htmlType, "OData-Version", "4.0"), body: page}, true},
+		{"old protocol version", answerRow{status: 404, header: typed(htmlType, "DataServiceVersion", "1.0;"), body: page}, true},
+		{"id of the service", answerRow{status: 404, header: typed(htmlType, "x-ms-service-request-id", "1"), body: page}, true},
+		{"id of the old service", answerRow{status: 404, header: typed(htmlType, "REQ_ID", "1"), body: page}, true},
+		{"id of Finance and Operations", answerRow{status: 404, header: typed(htmlType, "ms-dyn-aid", "1"), body: page}, true},
+		{"code", answerRow{status: 404, header: typed(jsonType), body: odata("0x80040217", "x")}, true},
+		{"code that says nothing", answerRow{status: 500, header: typed(jsonType), body: odata("0x80040216", "x")}, true},
+		{"fault of the organization", answerRow{status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", orgFault("detail", "-2147220969", "x", ""))}, true},
+		{"fault of an operation", answerRow{status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", `<detail><X xmlns="urn:contoso"/></detail>`)}, true},
+		{"refusal of the dispatcher", answerRow{status: 500, header: typed("text/xml"), body: soap12Fault(subcode(dispatcher, "DeserializationFailed"), "")}, true},
+		{"exception", answerRow{status: 500, header: typed(jsonType), body: `{"Message":"x","ExceptionType":"System.ArgumentException"}`}, true},
+		{"success", answerRow{status: 204}, true},
+	}
+	for _, tt := range tests {
+		resp := tt.row.response(io.NopCloser(strings.NewReader(tt.row.body)))
+		assert.Equal(t, tt.want, fromService(resp, Classify(resp, nil)), tt.name)
+	}
+	resp := &http.Response{StatusCode: 404, Header: http.Header{"Odata-Version": {"4.0"}}}
+	assert.True(t, fromService(resp, &Fault{}), "whoever judged it")
 }
 
 var codeForm = regexp.MustCompile(`^(0x[89A-F][0-9A-F]{7}|[A-Za-z0-9_.:-]{1,64})?$`)
