@@ -1,10 +1,14 @@
 package failover
 
 import (
+	"io"
+	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestCodeNumber(t *testing.T) {
@@ -91,5 +95,50 @@ func TestSQLFault(t *testing.T) {
 		class, delivery := sqlFault(tt.message)
 		assert.Equal(t, tt.class.String(), class.String(), tt.message)
 		assert.Equal(t, tt.delivery.String(), delivery.String(), tt.message)
+	}
+}
+
+// Every code is as in testdata/codes.tsv, where its source is, and none is missing.
+// A throttling code that became Refused, for one, would let a write be sent twice.
+func TestCodesAreAsInTheirSources(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("testdata/codes.tsv")
+	require.NoError(t, err)
+	seen := make(map[uint32]bool)
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		row := strings.Split(strings.TrimSpace(line), "\t")
+		require.Len(t, row, 5, line)
+		n, ok := codeNumber(row[0])
+		require.True(t, ok, line)
+		require.False(t, seen[n], "%s occurs twice", row[0])
+		seen[n] = true
+		delivery, fence := strings.CutSuffix(row[3], "*")
+		c := codes[n]
+		assert.Equal(t, row[1:4], []string{c.name, c.class.String(), c.delivery.String() + strings.Repeat("*", strings.Count(row[3], "*"))}, row[0])
+		assert.Equal(t, fence, definitive(n), row[0])
+		assert.Regexp(t, "^(table|live): .", row[4])
+
+		if n == codeGenericSQL {
+			continue // by its message: TestSQLFault
+		}
+		resp := (&answerRow{status: 500, header: typed(jsonType)}).response(io.NopCloser(strings.NewReader(odata(row[0], "x"))))
+		f := Classify(resp, nil)
+		assert.Equal(t, []string{row[2], delivery}, []string{f.Class.String(), f.Delivery.String()}, row[0])
+		assert.Equal(t, fence, f.Definitive, row[0])
+	}
+	assert.Len(t, seen, len(codes), "a code without a source")
+}
+
+// Codes on both sides of the range of plug-ins, which chose their status.
+func TestPluginCodes(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[uint32]bool{
+		0x80048D01: false, 0x80048D02: true, 0x80048D0A: true, 0x80048D11: true, 0x80048D12: false,
+		0x80040265: true, 0x80040224: true, 0x80040225: false,
+	} {
+		assert.Equal(t, want, fromPlugin(n), formatCode(n))
 	}
 }
