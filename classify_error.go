@@ -28,7 +28,7 @@ func faultOfError(err error) *Fault {
 	case single && errors.As(err, &known):
 		*f = *known
 		f.Err, f.Endpoint = boundedError(err), Primary
-	case single && atMachineLimit(err):
+	case single && machineLimit(err):
 		f.Class = ClassLocal
 		if beforeRequest(err) {
 			f.Delivery = NotSent
@@ -45,17 +45,6 @@ func faultOfError(err error) *Fault {
 		f.Delivery = Unknown
 	}
 	return f
-}
-
-// atMachineLimit reports whether err says that this machine has run out of
-// something.
-func atMachineLimit(err error) bool {
-	for _, limit := range machineLimits {
-		if errors.Is(err, limit) {
-			return true
-		}
-	}
-	return false
 }
 
 // A connectError is the refusal of a forward proxy to open a tunnel to an endpoint.

@@ -82,6 +82,7 @@ func TestClassifyErrors(t *testing.T) {
 		{"no buffers left", "a limit of this machine", opErr("dial", os.NewSyscallError("connect", syscall.ENOBUFS)), ClassLocal, NotSent, false},
 		{"no buffers left while writing", "bytes may have left", opErr("write", os.NewSyscallError("write", syscall.ENOBUFS)), ClassLocal, Unknown, false},
 		{"no memory left", "a limit of this machine", fmt.Errorf("x: %w", syscall.ENOMEM), ClassLocal, Unknown, false},
+		{"no descriptors left for the resolver", "net keeps no more than the text", &net.DNSError{Err: "dial udp: socket: " + syscall.EMFILE.Error(), Name: "contoso.com"}, ClassLocal, NotSent, false},
 		{"machine and endpoint", "of several attempts one may be about the endpoint", errors.Join(opErr("dial", syscall.EMFILE), opErr("dial", refused)), ClassUnavailable, Unknown, false},
 		{"unreachable", "the network is not the machine", opErr("dial", os.NewSyscallError("connect", syscall.ENETUNREACH)), ClassUnavailable, NotSent, false},
 		{"proxy wants credentials", "no fault of the endpoint", &connectError{status: 407}, ClassAuth, NotSent, false},
