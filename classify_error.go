@@ -14,9 +14,8 @@ import (
 
 // faultOfError judges the error of an attempt that has no response.
 //
-// Delivery is NotSent only where the type proves it, and never Refused. The
-// handshake time-out of net/http, for one, has no type of its own and stays
-// Unknown. A stream that HTTP/2 resets, with REFUSED_STREAM as well, proves
+// Delivery is NotSent only where the type proves it. The handshake time-out of
+// net/http, for one, has no type of its own and stays Unknown. A stream that HTTP/2 resets, with REFUSED_STREAM as well, proves
 // nothing: front ends send it for requests that their backend has carried out.
 func faultOfError(err error) *Fault {
 	f := &Fault{Err: boundedError(err), Class: ClassTransient}
@@ -40,6 +39,8 @@ func faultOfError(err error) *Fault {
 		// With TLS 1.3 the server may reject the client's certificate, or fail,
 		// after the request was written.
 		f.Class = ClassUnavailable
+	case goneAway(err):
+		f.Delivery = Refused
 	}
 	if !single {
 		f.Delivery = Unknown
