@@ -17,6 +17,7 @@ const (
 	MaxMessage = 256 // bytes of a message
 	maxWord    = 64
 	maxPeek    = 64 << 10
+	maxPacked  = 16 << 10 // bytes that are decompressed: each 40 of them can make flate allocate 32 KiB
 	maxDepth   = 32
 	maxText    = 4 << 10
 )
