@@ -15,7 +15,7 @@ const (
 	// firstRead is what holds most bodies that are looked at.
 	firstRead = 4 << 10
 	// shortFault is the size of most faults, which often come without a length.
-	shortFault = 1 << 10
+	shortFault = 512
 	// maxEmptyReads is how many reads without data and without an error are put
 	// up with, as in [io.ErrNoProgress].
 	maxEmptyReads = 100

@@ -46,9 +46,8 @@ func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 	if len(raw) == 0 {
 		return a
 	}
-	contentType = ascii.Lower(contentType)
 	a.html = IsHTML(contentType)
-	a.Batch = strings.HasPrefix(contentType, "multipart/")
+	a.Batch = ascii.HasPrefixFold(contentType, "multipart/")
 	if !decoded {
 		raw = decompressed(raw, encoding)
 	}
@@ -66,7 +65,7 @@ func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 		if a.Code == "" && a.Subcode.Local == "" {
 			a.readHTML(text)
 		}
-	case a.html || strings.HasPrefix(contentType, "text/plain"):
+	case a.html || ascii.HasPrefixFold(contentType, "text/plain"):
 		a.Message = string(text[:min(len(text), maxText)])
 		if a.html { // IIS labels one line of plain text so
 			a.Page = ascii.Lower(redact.Line(a.Message, MaxMessage))
