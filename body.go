@@ -81,7 +81,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	if p.getBody != nil && inMemory(req.Body) {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
-		ahead = aheadOf(req.Body, maxBody+1)
+		ahead = aheadOf(req.Body, req.ContentLength, maxBody+1)
 		begin, err = ahead.wait(req.Context(), holdTimeout)
 	}
 	switch {
