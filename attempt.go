@@ -319,19 +319,17 @@ func (c *call) refine(f *Fault, err error) *Fault {
 	switch {
 	case ctx.Err() == context.Canceled || c.canceledByRequest():
 		known.Class = ClassCanceled
-	case c.isLocal(err):
+	case c.body.failed() || c.transit.waited() || machineLimit(err):
 		known.Class = ClassLocal
+	case !c.transit.saw(sawHeaders) && !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2()):
+		known.Class = ClassLocal
+		if c.t.pool.direct {
+			known.Delivery = NotSent
+		}
 	case known.Delivery == NotSent && known.Class == ClassTransient && ctx.Err() == nil && !timedOut:
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
-}
-
-// isLocal reports whether err, of an attempt, is due to this machine or the caller.
-func (c *call) isLocal(err error) bool {
-	http2 := c.t.protocols[c.st.active].speaksHTTP2()
-	return c.body.failed() || c.transit.waited() || machineLimit(err) ||
-		!c.transit.saw(sawHeaders) && !sendable(c.out, http2)
 }
 
 // canceledByRequest reports whether Request.Cancel has ended the attempt. A client
