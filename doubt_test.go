@@ -268,7 +268,10 @@ func TestTheErrorAfterAPauseNamesTheEndOfTheContext(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				hanging := func(req *http.Request) (*http.Response, error) { <-req.Context().Done(); return nil, req.Context().Err() }
+				hanging := func(req *http.Request) (*http.Response, error) {
+					<-req.Context().Done()
+					return nil, req.Context().Err()
+				}
 				base := &script{probe: hanging, answers: answers(refuse(errDial))}
 				transport, err := failover.New(orgURL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
 				require.NoError(t, err)

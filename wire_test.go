@@ -60,11 +60,12 @@ func overTLS(t *testing.T, server *httptest.Server, cfg failover.Config) (*failo
 // have left out. Those are sent again, so that no write fails of it.
 func TestARecyclingFrontEndCostsNoDoubt(t *testing.T) {
 	t.Parallel()
+	const callers, each = 8, 60
 	var counted once
 	var n atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		assert.Equal(t, 2, r.ProtoMajor)
-		if n.Add(1)%5 == 0 {
+		if n.Add(1)%callers == 0 {
 			w.Header().Set("Connection", "close") // a graceful GOAWAY
 		}
 		counted.carryOut(r)
@@ -74,7 +75,6 @@ func TestARecyclingFrontEndCostsNoDoubt(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	transport, _ := overTLS(t, server, failover.Config{})
-	const callers, each = 16, 40
 	var wg sync.WaitGroup
 	for c := range callers {
 		wg.Go(func() {

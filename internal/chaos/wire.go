@@ -60,8 +60,15 @@ type shape struct {
 	method string
 	body   bool
 	change func(*http.Request) *http.Request
-	// bare: net/http gives no sign of a GOAWAY that leaves out a request of this form.
-	bare bool
+	// untyped: it has neither body nor Content-Type, and is sent as it is: net/http
+	// gives no sign of a GOAWAY that leaves it out.
+	untyped bool
+}
+
+// believed reports whether it can be learnt that the request was left out by a GOAWAY.
+// Of one without a body it can if the endpoint is known to speak HTTP/2.
+func (c wireCell) believed() bool {
+	return c.breakOff.proof && !c.shape.untyped && (c.shape.body || c.warm)
 }
 
 func noReplay(req *http.Request) *http.Request {
@@ -105,7 +112,7 @@ var shapes = []shape{
 	{name: "trailer", method: "POST", body: true, change: trailing},
 	{name: "expect", method: "POST", body: true, change: with("Expect", "100-continue")},
 	{name: "no body", method: "POST"},
-	{name: "no body, no type", method: "POST", change: without("Content-Type"), bare: true},
+	{name: "no body, no type", method: "POST", change: without("Content-Type"), untyped: true},
 	{name: "PATCH", method: "PATCH", body: true},
 	{name: "NoReplay, GetBody", method: "POST", body: true, change: noReplay},
 	{name: "NoReplay, no body", method: "POST", change: noReplay},
@@ -113,7 +120,7 @@ var shapes = []shape{
 	{name: "NoReplay, key, no body", method: "POST", change: all(noReplay, with("Idempotency-Key", "7"))},
 	{name: "NoReplay, PUT", method: "PUT", body: true, change: noReplay},
 	{name: "NoReplay, DELETE", method: "DELETE", change: noReplay},
-	{name: "NoReplay, GET", method: "GET", change: noReplay, bare: true},
+	{name: "NoReplay, GET", method: "GET", change: noReplay, untyped: true},
 }
 
 // A wireCell is one experiment with what a server does to a stream.
@@ -248,9 +255,9 @@ func (r wireResult) wrong() string {
 		return "a success in doubt"
 	case !r.good && r.applied == 1 && !r.inDoubt && !read:
 		return "a doubt is hidden: " + r.saw
-	case r.inDoubt && r.applied == 0 && r.cell.breakOff.proof && !r.cell.shape.bare && r.cell.then != refuses:
+	case r.inDoubt && r.applied == 0 && r.cell.believed() && r.cell.then != refuses:
 		return "in doubt against the proof: " + r.saw
-	case r.cell.breakOff.proof && r.cell.then == serves && !r.good && !r.cell.shape.bare:
+	case r.cell.believed() && r.cell.then == serves && !r.good:
 		return "not sent again: " + r.saw
 	}
 	return ""
