@@ -45,10 +45,3 @@ func TestNoStreamCarriesAWriteOutTwice(t *testing.T) {
 	t.Log(fmt.Sprintf("%d cells: %d answered, %d in doubt of which %d carried out, %d doubled; without a Transport: %d answered, %d doubled",
 		len(all), good, doubts, carriedOut, doubled, bareGood, bareDoubled))
 }
-
-func count(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
