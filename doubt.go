@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/d365failover/failover/internal/redact"
 )
 
 // This file keeps what is not known: which writes may have been carried out.
@@ -104,7 +102,7 @@ func (c *call) inDoubt() *Fault {
 	return c.doubts[len(c.doubts)-1].fault
 }
 
-// tellDoubt puts what is in doubt into the ledger, and tells of it. e holds the faults.
+// tellDoubt puts what is in doubt into the ledger, and tells of it. e is complete.
 func (c *call) tellDoubt(e *Error) {
 	var last Write
 	for _, d := range c.doubts {
@@ -114,7 +112,6 @@ func (c *call) tellDoubt(e *Error) {
 		last = w
 	}
 	f := c.inDoubt()
-	e.is, e.doubt = append(e.is, ErrOutcomeUnknown), f
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
 	c.t.emit(Event{Kind: EventOutcomeUnknown, From: f.Endpoint, To: f.Endpoint, Fault: f, Err: e, Write: &last,
@@ -152,13 +149,4 @@ func (c *call) note(at Endpoint, generation uint64, unknown bool, w Write, named
 func (c *call) label() string {
 	label, _ := c.req.Context().Value(labelKey).(string)
 	return label
-}
-
-// failure returns the error of the call.
-func (c *call) failure() *Error {
-	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults}
-	if n := len(c.faults); n > 0 {
-		e.RetryAfter = c.faults[n-1].RetryAfter
-	}
-	return e
 }
