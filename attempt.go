@@ -45,8 +45,9 @@ func (c *call) own() *http.Request {
 func (c *call) watch() {
 	sent := new(sentWrite)
 	w := &sent.transit
-	w.protocol, w.pool = &c.t.protocols[c.st.active], &c.t.pool
+	w.protocol, w.connections = &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
+	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
@@ -58,11 +59,11 @@ func (c *call) prepare(st *state) *Fault {
 	if f := c.ended(); f != nil {
 		return f
 	}
-	if t.cfg.AttemptTimeout > 0 || t.pool.limited || !isReadMethod(req.Method) || c.once() {
+	if t.cfg.AttemptTimeout > 0 || t.connections.limited || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
 		c.watch()
 	}
 	c.address()
-	guarded := c.guards()
+	guarded := t.books.guards(req)
 	if !guarded && t.cfg.Authorize == nil {
 		return nil
 	}
@@ -109,8 +110,8 @@ func contextError(ctx context.Context) error {
 
 // authorize calls Config.Authorize.
 func (t *Transport) authorize(req *http.Request) (err error) {
-	if !t.protect("Config.Authorize", func() { err = t.cfg.Authorize(req) }) {
-		return errPanicked
+	if panicked := t.protect("Authorize", func() { err = t.cfg.Authorize(req) }); panicked != nil {
+		return panicked
 	}
 	return realError(err)
 }
@@ -142,21 +143,6 @@ func (c *call) address() {
 	out.URL = c.url
 }
 
-// guards reports whether the request is an update of a record that was created
-// at the other endpoint just before the switch and may not exist here. Without a
-// condition the service would create it anew, with nothing in it but the update
-// (an upsert); with If-Match: * it answers 404.
-func (c *call) guards() bool {
-	atRisk := c.t.atRisk.Load()
-	if atRisk == nil || c.req.Method != http.MethodPatch ||
-		c.req.Header.Get("If-Match") != "" || c.req.Header.Get("If-None-Match") != "" {
-		return false
-	}
-	path := withParens(c.req.URL.EscapedPath())
-	record, _ := recordIn(path)
-	return record != "" && record == path && (*atRisk)[recordKey(Write{Entity: record})]
-}
-
 // unsent returns the fault of an attempt that ends before it is sent, which is
 // none of the endpoint's.
 func (c *call) unsent(class Class, err error) *Fault {
@@ -172,7 +158,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		return nil, c.unsent(ClassLocal, err)
 	}
 	c.sending = true
-	resp, err := c.transit.roundTrip(t.base, c.out)
+	resp, err := c.roundTrip()
 	c.sending = false
 	f := t.classify(resp, err)
 	if err == nil {
@@ -181,31 +167,42 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f == nil && err == nil {
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
+		c.st.pool.waits.answered()
 		t.budget.deposit()
-		c.keepCredentials()
+		if c.at != c.st.active || c.st.down {
+			t.lend(c.req.Header, true)
+		}
+		if c.st.down || c.st.provisional { // the headers are proof enough
+			t.answered(c.st)
+		}
 		c.watchBody(resp)
 		return resp, nil
 	}
 	f = c.refine(f, err)
-	if f.Class != ClassLocal {
-		c.keepCredentials()
-	}
 	if resp == nil {
 		c.transit.release()
 		return nil, f
 	}
 	if f.Class == ClassApplication { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.clear(c.st)
+		t.answered(c.st)
+	}
+	if f.Delivery == Answered && c.isCompound() {
+		c.acknowledge(resp, OutcomePartial)
 	}
 	c.releaseWith(resp)
 	return resp, f
 }
 
-// keepCredentials lends the credentials of a request that was failed over to the probes.
-func (c *call) keepCredentials() {
-	if c.at != c.st.active {
-		c.t.borrow(c.req)
+// lend offers the credentials of a request that has met f to the probes: not those of
+// one that cannot be sent, nor what the endpoint has just rejected.
+func (c *call) lend(f *Fault) {
+	switch {
+	case f.Class == ClassLocal || !validHeaderValue(valueOf(c.req.Header, "Authorization")):
+	case f.Status == http.StatusUnauthorized:
+		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
+	default:
+		c.t.lend(c.req.Header, false)
 	}
 }
 
@@ -217,7 +214,7 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 	if err != nil {
 		resp = nil
 	}
-	if !t.protect("Config.Classify", func() { f = t.cfg.Classify(resp, err) }) {
+	if t.protect("Classify", func() { f = t.cfg.Classify(resp, err) }) != nil {
 		return Classify(resp, err)
 	}
 	return f
@@ -314,7 +311,7 @@ func (c *call) refine(f *Fault, err error) *Fault {
 		known.Class = ClassLocal
 	case !c.transit.saw(sawHeaders) && !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2()):
 		known.Class = ClassLocal
-		if c.t.pool.direct {
+		if c.t.connections.direct {
 			known.Delivery = NotSent
 		}
 	case known.Delivery == NotSent && known.Class == ClassTransient && ctx.Err() == nil && !timedOut:

@@ -53,11 +53,12 @@ func timedOutInDoubt(err error) bool {
 	return strings.HasPrefix(text, "failover: ") && strings.Contains(text, ": "+strings.TrimPrefix(ErrOutcomeUnknown.Error(), "failover: ")+": ")
 }
 
-// doubt is what is left in doubt by the attempts of a call at one endpoint between
-// two switches.
+// doubt is what is left in doubt by the attempts of a call at one endpoint within
+// one generation.
 type doubt struct {
 	fault      *Fault // of the last of them
 	generation uint64
+	began      uint64 // epoch of the first of them
 	ended      time.Time
 }
 
@@ -69,7 +70,11 @@ func (c *call) weigh(f *Fault) {
 	here := func(d doubt) bool { return d.fault.Endpoint == f.Endpoint && d.generation == c.st.generation }
 	switch {
 	case f.Delivery == Unknown:
-		c.doubts = append(slices.DeleteFunc(c.doubts, here), doubt{f, c.st.generation, time.Now()})
+		began := c.st.epoch
+		if i := slices.IndexFunc(c.doubts, here); i >= 0 {
+			began = c.doubts[i].began
+		}
+		c.doubts = append(slices.DeleteFunc(c.doubts, here), doubt{f, c.st.generation, began, time.Now()})
 	case c.settles(f):
 		c.doubts = slices.DeleteFunc(c.doubts, here)
 	}
@@ -106,10 +111,10 @@ func (c *call) inDoubt() *Fault {
 func (c *call) tellDoubt(e *Error) {
 	var last Write
 	for _, d := range c.doubts {
-		w, named := describe(c.req, nil, d.ended, d.fault.RequestID, c.label())
-		w.Status = d.fault.Status
-		c.note(d.fault.Endpoint, d.generation, true, w, named)
-		last = w
+		w := describe(c.req, nil, d.ended, d.fault.RequestID, c.label())
+		w.Status, w.Endpoint, w.Outcome, w.began = d.fault.Status, d.fault.Endpoint, OutcomeUnknown, d.began
+		c.t.recordWrite(&w)
+		last = w.addressed()
 	}
 	f := c.inDoubt()
 	c.t.mu.Lock()
@@ -124,25 +129,15 @@ func (c *call) mark(resp *http.Response) {
 	resp.Request = c.req.WithContext(context.WithValue(c.req.Context(), doubtKey, c.inDoubt()))
 }
 
-// acknowledge keeps a write that was answered in good health in the ledger.
-func (c *call) acknowledge(resp *http.Response) {
-	if c.t.ledger == nil || c.isRead() {
+// acknowledge enters a write in the books that the service has answered: it was carried
+// out, or a part of it may have been.
+func (c *call) acknowledge(resp *http.Response, outcome Outcome) {
+	if c.t.books.ledger == nil && c.t.cfg.OnWrite == nil || c.isRead() {
 		return
 	}
-	w, named := describe(c.req, resp, time.Now(), "", c.label())
-	c.note(c.st.active, c.st.generation, false, w, named)
-}
-
-// note keeps a write that was sent to an endpoint in the ledger.
-func (c *call) note(at Endpoint, generation uint64, unknown bool, w Write, named string) {
-	if c.t.ledger == nil {
-		return
-	}
-	e := newLedgerEntry(at, unknown, w, named)
-	c.t.ledger.record(e)
-	if c.t.state.Load().generation != generation {
-		c.t.late(e)
-	}
+	w := describe(c.req, resp, time.Now(), "", c.label())
+	w.Endpoint, w.Outcome, w.began = c.st.active, outcome, c.st.epoch
+	c.t.recordWrite(&w)
 }
 
 // label returns the label of the request.

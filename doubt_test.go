@@ -201,7 +201,7 @@ func TestEveryAttemptInDoubtIsListedWhereItWasMade(t *testing.T) {
 func TestTheLogNamesTheWriteInDoubt(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	transport, err := failover.New(orgURL, &failover.Config{Base: &script{answers: answers(refuse(errReset))}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	transport, err := failover.New(orgURL, &failover.Config{Base: &script{answers: answers(refuse(errReset)), probe: onlyPrimaryServes}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
 	req, err := http.NewRequestWithContext(failover.WithLabel(t.Context(), "order 7"), http.MethodPost, orgURL+accounts+"?token=canary", nil)
 	require.NoError(t, err)

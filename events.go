@@ -19,10 +19,13 @@ const (
 	// EventSwitchRefused: a switch was called for, but the traffic stays where it
 	// is, for the reason given.
 	EventSwitchRefused
-	// EventDown: neither endpoint passes its probe; requests fail fast, unless
-	// Config.PassThrough is set.
+	// EventDown: neither endpoint passes its probe. Requests go to the active endpoint
+	// all the same, once each, unless Config.FailFast or WaitForUp is set. In a
+	// brown-out that makes the Transport go down and up by turns, the fourth outage
+	// within 10 minutes and later ones are told only if they last for 30 s.
 	EventDown
-	// EventUp: the active endpoint passes its probe again.
+	// EventUp: the active endpoint passes its probe again. Behind its address there
+	// may be another place than before, which lacks what Loss lists.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed
@@ -42,14 +45,21 @@ const (
 	// answers again. Without it the Transport is on its own.
 	EventFleetLost
 	EventFleetFound
-	// EventLossGrown: a write was under way at the endpoint that the last switch
-	// has left, and has ended: Loss is the report of that switch, with it added.
+	// EventLossGrown: writes were under way when the traffic moved or an outage ended,
+	// and have ended since: Loss is the report with them added. There is one such event
+	// a second at the most for a report.
 	EventLossGrown
+	// EventRenewed: requests have failed or waited, but the active endpoint passes its
+	// probe over a new connection. Requests go over new connections from now on, because
+	// a failover may have moved what is behind the address; Reason has what speaks for
+	// that, and Loss the writes at risk if it is so. A false alarm that nothing of that
+	// speaks for is EventSwitchRefused.
+	EventRenewed
 )
 
 // String returns the kind in words, such as "switched" or "outcome unknown".
 func (k EventKind) String() string {
-	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found", "loss grown"}
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found", "loss grown", "renewed"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -70,8 +80,8 @@ type Event struct {
 	Reason string
 	// Fault that led to the event, nil if none did.
 	Fault *Fault
-	// Loss of a switch that was made, in EventSwitched and EventLossGrown,
-	// otherwise nil.
+	// Loss is the report of the writes that a switch, or an outage that has ended,
+	// puts at risk: in EventSwitched, EventUp and EventLossGrown, otherwise nil.
 	Loss *LossReport
 	// Err of a failed probe, an unknown outcome, a store that does not answer, or
 	// a fleet that is not followed; otherwise nil.
@@ -129,11 +139,17 @@ type eventQueue struct {
 // emit queues an event, and starts the goroutine that hands it on. mu is held.
 func (t *Transport) emit(e Event) {
 	st := t.state.Load()
-	if st.closed {
+	if t.rule.Closed {
 		return
 	}
 	q := &t.events
 	e.Time, e.Generation = time.Now(), st.generation
+	switch e.Kind {
+	case EventOutcomeUnknown:
+		t.endpoints[e.From].recent.inDoubt.add(e.Time)
+	case EventSwitchRefused:
+		t.endpoints[e.From].recent.refused.add(e.Time)
+	}
 	if e.Kind != EventProbed {
 		if len(q.recent) == maxRecent {
 			q.recent = q.recent[1:]
@@ -167,6 +183,7 @@ func (t *Transport) dispatch() {
 		t.mu.Unlock()
 		for _, e := range batch {
 			t.log(e)
+			t.logLoss(e.Loss)
 			if t.cfg.OnEvent != nil {
 				t.cfg.OnEvent(e)
 			}

@@ -278,6 +278,9 @@ func TestABodyIsNotWithdrawnFromAnAttemptThatWasAnswered(t *testing.T) {
 	for _, status := range []int{200, 413, 503} {
 		read, done := make(chan struct{}), make(chan struct{})
 		transport, err := failover.New(orgURL, &failover.Config{MaxBody: 10, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler), Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Method == http.MethodGet {
+				return serves(req) // a probe
+			}
 			go func() {
 				defer close(done)
 				<-read
@@ -314,10 +317,10 @@ func TestAPanicOfTheProgramsOwnFunctions(t *testing.T) {
 		status int // 0: an error
 		logged string
 	}{
-		{"Classify", failover.Config{Classify: func(*http.Response, error) *failover.Fault { panic("canary") }}, 204, "Config.Classify panicked"},
-		{"OnFault", failover.Config{OnFault: func(context.Context, failover.Attempt) { panic("canary") }}, 204, "Config.OnFault panicked"},
-		{"Replay", failover.Config{Replay: func(*http.Request) bool { panic("canary") }}, 204, "Config.Replay panicked"},
-		{"Authorize", failover.Config{Authorize: func(*http.Request) error { panic("canary") }}, 0, "Config.Authorize panicked"},
+		{"Classify", failover.Config{Classify: func(*http.Response, error) *failover.Fault { panic("canary") }}, 204, "function=Config.Classify"},
+		{"OnFault", failover.Config{OnFault: func(context.Context, failover.Attempt) { panic("canary") }}, 204, "function=Config.OnFault"},
+		{"Replay", failover.Config{Replay: func(*http.Request) bool { panic("canary") }}, 204, "function=Config.Replay"},
+		{"Authorize", failover.Config{Authorize: func(*http.Request) error { panic("canary") }}, 0, "function=Config.Authorize"},
 		{"nil pointer", failover.Config{Authorize: func(*http.Request) error { return nothing }}, 204, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

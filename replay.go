@@ -110,7 +110,7 @@ func (c *call) repeatsInDoubt() bool {
 	}
 	safe := false
 	if c.t.cfg.Replay != nil {
-		c.t.protect("Config.Replay", func() { safe = c.t.cfg.Replay(c.req) })
+		c.t.protect("Replay", func() { safe = c.t.cfg.Replay(c.req) })
 	}
 	return safe
 }
@@ -152,6 +152,12 @@ func (c *call) isBulk() bool {
 		return false
 	}
 	return c.body.held == nil || bytes.Contains(c.body.held, []byte("Multiple")) // ExecuteMultiple and its like
+}
+
+// isCompound reports whether the request holds several operations of which some may be
+// carried out although the answer is an error.
+func (c *call) isCompound() bool {
+	return c.isBulk() || c.req.Method == http.MethodPost && path.Base(c.req.URL.Path) == "$batch" && !c.isRead()
 }
 
 // bulkDelivery returns what is known of a bulk request to which somebody has said that

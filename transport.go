@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -52,32 +53,57 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
-	if t.failsFast(st) {
-		t.borrow(req)
-		closeBody(req)
-		return nil, t.refusal(st, req)
-	}
 	c := call{t: t, req: req, variant: variant, at: at}
+	if st.down && t.cfg.FailFast {
+		_, err := c.enter()
+		if err != nil {
+			closeBody(req)
+			return nil, err
+		}
+	}
 	return c.run()
 }
 
-// failsFast reports whether requests fail at once.
-func (t *Transport) failsFast(st *state) bool {
-	return st.closed || st.down != nil && !t.cfg.PassThrough
-}
-
-// refusal returns the error of a request that fails at once.
-func (t *Transport) refusal(st *state, req *http.Request) error {
-	if st.closed {
-		return ErrClosed
+// enter returns the state under which a call makes its first attempt. While neither
+// endpoint serves it fails with Config.FailFast, and waits with Config.WaitForUp.
+func (c *call) enter() (*state, error) {
+	t, waited := c.t, false
+	for {
+		st := t.state.Load()
+		switch {
+		case st.closed:
+			return nil, ErrClosed
+		case !st.down:
+			return st, nil
+		}
+		if c.at != st.active || !waited { // what it brings may be what the probes lack
+			t.lend(c.req.Header, false)
+		}
+		switch {
+		case t.cfg.WaitForUp:
+			waited = true
+			select {
+			case <-st.changed:
+				continue
+			case <-c.req.Context().Done():
+			case <-c.req.Cancel:
+			}
+			e := t.unavailable(c.req)
+			if ctx := c.req.Context(); ctx.Err() != nil {
+				e.is = append(e.is, forShow(contextError(ctx)))
+			}
+			return nil, e
+		case t.cfg.FailFast:
+			return nil, t.unavailable(c.req)
+		}
+		return st, nil
 	}
-	return t.unavailable(req, st)
 }
 
 // unavailable returns the error of a request that was not sent because neither
 // endpoint serves.
-func (t *Transport) unavailable(req *http.Request, st *state) error {
-	faults, retryAfter := t.outlook(st.down)
+func (t *Transport) unavailable(req *http.Request) *Error {
+	faults, retryAfter := t.outlook()
 	e := &Error{Method: req.Method, URL: redact.URL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
 	for _, f := range faults {
 		if f != nil {
@@ -128,14 +154,14 @@ func (c *call) run() (resp *http.Response, err error) {
 	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 		return nil, err // the caller's own reader failed
 	}
-	st := c.t.state.Load() // not before: the caller's reader may have taken its time
-	if c.t.failsFast(st) {
-		return nil, c.t.refusal(st, c.req)
+	st, err := c.enter() // not before: the caller's reader may have taken its time
+	if err != nil {
+		return nil, err
 	}
 	for {
 		f := c.prepare(st)
-		if now := c.t.state.Load(); now.generation != st.generation && f == nil {
-			c.transit.release() // a switch has passed while Authorize took its time
+		if now := c.t.state.Load(); now.epoch != st.epoch && f == nil {
+			c.transit.release() // a judgement has passed while Authorize took its time
 			st = now
 			continue
 		}
@@ -166,18 +192,19 @@ func (c *call) run() (resp *http.Response, err error) {
 // attempts, and returns the state to make the attempt under, or nil.
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
-	if f.Class != ClassLocal { // what cannot be sent is nothing to probe with
-		t.borrow(c.req)
-	}
-	d := t.count(st, f)
+	c.lend(f)
+	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
 	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
-	if d != nil {
+	if st.down {
+		return nil // each request is sent once then
+	}
+	if q != nil && decides {
 		select {
-		case <-d.done:
+		case <-q.done:
 		case <-ctx.Done():
 			return nil
 		case <-c.req.Cancel:
@@ -185,11 +212,11 @@ func (c *call) next(st *state, f *Fault) *state {
 		}
 	}
 	now := t.state.Load()
-	if now.generation == st.generation && !t.failsFast(now) && !c.pause(now, f, throttled) {
+	if now.epoch == st.epoch && !now.down && !c.pause(now, f, throttled, q) {
 		return nil
 	}
 	now = t.state.Load()
-	if t.failsFast(now) || ctx.Err() != nil || !c.body.withdraw() {
+	if now.closed || now.down || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -201,22 +228,23 @@ func (c *call) tell(f *Fault, next *state) {
 	if c.t.cfg.OnFault == nil {
 		return
 	}
-	w, _ := describe(c.req, nil, time.Time{}, "", c.label())
+	w := describe(c.req, nil, time.Time{}, "", c.label())
 	a := Attempt{Method: c.req.Method, Path: w.Path, Label: w.Label, Number: len(c.faults), Fault: f, To: f.Endpoint}
 	if next != nil {
 		a.Again, a.To = true, next.active
 	} else {
 		a.OutcomeUnknown = c.inDoubt() != nil
 	}
-	c.t.protect("Config.OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
+	c.t.protect("OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
 // false if that must not be: the endpoint does not serve or asked for a longer
 // wait than a call may take, the budget for repeats is used up, or the context
-// ends first. A switch ends the pause; then no budget is needed, so a call waits
-// for one even if there is none.
-func (c *call) pause(st *state, f *Fault, throttled bool) bool {
+// ends first. A judgement ends the pause; then no budget is needed, so a call waits
+// for one even if there is none. So does the answer to an early question, q, if the
+// traffic is to move: what is missing for that are faults.
+func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 	if c.pauses == nil && c.t.cfg.RetryBackoff > 0 {
 		c.pauses = backoff.NewExponentialBackOff(
 			backoff.WithInitialInterval(c.t.cfg.RetryBackoff), backoff.WithMaxElapsedTime(0))
@@ -238,8 +266,15 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	var asked <-chan struct{}
+	if q != nil && !throttled {
+		asked = q.done
+	}
 	for now := st; ; now = c.t.state.Load() {
-		if now.generation != st.generation {
+		if now.closed {
+			return false
+		}
+		if now.epoch != st.epoch {
 			if paid {
 				c.t.budget.giveBack()
 			}
@@ -249,6 +284,10 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 		case <-timer.C:
 			return paid
 		case <-now.changed:
+		case <-asked:
+			if asked = nil; q.move && paid {
+				return true
+			}
 		case <-c.req.Context().Done():
 			return false
 		case <-c.req.Cancel:
@@ -260,7 +299,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 // succeed ends a call that got a healthy answer.
 func (c *call) succeed(resp *http.Response) *http.Response {
 	if resp.StatusCode < 300 {
-		c.acknowledge(resp)
+		c.acknowledge(resp, OutcomeAcknowledged)
 	} else if c.inDoubt() != nil { // a redirect does not say what became of an earlier attempt
 		c.tellDoubt(c.failure())
 		c.mark(resp)
@@ -301,9 +340,15 @@ func (c *call) failure() *Error {
 
 // explain adds to the error what has kept the call from another attempt.
 func (c *call) explain(e *Error) {
-	if st := c.t.state.Load(); st.down != nil {
+	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
-		_, e.RetryAfter = c.t.outlook(st.down)
+		var faults [2]*Fault
+		faults, e.RetryAfter = c.t.outlook()
+		for at, f := range faults {
+			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
+				e.Attempts = append(slices.Clip(e.Attempts), f)
+			}
+		}
 	}
 	if ctx := c.req.Context(); ctx.Err() != nil && (!errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx))) {
 		e.is = append(e.is, forShow(contextError(ctx)))

@@ -46,13 +46,13 @@ func speaksOnlyHTTP2(base *http.Transport, scheme string) bool {
 // transit watches a request on its way: writes, of which it has to be known whether
 // they were sent, and what AttemptTimeout bounds. A nil transit watches nothing.
 type transit struct {
-	trace    httptrace.ClientTrace
-	seen     atomic.Uint32           // marks, see below
-	state    atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
-	cancel   context.CancelCauseFunc // nil if the context is the caller's own
-	timeout  time.Duration           // until the headers have to be there, 0 for ever
-	protocol *protocol               // of the endpoint
-	pool     *pool
+	trace       httptrace.ClientTrace
+	seen        atomic.Uint32           // marks, see below
+	state       atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
+	cancel      context.CancelCauseFunc // nil if the context is the caller's own
+	timeout     time.Duration           // until the headers have to be there, 0 for ever
+	protocol    *protocol               // of the endpoint
+	connections *connections
 
 	// What must not be repeated in doubt is sent in a form that net/http does not
 	// repeat by itself.
@@ -60,6 +60,8 @@ type transit struct {
 	rewinds  bool // Base may have GetBody
 	hollow   bool // in place of no body, it has one of no bytes
 	notTwice bool // it has no body, and is stopped at the second try over HTTP/2
+
+	givesUp bool // it can be given up where nobody answers, see waits
 }
 
 // Marks of a transit.
@@ -81,7 +83,7 @@ func (w *transit) plan(req *http.Request, once bool) {
 	switch {
 	case !once:
 	case !bodyless(req):
-		w.rewinds = w.protocol.speaksHTTP1() && w.pool.direct
+		w.rewinds = w.protocol.speaksHTTP1() && w.connections.direct
 	case isReadMethod(req.Method): // net/http looks into such bodies before it sends them over HTTP/1
 		w.hollow = !w.protocol.speaksHTTP2()
 		w.notTwice = !w.hollow
@@ -95,14 +97,14 @@ func bodyless(req *http.Request) bool { return req.Body == nil || req.Body == ht
 
 // context returns the context to send the request with.
 func (w *transit) context(ctx context.Context, timeout time.Duration) context.Context {
-	if timeout > 0 || w.notTwice {
+	if timeout > 0 || w.notTwice || w.givesUp {
 		ctx, w.cancel = context.WithCancelCause(ctx)
 		w.timeout = timeout
 	}
 	w.trace.GetConn = w.getConn
 	w.trace.GotConn = w.gotConn
 	w.trace.WroteHeaders = w.wroteHeaders
-	if w.pool.limited {
+	if w.connections.limited {
 		w.trace.DNSStart = func(httptrace.DNSStartInfo) { w.dialing() }
 		w.trace.ConnectStart = func(string, string) { w.dialing() }
 	}
@@ -118,7 +120,7 @@ func (w *transit) wroteHeaders() { w.seen.Or(sawHeaders) }
 
 func (w *transit) dialing() {
 	w.seen.Or(sawDial)
-	w.pool.tells.Store(true)
+	w.connections.tells.Store(true)
 }
 
 // gotConn is called before anything is written to a connection.
@@ -140,7 +142,7 @@ func (w *transit) gotConn(info httptrace.GotConnInfo) {
 // tryAgain takes note, as net/http turns to a connection, of the one before it. Over
 // HTTP/1.1 it repeats a write only if nothing of it has left.
 func (w *transit) tryAgain() {
-	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.pool.direct) {
+	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) {
 		w.seen.Or(sawEarlier)
 		if w.notTwice && w.cancel != nil {
 			w.cancel(errMayBeDone) // net/http looks at the context once more before it writes
@@ -257,9 +259,9 @@ func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
 		return Refused
 	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn):
 		return NotSent
-	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.pool.direct:
+	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
 		return NotSent
-	case d == NotSent && w.saw(sawGotConn) && !w.pool.direct:
+	case d == NotSent && w.saw(sawGotConn) && !w.connections.direct:
 		return Unknown // a Base that tries twice may have sent the first time
 	default:
 		return d
@@ -269,12 +271,12 @@ func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
 // waited reports whether the attempt has ended in the queue for a connection, while
 // none was being made for it.
 func (w *transit) waited() bool {
-	return w != nil && w.pool.limited && w.pool.tells.Load() && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.saw(sawDial)
+	return w != nil && w.connections.limited && w.connections.tells.Load() && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.saw(sawDial)
 }
 
-// pool is what is known about the connections of Base.
-type pool struct {
-	// direct: Base is an *http.Transport, whose hooks and errors are about the
+// connections is what is known about those of Base.
+type connections struct {
+	// direct: requests go to an *http.Transport, whose hooks and errors are about the
 	// whole of an attempt.
 	direct bool
 	// limited: Base makes requests wait for one of a limited number of connections.
@@ -282,13 +284,13 @@ type pool struct {
 	tells   atomic.Bool // its dialer tells when it begins
 }
 
-// watchPool takes note of what is known about Base from the start.
-func (t *Transport) watchPool() {
+// knowBase takes note of what is known about Base from the start.
+func (t *Transport) knowBase() {
 	base, ok := t.base.(*http.Transport)
 	if !ok {
 		return
 	}
-	t.pool.direct, t.pool.limited = true, base.MaxConnsPerHost > 0
+	t.connections.direct, t.connections.limited = t.cfg.Instrument == nil, base.MaxConnsPerHost > 0
 	for e := range t.protocols {
 		if scheme, _ := t.org.origin(0, Endpoint(e)); speaksOnlyHTTP2(base, scheme) {
 			t.protocols[e].learn(true)
