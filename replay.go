@@ -93,7 +93,7 @@ func (c *call) repeatsInDoubt() bool {
 	}
 	safe := false
 	if c.t.cfg.Replay != nil {
-		c.t.protect("Config.Replay", func() { safe = c.t.cfg.Replay(c.req) })
+		c.t.protect("Replay", func() { safe = c.t.cfg.Replay(c.req) })
 	}
 	return safe
 }

@@ -237,7 +237,7 @@ func (c *call) tell(f *Fault, next *state) {
 	} else {
 		a.OutcomeUnknown = c.inDoubt() != nil
 	}
-	c.t.protect("Config.OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
+	c.t.protect("OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
@@ -312,6 +312,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	e := c.failure()
+	if resp == nil {
+		c.explain(e)
+	}
 	if c.inDoubt() != nil {
 		c.tellDoubt(e)
 		if resp != nil {
@@ -321,6 +324,24 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	if resp != nil {
 		return resp, nil
 	}
+	return nil, e
+}
+
+// failure returns the error of the call. Events share it: it is not changed once it
+// has been told.
+func (c *call) failure() *Error {
+	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, doubt: c.inDoubt()}
+	if n := len(c.faults); n > 0 {
+		e.RetryAfter = c.faults[n-1].RetryAfter
+	}
+	if e.doubt != nil {
+		e.is = append(e.is, ErrOutcomeUnknown)
+	}
+	return e
+}
+
+// explain adds to the error what has kept the call from another attempt.
+func (c *call) explain(e *Error) {
 	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
 		var faults [2]*Fault
@@ -331,12 +352,9 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 			}
 		}
 	}
-	if ctx := c.req.Context(); ctx.Err() != nil {
-		if ended := contextError(ctx); !errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx)) {
-			e.is = append(e.is, forShow(ended))
-		}
+	if ctx := c.req.Context(); ctx.Err() != nil && (!errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx))) {
+		e.is = append(e.is, forShow(contextError(ctx)))
 	}
-	return nil, e
 }
 
 // abandon ends a call in which Base has panicked: its caller gets the panic.
