@@ -26,7 +26,7 @@ type Config struct {
 	// Finance and Operations has one address unless AlternateHost is set,
 	// because there is no rule to derive another. Default: false.
 	OneAddress bool
-	// Lag is how long a write takes to reach the other datacenter. Default:
+	// Lag is how long a write takes to reach the other datacenters. Default:
 	// none, every write is there at once.
 	Lag time.Duration
 	// Accounts is the number of records the entity set "accounts" starts with,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,6 +301,28 @@ func TestTheOldDatacenterFailsAsToldAfterTheDowntime(t *testing.T) {
 		org.SwitchBack(nil)
 		assert.True(t, wasReset(<-ended), "what was lost does not come back")
 		assert.Empty(t, org.Primary().Rows("contacts"))
+	})
+}
+
+// What a Recovery says comes before what Fail says, also where that would have
+// happened earlier.
+func TestDowntimeReplacesOtherFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(nil)
+		defer org.Close()
+		client := org.Client()
+		org.Primary().Fail(failovertest.Refuse())
+		done := make(chan *failovertest.RecoveryReport)
+		go func() {
+			done <- org.EmergencyResponse(&failovertest.Recovery{Downtime: time.Minute, During: failovertest.ServerBusy()})
+		}()
+		synctest.Wait()
+		assert.Equal(t, "ServiceUnavailable", must(t, org, client, "GET", org.URL()+api+"WhoAmI", "").code(t))
+		<-done
+		org.SwitchBack(nil)
+		_, err := send(t, org, org.Client(), "GET", org.URL()+api+"WhoAmI", "")
+		assert.ErrorIs(t, err, syscall.ECONNREFUSED, "nothing has healed it")
 	})
 }
 
