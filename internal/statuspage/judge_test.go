@@ -133,7 +133,7 @@ var findings = []struct {
 		name: "healthy", why: "the usual case says so, and since when",
 		report: quietReport(), situation: "healthy", level: "ok", cause: CauseNone,
 		summary: "Healthy: traffic has gone to the primary since 5 Mar 05:23 UTC (9 d 0 h).", advice: "Nothing to do.",
-		page: []string{"None yet.", "No events.", "last 24 hours", "0 switches", "1200 of 1200 attempts succeeded", "whether it would serve is not known",
+		page: []string{"None yet.", "No events.", "last 24 hours", "0 switches", "all attempts succeeded, about 1200", "whether it would serve is not known",
 			"orders v1.2.3, process 17 on web-1, instance web-1/17; failover v0.1.0, go1.26"},
 		not: []string{"One address", "<nav", "Also"},
 	},
@@ -285,7 +285,7 @@ var findings = []struct {
 		situation: "unauthorized", level: "bad", cause: CauseUs, section: sectionAuth,
 		summary: "All 600 attempts at the alternate in the last 5 minutes got 401, 403 or a sign-in page.",
 		advice:  "the token is for the other host: ask for one whose audience is the alternate, https://contoso--s.api.crm.dynamics.com",
-		others:  []string{"failed over"}, page: []string{"0 of 600 attempts succeeded", "600 unauthorized"}, not: []string{"Nothing to do."},
+		others:  []string{"failed over"}, page: []string{"about 0 of 600 attempts succeeded", "600 unauthorized"}, not: []string{"Nothing to do."},
 	},
 	{
 		name: "half unauthorized", why: "one of two users has lost a role",
