@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -269,7 +270,7 @@ func (t *Transport) verifyLosses(ctx context.Context, patience time.Duration) er
 	if run == nil {
 		run = &verifying{done: make(chan struct{})}
 		t.verifying = run
-		reports := t.lossesLocked()
+		reports := t.books.reports()
 		t.wg.Go(func() {
 			run.err = verifyAll(t.ctx, &http.Client{Transport: t}, reports)
 			t.mu.Lock()
@@ -291,17 +292,9 @@ func (t *Transport) verifyLosses(ctx context.Context, patience time.Duration) er
 	}
 }
 
-// lossesLocked returns the loss reports, newest first.
-func (t *Transport) lossesLocked() []*LossReport {
-	if t.loss == nil {
-		return nil
-	}
-	return []*LossReport{t.loss}
-}
-
-// verifyAll verifies reports until one cannot be.
+// verifyAll verifies reports, the newest first, until one cannot be.
 func verifyAll(ctx context.Context, client *http.Client, reports []*LossReport) error {
-	for _, r := range reports {
+	for _, r := range slices.Backward(reports) {
 		if _, err := r.Verify(ctx, client); err != nil {
 			return err
 		}

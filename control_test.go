@@ -385,3 +385,46 @@ func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
 		assert.Equal(s, failover.Recent{Faults: map[failover.Class]int{}}, s.transport.Status().Primary.Recent)
 	})
 }
+
+// An organization with one address has a page, JSON, readiness and control like any
+// other, and no word of an alternate.
+func TestControlOfOneAddress(t *testing.T) {
+	tell(t, failover.Config{Alternate: failover.NoAlternate}, func(s *story) {
+		h := s.transport.ControlHandler()
+		require.Equal(s, 200, s.get(accounts))
+		for _, path := range []string{"/", "/switch", "/pin"} {
+			w := control(h, http.MethodGet, path, "", "")
+			pagecheck.Markup(s, w.Body.String(), w.Header().Get("Content-Security-Policy"))
+			assert.NotContains(s, w.Body.String(), "contoso--s", path)
+			assert.NotContains(s, w.Body.String(), `value="alternate"`, path)
+		}
+		page := control(h, http.MethodGet, "/", "", "")
+		assert.Contains(s, page.Body.String(), "One address")
+		assert.Contains(s, page.Body.String(), "Nothing to do.")
+		var fields map[string]any
+		require.NoError(s, json.Unmarshal(control(h, http.MethodGet, "/?format=json", "", "").Body.Bytes(), &fields))
+		assert.Contains(s, fields, "primary")
+		assert.NotContains(s, fields, "alternate")
+
+		status, answer := command(s, h, "switch", url.Values{"to": {"alternate"}, "reason": {"drill"}})
+		assert.Equal(s, http.StatusBadRequest, status)
+		assert.Contains(s, answer.Error, "no alternate address")
+		status, _ = command(s, h, "switch", url.Values{"to": {"primary"}, "reason": {"as it is"}})
+		assert.Equal(s, http.StatusOK, status)
+		status, _ = command(s, h, "pin", url.Values{"endpoint": {"primary"}, "reason": {"drill"}})
+		assert.Equal(s, http.StatusOK, status)
+		status, _ = command(s, h, "unpin", url.Values{"reason": {"drill"}})
+		assert.Equal(s, http.StatusOK, status)
+
+		s.org.Primary().Fail(failovertest.Refuse())
+		_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+		require.Error(s, err)
+		require.True(s, s.transport.Status().Down)
+		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "Down: the organization does not serve at its one address")
+		ready := control(s.transport.ReadyHandler(), http.MethodGet, "/", "", "")
+		assert.Equal(s, http.StatusServiceUnavailable, ready.Code)
+		assert.NotContains(s, ready.Body.String(), "alternate")
+		assert.Equal(s, s.transport.Org().Primary.String(), "https://contoso.api.crm.dynamics.com")
+		assert.Nil(s, s.transport.Org().Alternate)
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,9 +72,11 @@ import (
 //	fleet               with Config.Shared, what is known of the fleet: member,
 //	                    apart, active, generation, since, reason and by of the
 //	                    record, loaded, failed, witnesses, error
-//	loss                the writes that the last switch put at risk: from,
-//	                    lastSuccess, rpoSeconds, truncated, atRisk, unknown
-//	losses              the last reports of this kind, newest first
+//	loss                the writes that the last outage put at risk: time of the
+//	                    report, from and to (the same if the traffic has not
+//	                    moved), reason, lastSuccess, rpoSeconds, truncated,
+//	                    atRisk, unknown
+//	losses              the last 16 reports of this kind, newest first
 //	verifying           whether their records are being read, see
 //	                    [Transport.ControlHandler]
 //	events              objects, oldest first, with kind, time, generation,
@@ -135,7 +138,7 @@ func (t *Transport) Ready() error {
 	faults, _ := t.outlook(st.down)
 	err := ErrUnavailable
 	for _, f := range faults {
-		if f != nil {
+		if f != nil && t.url(f.Endpoint) != nil {
 			err = fmt.Errorf("%w; %v: %w", err, f.Endpoint, f)
 		}
 	}
@@ -202,7 +205,7 @@ func newReport(s *Status, cfg *Config, started, now time.Time) *statuspage.Repor
 		Generation: s.Generation, Pinned: s.Pinned, Down: s.Down, Latched: s.Latched, Closed: s.Closed,
 		Primary: *endpointView(Primary, &s.Primary, s.Active),
 		Fleet:   fleetView(s.Fleet),
-		Losses:  make([]statuspage.Loss, 0, 1),
+		Losses:  make([]statuspage.Loss, 0, len(s.Losses)),
 		Events:  make([]statuspage.Event, 0, len(s.Events)),
 
 		ManualFailback: cfg.ManualFailback || cfg.ProbeInterval == never,
@@ -215,8 +218,10 @@ func newReport(s *Status, cfg *Config, started, now time.Time) *statuspage.Repor
 	if s.Alternate.URL != "" {
 		r.Alternate = endpointView(Alternate, &s.Alternate, s.Active)
 	}
-	if s.Loss != nil {
-		r.Losses = append(r.Losses, *lossView(s.Loss))
+	for _, loss := range slices.Backward(s.Losses) {
+		r.Losses = append(r.Losses, lossView(loss))
+	}
+	if len(r.Losses) > 0 {
 		r.Loss = &r.Losses[0]
 	}
 	for i := range s.Events {
@@ -346,11 +351,8 @@ func fleetView(s *FleetStatus) *statuspage.Fleet {
 }
 
 // lossView puts the writes at risk into the form of the report, in which no
-// list is null; nil if there are none to report.
-func lossView(r *LossReport) *statuspage.Loss {
-	if r == nil {
-		return nil
-	}
+// list is null.
+func lossView(r *LossReport) statuspage.Loss {
 	states := make(map[Write]string)
 	if v := r.verification(); v != nil {
 		for state, writes := range map[string][]Write{statuspage.Present: v.Present, statuspage.Missing: v.Missing, statuspage.Unreadable: v.Unreadable} {
@@ -369,8 +371,8 @@ func lossView(r *LossReport) *statuspage.Loss {
 		}
 		return list
 	}
-	return &statuspage.Loss{
-		From: r.From.String(), LastSuccess: r.LastSuccess.UTC(), RPOSeconds: inSeconds(r.RPO), Truncated: r.Truncated,
+	return statuspage.Loss{
+		Time: r.Time.UTC(), From: r.From.String(), To: r.To.String(), Reason: redact.Line(redact.Text(r.Reason), maxFaultText), LastSuccess: r.LastSuccess.UTC(), RPOSeconds: inSeconds(r.RPO), Truncated: r.Truncated,
 		AtRisk: view(r.AtRisk), Unknown: view(r.Unknown),
 	}
 }

@@ -296,7 +296,7 @@ func TestActionsAreClicked(t *testing.T) { // not parallel, as above
 			}
 			follow := func(action string) {
 				t.Helper()
-				do(clicked(`a[href="./`+action+`"]`))
+				do(clicked(`a[href="./` + action + `"]`))
 				require.Equal(t, w.url+action, at)
 			}
 			submit := func(reason string) {
