@@ -104,7 +104,12 @@ var worlds = []struct {
 		w.call(t, t.Context(), http.MethodGet, "")
 		require.True(t, w.transport.Status().Down)
 	}, "Most likely Microsoft"},
-	{"pinned", func(t *testing.T, w *world) { w.lose(t); w.transport.Pin(failover.Primary) }, "Pinned"},
+	{"pinned", func(t *testing.T, w *world) {
+		w.lose(t)
+		_, err := w.transport.Status().Loss.Verify(t.Context(), w.client)
+		require.NoError(t, err)
+		w.transport.Pin(failover.Primary)
+	}, "Pinned"},
 }
 
 // chromium starts a browser, which ends with the test.
