@@ -25,9 +25,10 @@ import (
 //
 // It asks nobody who they are, and moves all traffic of the organization for
 // whoever reaches it: the program decides who that is, by a middleware such as
-// onlyOperators, by the address it listens on, or both. Requests that a browser
-// sends on behalf of another site are refused (see
-// [http.CrossOriginProtection]); that is all the protection there is.
+// onlyOperators. Requests that a browser sends on behalf of another site are
+// refused (see [http.CrossOriginProtection]); that is all the protection there is.
+// An address that only operators reach does not do instead if they browse from
+// there: a hostile site can have its own name lead to that address.
 //
 // Below the path there are the actions. Each answers GET with a form, and does
 // something on POST:

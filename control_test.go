@@ -386,6 +386,52 @@ func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
 	})
 }
 
+// Brown-outs, refused switches and writes in doubt are findings, each of them counted
+// where it happens.
+func TestThePageCountsRefusalsAndDoubts(t *testing.T) {
+	tell(t, failover.Config{MaxAttempts: -1}, func(s *story) {
+		find := func() map[string]string {
+			var r struct {
+				Findings []struct{ Name, Summary string }
+			}
+			w := control(s.transport.StatusHandler(), http.MethodGet, "/", "", "", "Accept", "application/json")
+			require.NoError(s, json.Unmarshal(w.Body.Bytes(), &r))
+			found := make(map[string]string)
+			for _, f := range r.Findings {
+				found[f.Name] = f.Summary
+			}
+			return found
+		}
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path != whoAmI }, failovertest.Status(503, nil, ""))
+		for range 3 {
+			require.Equal(s, 503, s.get(accounts))
+		}
+		synctest.Wait()
+		require.Equal(s, 1, s.count(failover.EventSwitchRefused))
+		found := find()
+		assert.Equal(s, "1 switch was refused to leave the primary in the last 5 minutes.", found["switches refused"])
+		assert.Equal(s, "All 3 attempts at the primary in the last 5 minutes failed.", found["failing"])
+
+		s.org.Primary().Heal()
+		s.org.Primary().FailNext(2, failovertest.Reset(failovertest.AfterApply))
+		for range 2 {
+			_, err := s.create("doubt")
+			require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
+		}
+		assert.Equal(s, "2 writes are in doubt, the newest since 00:00 UTC.", find()["writes in doubt"])
+		recent := s.transport.Status().Primary.Recent
+		assert.Equal(s, 2, recent.InDoubt)
+		assert.Equal(s, 1, recent.RefusedSwitches)
+		time.Sleep(10 * time.Minute)
+		found = find()
+		assert.NotContains(s, found, "switches refused")
+		assert.NotContains(s, found, "failing")
+		assert.Contains(s, found, "writes in doubt", "nobody has looked them up")
+		time.Sleep(24 * time.Hour)
+		assert.NotContains(s, find(), "writes in doubt")
+	})
+}
+
 // An organization with one address has a page, JSON, readiness and control like any
 // other, and no word of an alternate.
 func TestControlOfOneAddress(t *testing.T) {
