@@ -330,7 +330,7 @@ func TestCloseEndsVerify(t *testing.T) {
 			_, answer := command(s, h, "verify", nil)
 			answers <- answer
 		}()
-		time.Sleep(time.Second)
+		time.Sleep(1050 * time.Millisecond) // between two reads
 		begin := time.Now()
 		s.transport.Close()
 		assert.Zero(s, time.Since(begin))
