@@ -14,6 +14,7 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/check"
 	"github.com/d365failover/failover/cmd/failover/internal/dr"
 	"github.com/d365failover/failover/cmd/failover/internal/proxy"
+	"github.com/d365failover/failover/cmd/failover/internal/remote"
 )
 
 func main() {
@@ -33,6 +34,11 @@ type command struct {
 var commands = []command{
 	{"check", "would a failover work from this machine?", check.Main},
 	{"dr", "what Microsoft says about disaster recovery of an environment", dr.Main},
+	{"status", "show what a running process does", remote.Status},
+	{"switch", "move the traffic of a running process", remote.Switch},
+	{"pin", "keep the traffic of a running process where you say", remote.Pin},
+	{"unpin", "let a running process decide by itself again", remote.Unpin},
+	{"verify", "look for the writes that a switch put at risk", remote.Verify},
 	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
 }
 
