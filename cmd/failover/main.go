@@ -13,6 +13,7 @@ import (
 
 	"github.com/d365failover/failover/cmd/failover/internal/check"
 	"github.com/d365failover/failover/cmd/failover/internal/dr"
+	"github.com/d365failover/failover/cmd/failover/internal/drill"
 	"github.com/d365failover/failover/cmd/failover/internal/proxy"
 	"github.com/d365failover/failover/cmd/failover/internal/remote"
 )
@@ -33,6 +34,7 @@ type command struct {
 // commands are in the order of the help text.
 var commands = []command{
 	{"check", "would a failover work from this machine?", check.Main},
+	{"drill", "measure a failover while it happens: RTO and RPO", drill.Main},
 	{"dr", "what Microsoft says about disaster recovery of an environment", dr.Main},
 	{"status", "show what a running process does", remote.Status},
 	{"switch", "move the traffic of a running process", remote.Switch},

@@ -27,6 +27,8 @@ import (
 type Network struct {
 	// Dial connects to a host and port. Nil: as package net does.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialTLS connects and makes the handshake. Nil: as Dial and Roots have it.
+	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Roots are the authorities to trust. Nil: those of the system.
 	Roots *x509.CertPool
 	// Proxy of a request, as in [http.Transport]. Nil: none.
@@ -61,6 +63,7 @@ func (n *Network) Transport() *http.Transport {
 	return &http.Transport{
 		Proxy:               n.Proxy,
 		DialContext:         n.dial,
+		DialTLSContext:      n.DialTLS,
 		TLSClientConfig:     &tls.Config{RootCAs: n.Roots},
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,

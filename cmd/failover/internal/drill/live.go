@@ -1,0 +1,189 @@
+package drill
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/d365failover/failover/cmd/failover/internal/console"
+)
+
+// live shows what happens while it happens, and keeps the events. Its methods
+// may be called by several goroutines at once.
+type live struct {
+	out    io.Writer
+	always time.Duration // a row at least this often
+	now    func() time.Time
+
+	mu      sync.Mutex // guards what follows, and keeps lines whole
+	events  []Event
+	samples []Sample
+	series  map[Series]*seen
+	beat    *Beat // the newest
+	name    []string
+	row     string    // the last one, without its time
+	rowAt   time.Time // when it was printed
+	ended   bool
+}
+
+// seen is what a series has shown so far.
+type seen struct {
+	state   State
+	cause   string
+	took    float64
+	last    time.Time // of the last good answer
+	stopped time.Time // of the outage that goes on, zero if none does
+	address string    // that served last
+}
+
+func newLive(out io.Writer, always time.Duration) *live {
+	return &live{out: out, always: always, now: time.Now, series: map[Series]*seen{New: {}, Kept: {}, Writes: {}}}
+}
+
+// begin prints the heading.
+func (l *live) begin(beats bool) {
+	heading := fmt.Sprintf("%-10s%-25s%-25s", "UTC", New, Kept)
+	if beats {
+		heading += "heartbeat"
+	}
+	fmt.Fprintln(l.out, strings.TrimRight(heading, " "))
+}
+
+// note takes a sample.
+func (l *live) note(s Sample) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	s.Begun = s.Begun.UTC()
+	l.samples = append(l.samples, s)
+	if s.Series == New && len(s.Name) > 0 {
+		if l.name != nil && !slices.Equal(l.name, s.Name) {
+			l.event("name", "The name leads to "+strings.Join(s.Name, ", ")+" instead of "+strings.Join(l.name, ", "))
+		}
+		l.name = s.Name
+	}
+	l.see(s)
+	l.print()
+}
+
+// noteBeat takes a heartbeat.
+func (l *live) noteBeat(b Beat) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	l.beat = &b
+	s := Sample{Series: Writes, Begun: b.Begun, Took: b.Ended.Sub(b.Begun).Seconds(), State: Failed, Cause: string(b.Answer) + ": " + b.Cause}
+	switch b.Answer {
+	case Written:
+		s.State = Served
+	case NoToken:
+		s.State = Unclear
+	}
+	l.see(s)
+	l.print()
+}
+
+// see updates a series and tells what changes with it. l.mu is held.
+func (l *live) see(s Sample) {
+	before := l.series[s.Series]
+	if s.State != Served && s.Begun.Before(before.last) {
+		return // begun before the last good answer: it is no news
+	}
+	was := *before
+	before.state, before.cause, before.took = s.State, s.Cause, s.Took
+	title := strings.ToUpper(string(s.Series[:1])) + string(s.Series[1:])
+	switch s.State {
+	case Served:
+		before.last = s.ended()
+		before.cause = ""
+		moved := was.address != "" && s.Address != "" && s.Address != was.address
+		if s.Address != "" {
+			before.address = s.Address
+		}
+		switch {
+		case !was.stopped.IsZero():
+			text := fmt.Sprintf("%s served again after %s", title, console.Duration(before.last.Sub(was.stopped)))
+			if moved {
+				text += ", from " + s.Address + " instead of " + was.address
+			}
+			l.event("served", text)
+			before.stopped = time.Time{}
+		case moved:
+			l.event("place", fmt.Sprintf("%s served from %s instead of %s", title, s.Address, was.address))
+		}
+		if s.Series == Kept && !s.Reused && !was.last.IsZero() {
+			l.event("connection", "The kept connection was replaced by a new one")
+		}
+	case Failed:
+		switch {
+		case was.stopped.IsZero():
+			before.stopped = s.Begun
+			l.event("stopped", title+" stopped: "+s.Cause)
+		case s.Cause != was.cause && was.cause != "":
+			l.event("changed", title+" now: "+s.Cause)
+		}
+	}
+}
+
+// say tells of something else that has happened.
+func (l *live) say(kind, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.event(kind, text)
+}
+
+// event keeps an event and prints it. l.mu is held.
+func (l *live) event(kind, text string) {
+	e := Event{Time: l.now().UTC(), Kind: kind, Text: text}
+	l.events = append(l.events, e)
+	fmt.Fprintln(l.out, console.Cell(e.Time.Format(time.TimeOnly)+"  ▶ ", text, console.Width))
+}
+
+// print prints a row if it says something new or is due. l.mu is held.
+func (l *live) print() {
+	cell := func(s *seen) string {
+		switch s.state {
+		case Served:
+			return "ok " + console.Duration(seconds(s.took))
+		case Failed:
+			return "✗ " + s.cause
+		case Unclear:
+			return "? " + s.cause
+		}
+		return ""
+	}
+	beat := ""
+	if l.beat != nil {
+		beat = fmt.Sprintf("#%d %s", l.beat.Number, l.beat.Answer)
+	}
+	row := fmt.Sprintf("%-25s%-25s%s", cut(cell(l.series[New]), 24), cut(cell(l.series[Kept]), 24), cut(beat, 19))
+	states := fmt.Sprint(l.series[New].state, l.series[New].cause, l.series[Kept].state, l.series[Kept].cause)
+	now := l.now()
+	if since := now.Sub(l.rowAt); since < l.always && (states == l.row || since < time.Second/2) {
+		return
+	}
+	l.row, l.rowAt = states, now
+	fmt.Fprintln(l.out, strings.TrimRight(now.UTC().Format(time.TimeOnly)+"  "+row, " "))
+}
+
+func cut(s string, width int) string {
+	if runes := []rune(s); len(runes) > width {
+		return string(runes[:width-1]) + "…"
+	}
+	return s
+}
+
+// end returns what was seen. What comes later is not taken any more.
+func (l *live) end() ([]Sample, []Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	return l.samples, l.events
+}
