@@ -37,8 +37,8 @@ nothing off, such as a table made for it, and the caller has to be allowed to
 create, read and delete there.
 
     failover drill -demo
-    failover drill -heartbeat contoso_heartbeats -heartbeat-column contoso_name \
-        https://contoso.crm4.dynamics.com
+    failover drill https://contoso.crm4.dynamics.com \
+        -heartbeat contoso_heartbeats -heartbeat-column contoso_name
 
 Requests go to the organization and the sign-in service, and with -environment
 to Microsoft's administration API. The exit status is 0 if a report was written
@@ -90,7 +90,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case *asDemo && len(operands) > 0:
 		return c.Mistake("-demo takes no URL: it simulates an organization")
 	case *asDemo:
-		o.always = o.interval
+		o.always = o.interval / 2 // each second
 		return finish(c, stdout)(demo(ctx, o, stdout, stderr))
 	case len(operands) != 1:
 		return c.Mistake("give one URL, that of the organization, or -demo")
@@ -179,6 +179,7 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 		}
 	}
 	wg.Go(func() { o.target.watch(watch, o.interval, l.note) })
+	wg.Go(func() { every(watch, o.interval, func(int) { l.tick() }) })
 	var h *heart
 	if o.set != "" {
 		h = &heart{target: &o.target, set: o.set, column: o.column, run: "failover drill " + newID()}
@@ -190,7 +191,7 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	wg.Go(func() { o.place(watch, l) })
 	wg.Wait()
 	r.Ended = time.Now().UTC()
-	r.Samples, _ = l.end()
+	r.Samples, r.Events = l.end()
 
 	// Ctrl-C has ended ctx; a second one ends the process.
 	after, cancelAfter := context.WithTimeout(context.WithoutCancel(ctx), aftermath)
@@ -211,7 +212,6 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 		r.readOperations(after, o.admin, o.environment)
 	}
 	progress.End()
-	_, r.Events = l.end()
 	r.conclude()
 	if err := files.write(r); err != nil {
 		return nil, nil, err

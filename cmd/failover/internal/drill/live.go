@@ -63,12 +63,11 @@ func (l *live) note(s Sample) {
 	l.samples = append(l.samples, s)
 	if s.Series == New && len(s.Name) > 0 {
 		if l.name != nil && !slices.Equal(l.name, s.Name) {
-			l.event("name", "The name leads to "+strings.Join(s.Name, ", ")+" instead of "+strings.Join(l.name, ", "))
+			l.event(s.Begun, "name", "The name leads to "+strings.Join(s.Name, ", ")+" instead of "+strings.Join(l.name, ", "))
 		}
 		l.name = s.Name
 	}
 	l.see(s)
-	l.print()
 }
 
 // noteBeat takes a heartbeat.
@@ -87,7 +86,6 @@ func (l *live) noteBeat(b Beat) {
 		s.State = Unclear
 	}
 	l.see(s)
-	l.print()
 }
 
 // see updates a series and tells what changes with it. l.mu is held.
@@ -113,21 +111,21 @@ func (l *live) see(s Sample) {
 			if moved {
 				text += ", from " + s.Address + " instead of " + was.address
 			}
-			l.event("served", text)
+			l.event(before.last, "served", text)
 			before.stopped = time.Time{}
 		case moved:
-			l.event("place", fmt.Sprintf("%s served from %s instead of %s", title, s.Address, was.address))
+			l.event(before.last, "place", fmt.Sprintf("%s served from %s instead of %s", title, s.Address, was.address))
 		}
 		if s.Series == Kept && !s.Reused && !was.last.IsZero() {
-			l.event("connection", "The kept connection was replaced by a new one")
+			l.event(before.last, "connection", "The kept connection was replaced by a new one")
 		}
 	case Failed:
 		switch {
 		case was.stopped.IsZero():
 			before.stopped = s.Begun
-			l.event("stopped", title+" stopped: "+s.Cause)
+			l.event(s.Begun, "stopped", title+" stopped: "+s.Cause)
 		case s.Cause != was.cause && was.cause != "":
-			l.event("changed", title+" now: "+s.Cause)
+			l.event(s.Begun, "changed", title+" now: "+s.Cause)
 		}
 	}
 }
@@ -136,18 +134,20 @@ func (l *live) see(s Sample) {
 func (l *live) say(kind, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.event(kind, text)
+	l.event(l.now(), kind, text)
 }
 
 // event keeps an event and prints it. l.mu is held.
-func (l *live) event(kind, text string) {
-	e := Event{Time: l.now().UTC(), Kind: kind, Text: text}
+func (l *live) event(at time.Time, kind, text string) {
+	e := Event{Time: at.UTC(), Kind: kind, Text: text}
 	l.events = append(l.events, e)
 	fmt.Fprintln(l.out, console.Cell(e.Time.Format(time.TimeOnly)+"  ▶ ", text, console.Width))
 }
 
-// print prints a row if it says something new or is due. l.mu is held.
-func (l *live) print() {
+// tick prints a row if it says something new or is due.
+func (l *live) tick() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	cell := func(s *seen) string {
 		switch s.state {
 		case Served:
@@ -159,18 +159,17 @@ func (l *live) print() {
 		}
 		return ""
 	}
-	beat := ""
-	if l.beat != nil {
-		beat = fmt.Sprintf("#%d %s", l.beat.Number, l.beat.Answer)
-	}
-	row := fmt.Sprintf("%-25s%-25s%s", cut(cell(l.series[New]), 24), cut(cell(l.series[Kept]), 24), cut(beat, 19))
 	states := fmt.Sprint(l.series[New].state, l.series[New].cause, l.series[Kept].state, l.series[Kept].cause)
 	now := l.now()
-	if since := now.Sub(l.rowAt); since < l.always && (states == l.row || since < time.Second/2) {
+	if l.series[New].state == "" || states == l.row && now.Sub(l.rowAt) < l.always {
 		return
 	}
 	l.row, l.rowAt = states, now
-	fmt.Fprintln(l.out, strings.TrimRight(now.UTC().Format(time.TimeOnly)+"  "+row, " "))
+	row := fmt.Sprintf("%s  %-25s%-25s", now.UTC().Format(time.TimeOnly), cut(cell(l.series[New]), 24), cut(cell(l.series[Kept]), 24))
+	if l.beat != nil {
+		row += fmt.Sprintf("#%d %s", l.beat.Number, l.beat.Answer)
+	}
+	fmt.Fprintln(l.out, strings.TrimRight(row, " "))
 }
 
 func cut(s string, width int) string {
@@ -180,10 +179,13 @@ func cut(s string, width int) string {
 	return s
 }
 
-// end returns what was seen. What comes later is not taken any more.
+// end returns what was seen, in the order of time. What comes later is not taken
+// any more.
 func (l *live) end() ([]Sample, []Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ended = true
+	slices.SortStableFunc(l.events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	slices.SortStableFunc(l.samples, func(a, b Sample) int { return a.Begun.Compare(b.Begun) })
 	return l.samples, l.events
 }
