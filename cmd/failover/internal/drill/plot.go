@@ -6,6 +6,8 @@ import (
 	"html/template"
 	"strings"
 	"time"
+
+	"github.com/d365failover/failover/cmd/failover/internal/console"
 )
 
 // The plot, in units of its own. It is as wide as the page.
@@ -119,22 +121,21 @@ func (p *plot) lane(label string, marks []mark) {
 		if len(bin) == 1 {
 			from = bin[0].time
 		}
-		y := p.y
-		for _, class := range []string{"ok", "none", "doubt", "bad", "lost"} {
-			n, title := 0, ""
-			for _, m := range bin {
-				if m.class == class {
-					if n++; title == "" {
-						title = m.title
-					}
-				}
+		x, to := p.x(from), p.x(from.Add(width))
+		if to-x > 4 {
+			to -= 0.8 // samples side by side
+		}
+		y := p.y + laneTall
+		for _, class := range []string{"lost", "bad", "doubt", "none"} {
+			if n, title := among(bin, class); n > 0 {
+				// One failure among many is still to be seen.
+				tall := min(max(laneTall*float64(n)/float64(len(bin)), laneTall/4), y-p.y)
+				y -= tall
+				p.rect(class, x, to, y, tall, title)
 			}
-			if n > 0 {
-				tall := laneTall * float64(n) / float64(len(bin))
-				x := p.x(from)
-				p.rect(class, x, max(p.x(from.Add(width))-0.8, x+1), y, tall, title)
-				y += tall
-			}
+		}
+		if n, title := among(bin, "ok"); n > 0 && y > p.y {
+			p.rect("ok", x, to, p.y, y-p.y, title)
 		}
 		bin = nil
 	}
@@ -148,6 +149,18 @@ func (p *plot) lane(label string, marks []mark) {
 	p.y += laneTall + laneGap
 }
 
+// among returns how many marks are of a class, and the title of the first.
+func among(marks []mark, class string) (n int, title string) {
+	for _, m := range marks {
+		if m.class == class {
+			if n++; title == "" {
+				title = m.title
+			}
+		}
+	}
+	return n, title
+}
+
 func (p *plot) interval() time.Duration { return seconds(max(p.Interval, 0.001)) }
 
 // outages draws a bracket over each outage of new connections.
@@ -157,7 +170,7 @@ func (p *plot) outages() {
 			continue
 		}
 		end := o.Recovered
-		text := fmt.Sprintf("%.1f s", o.Duration)
+		text := console.Duration(seconds(o.Duration))
 		if !o.over() {
 			end, text = p.Ended, "not over"
 		}
@@ -231,7 +244,7 @@ func (p *plot) latency() {
 			command = "M"
 		}
 		move = false
-		fmt.Fprintf(&d, "%s%.1f %.1f", command, p.x(s.Begun), p.y+tall-2-(tall-6)*s.Took/most)
+		fmt.Fprintf(&d, "%s%.1f %.1f", command, p.x(s.Begun), p.y+tall-2-(tall-18)*s.Took/most)
 	}
 	fmt.Fprintf(&p.svg, `<path class="line" d="%s"/>`, d.String())
 	p.text("scale", plotLeft+4, p.y+11, fmt.Sprintf("%.0f ms", most*1000))
@@ -261,7 +274,7 @@ func (p *plot) stages() {
 			if i == 0 {
 				class = "operation"
 			}
-			p.text("label", plotLeft-10, p.y+12, cut(b.name, 20))
+			p.text("label", plotLeft-10, p.y+12, cut(b.name, 17))
 			p.rect(class, p.x(*b.start), p.x(end), p.y, 16, fmt.Sprintf("%s: %s", b.name, b.status))
 			p.y += 20
 		}

@@ -91,6 +91,12 @@ func (p page) DoubtfulFound() int {
 // LostBeats returns the acknowledged heartbeats that are missing.
 func (p page) LostBeats() []Beat { return p.pick(func(b Beat) bool { return b.lost() }) }
 
+// LostShown returns those of them that are listed.
+func (p page) LostShown() []Beat {
+	list := p.LostBeats()
+	return list[:min(100, len(list))]
+}
+
 // Unread returns how many heartbeats could not be read back.
 func (p page) Unread() int {
 	return len(p.pick(func(b Beat) bool { return b.Found == Unreadable || b.Found == NotRead }))
