@@ -1,10 +1,7 @@
 package failovertest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -36,7 +33,7 @@ type Datacenter struct {
 	suspended  Failure                // by a Recovery, before all others
 	next       []countdown            // until they have happened, oldest first
 	when       []conditional          // after those
-	shares     []share                // after those
+	lotteries  []lottery              // after those
 	failure    Failure                // until Heal
 	changed    chan struct{}          // closed and replaced when one of the above changes
 	latency    time.Duration          // of every request
@@ -60,9 +57,9 @@ type conditional struct {
 	f     Failure
 }
 
-// share is a failure of some of the requests or dials.
-type share struct {
-	of     float64
+// lottery is a failure of some of the requests or dials.
+type lottery struct {
+	share  float64
 	random *rand.Rand
 	f      Failure
 }
@@ -115,15 +112,15 @@ func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
 // FailShare makes a share of the requests fail with f, at random, until
 // [Datacenter.Heal]; for a failure of connecting a share of the new connections.
 // Of 0.17 about every sixth request fails: a brown-out. Equal seeds choose alike,
-// in the order in which the requests arrive. A failure of FailNext or FailWhen
-// comes first, then those of FailShare in the order of the calls, then that of
-// Fail. FailShare panics unless share is between 0 and 1.
-func (d *Datacenter) FailShare(of float64, seed uint64, f Failure) {
-	if !(of >= 0 && of <= 1) {
-		panic(fmt.Sprintf("failovertest: a share of %v", of))
+// in the order in which the requests arrive. Connections that exist stay. A
+// failure of FailNext or FailWhen comes first, then those of FailShare in the
+// order of the calls, then that of Fail. FailShare panics unless share is between 0 and 1.
+func (d *Datacenter) FailShare(share float64, seed uint64, f Failure) {
+	if !(share >= 0 && share <= 1) {
+		panic(fmt.Sprintf("failovertest: a share of %v", share))
 	}
-	s := share{of, rand.New(rand.NewPCG(seed, 0)), f}
-	d.change(Failure{}, func() { d.shares = append(d.shares, s) })
+	l := lottery{share, rand.New(rand.NewPCG(seed, 0)), f}
+	d.change(Failure{}, func() { d.lotteries = append(d.lotteries, l) })
 }
 
 // SetLatency makes every request wait for this long before anything else
@@ -136,7 +133,7 @@ func (d *Datacenter) SetLatency(latency time.Duration) {
 // see [Datacenter.Serve].
 func (d *Datacenter) Heal() {
 	d.change(Failure{}, func() {
-		d.failure, d.next, d.when, d.shares, d.latency = Failure{}, nil, nil, nil, 0
+		d.failure, d.next, d.when, d.lotteries, d.latency = Failure{}, nil, nil, nil, 0
 	})
 }
 
@@ -328,164 +325,13 @@ func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 			return when[i].f, d.changed
 		}
 	}
-	for _, share := range d.shares {
-		if share.f.stage() == s && share.random.Float64() < share.of {
-			return share.f, d.changed
+	for _, l := range d.lotteries {
+		if l.f.stage() == s && l.random.Float64() < l.share {
+			return l.f, d.changed
 		}
 	}
 	if d.failure.stage() == s {
 		return d.failure, d.changed
 	}
 	return Failure{}, d.changed
-}
-
-// serveHTTP answers one request, with the failure it meets.
-func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	if !d.org.begin() {
-		panic(http.ErrAbortHandler)
-	}
-	defer d.org.running.Done()
-	defer d.arrive(r)()
-	c := connOf(r.Context())
-	if c.swallow.Load() {
-		d.swallow(r)
-	}
-	f, _ := d.take(stageRequest, r)
-	if d.overLimit() && (f.kind == none || f.kind == delayed) {
-		f = Failure{kind: tooMany, delay: time.Second}
-	}
-	e := d.record(r, f)
-	if f.kind == reset && f.moment <= DuringRequest {
-		if f.moment == DuringRequest {
-			io.CopyN(io.Discard, r.Body, 1)
-		}
-		resetConn(r)
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	if c.swallow.Load() {
-		d.swallow(r)
-	}
-	sum := sha256.Sum256(body)
-	d.complete(e, func(e *Delivery) { e.BodyHash = hex.EncodeToString(sum[:]) })
-	switch {
-	case f.kind == hang:
-		d.wait(r, nil)
-		panic(http.ErrAbortHandler)
-	case f.kind == reset && f.moment == BeforeAnswer:
-		resetConn(r)
-	}
-	a := d.outcome(f, &request{
-		method: r.Method, host: r.Host, path: r.URL.Path, query: r.URL.Query(),
-		header: r.Header, body: body,
-	})
-	d.complete(e, func(e *Delivery) { e.Applied = a.applied })
-	switch {
-	case f.kind == reset && f.moment == AfterApply:
-		resetConn(r)
-	case f.kind == delayed:
-		timer := time.NewTimer(f.delay)
-		defer timer.Stop()
-		if !d.wait(r, timer.C) {
-			panic(http.ErrAbortHandler)
-		}
-	}
-	d.complete(e, func(e *Delivery) { e.Status = a.status })
-	d.send(w, r, a, f)
-}
-
-// arrive counts a request and makes it wait as long as every request does. The
-// returned function must be called when it ends.
-func (d *Datacenter) arrive(r *http.Request) (end func()) {
-	d.mu.Lock()
-	d.requests++
-	d.underWay++
-	latency := d.latency
-	d.mu.Unlock()
-	end = func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.underWay--
-	}
-	if latency > 0 {
-		timer := time.NewTimer(latency)
-		defer timer.Stop()
-		if !d.wait(r, timer.C) {
-			end()
-			panic(http.ErrAbortHandler)
-		}
-	}
-	return end
-}
-
-// overLimit reports whether more requests are under way than the datacenter
-// carries out at a time.
-func (d *Datacenter) overLimit() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.org.cfg.MaxConcurrent > 0 && d.underWay > d.org.cfg.MaxConcurrent
-}
-
-// swallow lets a request get no answer and carries nothing out. It does not
-// return.
-func (d *Datacenter) swallow(r *http.Request) {
-	io.Copy(io.Discard, r.Body) // only then net/http notices that the caller gives up
-	d.wait(r, nil)
-	panic(http.ErrAbortHandler)
-}
-
-// outcome returns the answer to a request that was read whole.
-func (d *Datacenter) outcome(f Failure, r *request) *answer {
-	switch f.kind {
-	case canned:
-		return f.answer
-	case throttled:
-		return d.throttle(r, codeThrottled, throttleMessage, f.delay)
-	case tooMany:
-		return d.throttle(r, codeConcurrency,
-			fmt.Sprintf("Number of concurrent requests exceeded the limit of %d.", d.org.cfg.MaxConcurrent), f.delay)
-	}
-	return d.serve(r)
-}
-
-// wait returns true when c delivers and false when r's caller gives up or the
-// organization is closed.
-func (d *Datacenter) wait(r *http.Request, c <-chan time.Time) bool {
-	select {
-	case <-c:
-		return true
-	case <-r.Context().Done():
-	case <-d.org.closing:
-	}
-	return false
-}
-
-// send writes the answer, or as much of it as f lets through.
-func (d *Datacenter) send(w http.ResponseWriter, r *http.Request, a *answer, f Failure) {
-	size := len(a.body)
-	switch {
-	case f.kind == reset && f.moment == MidBody:
-		size /= 2
-	case f.kind == truncate:
-		size = min(size, f.bytes)
-	}
-	a.writeHeader(w)
-	w.Write(a.body[:size])
-	switch {
-	case f.kind == reset && r.ProtoMajor == 1:
-		http.NewResponseController(w).Flush()
-		resetConn(r)
-	case size < len(a.body):
-		// Aborting closes an HTTP/1.1 connection and resets an HTTP/2 stream.
-		http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// resetConn resets r's connection and ends its handler.
-func resetConn(r *http.Request) {
-	connOf(r.Context()).reset()
-	panic(http.ErrAbortHandler)
 }

@@ -24,7 +24,7 @@ type Config struct {
 	// OneAddress makes an organization without an alternate endpoint, which
 	// fails over behind its own address only: see [Org.Drill]. A Host of
 	// Finance and Operations has one address unless AlternateHost is set,
-	// because there is no rule to derive another.
+	// because there is no rule to derive another. Default: false.
 	OneAddress bool
 	// Lag is how long a write takes to reach the other datacenter. Default:
 	// none, every write is there at once.
@@ -41,7 +41,8 @@ type Config struct {
 	// MaxConcurrent is how many requests a datacenter carries out at a time.
 	// Beyond, it answers as Dataverse's service protection does, with code
 	// 0x80072326 and a pause of one second, the Web API by status 429.
-	// Dataverse's limit is 52 for each user. Default: none.
+	// Dataverse's limit is 52 for each user. A request that meets a Failure other
+	// than [Delay] meets that instead, and counts. Default: none.
 	MaxConcurrent int
 	// FenceStatus is the HTTP status of the Web API's answer from a fenced
 	// datacenter. Default: 503. Microsoft documents the code, 0x8004B065, for
