@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -97,7 +98,8 @@ type AudienceFacts struct {
 	// Instead is the audience of another token that the endpoint accepted after
 	// it had refused that one.
 	Instead string `json:"instead,omitempty"`
-	Error   string `json:"error,omitempty"` // of the sign-in
+	// Error says why there is no token for the endpoint's own address.
+	Error string `json:"error,omitempty"`
 }
 
 // WhoAmIFacts are about the answer to an authorised request.
@@ -281,21 +283,24 @@ func (s *survey) clock(f *Facts, resp *http.Response) {
 	f.Clock = &ClockFacts{Ahead: ahead.Seconds()}
 }
 
-// token gets the token for an endpoint, "" if there is none to be had.
+// token gets the token for an endpoint, "" if there is none to be had. If there
+// is none for the endpoint's own address, one for the organization's other
+// address is tried.
 func (s *survey) token(ctx context.Context, f *AudienceFacts, endpoint *url.URL) string {
 	if s.source == nil {
 		return ""
 	}
-	audience := signin.AudienceOf(endpoint)
-	token, err := s.source(ctx, audience)
-	if err != nil {
-		f.Error = reason(err)
-		return ""
+	own := signin.AudienceOf(endpoint)
+	for _, audience := range append([]string{own}, s.audiences...) {
+		token, err := s.source(ctx, audience)
+		if err != nil {
+			f.Error = cmp.Or(f.Error, reason(err))
+			continue
+		}
+		f.Token = cmp.Or(signin.Audience(token), audience)
+		return token
 	}
-	if f.Token = signin.Audience(token); f.Token == "" {
-		f.Token = audience
-	}
-	return token
+	return ""
 }
 
 // rounds is how many times an authorised request is made to time it.

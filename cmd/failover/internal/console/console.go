@@ -97,6 +97,9 @@ func (c *Command) help() {
 	fmt.Fprint(out, "\nFlags:\n")
 	c.VisitAll(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
+		if d := f.DefValue; d != "" && d != "0" && d != "0s" && d != "false" && !strings.Contains(usage, "default") {
+			usage += " (default " + d + ")"
+		}
 		fmt.Fprintf(out, "  %s\n", strings.TrimSpace("-"+f.Name+" "+value))
 		fmt.Fprint(out, Wrap(usage, "      "))
 	})

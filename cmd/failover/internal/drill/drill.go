@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/cmd/failover/internal/console"
 	"github.com/d365failover/failover/cmd/failover/internal/dr"
 	"github.com/d365failover/failover/cmd/failover/internal/network"
@@ -100,7 +101,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return c.Mistake("-timeout: at least 1s")
 	}
 	var err error
-	if o.endpoint, _, err = network.Endpoints(operands[0], "none"); err != nil {
+	if o.endpoint, _, err = network.Endpoints(operands[0], failover.NoAlternate); err != nil {
 		return c.Mistake("%v", err)
 	}
 	if *set != "" && network.FinanceAndOperations(o.endpoint.Hostname()) {
