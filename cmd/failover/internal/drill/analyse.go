@@ -31,21 +31,26 @@ func outages(samples []Sample, series Series) []Outage {
 	}
 	slices.SortStableFunc(moments, func(a, b moment) int { return a.time.Compare(b.time) })
 	var (
-		list []Outage
-		open bool
-		last time.Time // good answer
+		list   []Outage
+		open   bool
+		last   time.Time // when the last good answer came
+		before time.Time // when its request was begun: it served then or later
+		failed time.Time // when the first failure was there: it had stopped by then
 	)
 	for _, m := range moments {
 		if m.sample.State == Served {
 			if open {
-				list[len(list)-1].close(m.time)
+				list[len(list)-1].close(m.time, before, failed)
 			}
-			open, last = false, m.time
+			open, last, before = false, m.time, m.sample.Begun
 			continue
 		}
 		if !open {
 			list = append(list, Outage{Series: series, LastServed: last, Stopped: m.time, Causes: []string{}})
-			open = true
+			open, failed = true, m.sample.ended()
+		}
+		if end := m.sample.ended(); end.Before(failed) {
+			failed = end
 		}
 		o := &list[len(list)-1]
 		o.LastFailed = m.time
@@ -54,20 +59,21 @@ func outages(samples []Sample, series Series) []Outage {
 			o.Causes = append(o.Causes, m.sample.Cause)
 		}
 		o.Duration = m.time.Sub(o.Stopped).Seconds()
-		o.Least, o.Most = o.Duration, o.Duration
+		o.Least, o.Most = max(m.time.Sub(failed).Seconds(), 0), o.Duration
 	}
 	return list
 }
 
-// close notes the first good answer after an outage.
-func (o *Outage) close(at time.Time) {
+// close notes the first good answer after an outage. The organization stopped
+// after before, if that is not zero, and no later than failed.
+func (o *Outage) close(at, before, failed time.Time) {
 	o.Recovered = at
 	o.Duration = at.Sub(o.Stopped).Seconds()
 	o.Most = o.Duration
-	if !o.LastServed.IsZero() {
-		o.Most = at.Sub(o.LastServed).Seconds()
+	if !before.IsZero() {
+		o.Most = at.Sub(before).Seconds()
 	}
-	o.Least = o.LastFailed.Sub(o.Stopped).Seconds()
+	o.Least = max(o.LastFailed.Sub(failed).Seconds(), 0)
 }
 
 // assign gives each lost heartbeat to the outage that has cost it, the first of

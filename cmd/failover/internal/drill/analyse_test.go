@@ -54,19 +54,19 @@ func TestFindsOutages(t *testing.T) {
 		want   [][3]float64 // stopped, recovered (-1: not), least duration
 	}{
 		{name: "none", states: "....."},
-		{name: "one", states: "..xxx..", want: [][3]float64{{2, 5.01, 2}}},
-		{name: "two", states: ".x..xx.", want: [][3]float64{{1, 2.01, 0}, {4, 6.01, 1}}},
-		{name: "not over", states: "..xxx", want: [][3]float64{{2, -1, 2}}},
-		{name: "from the start", states: "xx..", want: [][3]float64{{0, 2.01, 1}}},
-		{name: "what is unclear is neither", states: "..x??x..", want: [][3]float64{{2, 6.01, 3}}},
+		{name: "one", states: "..xxx..", want: [][3]float64{{2, 5.01, 1.99}}},
+		{name: "two", states: ".x..xx.", want: [][3]float64{{1, 2.01, 0}, {4, 6.01, 0.99}}},
+		{name: "not over", states: "..xxx", want: [][3]float64{{2, -1, 1.99}}},
+		{name: "from the start", states: "xx..", want: [][3]float64{{0, 2.01, 0.99}}},
+		{name: "what is unclear is neither", states: "..x??x..", want: [][3]float64{{2, 6.01, 2.99}}},
 		{name: "a throttled moment is no outage", states: "..??.."},
 		{
 			name: "requests that time out after the organization is back were begun before", states: "..xxx..",
-			took: map[int]float64{2: 10, 3: 10, 4: 10}, want: [][3]float64{{2, 5.01, 2}},
+			took: map[int]float64{2: 10, 3: 10, 4: 10}, want: [][3]float64{{2, 5.01, 0}},
 		},
 		{
 			name: "a request that hangs and is then answered ends the outage when it is answered", states: "..x.x..",
-			took: map[int]float64{3: 1.8}, want: [][3]float64{{2, 4.8, 2}},
+			took: map[int]float64{3: 1.8}, want: [][3]float64{{2, 4.8, 1.99}},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

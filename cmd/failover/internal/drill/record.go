@@ -135,8 +135,10 @@ type Outage struct {
 	// Failures is how many requests failed, and Causes how, in order.
 	Failures int      `json:"failures"`
 	Causes   []string `json:"causes"`
-	// Duration is Recovered less Stopped, in seconds; the truth is between Least
-	// and Most. For an outage that was not over, it is what was seen of it.
+	// Duration is Recovered less Stopped, in seconds. The truth is between Least,
+	// from the first failure that was there to the last request that failed, and
+	// Most, from the last request that was answered well to Recovered. For an
+	// outage that was not over, they are about what was seen of it.
 	Duration float64 `json:"durationSeconds"`
 	Least    float64 `json:"leastSeconds"`
 	Most     float64 `json:"mostSeconds"`
