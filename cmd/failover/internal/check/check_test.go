@@ -1,9 +1,12 @@
 package check
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -173,6 +176,14 @@ func TestSaysTheRightThing(t *testing.T) {
 			answer: "no", exit: 1, words: []string{"401: refuses the token"}, mend: "refuses the token although it is for the audience that it asks for",
 		},
 		{
+			name: "Finance and Operations", world: func(w *world) {
+				w.serve(failovertest.Start(&failovertest.Config{Host: "contoso.operations.dynamics.com"}))
+				w.primary, w.alternate = mustParse(w.t, w.org.URL()), nil
+				w.zone.set(w.primary.Host, "192.0.2.10")
+			}, answer: "yes", exit: 0,
+			words: []string{"has one address", "not asked: no WSDL here", "✓ 200"},
+		},
+		{
 			name: "HTTP/2 off", world: (*world).http1, answer: "yes", exit: 0,
 			words: []string{"! HTTP/1.1"}, mend: "takes HTTP/2 away",
 		},
@@ -249,4 +260,30 @@ func found(printed, words string) bool {
 		}
 	}
 	return strings.Contains(squeeze(plain.String()), squeeze(words))
+}
+
+// TestMainOnThisMachine runs the whole command against a server whose
+// certificate this machine does not trust, which is as far as it gets.
+func TestMainOnThisMachine(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(nil)
+	t.Cleanup(server.Close)
+	var out, problems bytes.Buffer
+	assert.Equal(t, 1, Main(t.Context(), []string{server.URL, "-sign-in", "none", "-json"}, &out, &problems))
+	assert.Empty(t, problems.String())
+	var report Report
+	require.NoError(t, json.Unmarshal(out.Bytes(), &report))
+	assert.Equal(t, "no", report.Verdict.Answer)
+	require.Len(t, report.Endpoints, 1)
+	assert.Contains(t, report.Endpoints[0].TLS.Error, "does not trust")
+	assert.Equal(t, "Acme Co", report.Endpoints[0].TLS.Chain[0].Issuer)
+
+	out.Reset()
+	assert.Equal(t, 1, Main(t.Context(), []string{server.URL, "-sign-in", "none"}, &out, &problems))
+	assert.Contains(t, out.String(), "✗ the certificate is of an authority")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.Equal(t, 2, Main(ctx, []string{server.URL, "-sign-in", "none"}, &out, &problems))
+	assert.Contains(t, problems.String(), "interrupted")
 }

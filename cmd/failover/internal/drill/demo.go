@@ -31,28 +31,31 @@ const (
 	demoReturn   = 2 // downtime of the switch back
 )
 
+// simulated returns a simulated organization as what is watched.
+func simulated(org *failovertest.Org, timeout time.Duration) target {
+	base := org.Transport()
+	n := &network.Network{
+		Dial: base.DialContext, DialTLS: base.DialTLSContext,
+		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, nil }, // no name server knows it
+	}
+	if base.TLSClientConfig != nil {
+		n.Roots = base.TLSClientConfig.RootCAs
+	}
+	return target{
+		endpoint: &url.URL{Scheme: "https", Host: org.Primary().Host()}, network: n, timeout: timeout,
+		source: func(_ context.Context, audience string) (string, error) {
+			return org.Token(strings.TrimPrefix(audience, "https://")), nil
+		},
+	}
+}
+
 // simulate runs a drill against an organization that start starts.
 func simulate(ctx context.Context, o options, start func(*failovertest.Config) *failovertest.Org, stdout, stderr io.Writer) (*Record, []string, error) {
 	intervals := func(n float64) time.Duration { return time.Duration(n * float64(o.interval)) }
 	org := start(&failovertest.Config{OneAddress: true, Lag: intervals(demoLag)})
 	defer org.Close()
-	base := org.Transport()
-	o.network = &network.Network{
-		Dial: base.DialContext, DialTLS: base.DialTLSContext,
-		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, nil }, // no name server knows it
-	}
-	if base.TLSClientConfig != nil {
-		o.network.Roots = base.TLSClientConfig.RootCAs
-	}
-	var err error
-	if o.endpoint, err = url.Parse(org.URL()); err != nil {
-		return nil, nil, err
-	}
-	o.source = func(_ context.Context, audience string) (string, error) {
-		return org.Token(strings.TrimPrefix(audience, "https://")), nil
-	}
+	o.target = simulated(org, min(o.timeout, 3*o.interval))
 	o.set, o.column, o.duration = "accounts", "name", intervals(demoLength)
-	o.timeout = min(o.timeout, 3*o.interval)
 	story := func(ctx context.Context, l *live) (account []Move) {
 		tell := func(what string, report *failovertest.RecoveryReport) {
 			if report != nil && !report.Served.IsZero() {

@@ -165,7 +165,15 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	if err != nil {
 		return nil, nil, err
 	}
-	l := newLive(stdout, o.always)
+	var h *heart
+	if o.set != "" {
+		h = &heart{target: &o.target, set: o.set, column: o.column, run: "failover drill " + newID()}
+	}
+	if err := o.prepare(ctx, h); err != nil {
+		files.remove()
+		return nil, nil, err
+	}
+	l := newLive(stdout, o.interval, o.always)
 	l.begin(o.set != "")
 	watch, cancel := context.WithCancel(ctx)
 	if o.duration > 0 {
@@ -173,23 +181,18 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	}
 	defer cancel()
 	var wg sync.WaitGroup
-	if o.source != nil { // now, and not in the first sample
-		if _, err := o.source(watch, signin.AudienceOf(o.endpoint)); err != nil {
-			files.remove()
-			return nil, nil, fmt.Errorf("no token for %s: %w", o.endpoint.Host, err)
-		}
-	}
 	wg.Go(func() { o.target.watch(watch, o.interval, l.note) })
 	wg.Go(func() { every(watch, o.interval, func(int) { l.tick() }) })
-	var h *heart
-	if o.set != "" {
-		h = &heart{target: &o.target, set: o.set, column: o.column, run: "failover drill " + newID()}
+	if h != nil {
 		wg.Go(func() { h.beat(watch, o.interval, l.noteBeat) })
 	}
 	if story != nil {
 		wg.Go(func() { r.Account = story(watch, l) })
 	}
 	wg.Go(func() { o.place(watch, l) })
+	defer context.AfterFunc(ctx, func() {
+		l.say("note", "Interrupted: the watch ends, and the report comes next. Ctrl-C again ends without one")
+	})()
 	wg.Wait()
 	r.Ended = time.Now().UTC()
 	r.Samples, r.Events = l.end()
@@ -203,9 +206,6 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	}
 	progress := console.NewProgress(stderr)
 	if h != nil {
-		if ctx.Err() != nil {
-			fmt.Fprintln(stdout, "\nReading the heartbeats back; Ctrl-C again ends without a report.")
-		}
 		r.Heartbeat = h.readBack(after, o.keep, progress.Show)
 	}
 	if o.admin != nil {
@@ -218,6 +218,20 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 		return nil, nil, err
 	}
 	return r, files.paths(), nil
+}
+
+// prepare finds out what would make the watch useless: no token, or heartbeats
+// that cannot be written.
+func (o *options) prepare(ctx context.Context, h *heart) error {
+	if o.source != nil {
+		if _, err := o.source(ctx, signin.AudienceOf(o.endpoint)); err != nil {
+			return fmt.Errorf("no token for %s: %w", o.endpoint.Host, err)
+		}
+	}
+	if h == nil || o.keep {
+		return nil
+	}
+	return h.rehearse(ctx)
 }
 
 // readOperations reads the operations that overlap the watch.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,118 @@ func TestCtrlCWritesTheReport(t *testing.T) {
 		assert.Nil(t, r.Result.RTO, "an outage that is not over has no duration")
 		assert.Contains(t, r.Result.Summary, "did not serve again before the watch ended")
 	})
+}
+
+// TestBlackHole: the old place is silent, and the name flickers between it and
+// the new one. Requests that hang are put where they belong.
+func TestBlackHole(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(&failovertest.Config{OneAddress: true, Lag: 30 * time.Second})
+		defer org.Close()
+		o := options{interval: time.Second, always: time.Second, duration: 3 * time.Minute, set: "accounts", column: "name",
+			out: filepath.Join(t.TempDir(), "report")}
+		o.target = simulated(org, 10*time.Second)
+		var out bytes.Buffer
+		r, _, err := run(t.Context(), o, func(ctx context.Context, l *live) []Move {
+			pause(ctx, 60300*time.Millisecond)
+			report := org.EmergencyResponse(&failovertest.Recovery{Downtime: 45 * time.Second, Old: failovertest.BlackHole(), Flicker: 5 * time.Second})
+			return []Move{{What: "emergency response", Stopped: report.Stopped, Served: report.Served, LastSync: report.LastSync, Lost: len(report.Lost)}}
+		}, &out, &bytes.Buffer{})
+		require.NoError(t, err)
+		assert.Contains(t, out.String(), "… waiting for 5.0 s", "a person is not shown an ok that is no longer true")
+		t.Log("\n" + out.String())
+		truth := r.Account[0].Served.Sub(r.Account[0].Stopped).Seconds()
+		worst := r.worst(New)
+		require.NotNil(t, r.Result.RTO)
+		assert.InDelta(t, truth, *r.Result.RTO, 1+5, "to the second, but for the flicker")
+		assert.LessOrEqual(t, worst.Least, truth)
+		assert.GreaterOrEqual(t, worst.Most, truth)
+		assert.Equal(t, []string{"no answer in 10s"}, worst.Causes)
+		require.NotNil(t, r.Result.RPO)
+		assert.InDelta(t, 30, *r.Result.RPO, 1)
+		assert.Equal(t, r.Account[0].Lost, r.Result.Lost)
+		assert.Greater(t, r.worst(Kept).Duration, truth)
+	})
+}
+
+// TestTokenTroubleIsNoOutage: the sign-in service is down, the organization is
+// not.
+func TestTokenTroubleIsNoOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(&failovertest.Config{OneAddress: true})
+		defer org.Close()
+		o := options{interval: time.Second, always: time.Second, duration: time.Minute, out: filepath.Join(t.TempDir(), "report")}
+		o.target = simulated(org, 10*time.Second)
+		token, began := o.source, time.Now()
+		o.source = func(ctx context.Context, audience string) (string, error) {
+			if since := time.Since(began); since > 20*time.Second && since < 40*time.Second {
+				return "", errors.New("the sign-in service answered 503")
+			}
+			return token(ctx, audience)
+		}
+		var out bytes.Buffer
+		r, _, err := run(t.Context(), o, nil, &out, &bytes.Buffer{})
+		require.NoError(t, err)
+		assert.Empty(t, r.Outages)
+		assert.Zero(t, *r.Result.RTO)
+		assert.Contains(t, out.String(), "? no token: the sign-in")
+		assert.False(t, r.Simulated)
+	})
+}
+
+// TestNoTokenNoDrill: it says so before the watch begins, and leaves no files.
+func TestNoTokenNoDrill(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(nil)
+		defer org.Close()
+		o := options{interval: time.Second, out: filepath.Join(t.TempDir(), "report")}
+		o.target = simulated(org, time.Second)
+		o.source = func(context.Context, string) (string, error) { return "", errors.New("run \"az login\"") }
+		_, _, err := run(t.Context(), o, nil, &bytes.Buffer{}, &bytes.Buffer{})
+		require.ErrorContains(t, err, "az login")
+		assert.NoFileExists(t, o.out+".html")
+		assert.NoFileExists(t, o.out+".json")
+	})
+}
+
+// TestHeartbeatsThatCannotBeWritten are told of before the watch; an organization
+// that is down is watched.
+func TestHeartbeatsThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		fails failovertest.Failure
+		words string // in the error, "" for none
+	}{
+		{"no such set", failovertest.Status(404, nil, `{"error":{"code":"0x80060888","message":"Resource not found for the segment"}}`), "check that -heartbeat names an entity set"},
+		{"not allowed", failovertest.Status(403, nil, `{"error":{"code":"0x80040220","message":"no privilege"}}`), "the caller may create records"},
+		{"down", failovertest.Refuse(), ""},
+		{"throttled", failovertest.Throttle(time.Second), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				org := failovertest.StartInMemory(&failovertest.Config{OneAddress: true})
+				defer org.Close()
+				org.Primary().Fail(tt.fails)
+				o := options{interval: time.Second, always: time.Minute, duration: 5 * time.Second, set: "contoso_beats", column: "contoso_name",
+					out: filepath.Join(t.TempDir(), "report")}
+				o.target = simulated(org, time.Second)
+				time.AfterFunc(3*time.Second, org.Primary().Heal)
+				r, _, err := run(t.Context(), o, nil, &bytes.Buffer{}, &bytes.Buffer{})
+				if tt.words != "" {
+					assert.ErrorContains(t, err, tt.words)
+					assert.NoFileExists(t, o.out+".html")
+					return
+				}
+				require.NoError(t, err)
+				assert.Zero(t, r.Heartbeat.Left)
+			})
+		})
+	}
 }
 
 func TestDoesNotReplaceAReport(t *testing.T) {

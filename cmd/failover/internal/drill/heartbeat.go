@@ -76,6 +76,7 @@ func (h *heart) write(ctx context.Context, b *Beat) {
 	b.Ended = time.Now()
 	fault := failover.Classify(resp, err)
 	if resp != nil {
+		b.status = resp.StatusCode
 		_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 		resp.Body.Close()
 	}
@@ -89,6 +90,27 @@ func (h *heart) write(ctx context.Context, b *Beat) {
 	default:
 		b.Answer, b.Cause = Refused, cause(fault, h.timeout)
 	}
+}
+
+// rehearse writes one record and deletes it again. It returns an error if the
+// organization refuses that for good: then heartbeats would show nothing. An
+// organization that is down is no error.
+func (h *heart) rehearse(ctx context.Context) error {
+	b := &Beat{ID: newID()}
+	h.write(ctx, b)
+	if b.Answer == Written {
+		client := h.fresh()
+		defer client.CloseIdleConnections()
+		if !h.remove(ctx, client, b.ID) {
+			return fmt.Errorf("a heartbeat was written to %s, but cannot be deleted: allow the caller to, or set -keep. Left: record %s", h.set, b.ID)
+		}
+		return nil
+	}
+	if b.Answer == Refused && b.status/100 == 4 && b.status != http.StatusTooManyRequests {
+		return fmt.Errorf("no heartbeat can be written to %s (%s): check that -heartbeat names an entity set, -heartbeat-column a column of "+
+			"text in it, and that the caller may create records there", h.set, b.Cause)
+	}
+	return nil
 }
 
 const (

@@ -16,13 +16,14 @@ import (
 type live struct {
 	out    io.Writer
 	always time.Duration // a row at least this often
+	quiet  time.Duration // without an outcome after which a series is waited for
 	now    func() time.Time
 
 	mu      sync.Mutex // guards what follows, and keeps lines whole
 	events  []Event
 	samples []Sample
 	series  map[Series]*seen
-	beat    *Beat // the newest
+	beat    *Beat // the newest that has ended
 	name    []string
 	row     string    // the last one, without its time
 	rowAt   time.Time // when it was printed
@@ -34,13 +35,14 @@ type seen struct {
 	state   State
 	cause   string
 	took    float64
+	noted   time.Time // when that was
 	last    time.Time // of the last good answer
 	stopped time.Time // of the outage that goes on, zero if none does
 	address string    // that served last
 }
 
-func newLive(out io.Writer, always time.Duration) *live {
-	return &live{out: out, always: always, now: time.Now, series: map[Series]*seen{New: {}, Kept: {}, Writes: {}}}
+func newLive(out io.Writer, interval, always time.Duration) *live {
+	return &live{out: out, always: always, quiet: 2 * interval, now: time.Now, series: map[Series]*seen{New: {}, Kept: {}, Writes: {}}}
 }
 
 // begin prints the heading.
@@ -77,7 +79,9 @@ func (l *live) noteBeat(b Beat) {
 	if l.ended {
 		return
 	}
-	l.beat = &b
+	if l.beat == nil || l.beat.Number < b.Number {
+		l.beat = &b
+	}
 	s := Sample{Series: Writes, Begun: b.Begun, Took: b.Ended.Sub(b.Begun).Seconds(), State: Failed, Cause: string(b.Answer) + ": " + b.Cause}
 	switch b.Answer {
 	case Written:
@@ -95,7 +99,7 @@ func (l *live) see(s Sample) {
 		return // begun before the last good answer: it is no news
 	}
 	was := *before
-	before.state, before.cause, before.took = s.State, s.Cause, s.Took
+	before.state, before.cause, before.took, before.noted = s.State, s.Cause, s.Took, l.now()
 	title := strings.ToUpper(string(s.Series[:1])) + string(s.Series[1:])
 	switch s.State {
 	case Served:
@@ -148,7 +152,12 @@ func (l *live) event(at time.Time, kind, text string) {
 func (l *live) tick() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := l.now()
+	waiting := func(s *seen) bool { return !s.noted.IsZero() && now.Sub(s.noted) > l.quiet }
 	cell := func(s *seen) string {
+		if waiting(s) {
+			return "… waiting for " + console.Duration(now.Sub(s.noted).Round(time.Second))
+		}
 		switch s.state {
 		case Served:
 			return "ok " + console.Duration(seconds(s.took))
@@ -159,14 +168,16 @@ func (l *live) tick() {
 		}
 		return ""
 	}
-	states := fmt.Sprint(l.series[New].state, l.series[New].cause, l.series[Kept].state, l.series[Kept].cause)
-	now := l.now()
+	states := fmt.Sprint(l.series[New].state, l.series[New].cause, waiting(l.series[New]), l.series[Kept].state, l.series[Kept].cause, waiting(l.series[Kept]))
 	if l.series[New].state == "" || states == l.row && now.Sub(l.rowAt) < l.always {
 		return
 	}
 	l.row, l.rowAt = states, now
 	row := fmt.Sprintf("%s  %-25s%-25s", now.UTC().Format(time.TimeOnly), cut(cell(l.series[New]), 24), cut(cell(l.series[Kept]), 24))
-	if l.beat != nil {
+	switch {
+	case waiting(l.series[Writes]):
+		row += "… waiting"
+	case l.beat != nil:
 		row += fmt.Sprintf("#%d %s", l.beat.Number, l.beat.Answer)
 	}
 	fmt.Fprintln(l.out, strings.TrimRight(row, " "))

@@ -94,6 +94,8 @@ type Beat struct {
 	Cause  string `json:"cause,omitempty"`
 	// Found says what became of the record.
 	Found Found `json:"found"`
+
+	status int // of the answer
 }
 
 // An Answer to a write.

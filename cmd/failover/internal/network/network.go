@@ -134,8 +134,11 @@ type Records struct {
 }
 
 // Records asks the name servers in turn for the records of a host. ok is false
-// if none of them answers.
+// if none of them answers, or if host is an IP address or a name of this machine.
 func (n *Network) Records(ctx context.Context, host string) (r Records, ok bool) {
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" {
+		return r, false
+	}
 	for _, server := range n.NameServers {
 		for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
 			answer := exchange(ctx, server, host, kind)
