@@ -183,7 +183,9 @@ func (l *live) tick() {
 	fmt.Fprintln(l.out, strings.TrimRight(row, " "))
 }
 
+// cut returns the beginning of a text, on one line.
 func cut(s string, width int) string {
+	s = console.Clean(strings.ReplaceAll(s, "\n", " "))
 	if runes := []rune(s); len(runes) > width {
 		return string(runes[:width-1]) + "…"
 	}

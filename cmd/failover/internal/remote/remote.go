@@ -4,6 +4,7 @@
 package remote
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -207,7 +208,11 @@ func by(reason string) string {
 }
 
 func printJSON(c *console.Command, stdout io.Writer, body []byte) int {
-	if _, err := fmt.Fprintf(stdout, "%s\n", strings.TrimSpace(string(body))); err != nil {
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, body, "", "  "); err != nil {
+		return c.Fail(errNoStatus)
+	}
+	if _, err := fmt.Fprintf(stdout, "%s\n", bytes.TrimSpace(indented.Bytes())); err != nil {
 		return c.Fail(err)
 	}
 	return console.OK

@@ -108,8 +108,12 @@ func (s *status) print(out io.Writer) {
 			line("Also", f.Summary)
 			line("", f.Advice)
 		}
-		line("Cause", f.Cause)
-		line("Runbook", f.Runbook)
+		if f.Cause != "none" {
+			line("Cause", f.Cause)
+		}
+		if f.Runbook != "" {
+			fmt.Fprintf(out, "%-11s%s\n", "Runbook", console.Clean(f.Runbook)) // whole, to be copied
+		}
 	}
 	process := s.Process.Program
 	if s.Process.Host != "" {
