@@ -199,6 +199,13 @@ func TestSaysTheRightThing(t *testing.T) {
 			answer: "no", exit: 1, words: []string{"connection refused"}, mend: "If a firewall decides here",
 		},
 		{
+			name: "a firewall that drops", world: func(w *world) {
+				w.org.Alternate().Fail(failovertest.BlackHole())
+				w.timeout = 500 * time.Millisecond
+			},
+			answer: "no", exit: 1, words: []string{"✗ no answer in time"}, mend: "No connection to contoso--s.api.crm.dynamics.com, port 443 (no answer in time)",
+		},
+		{
 			name: "nobody signed in", world: func(w *world) { w.source = nil }, answer: "cannot tell", exit: 2,
 			words: []string{"401: asks for a token", "no token was sent"}, mend: "Sign in",
 		},

@@ -3,18 +3,22 @@ package drill
 import (
 	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/d365failover/failover/cmd/failover/internal/dr"
+	"github.com/d365failover/failover/failovertest"
 )
 
 var start = time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)
@@ -184,6 +188,51 @@ func TestPutsTheStagesBeside(t *testing.T) {
 	require.NoError(t, draw(&page, r, "record.json", "00"))
 	assert.Contains(t, page.String(), "Move &lt;the&gt; databases")
 	assert.NotContains(t, page.String(), "Move <the>")
+}
+
+// TestTellsTheStagesAsTheyCome asks a simulated interface during the watch.
+func TestTellsTheStagesAsTheyCome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(&failovertest.Config{OneAddress: true})
+		defer org.Close()
+		began := time.Now()
+		o := options{interval: time.Second, always: time.Minute, duration: 2 * time.Minute, out: filepath.Join(t.TempDir(), "report"), environment: "1"}
+		o.target = simulated(org, time.Second)
+		o.admin = dr.NewClient(answers(func(path string) string {
+			stage := "InProgress"
+			switch since := time.Since(began); {
+			case since < 40*time.Second:
+				return `{"collection":[]}`
+			case since > time.Minute:
+				stage = "Succeeded"
+			}
+			return `{"collection":[{"operationId":"1","name":"DisasterRecoveryDrill","status":"InProgress","startTime":"2000-01-01T00:00:40Z",
+				"stageStatuses":[{"name":"Move","status":"` + stage + `","startTime":"2000-01-01T00:00:40Z"}]}]}`
+		}), func(context.Context, string) (string, error) { return "secret", nil })
+		var out bytes.Buffer
+		r, _, err := run(t.Context(), o, nil, &out, &bytes.Buffer{})
+		require.NoError(t, err)
+		assert.Equal(t, 1, strings.Count(out.String(), "Microsoft: DisasterRecoveryDrill is InProgress"))
+		assert.Equal(t, 1, strings.Count(out.String(), "Microsoft: DisasterRecoveryDrill, Move is InProgress"))
+		assert.Equal(t, 1, strings.Count(out.String(), "Microsoft: DisasterRecoveryDrill, Move is Succeeded"))
+		require.Len(t, r.Operations, 1)
+
+		o.out += "2"
+		o.admin = dr.NewClient(answers(func(string) string { return "<html>" }), func(context.Context, string) (string, error) { return "secret", nil })
+		out.Reset()
+		r, _, err = run(t.Context(), o, nil, &out, &bytes.Buffer{})
+		require.NoError(t, err)
+		assert.Equal(t, 1, strings.Count(out.String(), "The stages cannot be read"))
+		assert.Contains(t, r.OperationsError, "not in the documented form")
+	})
+}
+
+// answers is a server in memory.
+type answers func(path string) string
+
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(a(r.URL.Path))), Request: r}, nil
 }
 
 // lead leads every request to a server.

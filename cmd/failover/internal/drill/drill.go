@@ -190,6 +190,9 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 		wg.Go(func() { r.Account = story(watch, l) })
 	}
 	wg.Go(func() { o.place(watch, l) })
+	if o.admin != nil {
+		wg.Go(func() { (&stages{client: o.admin, id: o.environment, since: r.Started}).follow(watch, l) })
+	}
 	defer context.AfterFunc(ctx, func() {
 		l.say("note", "Interrupted: the watch ends, and the report comes next. Ctrl-C again ends without one")
 	})()
@@ -232,23 +235,6 @@ func (o *options) prepare(ctx context.Context, h *heart) error {
 		return nil
 	}
 	return h.rehearse(ctx)
-}
-
-// readOperations reads the operations that overlap the watch.
-func (r *Record) readOperations(ctx context.Context, admin *dr.Client, id string) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	list, err := admin.Operations(ctx, id, 20, r.Started)
-	if err != nil {
-		r.OperationsError = err.Error()
-		return
-	}
-	for _, o := range list {
-		if o.StartTime == nil || o.StartTime.After(r.Ended) || o.EndTime != nil && o.EndTime.Before(r.Started) {
-			continue
-		}
-		r.Operations = append(r.Operations, o)
-	}
 }
 
 // place tells once where the organization lives, by the host of its scale group.

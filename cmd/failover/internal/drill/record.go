@@ -168,7 +168,7 @@ type Result struct {
 type Event struct {
 	Time time.Time `json:"time"`
 	// Kind is "stopped", "changed", "served", "name", "place", "connection",
-	// "simulation" or "note".
+	// "stage", "simulation" or "note".
 	Kind string `json:"kind"`
 	Text string `json:"text"`
 }
