@@ -10,11 +10,12 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/console"
 )
 
-// outages finds the times in which a series was not served. A good answer counts
+// outages finds the times in which a series was not served, or none of several,
+// which go by the name of label. A good answer counts
 // when it came, and a failure when its request was begun: a request that hangs
 // until the organization is back, or until it times out, is thus where it
 // belongs.
-func outages(samples []Sample, series Series) []Outage {
+func outages(samples []Sample, interval time.Duration, label Series, series ...Series) []Outage {
 	type moment struct {
 		time   time.Time
 		sample *Sample
@@ -22,10 +23,10 @@ func outages(samples []Sample, series Series) []Outage {
 	var moments []moment
 	for i := range samples {
 		switch s := &samples[i]; {
-		case s.Series != series:
+		case !slices.Contains(series, s.Series):
 		case s.State == Served:
 			moments = append(moments, moment{s.ended(), s})
-		case s.State == Failed:
+		case s.State == Failed && !covered(samples, s, interval, series):
 			moments = append(moments, moment{s.Begun, s})
 		}
 	}
@@ -46,7 +47,7 @@ func outages(samples []Sample, series Series) []Outage {
 			continue
 		}
 		if !open {
-			list = append(list, Outage{Series: series, LastServed: last, Stopped: m.time, Causes: []string{}})
+			list = append(list, Outage{Series: label, LastServed: last, Stopped: m.time, Causes: []string{}})
 			open, failed = true, m.sample.ended()
 		}
 		if end := m.sample.ended(); end.Before(failed) {
@@ -64,6 +65,15 @@ func outages(samples []Sample, series Series) []Outage {
 	return list
 }
 
+// covered reports whether another of the series was served when a sample failed:
+// samples of one moment are begun together.
+func covered(samples []Sample, failed *Sample, interval time.Duration, series []Series) bool {
+	return len(series) > 1 && slices.ContainsFunc(samples, func(s Sample) bool {
+		return s.State == Served && s.Series != failed.Series && slices.Contains(series, s.Series) &&
+			s.Begun.Sub(failed.Begun).Abs() <= interval/2
+	})
+}
+
 // close notes the first good answer after an outage. The organization stopped
 // after before, if that is not zero, and no later than failed.
 func (o *Outage) close(at, before, failed time.Time) {
@@ -77,14 +87,14 @@ func (o *Outage) close(at, before, failed time.Time) {
 }
 
 // assign gives each lost heartbeat to the outage that has cost it, the first of
-// new connections that ended after it was written, and measures the loss.
-func assign(list []Outage, beats []Beat) {
+// the series that ended after it was written, and measures the loss.
+func assign(list []Outage, series Series, beats []Beat) {
 	acknowledged := slices.DeleteFunc(slices.Clone(beats), func(b Beat) bool { return b.Answer != Written })
 	slices.SortFunc(acknowledged, func(a, b Beat) int { return a.Ended.Compare(b.Ended) })
 	from := 0
 	for i := range list {
 		o := &list[i]
-		if o.Series != New {
+		if o.Series != series {
 			continue
 		}
 		until := from
@@ -114,17 +124,21 @@ func assign(list []Outage, beats []Beat) {
 // conclude fills in what follows from samples and heartbeats.
 func (r *Record) conclude() {
 	r.Outages = []Outage{}
+	interval := seconds(r.Interval)
 	for _, series := range []Series{New, Kept, Writes} {
-		r.Outages = append(r.Outages, outages(slices.Concat(r.Samples, r.writes()), series)...)
+		r.Outages = append(r.Outages, outages(slices.Concat(r.Samples, r.writes()), interval, series, series)...)
+	}
+	if r.Alternate != "" {
+		r.Outages = append(r.Outages, outages(r.Samples, interval, Either, New, Second)...)
 	}
 	if r.Heartbeat != nil {
-		assign(r.Outages, r.Heartbeat.Beats)
+		assign(r.Outages, r.judged(), r.Heartbeat.Beats)
 	}
 	slices.SortStableFunc(r.Outages, func(a, b Outage) int { return a.Stopped.Compare(b.Stopped) })
-	worst := r.worst(New)
+	worst := r.worst(r.judged())
 	res := &r.Result
 	res.RTO, res.RPO, res.Lost = nil, nil, 0
-	seen := slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Series == New && s.State == Served })
+	seen := slices.ContainsFunc(r.Samples, func(s Sample) bool { return (s.Series == New || s.Series == Second) && s.State == Served })
 	if seen && (worst == nil || worst.over()) {
 		rto := 0.0
 		if worst != nil {
@@ -145,6 +159,14 @@ func (r *Record) conclude() {
 		res.RPO = &rpo
 	}
 	res.Summary = r.summary(worst, seen)
+}
+
+// judged returns the series that the figures are about.
+func (r *Record) judged() Series {
+	if r.Alternate != "" {
+		return Either
+	}
+	return New
 }
 
 // writes returns the heartbeats as samples.
@@ -184,7 +206,7 @@ func (r *Record) summary(worst *Outage, seen bool) string {
 	var b strings.Builder
 	count := 0
 	for _, o := range r.Outages {
-		if o.Series == New {
+		if o.Series == r.judged() {
 			count++
 		}
 	}
@@ -217,7 +239,10 @@ func (r *Record) summary(worst *Outage, seen bool) string {
 		fmt.Fprintf(&b, " Of %s %d were lost, those of the last %s before it stopped.", console.Plural(r.count(Written), "acknowledged write"),
 			r.Result.Lost, console.Duration(seconds(*r.Result.RPO)))
 	}
-	if kept := r.worst(Kept); kept != nil && worst != nil && kept.Duration > worst.Duration+cmp.Or(r.Interval, 1)*1.5 {
+	if second := r.worst(New); r.Alternate != "" && second != nil {
+		b.WriteString(" The primary address alone was out for longer; the figures are for programs that use both.")
+	}
+	if kept := r.worst(Kept); r.Alternate == "" && kept != nil && worst != nil && kept.Duration > worst.Duration+cmp.Or(r.Interval, 1)*1.5 {
 		fmt.Fprintf(&b, " A program that holds on to its connections would have been cut off for longer, %s.", console.Duration(seconds(kept.Duration)))
 	}
 	return b.String()

@@ -75,7 +75,7 @@ func TestFindsOutages(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			list := outages(sampled(New, tt.states, tt.took), New)
+			list := outages(sampled(New, tt.states, tt.took), time.Second, New, New)
 			require.Len(t, list, len(tt.want))
 			for i, want := range tt.want {
 				o := list[i]
@@ -88,7 +88,7 @@ func TestFindsOutages(t *testing.T) {
 				assert.LessOrEqual(t, o.Least, o.Duration)
 				assert.LessOrEqual(t, o.Duration, o.Most)
 			}
-			assert.Empty(t, outages(sampled(New, tt.states, tt.took), Kept), "of another series")
+			assert.Empty(t, outages(sampled(New, tt.states, tt.took), time.Second, Kept, Kept), "of another series")
 		})
 	}
 }
@@ -138,6 +138,31 @@ func TestMeasuresTheLoss(t *testing.T) {
 			}
 			require.NotNil(t, r.Result.RPO)
 			assert.InDelta(t, tt.rpo, *r.Result.RPO, 1e-6)
+		})
+	}
+}
+
+// TestEitherAddress: an organization serves while one of its addresses does.
+func TestEitherAddress(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, primary, alternate string
+		want                     int // outages
+		duration                 float64
+	}{
+		{"the alternate is fenced, as ever", "......", "xxxxxx", 0, 0},
+		{"it takes over at once", "..xxxx", "xx....", 0, 0},
+		{"it takes over later", "..xxxxxx", "xxxxx...", 1, 3.01},
+		{"and gives back", "..xxxxx...", "xxxx...xxx", 1, 2.01},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			list := outages(append(sampled(Second, tt.alternate, nil), sampled(New, tt.primary, nil)...), time.Second, Either, New, Second)
+			require.Len(t, list, tt.want)
+			if tt.want > 0 {
+				assert.InDelta(t, tt.duration, list[0].Duration, 1e-6)
+				assert.True(t, list[0].over())
+			}
 		})
 	}
 }

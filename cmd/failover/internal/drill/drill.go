@@ -3,6 +3,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,6 +74,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	column := c.String("heartbeat-column", "name", "`column` of text for the marker, at least 60 characters long")
 	keep := c.Bool("keep", false, "leave the records of -heartbeat in the organization")
 	environment := c.String("environment", "", "`ID` of the environment: shows the stages that Microsoft's administration API tells beside the own timeline")
+	alternate := c.String("alternate", "", "`URL` of the alternate address, to watch it too: the figures are then for programs that use both")
 	duration := c.Duration("for", 0, "end the watch after this `time` (default: Ctrl-C ends it)")
 	timeout := c.Duration("timeout", 10*time.Second, "longest wait for each answer")
 	how := signin.Flag(c.FlagSet)
@@ -101,7 +103,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return c.Mistake("-timeout: at least 1s")
 	}
 	var err error
-	if o.endpoint, _, err = network.Endpoints(operands[0], failover.NoAlternate); err != nil {
+	if o.endpoint, o.second, err = network.Endpoints(operands[0], cmp.Or(*alternate, failover.NoAlternate)); err != nil {
 		return c.Mistake("%v", err)
 	}
 	if *set != "" && network.FinanceAndOperations(o.endpoint.Hostname()) {
@@ -135,7 +137,7 @@ func finish(c *console.Command, stdout io.Writer) func(*Record, []string, error)
 		for _, file := range files {
 			fmt.Fprintln(stdout, "Report    "+file)
 		}
-		if worst := r.worst(New); worst != nil && !worst.over() {
+		if worst := r.worst(r.judged()); worst != nil && !worst.over() {
 			return console.Failed
 		}
 		return console.OK
@@ -160,20 +162,28 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	machine, _ := os.Hostname()
 	r := &Record{Organization: o.endpoint.String(), Machine: machine, Version: o.version, Started: time.Now().UTC(),
 		Interval: o.interval.Seconds(), Timeout: o.timeout.Seconds(), Simulated: story != nil}
+	if o.second != nil {
+		r.Alternate = o.second.String()
+	}
 	// The files are made now: a report that cannot be written is no use later.
 	files, err := reserve(o.out)
 	if err != nil {
 		return nil, nil, err
 	}
+	l := newLive(stdout, o.interval, o.always)
 	var h *heart
 	if o.set != "" {
-		h = &heart{target: &o.target, set: o.set, column: o.column, run: "failover drill " + newID()}
+		h = &heart{target: &o.target, set: o.set, column: o.column, run: "failover drill " + newID(), at: func() *url.URL {
+			if l.alternate() {
+				return o.second
+			}
+			return o.endpoint
+		}}
 	}
 	if err := o.prepare(ctx, h); err != nil {
 		files.remove()
 		return nil, nil, err
 	}
-	l := newLive(stdout, o.interval, o.always)
 	l.begin(o.set != "")
 	watch, cancel := context.WithCancel(ctx)
 	if o.duration > 0 {

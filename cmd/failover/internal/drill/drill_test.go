@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,6 +142,41 @@ func TestBlackHole(t *testing.T) {
 		assert.InDelta(t, 30, *r.Result.RPO, 1)
 		assert.Equal(t, r.Account[0].Lost, r.Result.Lost)
 		assert.Greater(t, r.worst(Kept).Duration, truth)
+	})
+}
+
+// TestBothAddresses: the primary region is gone, and the alternate address serves
+// after a while. Heartbeats go where it serves.
+func TestBothAddresses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(&failovertest.Config{Lag: 5 * time.Second})
+		defer org.Close()
+		o := options{interval: time.Second, always: time.Second, duration: time.Minute, set: "accounts", column: "name",
+			out: filepath.Join(t.TempDir(), "report")}
+		o.target = simulated(org, 3*time.Second)
+		o.second = &url.URL{Scheme: "https", Host: org.Alternate().Host()}
+		var out bytes.Buffer
+		r, files, err := run(t.Context(), o, func(ctx context.Context, l *live) []Move {
+			pause(ctx, 20300*time.Millisecond)
+			org.Primary().Fail(failovertest.Refuse())
+			pause(ctx, 12*time.Second)
+			org.FailOver()
+			return nil
+		}, &out, &bytes.Buffer{})
+		require.NoError(t, err)
+		t.Log("\n" + out.String())
+		require.NotNil(t, r.Result.RTO)
+		assert.InDelta(t, 12, *r.Result.RTO, 1)
+		assert.Contains(t, out.String(), "The alternate address serves")
+		assert.False(t, r.worst(New).over(), "the primary address is out for good")
+		assert.True(t, r.worst(Writes).over(), "heartbeats go to the address that serves")
+		require.NotNil(t, r.Result.RPO)
+		assert.Zero(t, *r.Result.RPO, "replication had 12 s to catch up")
+		assert.Zero(t, r.Heartbeat.Left)
+		page, err := os.ReadFile(files[0])
+		require.NoError(t, err)
+		assert.Contains(t, string(page), "alternate address https://contoso--s")
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 type heart struct {
 	*target
 	set, column, run string
+	// at returns the address that serves, as far as is known.
+	at func() *url.URL
 
 	mu    sync.Mutex
 	beats []*Beat
@@ -62,7 +65,7 @@ func (h *heart) write(ctx context.Context, b *Beat) {
 	defer cancel()
 	content, _ := json.Marshal(map[string]string{h.column: fmt.Sprintf("%s %d", h.run, b.Number)})
 	b.Begun = time.Now()
-	req, err := h.request(ctx, http.MethodPatch, h.path(b.ID), strings.NewReader(string(content)))
+	req, err := h.request(ctx, http.MethodPatch, h.at(), h.path(b.ID), strings.NewReader(string(content)))
 	if err != nil {
 		b.Answer, b.Cause, b.Ended = NoToken, err.Error(), time.Now()
 		return
@@ -220,7 +223,7 @@ func (h *heart) remove(ctx context.Context, client *http.Client, id string) bool
 func (h *heart) do(ctx context.Context, client *http.Client, method, path string) (status int, after time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
-	req, err := h.request(ctx, method, path, nil)
+	req, err := h.request(ctx, method, h.at(), path, nil)
 	if err != nil {
 		return 0, 0
 	}

@@ -42,7 +42,7 @@ type seen struct {
 }
 
 func newLive(out io.Writer, interval, always time.Duration) *live {
-	return &live{out: out, always: always, quiet: 2 * interval, now: time.Now, series: map[Series]*seen{New: {}, Kept: {}, Writes: {}}}
+	return &live{out: out, always: always, quiet: 2 * interval, now: time.Now, series: map[Series]*seen{New: {}, Kept: {}, Writes: {}, Second: {}}}
 }
 
 // begin prints the heading.
@@ -99,6 +99,10 @@ func (l *live) see(s Sample) {
 		return // begun before the last good answer: it is no news
 	}
 	was := *before
+	if s.Series == Second {
+		l.seeSecond(before, s)
+		return
+	}
 	before.state, before.cause, before.took, before.noted = s.State, s.Cause, s.Took, l.now()
 	title := strings.ToUpper(string(s.Series[:1])) + string(s.Series[1:])
 	switch s.State {
@@ -132,6 +136,28 @@ func (l *live) see(s Sample) {
 			l.event(s.Begun, "changed", title+" now: "+s.Cause)
 		}
 	}
+}
+
+// seeSecond is see for the alternate address, which does not serve in normal
+// times. l.mu is held.
+func (l *live) seeSecond(before *seen, s Sample) {
+	switch {
+	case s.State == Served && before.state != Served:
+		l.event(s.ended(), "served", "The alternate address serves")
+	case s.State == Failed && before.state == Served:
+		l.event(s.Begun, "changed", "The alternate address does not serve any more: "+s.Cause)
+	}
+	if before.state = s.State; s.State == Served {
+		before.last = s.ended()
+	}
+}
+
+// alternate reports whether the alternate address serves and the primary does
+// not.
+func (l *live) alternate() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.series[Second].state == Served && l.series[New].state == Failed
 }
 
 // say tells of something else that has happened.

@@ -32,6 +32,9 @@ func (p *plot) draw() template.HTML {
 	p.y = 26
 	p.outages()
 	p.lane(string(New), p.of(New))
+	if p.Alternate != "" {
+		p.lane(string(Second), p.of(Second))
+	}
 	p.lane(string(Kept), p.of(Kept))
 	if p.Heartbeat != nil {
 		p.lane("writes", p.beats())
@@ -76,10 +79,12 @@ func (p *plot) of(series Series) []mark {
 			continue
 		}
 		m := mark{time: s.Begun, class: "ok", title: fmt.Sprintf("%s UTC: served in %.0f ms", s.Begun.Format(time.TimeOnly), s.Took*1000)}
-		switch s.State {
-		case Failed:
+		switch {
+		case s.State == Failed && series == Second: // as in normal times
+			m.class, m.title = "none", s.Begun.Format(time.TimeOnly)+" UTC: "+s.Cause
+		case s.State == Failed:
 			m.class, m.title = "bad", s.Begun.Format(time.TimeOnly)+" UTC: "+s.Cause
-		case Unclear:
+		case s.State == Unclear:
 			m.class, m.title = "none", s.Begun.Format(time.TimeOnly)+" UTC: "+s.Cause
 		}
 		marks = append(marks, m)
@@ -166,7 +171,7 @@ func (p *plot) interval() time.Duration { return seconds(max(p.Interval, 0.001))
 // outages draws a bracket over each outage of new connections.
 func (p *plot) outages() {
 	for _, o := range p.Outages {
-		if o.Series != New {
+		if o.Series != p.judged() {
 			continue
 		}
 		end := o.Recovered

@@ -10,6 +10,7 @@ import (
 // are UTC by the clock of this machine.
 type Record struct {
 	Organization string    `json:"organization"`
+	Alternate    string    `json:"alternate,omitempty"` // if it was watched
 	Machine      string    `json:"machine"`
 	Version      string    `json:"version"`
 	Simulated    bool      `json:"simulated"`
@@ -41,6 +42,10 @@ const (
 	New    Series = "new connections" // one for each sample
 	Kept   Series = "kept connection" // one, as long as it lasts
 	Writes Series = "writes"          // heartbeats, over new connections
+	// Second are new connections to the alternate address, and Either is served
+	// while one of the two addresses is.
+	Second Series = "alternate address"
+	Either Series = "either address"
 )
 
 // A State says what a sample has shown.
@@ -154,7 +159,8 @@ func (o *Outage) over() bool { return !o.Recovered.IsZero() }
 
 // Result is what the drill has measured. A figure is nil if it was not.
 type Result struct {
-	// RTO is the longest outage of new connections, and RPO the longest loss, in
+	// RTO is the longest outage of new connections, to either address if the
+	// alternate was watched, and RPO the longest loss, in
 	// seconds. RTO is 0 if there was no outage.
 	RTO *float64 `json:"rtoSeconds"`
 	RPO *float64 `json:"rpoSeconds"`

@@ -52,7 +52,7 @@ func (p page) RPO() string { return figure(p.Result.RPO) }
 
 // Bounds says how exact the RTO is.
 func (p page) Bounds() string {
-	worst := p.worst(New)
+	worst := p.worst(p.judged())
 	switch {
 	case p.Result.RTO == nil:
 		return "see below"

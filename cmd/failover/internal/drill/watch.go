@@ -20,15 +20,16 @@ import (
 // target is what is watched.
 type target struct {
 	endpoint *url.URL
+	second   *url.URL // the alternate address; nil: not watched
 	network  *network.Network
 	source   signin.Source // may be nil
 	timeout  time.Duration // of one request
 }
 
-// request returns a request of the organization with a token. Its error is about
-// the sign-in.
-func (t *target) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, method, t.endpoint.JoinPath(path).String(), body)
+// request returns a request to an address of the organization with a token. Its
+// error is about the sign-in.
+func (t *target) request(ctx context.Context, method string, endpoint *url.URL, path string, body io.Reader) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, endpoint.JoinPath(path).String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func (t *target) request(ctx context.Context, method, path string, body io.Reade
 	req.Header.Set("OData-Version", "4.0")
 	req.Header.Set("OData-MaxVersion", "4.0")
 	if t.source != nil {
-		token, err := t.source(ctx, signin.AudienceOf(t.endpoint))
+		token, err := t.source(ctx, signin.AudienceOf(endpoint))
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +76,11 @@ func (t *target) sample(ctx context.Context, series Series, client *http.Client)
 		defer mu.Unlock()
 		s.Address, s.Reused = hostOf(info.Conn.RemoteAddr()), info.Reused
 	}})
-	req, err := t.request(ctx, http.MethodGet, t.probePath(), nil)
+	endpoint := t.endpoint
+	if series == Second {
+		endpoint = t.second
+	}
+	req, err := t.request(ctx, http.MethodGet, endpoint, t.probePath(), nil)
 	if err != nil {
 		return Sample{Series: series, Begun: s.Begun, State: Unclear, Cause: "no token: " + err.Error()}, parent.Err() == nil
 	}
@@ -151,19 +156,23 @@ func (t *target) watch(ctx context.Context, interval time.Duration, note func(Sa
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { t.watchKept(ctx, interval, note) })
+	once := func(series Series, name func() []string) {
+		var names []string
+		var lookup sync.WaitGroup
+		lookup.Go(func() { names = name() })
+		client := t.fresh()
+		s, ok := t.sample(ctx, series, client)
+		client.CloseIdleConnections()
+		lookup.Wait()
+		if s.Name = names; ok {
+			note(s)
+		}
+	}
 	every(ctx, interval, func(int) {
-		wg.Go(func() {
-			var name []string
-			var lookup sync.WaitGroup
-			lookup.Go(func() { name = t.name(ctx) })
-			client := t.fresh()
-			s, ok := t.sample(ctx, New, client)
-			client.CloseIdleConnections()
-			lookup.Wait()
-			if s.Name = name; ok {
-				note(s)
-			}
-		})
+		wg.Go(func() { once(New, func() []string { return t.name(ctx) }) })
+		if t.second != nil {
+			wg.Go(func() { once(Second, func() []string { return nil }) })
+		}
 	})
 }
 
