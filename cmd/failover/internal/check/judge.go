@@ -215,10 +215,7 @@ func (j *judgement) http(probe time.Duration) {
 				j.host, console.Duration(median), console.Duration(probe))
 		}
 	}
-	j.add("HTTP", l, text, "%s", mend)
-	if mend == "" {
-		j.findings[len(j.findings)-1].mend = ""
-	}
+	j.findings = append(j.findings, finding{"HTTP", l, text, mend})
 }
 
 func (j *judgement) clock() {
