@@ -151,7 +151,7 @@ type guard struct {
 // open prepares the books of a Transport.
 func (b *books) open(cfg *Config, org *Org, started time.Time) {
 	b.url, b.rpo, b.maxRun, b.started = org.Primary.String(), cfg.RPO, maxRun, started
-	if org.finOps() {
+	if isFinOps(org.Primary.Hostname()) {
 		b.maxRun = never
 	}
 	if cfg.LedgerSize > 0 {

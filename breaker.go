@@ -44,6 +44,7 @@ type endpoint struct {
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
 	faults    [ClassLocal + 1]atomic.Uint64 // by class
+	recent    recent
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
@@ -53,9 +54,17 @@ type endpoint struct {
 	probeError error
 }
 
+// succeeded records that a healthy answer came at now, a time since Transport.started.
+func (e *endpoint) succeeded(now time.Duration) {
+	if e.anchor.succeeded(now) {
+		e.recent.succeeded.add(time.Now())
+	}
+}
+
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
 	e.faults[min(f.Class, ClassLocal)].Add(1)
+	e.recent.fault(f.Class)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
@@ -101,7 +110,7 @@ func (e *endpoint) trip() {
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
 		State: e.breaker.state(), Faults: make(map[Class]uint64),
-		LastProbe: e.lastProbe, ProbeError: e.probeError,
+		LastProbe: e.lastProbe, ProbeError: e.probeError, Recent: e.recent.status(time.Now()),
 	}
 	if u != nil { // an organization with one address has no alternate
 		s.URL = u.String()

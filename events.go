@@ -134,6 +134,12 @@ func (t *Transport) emit(e Event) {
 	}
 	q := &t.events
 	e.Time, e.Generation = time.Now(), st.generation
+	switch e.Kind {
+	case EventOutcomeUnknown:
+		t.endpoints[e.From].recent.inDoubt.add(e.Time)
+	case EventSwitchRefused:
+		t.endpoints[e.From].recent.refused.add(e.Time)
+	}
 	if e.Kind != EventProbed {
 		if len(q.recent) == maxRecent {
 			q.recent = q.recent[1:]

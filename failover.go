@@ -221,6 +221,12 @@ type Config struct {
 	// Writes that end after Close are not handed to it. Nil: nobody is told.
 	OnWrite func(Write)
 
+	// Runbook is the address of the runbook that [Transport.StatusHandler] and
+	// [Transport.ControlHandler] refer to, without a fragment: an absolute http or
+	// https URL of a copy of docs/operations.md, whose headings are the fragments.
+	// Empty: that file in the repository of this module.
+	Runbook string
+
 	// Logger gets one line for every state change, and one for each write that a loss
 	// report lists, up to a hundred for one report. Nil: [slog.Default].
 	Logger *slog.Logger
@@ -266,6 +272,7 @@ type Transport struct {
 	objection      string        // to the way back, told last
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
+	verifying      *verifying // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -350,6 +357,9 @@ func (c *Config) complete(org *Org) error {
 	}
 	if c.Probe == nil {
 		c.Probe = defaultProbe(org)
+	}
+	if u, err := url.Parse(c.Runbook); c.Runbook != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		return errors.New("failover: Runbook is no absolute http or https URL") // which may hold a secret
 	}
 	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
 		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)
@@ -472,7 +482,9 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 // Config.ProbeInterval is negative. Pinning moves
 // the traffic without a probe; [Transport.Switch] first for the careful way.
 // To pin an endpoint that the organization does not have changes nothing.
-func (t *Transport) Pin(e Endpoint) {
+func (t *Transport) Pin(e Endpoint) { t.pin(e, "by hand") }
+
+func (t *Transport) pin(e Endpoint, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
@@ -482,16 +494,18 @@ func (t *Transport) Pin(e Endpoint) {
 	next := *st
 	next.pinned, next.down = true, nil
 	t.setState(&next)
-	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: "by hand"})
+	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: reason})
 	if st.active != e {
-		t.moveTo(e, "pinned by hand", nil)
+		t.moveTo(e, "pinned "+reason, nil)
 	}
 }
 
 // Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
 // next fault leads to a decision. The memory of earlier switches, and with it
 // the latch, is cleared, pinned or not.
-func (t *Transport) Unpin() {
+func (t *Transport) Unpin() { t.unpin("by hand") }
+
+func (t *Transport) unpin(reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
@@ -503,7 +517,7 @@ func (t *Transport) Unpin() {
 	next.pinned = false
 	t.setState(&next)
 	t.fleet.rouse()
-	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
+	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: reason})
 }
 
 // Status is a snapshot of a [Transport].
@@ -557,6 +571,8 @@ type EndpointStatus struct {
 	LastFaultTime time.Time
 	// Faults of requests since New.
 	Faults map[Class]uint64
+	// Recent counts the attempts of the last minutes.
+	Recent Recent
 	// LastProbe is when the endpoint was last probed, zero if never, and
 	// ProbeError what that probe found, nil if it passed.
 	LastProbe  time.Time
@@ -590,6 +606,9 @@ func (t *Transport) Status() Status {
 	}
 	return status
 }
+
+// Org returns the organization that the Transport is for.
+func (t *Transport) Org() Org { return t.org }
 
 // url returns the origin of an endpoint, nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {

@@ -325,11 +325,15 @@ const (
 )
 
 // succeeded records that the service answered in good health at now, a time since
-// Transport.started. A page of a front end is no such answer.
-func (a *anchor) succeeded(now time.Duration) {
-	if last := a.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
+// Transport.started, and reports whether it is the first for successResolution. A
+// page of a front end is no such answer.
+func (a *anchor) succeeded(now time.Duration) (first bool) {
+	last := a.lastSuccess.Load()
+	first = last == 0 || now-time.Duration(last) >= successResolution
+	if first {
 		a.lastSuccess.Store(max(1, int64(now))) // 0 is never
 	}
+	return first
 }
 
 // hold keeps the last success as the anchor until release.
