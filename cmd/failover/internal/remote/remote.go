@@ -239,8 +239,13 @@ func newProcess(where string) (*process, error) {
 	if p.authorization != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
 		return nil, errors.New("-at: " + authorizationVariable + " is not sent over plain http to another machine")
 	}
-	p.at = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/") + "/"}
-	p.client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	p.at = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	p.client = &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if len(via) == 1 && req.Method == http.MethodGet && req.URL.Host == u.Host && req.URL.Path == via[0].URL.Path+"/" {
+			return nil // as an http.ServeMux does that has the handler at a path with a slash
+		}
+		return http.ErrUseLastResponse
+	}}
 	return p, nil
 }
 

@@ -104,16 +104,32 @@ func TestCommandsARunningProcess(t *testing.T) {
 	assert.Equal(t, "primary", s.Active)
 }
 
+// TestStatusOfAStatusHandler: a handler that only shows the status is shown, and
+// refuses the rest.
+func TestStatusOfAStatusHandler(t *testing.T) {
+	t.Parallel()
+	r := newRunning(t)
+	mux := http.NewServeMux()
+	mux.Handle("/debug/failover", r.transport.StatusHandler())
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	var out, errors bytes.Buffer
+	assert.Equal(t, 0, Status(t.Context(), []string{"-at", server.URL + "/debug/failover"}, &out, &errors), errors.String())
+	assert.Contains(t, out.String(), "Active     primary")
+	assert.Equal(t, 2, Unpin(t.Context(), []string{"-reason", "x", "-at", server.URL + "/debug/failover"}, &out, &errors))
+	assert.Contains(t, strings.Join(strings.Fields(errors.String()), " "), "a handler of StatusHandler")
+}
+
 // TestErrorsNameWhatToDo reads what a person at 3 a.m. reads.
 func TestErrorsNameWhatToDo(t *testing.T) {
 	t.Parallel()
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/page/":
+		case "/page":
 			_, _ = io.WriteString(w, "<html>hello</html>")
-		case "/login/", "/login/switch":
+		case "/login", "/login/switch":
 			w.WriteHeader(http.StatusUnauthorized)
-		case "/away/":
+		case "/away":
 			http.Redirect(w, r, "https://contoso.example/", http.StatusFound)
 		default:
 			w.WriteHeader(http.StatusNotFound)
