@@ -372,6 +372,8 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	}
 	primary, alternate := start(), start()
 	stalled := &stallingConn{open: make(chan struct{}), closed: make(chan struct{}), wrote: make(chan struct{}, 100)}
+	release := sync.OnceFunc(func() { close(stalled.open) })
+	defer release()
 	var dialed atomic.Bool
 	base := alternate.Client().Transport.(*http.Transport) // whose certificate the primary has, too
 	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -397,7 +399,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	second := strings.Repeat("second", 5_000)
 	buffer.Reset()
 	buffer.WriteString(second)
-	close(stalled.open)
+	release()
 	for range 2 { // what was stalled, and that the stream is reset
 		select {
 		case <-stalled.wrote:
