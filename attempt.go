@@ -300,7 +300,7 @@ func (c *call) refine(f *Fault, err error) *Fault {
 	if known.Err == nil {
 		known.Err = boundedError(err)
 	}
-	known.Delivery = c.transit.delivery(known.Delivery, err, ctx.Err() == nil && !timedOut)
+	known.Delivery = c.transit.delivery(known.Delivery, err, c.out.Context().Err() == nil)
 	if known.RequestID == "" {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
