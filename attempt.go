@@ -178,7 +178,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		c.watchBody(resp)
 		return resp, nil
 	}
-	f = c.refine(f, err)
+	f = c.refine(f, resp, err)
 	if resp == nil {
 		c.transit.release()
 		return nil, f
@@ -187,7 +187,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.answered(c.st)
 	}
-	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isCompound() {
+	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
 	}
 	c.releaseWith(resp)
@@ -280,7 +280,7 @@ func (c *call) hideIdempotency() {
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
-func (c *call) refine(f *Fault, err error) *Fault {
+func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 	known := Fault{Class: ClassTransient}
 	if f != nil {
 		known = *f // which a Config.Classify may share between calls
@@ -292,8 +292,8 @@ func (c *call) refine(f *Fault, err error) *Fault {
 		switch {
 		case c.transit.saw(sawEarlier) && !c.settles(&known):
 			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
-		case known.Delivery == Refused && c.isBulk():
-			known.Delivery = bulkDelivery(&known)
+		case (known.Delivery == Refused || known.Definitive) && c.isBulk():
+			known.ofBulk(resp)
 		}
 		return &known
 	}
