@@ -324,12 +324,19 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 // with a Timeout closes it as well, when the deadline of the context is over.
 func (c *call) canceledByRequest() bool {
 	select {
-	case <-c.req.Cancel:
+	case <-canceled(c.req):
 		deadline, ok := c.req.Context().Deadline()
 		return !ok || time.Now().Before(deadline)
 	default:
 		return false
 	}
+}
+
+// canceled returns Request.Cancel, which some callers still set, and clients with a
+// Timeout.
+func canceled(req *http.Request) <-chan struct{} {
+	//lint:ignore SA1019 it is what a caller may have set
+	return req.Cancel
 }
 
 const (

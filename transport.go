@@ -95,7 +95,7 @@ func (c *call) enter() (*state, error) {
 			case <-st.changed:
 				continue
 			case <-c.req.Context().Done():
-			case <-c.req.Cancel:
+			case <-canceled(c.req):
 			}
 			e := t.unavailable(c.req)
 			if ctx := c.req.Context(); ctx.Err() != nil {
@@ -217,7 +217,7 @@ func (c *call) next(st *state, f *Fault) *state {
 		case <-q.done:
 		case <-ctx.Done():
 			return nil
-		case <-c.req.Cancel:
+		case <-canceled(c.req):
 			return nil
 		}
 	}
@@ -300,7 +300,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 			}
 		case <-c.req.Context().Done():
 			return false
-		case <-c.req.Cancel:
+		case <-canceled(c.req):
 			return false
 		}
 	}
