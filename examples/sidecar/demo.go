@@ -17,9 +17,9 @@ import (
 	"time"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/internal/timeline"
 	"github.com/d365failover/failover/failoverotel"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/internal/timeline"
 )
 
 // shortest demonstration.

@@ -1,4 +1,4 @@
-// Package timeline shows on a terminal what the examples live through: who
+// Package timeline shows on a terminal what the demonstrations live through: who
 // answers how many requests, what the failover library sees and does, and the
 // outages that a simulation plays.
 package timeline

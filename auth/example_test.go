@@ -8,8 +8,8 @@ import (
 	"net/http"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
-	"github.com/d365failover/failover/examples/internal/signin"
+	"github.com/d365failover/failover/auth"
+	"github.com/d365failover/failover/auth/authtest"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -21,7 +21,7 @@ var quiet = slog.New(slog.DiscardHandler)
 func Example() {
 	org := failovertest.Start(nil) // a simulated organization
 	defer org.Close()
-	service := signin.Start(org) // and its sign-in service
+	service := authtest.Start(org) // and its sign-in service
 	defer service.Close()
 
 	tokens, err := auth.New(auth.Config{
@@ -65,7 +65,7 @@ func Example() {
 func ExampleFromOAuth2() {
 	org := failovertest.Start(nil)
 	defer org.Close()
-	service := signin.Start(org)
+	service := authtest.Start(org)
 	defer service.Close()
 
 	// A real one has the TokenURL
@@ -103,7 +103,7 @@ func ExampleFromOAuth2() {
 func ExampleConfig_audiences() {
 	org := failovertest.Start(nil)
 	defer org.Close()
-	service := signin.Start(org)
+	service := authtest.Start(org)
 	defer service.Close()
 
 	own := "https://contoso.crm.dynamics.com"
@@ -124,7 +124,7 @@ func ExampleConfig_audiences() {
 	if err := tokens.Authorize(req); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(signin.Audience(req.Header))
+	fmt.Println(authtest.Audience(req.Header))
 	fmt.Println(service.Asked())
 	// Output:
 	// https://contoso.crm.dynamics.com

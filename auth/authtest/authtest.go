@@ -1,8 +1,8 @@
-// Package signin simulates the sign-in service of Microsoft Entra ID as far as
-// applications with a secret need it, for tests: OpenID configuration and the
-// client credentials grant, over TLS on the loopback interface, with tokens that
-// an organization of package failovertest takes.
-package signin
+// Package authtest simulates the sign-in service of Microsoft Entra ID for
+// tests, as far as applications with a secret need it: OpenID configuration and
+// the client credentials grant, over TLS on the loopback interface, with tokens
+// that an organization of package failovertest accepts.
+package authtest
 
 import (
 	"encoding/base64"

@@ -9,11 +9,12 @@ import (
 	"strings"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // pair knows the hosts of an organization.
 type pair struct {
-	origins [2]*url.URL // by endpoint
+	origins [2]*url.URL // by endpoint; the alternate's is nil if there is none
 	// dataverse: each endpoint has two names, which differ by the label api.
 	dataverse bool
 }
@@ -43,16 +44,21 @@ func newPair(organization, alternate string) (pair, error) {
 // endpoint returns the endpoint that u is addressed to.
 func (p *pair) endpoint(u *url.URL) (failover.Endpoint, bool) {
 	for e, origin := range p.origins {
-		if u.Scheme == origin.Scheme && p.name(u) == p.name(origin) {
+		if origin != nil && u.Scheme == origin.Scheme && p.name(u) == p.name(origin) {
 			return failover.Endpoint(e), true
 		}
 	}
 	return 0, false
 }
 
-// audience returns the address of an endpoint as the audience of a token.
+// audience returns the address of an endpoint as the audience of a token. Where
+// there is no alternate, it is the primary's.
 func (p *pair) audience(e failover.Endpoint) string {
-	return p.origins[e].Scheme + "://" + p.name(p.origins[e])
+	origin := p.origins[e]
+	if origin == nil {
+		origin = p.origins[failover.Primary]
+	}
+	return origin.Scheme + "://" + p.name(origin)
 }
 
 // name returns the host and port of u without the label api.
@@ -68,10 +74,11 @@ func (p *pair) name(u *url.URL) string {
 	return host
 }
 
-// hostOf returns the host and port of u in one form: in lower case, without a
-// trailing dot and the port of https.
+// hostOf returns the host and port of u in one form: ASCII in lower case, without
+// a trailing dot and the port of https. Letters that Unicode folds to ASCII ones,
+// such as the Kelvin sign, belong to another host.
 func hostOf(u *url.URL) string {
-	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	host := strings.TrimSuffix(ascii.Lower(u.Hostname()), ".")
 	if port := u.Port(); port != "" && port != "443" {
 		return net.JoinHostPort(host, port)
 	}
@@ -94,12 +101,12 @@ func (p *pair) resource(h http.Header) (string, bool) {
 func resourceID(h http.Header) string {
 	for _, challenge := range h.Values("WWW-Authenticate") {
 		scheme, params, _ := strings.Cut(strings.TrimSpace(challenge), " ")
-		if !strings.EqualFold(scheme, "Bearer") {
+		if !ascii.EqualFold("bearer", scheme) {
 			continue
 		}
 		for param := range strings.SplitSeq(params, ",") {
 			name, value, _ := strings.Cut(strings.TrimSpace(param), "=")
-			if strings.EqualFold(name, "resource_id") {
+			if ascii.EqualFold("resource_id", name) {
 				return strings.Trim(value, `"`)
 			}
 		}
@@ -127,7 +134,7 @@ func (t *Tokens) Configure(cfg failover.Config) failover.Config {
 	}
 	if probe == nil {
 		probe = failover.ProbeWebAPI
-		if strings.HasSuffix(t.pair.origins[failover.Primary].Hostname(), ".operations.dynamics.com") {
+		if strings.HasSuffix(ascii.Lower(t.pair.origins[failover.Primary].Hostname()), ".operations.dynamics.com") {
 			probe = failover.ProbePath("/data")
 		}
 	}

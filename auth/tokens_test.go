@@ -17,8 +17,8 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
-	"github.com/d365failover/failover/examples/internal/signin"
+	"github.com/d365failover/failover/auth"
+	"github.com/d365failover/failover/auth/authtest"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -32,13 +32,13 @@ const (
 // world is an organization with a sign-in service, over real sockets.
 type world struct {
 	org     *failovertest.Org
-	service *signin.Service
+	service *authtest.Service
 }
 
 func newWorld(t *testing.T) world {
 	org := failovertest.Start(nil)
 	t.Cleanup(org.Close)
-	service := signin.Start(org)
+	service := authtest.Start(org)
 	t.Cleanup(service.Close)
 	return world{org, service}
 }
@@ -95,8 +95,8 @@ func TestEachEndpointGetsATokenForItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			signin.Demand(w.org.Primary(), primary)
-			signin.Demand(w.org.Alternate(), alternate)
+			authtest.Demand(w.org.Primary(), primary)
+			authtest.Demand(w.org.Alternate(), alternate)
 			tokens := newTokens(t, auth.Config{Source: w.sources()[name]})
 			client, transport := w.client(t, tokens, failover.Config{})
 			assert.Equal(t, 200, status(t, client, orgURL+accounts))
@@ -118,7 +118,7 @@ func TestTheSignInServiceMayBeGoneOnTheDay(t *testing.T) {
 			tokens := newTokens(t, auth.Config{Source: w.sources()[name]})
 			require.NoError(t, tokens.Warm(t.Context()))
 			client, _ := w.client(t, tokens, failover.Config{})
-			signin.Demand(w.org.Alternate(), alternate)
+			authtest.Demand(w.org.Alternate(), alternate)
 			w.service.Close()
 			w.org.Disaster(failovertest.Refuse())
 			assert.Equal(t, 200, status(t, client, orgURL+accounts))
@@ -136,7 +136,7 @@ func TestAnEndpointThatWantsTheOtherAudienceGetsIt(t *testing.T) {
 			tokens := newTokens(t, auth.Config{Source: auth.FromCredentials(w.service.Credential)})
 			if probed {
 				client, _ := w.client(t, tokens, failover.Config{})
-				signin.Demand(w.org.Alternate(), primary)
+				authtest.Demand(w.org.Alternate(), primary)
 				w.org.Disaster(failovertest.Refuse())
 				assert.Equal(t, 200, status(t, client, orgURL+accounts), "the very first call")
 				assert.Equal(t, primary, tokens.State(failover.Alternate).Audience)
@@ -148,7 +148,7 @@ func TestAnEndpointThatWantsTheOtherAudienceGetsIt(t *testing.T) {
 				return
 			}
 			client, _ := w.client(t, tokens, failover.Config{})
-			signin.Demand(w.org.Primary(), orgURL)
+			authtest.Demand(w.org.Primary(), orgURL)
 			assert.Equal(t, 401, status(t, client, orgURL+accounts))
 			assert.Equal(t, 200, status(t, client, orgURL+accounts))
 			assert.Equal(t, orgURL, tokens.State(failover.Primary).Audience)
@@ -161,7 +161,7 @@ func TestAFinalAudienceStays(t *testing.T) {
 	w := newWorld(t)
 	tokens := newTokens(t, auth.Config{Source: auth.FromCredentials(w.service.Credential), Audiences: [2]string{failover.Primary: primary}})
 	client, _ := w.client(t, tokens, failover.Config{})
-	signin.Demand(w.org.Primary(), orgURL)
+	authtest.Demand(w.org.Primary(), orgURL)
 	for range 3 {
 		assert.Equal(t, 401, status(t, client, orgURL+accounts))
 	}
@@ -206,7 +206,7 @@ func TestAChallengeCannotChooseAnAudience(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			evil := signin.Start(w.org) // is asked for nothing
+			evil := authtest.Start(w.org) // is asked for nothing
 			defer evil.Close()
 			tokens := newTokens(t, auth.Config{Source: auth.FromCredentials(w.service.Credential)})
 			client, _ := w.client(t, tokens, failover.Config{})
@@ -343,10 +343,10 @@ func TestFinanceAndOperationsHasAnAudienceForEachHost(t *testing.T) {
 	t.Parallel()
 	org := failovertest.Start(&failovertest.Config{Host: "contoso.operations.dynamics.com", AlternateHost: "contoso-dr.operations.dynamics.com"})
 	t.Cleanup(org.Close)
-	service := signin.Start(org)
+	service := authtest.Start(org)
 	t.Cleanup(service.Close)
-	signin.Demand(org.Primary(), org.URL())
-	signin.Demand(org.Alternate(), org.AlternateURL())
+	authtest.Demand(org.Primary(), org.URL())
+	authtest.Demand(org.Alternate(), org.AlternateURL())
 	tokens := newTokens(t, auth.Config{Organization: org.URL(), Alternate: org.AlternateURL(), Source: auth.FromCredentials(service.Credential)})
 	client, transport := world{org, service}.client(t, tokens, failover.Config{Alternate: org.AlternateURL()})
 	assert.Equal(t, 200, status(t, client, org.URL()+"/data"))

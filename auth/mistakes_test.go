@@ -20,8 +20,8 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
-	"github.com/d365failover/failover/examples/internal/signin"
+	"github.com/d365failover/failover/auth"
+	"github.com/d365failover/failover/auth/authtest"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -76,7 +76,7 @@ func created(d *failovertest.Datacenter) int {
 func TestOAuth2OutsideHasOneAudienceAndIsRefusedAtTheAlternate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	signin.Demand(w.org.Alternate(), alternate)
+	authtest.Demand(w.org.Alternate(), alternate)
 	_, transport := wrap(t, w.org, failover.Config{})
 	client := &http.Client{Transport: &oauth2.Transport{Source: w.oneAudience(t), Base: transport}}
 	assert.Equal(t, 200, status(t, client, orgURL+accounts))
@@ -90,7 +90,7 @@ func TestOAuth2OutsideHasOneAudienceAndIsRefusedAtTheAlternate(t *testing.T) {
 func TestOAuth2AsBaseHasOneAudienceAndIsRefusedAtTheAlternate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	signin.Demand(w.org.Alternate(), alternate)
+	authtest.Demand(w.org.Alternate(), alternate)
 	client, _ := wrap(t, w.org, failover.Config{Base: &oauth2.Transport{Source: w.oneAudience(t), Base: w.org.Transport()}})
 	w.org.Disaster(failovertest.Refuse())
 	assert.Equal(t, 401, status(t, client, orgURL+accounts))
@@ -99,7 +99,7 @@ func TestOAuth2AsBaseHasOneAudienceAndIsRefusedAtTheAlternate(t *testing.T) {
 func TestOAuth2OutsideDoesWhereBothEndpointsTakeTheSameAudience(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	signin.Demand(w.org.Alternate(), primary)
+	authtest.Demand(w.org.Alternate(), primary)
 	_, transport := wrap(t, w.org, failover.Config{})
 	client := &http.Client{Transport: &oauth2.Transport{Source: w.oneAudience(t), Base: transport}}
 	w.org.Disaster(failovertest.Refuse())
@@ -114,7 +114,7 @@ func TestOAuth2AsBaseSendsTheTokenToStrangers(t *testing.T) {
 	w := newWorld(t)
 	var audience string
 	stranger := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		audience = signin.Audience(r.Header)
+		audience = authtest.Audience(r.Header)
 	}))
 	defer stranger.Close()
 	// A link in an answer, to a file store perhaps, is followed by the same client.
@@ -369,7 +369,7 @@ func TestARetryOutsideAfterErrUnavailableIsHarmlessForAllButTheWaiting(t *testin
 // together.
 func TestThePageNamesWhatIsTested(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/authorization.md")
+	page, err := os.ReadFile("../docs/authorization.md")
 	require.NoError(t, err)
 	mistakes, err := os.ReadFile("mistakes_test.go")
 	require.NoError(t, err)

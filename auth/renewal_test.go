@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
+	"github.com/d365failover/failover/auth"
 )
 
 // source is a source of tokens for bubbles, without sockets.
@@ -176,7 +176,7 @@ func TestAnOutageOfTheSignInServiceIsOutlivedByWarmTokens(t *testing.T) {
 		assert.NoError(t, tokens.Authorize(get(t.Context(), alternate)))
 		time.Sleep(30 * time.Minute)
 		start := time.Now()
-		assert.EqualError(t, tokens.Authorize(get(t.Context(), alternate)), "auth: no token for https://contoso--s.crm.dynamics.com: unreachable")
+		assert.EqualError(t, tokens.Authorize(get(t.Context(), alternate)), "auth: no token for https://contoso--s.crm.dynamics.com: an error of type *errors.errorString")
 		assert.Zero(t, time.Since(start), "no request waits for what has just failed")
 		s.fail(nil)
 		time.Sleep(20 * time.Second)

@@ -2,16 +2,10 @@ package auth
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
-	"net/url"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 )
@@ -72,57 +66,4 @@ func FromOAuth2(cfg *clientcredentials.Config, client *http.Client) Source {
 		}
 		return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: token.Expiry}, nil
 	}
-}
-
-// Error says that no token could be had for an audience. Its text holds nothing
-// of what the sign-in service has answered but its status and error code, for
-// answers can hold anything; errors.As finds the error of the credential.
-type Error struct {
-	Audience string
-	err      error
-}
-
-func (e *Error) Error() string {
-	return "auth: no token for " + e.Audience + ": " + cause(e.err)
-}
-
-// Unwrap returns the error of the [Source].
-func (e *Error) Unwrap() error { return e.err }
-
-// cause describes the error of a source.
-func cause(err error) string {
-	var (
-		azure *azidentity.AuthenticationFailedError
-		oauth *oauth2.RetrieveError
-		outer *url.Error
-	)
-	switch {
-	case errors.As(err, &oauth) && oauth.Response != nil:
-		return answered(oauth.Response.StatusCode, oauth.ErrorCode)
-	case errors.As(err, &azure) && azure.RawResponse != nil:
-		var answer struct{ Error string }
-		// An answer that is no JSON has no code.
-		if body, err := runtime.Payload(azure.RawResponse); err == nil {
-			_ = json.Unmarshal(body, &answer)
-		}
-		return answered(azure.RawResponse.StatusCode, answer.Error)
-	case errors.As(err, &outer): // quotes the URL
-		return outer.Err.Error()
-	}
-	return err.Error()
-}
-
-// answered describes an answer of the sign-in service. Codes are those of
-// RFC 6749, section 5.2, and words like them.
-func answered(status int, code string) string {
-	text := fmt.Sprintf("the sign-in service answered %d", status)
-	for _, c := range code {
-		if len(code) > 40 || c != '_' && (c < 'a' || c > 'z') {
-			return text
-		}
-	}
-	if code != "" {
-		text += " " + code
-	}
-	return text
 }

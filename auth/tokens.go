@@ -182,8 +182,6 @@ func (t *Tokens) Warm(ctx context.Context) error {
 	return nil
 }
 
-var errClosed = errors.New("closed")
-
 // State is what Tokens has for an endpoint.
 type State struct {
 	Audience string
@@ -264,7 +262,7 @@ func (t *Tokens) ask(audience string, k *kept) <-chan struct{} {
 		defer cancel()
 		token, err := t.source(ctx, audience+"/.default")
 		if err == nil && (token.Token == "" || time.Until(token.ExpiresOn) <= leeway) {
-			err = errors.New("no token, or one that has expired")
+			err = errNoToken
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
