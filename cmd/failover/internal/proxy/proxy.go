@@ -1,15 +1,131 @@
-// Package proxy is the subcommand proxy: a local HTTP proxy that carries
-// programs in any language through a failover of their organization.
 package proxy
 
 import (
 	"context"
-	"fmt"
-	"io"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+
+	"github.com/d365failover/failover"
 )
 
-// Main runs the proxy until ctx ends and returns the exit status.
-func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fmt.Fprintln(stderr, "failover proxy: not built into this version")
-	return 2
+// proxy is the handler that callers talk to. It sends every request to the
+// organization, and to nowhere else, with the credentials it comes with.
+type proxy struct {
+	transport *failover.Transport
+	org       organization
+	front     front
+	reverse   httputil.ReverseProxy
+}
+
+// newProxy returns a proxy over transport. Its own remarks, about answers that
+// break off, go to errorLog.
+func newProxy(transport *failover.Transport, front front, errorLog *log.Logger) (*proxy, error) {
+	org, err := newOrganization(transport)
+	if err != nil {
+		return nil, err
+	}
+	p := &proxy{transport: transport, org: org, front: front}
+	p.reverse = httputil.ReverseProxy{
+		Transport:      transport,
+		Rewrite:        p.rewrite,
+		ModifyResponse: p.modifyResponse,
+		ErrorHandler:   writeFailure,
+		FlushInterval:  -1, // pass on what comes as it comes
+		ErrorLog:       errorLog,
+	}
+	return p, nil
+}
+
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	own, ok := p.front.origin(r.Host)
+	switch {
+	case r.Method == http.MethodConnect, r.URL.IsAbs(), !strings.HasPrefix(r.RequestURI, "/"):
+		// Not even for the organization: what takes this for a forward proxy is
+		// set up wrong, and would send requests for other hosts as well.
+		writeError(w, http.StatusBadRequest, "NotAForwardProxy", "this is the organization's address; it takes no requests for other hosts")
+		return
+	case !ok:
+		writeError(w, http.StatusMisdirectedRequest, "WrongHost", "this host name is not one of the proxy's; see its flag -public")
+		return
+	}
+	ctx := context.WithValue(r.Context(), exchangeKey{}, &exchange{front: own})
+	r = r.WithContext(ctx)
+	r.Header.Del("Upgrade") // Java's HttpClient offers h2c with every request
+	if err := mapBody(r, p.front.links(r.Host, p.endpoint(r))); err != nil {
+		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request did not come to its end; nothing was sent to the organization")
+		return
+	}
+	p.reverse.ServeHTTP(w, r)
+}
+
+// endpoint returns the origin that links in the body of a request are to have.
+// The Transport maps those to the one endpoint to the other by itself, in a body
+// that it holds. In a longer one they have to name the active endpoint already.
+func (p *proxy) endpoint(r *http.Request) string {
+	if !streamed(r) {
+		return p.org.primary.String()
+	}
+	if status := p.transport.Status(); status.Active == failover.Alternate {
+		return status.Alternate.URL
+	}
+	return p.org.primary.String()
+}
+
+// exchange is what has to be known of a request until it is answered.
+type exchange struct {
+	front   string // origin by which the caller addresses the proxy
+	inDoubt bool   // it is a write that may or may not have been carried out
+}
+
+type exchangeKey struct{}
+
+// onFault is the Config.OnFault that tells exchanges how they have ended. It is
+// called before the answer.
+func onFault(ctx context.Context, a failover.Attempt) {
+	if e, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		e.inDoubt = a.OutcomeUnknown
+	}
+}
+
+// rewrite makes the request that goes to the organization.
+func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
+	out, links := pr.Out, p.front.links(pr.In.Host, p.org.primary.String())
+	out.URL.Scheme, out.URL.Host, out.Host = p.org.primary.Scheme, p.org.primary.Host, ""
+	// ReverseProxy has dropped the parameters that it cannot parse; the
+	// organization may be able to: a semicolon in a $filter.
+	out.URL.RawQuery = links.query(pr.In.URL.RawQuery)
+	for name := range out.Header {
+		if ofTheWay(name) {
+			delete(out.Header, name)
+		}
+	}
+	// The Transport asks for gzip by itself then, and undoes it: links can be
+	// mapped, and the way to the organization is the one worth compressing.
+	out.Header.Del("Accept-Encoding")
+	links.headers(out.Header)
+}
+
+// ofTheWay reports whether a header tells of the way that a request has come,
+// which is no business of the organization.
+func ofTheWay(name string) bool {
+	switch name {
+	case "Forwarded", "Via", "X-Real-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Client-Ip", "X-Envoy-External-Address", "True-Client-Ip":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
+}
+
+// modifyResponse makes the response that goes to the caller.
+func (p *proxy) modifyResponse(resp *http.Response) error {
+	e := resp.Request.Context().Value(exchangeKey{}).(*exchange)
+	resp.Header.Del("Alt-Svc") // they speak of the organization's own address
+	resp.Header.Del("Strict-Transport-Security")
+	resp.Header.Del(outcomeHeader)
+	if e.inDoubt {
+		resp.Header.Set(outcomeHeader, outcomeUnknown)
+	}
+	mapResponse(resp, p.org.links(e.front))
+	return nil
 }

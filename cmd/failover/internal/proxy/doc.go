@@ -1,14 +1,14 @@
-// Command sidecar is a small reverse proxy in front of a Dynamics 365
-// organization, for programs in Java, Python, Power Query or anything else that
-// speaks HTTP. It gives them what a Go program gets from failover.Transport:
-// while the organization is failed over, they notice nothing that could safely
-// have been avoided.
+// Package proxy is the subcommand proxy: a small reverse proxy in front of a
+// Dynamics 365 organization, for programs in Java, Python, Power Query or anything
+// else that speaks HTTP. It gives them what a Go program gets from
+// failover.Transport: while the organization is failed over, they notice nothing
+// that could safely have been avoided.
 //
-//	go run ./examples/sidecar
+//	failover proxy
 //
 // shows it with a simulated organization that loses its region meanwhile. With
 //
-//	go run ./examples/sidecar -org https://contoso.crm4.dynamics.com
+//	failover proxy -org https://contoso.crm4.dynamics.com
 //
 // it serves a real one at http://127.0.0.1:8365, until SIGINT or SIGTERM; requests
 // under way may take another 30 s (-grace). The exit status is 1 if some had to be
@@ -87,10 +87,10 @@
 // the tokens of callers on the way. Put TLS in front of it, keep the Host header,
 // and give the address that callers know:
 //
-//	sidecar -org https://contoso.crm4.dynamics.com -public https://dynamics.corp.example
+//	failover proxy -org https://contoso.crm4.dynamics.com -public https://dynamics.corp.example
 //
 // Callers in containers of the same pod need neither. In other containers they
-// know it by a name: -expose -listen :8365 -public http://sidecar:8365, and -admin
+// know it by a name: -expose -listen :8365 -public http://proxy:8365, and -admin
 // :8366 to have the status page, readiness and metrics there. -alternate names an
 // alternate that no rule leads to, -attempt-timeout bounds the wait for an answer.
 //
@@ -100,4 +100,4 @@
 //	http://127.0.0.1:8366/-/failover
 //	http://127.0.0.1:8366/-/ready
 //	http://127.0.0.1:8366/-/metrics
-package main
+package proxy

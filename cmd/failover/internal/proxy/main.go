@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"cmp"
@@ -11,21 +11,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failoverotel"
 	"github.com/d365failover/failover/failovertest"
 )
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
 
 const (
 	defaultListen = "127.0.0.1:8365"
@@ -44,10 +35,12 @@ type options struct {
 	front                  front
 }
 
-// run is main without its surroundings. It returns the exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// Main is the subcommand: it serves until ctx ends and the requests under way
+// have ended, too. It returns the exit status: 0, 1 if requests had to be cut off
+// or an address is in use, or 2 for a mistake on the command line.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var o options
-	flags := flag.NewFlagSet("sidecar", flag.ContinueOnError)
+	flags := flag.NewFlagSet("failover proxy", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.org, "org", "", "`URL` of the organization (default: a simulated one, for a demonstration)")
 	flags.StringVar(&o.alternate, "alternate", "", "`URL` of its alternate endpoint, where no rule leads to it")
@@ -65,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if err := o.check(flags.NArg()); err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 2
 	}
 	if o.org != "" {
@@ -113,7 +106,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
 	logger := slog.New(slog.NewTextHandler(stderr, nil))
 	provider, metrics, err := newMetrics()
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	transport, err := failoverotel.New(o.org, &failover.Config{
@@ -123,7 +116,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
 		Logger:         logger,
 	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 2
 	}
 	defer transport.Close()
@@ -134,12 +127,12 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
 func serveWith(ctx context.Context, o options, transport *failover.Transport, metrics http.Handler, errorLog *log.Logger, stdout, stderr io.Writer) int {
 	p, err := newProxy(transport, o.front, errorLog)
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 2
 	}
 	s, err := start(o.listen, o.admin, p, statusHandler(transport, metrics, o.front), errorLog)
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	fmt.Fprintf(stdout, "%s is at http://%s\n", p.org.primary, s.addr)
@@ -148,7 +141,7 @@ func serveWith(ctx context.Context, o options, transport *failover.Transport, me
 	}
 	err = errors.Join(s.wait(ctx), s.stop(o.grace))
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	return 0

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strings"
 	"syscall"
@@ -22,11 +23,13 @@ import (
 )
 
 // asProgram in the environment makes the test binary the program itself.
-const asProgram = "SIDECAR_TEST_AS_PROGRAM"
+const asProgram = "PROXY_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
-		main()
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+		os.Exit(Main(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }
@@ -34,7 +37,7 @@ func TestMain(m *testing.M) {
 func TestTheDemonstration(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"-duration", "4s"}, &stdout, &stderr)
+	status := Main(t.Context(), []string{"-duration", "4s"}, &stdout, &stderr)
 	out := stdout.String()
 	assert.Equal(t, 0, status, "%s%s", out, &stderr)
 	assert.Empty(t, stderr.String())
@@ -76,7 +79,7 @@ func TestFlags(t *testing.T) {
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
 	for _, r := range rows {
 		var stdout, stderr bytes.Buffer
-		assert.Equal(t, 2, run(t.Context(), r.args, &stdout, &stderr), r.name)
+		assert.Equal(t, 2, Main(t.Context(), r.args, &stdout, &stderr), r.name)
 		assert.NotEmpty(t, stderr.String(), r.name)
 		assert.NotContains(t, stderr.String(), "hunter2", r.name)
 	}
@@ -85,7 +88,7 @@ func TestFlags(t *testing.T) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	assert.Equal(t, 0, run(t.Context(), []string{"-h"}, &stdout, &stderr))
+	assert.Equal(t, 0, Main(t.Context(), []string{"-h"}, &stdout, &stderr))
 	assert.Contains(t, stderr.String(), "-org URL")
 }
 
@@ -105,7 +108,7 @@ func TestAnAddressInUse(t *testing.T) {
 	s := startSite(t)
 	for _, flag := range []string{"-listen", "-admin"} {
 		var stdout, stderr bytes.Buffer
-		assert.Equal(t, 1, run(t.Context(), []string{"-org", "https://contoso.crm4.dynamics.com", "-listen", anyPort, "-admin", anyPort, flag, s.servers.addr.String()}, &stdout, &stderr))
+		assert.Equal(t, 1, Main(t.Context(), []string{"-org", "https://contoso.crm4.dynamics.com", "-listen", anyPort, "-admin", anyPort, flag, s.servers.addr.String()}, &stdout, &stderr))
 		assert.Contains(t, stderr.String(), "in use")
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"bytes"
@@ -30,13 +30,13 @@ const shortest = 3 * time.Second
 func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, stderr io.Writer) int {
 	addresses, err := failover.ParseOrg(org.URL())
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	line := timeline.New(stdout, addresses)
 	provider, metrics, err := newMetrics()
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	transport, err := failoverotel.New(org.URL(), &failover.Config{
@@ -53,19 +53,19 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		Logger:           slog.New(slog.DiscardHandler), // the timeline tells the same
 	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	defer transport.Close()
 	errorLog := log.New(io.Discard, "", 0)
 	p, err := newProxy(transport, o.front, errorLog)
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	s, err := start(o.listen, o.admin, observed(p, line), statusHandler(transport, metrics, o.front), errorLog)
 	if err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	root := "http://" + s.addr.String() + "/api/data/v9.2/"
@@ -81,7 +81,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 	missing := callers.missing(context.WithoutCancel(ctx))
 	timeline.Item(stdout, "accounts created", len(callers.created), fmt.Sprintf("%d confirmed present by reading them back", len(callers.created)-missing))
 	if err := s.stop(o.grace); err != nil {
-		fmt.Fprintln(stderr, "sidecar:", err)
+		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
 	if missing > 0 || sum.Failures > 0 {
