@@ -18,6 +18,18 @@ const (
 	outcomeUnknown = "unknown"
 )
 
+var (
+	// errNotHTTP is an answer that cannot be passed on. Nobody knows what it says of
+	// a write.
+	errNotHTTP             = errors.New("the organization's answer is not one to this request")
+	errConnectionChallenge = errors.New("the organization asks for NTLM or Negotiate only, which sign in a connection; callers of the proxy share connections")
+)
+
+// isSafe reports whether a method only reads (RFC 9110, section 9.2.1).
+func isSafe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+}
+
 // writeFailure answers a request that the Transport has no response to.
 //
 //	503 and Retry-After   nothing was carried out; the request may be repeated
@@ -34,6 +46,7 @@ func writeFailure(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // the caller has gone
 	}
 	var failure *failover.Error
+	e := exchangeOf(r)
 	retryAfter := time.Duration(0)
 	if errors.As(err, &failure) {
 		retryAfter = failure.RetryAfter
@@ -48,10 +61,20 @@ func writeFailure(w http.ResponseWriter, r *http.Request, err error) {
 		writeUnavailable(w, time.Second, "ShuttingDown", err)
 	case errors.Is(err, failover.ErrUnavailable):
 		writeUnavailable(w, retryAfter, "Unavailable", err)
-	case failure != nil:
+	case failure != nil && !e.brokeOff.Load():
 		writeError(w, http.StatusBadGateway, "NoAnswer", failure.Error())
-	default: // the caller's own body
+	case e.brokeOff.Load():
 		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the request could not be read to its end")
+	case errors.Is(err, errConnectionChallenge):
+		if e.inDoubt { // an earlier attempt
+			w.Header().Set(outcomeHeader, outcomeUnknown)
+		}
+		writeError(w, http.StatusBadGateway, "ConnectionCredentials", err.Error())
+	default:
+		if e.inDoubt || !isSafe(r.Method) {
+			w.Header().Set(outcomeHeader, outcomeUnknown)
+		}
+		writeError(w, http.StatusBadGateway, "NoAnswer", errNotHTTP.Error())
 	}
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,6 +14,8 @@ const (
 	// maxDelimiter is the longest line that may be a delimiter: 70 characters of a
 	// boundary (RFC 2046, section 5.1.1), hyphens and white space.
 	maxDelimiter = 256
+	// maxBoundary is the longest boundary. RFC 2046 has 70 characters.
+	maxBoundary = maxDelimiter - len("----\r\n")
 	// maxBatchDepth is the deepest multipart read: a change set within a batch.
 	maxBatchDepth = 2
 )
@@ -25,15 +26,17 @@ const (
 //
 // Content-Length headers of parts are left out. They are optional, the boundary
 // says where a part ends, and the length of a part is not known before its links
-// are mapped. What is no batch passes as it is.
+// are mapped. So are Failover-Outcome headers, which are the proxy's own. What is
+// no batch passes as it is.
 type batch struct {
 	links      mapping
 	delimiters []string // "--" and boundary of the open multiparts, outermost first
 	place      place
-	line       []byte // the current one, as far as it is held back
-	passing    bool   // the rest of the current line passes as it comes
-	header     http.Header
-	json       *jsonLinks // of the current body, nil if it is not JSON
+	line       []byte      // the current one, as far as it is held back
+	ended      bool        // it is a whole line of a header, which the next one may continue
+	passing    bool        // the rest of the current line passes as it comes
+	header     http.Header // of the current part, as far as it tells the form of the body
+	json       *jsonLinks  // of the current body, nil if it is not JSON
 }
 
 // place is where in a batch a line stands.
@@ -49,8 +52,8 @@ const (
 )
 
 func newBatch(m mapping, boundary string) *batch {
-	b := &batch{links: m, delimiters: []string{"--" + boundary}}
-	if boundary == "" {
+	b := &batch{links: m, delimiters: []string{"--" + boundary}, header: make(http.Header)}
+	if boundary == "" || len(boundary) > maxBoundary {
 		b.place = passed
 	}
 	return b
@@ -58,6 +61,14 @@ func newBatch(m mapping, boundary string) *batch {
 
 func (b *batch) next(dst, p []byte) []byte {
 	for len(p) > 0 && b.place != passed {
+		if b.ended {
+			b.ended = false
+			if p[0] != ' ' && p[0] != '\t' {
+				dst = b.whole(dst)
+				b.line = b.line[:0]
+				continue
+			}
+		}
 		n := bytes.IndexByte(p, '\n') + 1
 		ended := n > 0
 		if !ended {
@@ -79,7 +90,10 @@ func (b *batch) end(dst []byte) []byte {
 	if b.place == passed {
 		return dst
 	}
-	dst = b.held(dst, true) // the last delimiter needs no line end
+	if len(b.line) > 0 {
+		dst = b.whole(dst) // the last delimiter needs no line end
+		b.line = b.line[:0]
+	}
 	return b.endBody(dst)
 }
 
@@ -93,6 +107,9 @@ func (b *batch) held(dst []byte, ended bool) []byte {
 	case len(b.line) > maxLine:
 		b.place = passed
 		dst = append(dst, b.line...)
+	case ended && b.mayContinue():
+		b.ended = true
+		return dst
 	case ended:
 		dst = b.whole(dst)
 	default:
@@ -100,6 +117,13 @@ func (b *batch) held(dst []byte, ended bool) []byte {
 	}
 	b.line = b.line[:0]
 	return dst
+}
+
+// mayContinue reports whether the whole line that is held back is one of a header
+// that the next line may continue (RFC 9112, section 5.2). The empty line after a
+// header is none, nor is a delimiter.
+func (b *batch) mayContinue() bool {
+	return (b.place == partHeader || b.place == innerHeader) && b.line[0] != '-' && len(bytes.TrimSpace(b.line)) > 0
 }
 
 // pass appends a piece of a body.
@@ -131,7 +155,8 @@ func (b *batch) whole(dst []byte) []byte {
 		return b.headerLine(dst, text)
 	case startLine:
 		if text != "" {
-			b.place, b.header = innerHeader, make(http.Header)
+			b.place = innerHeader
+			clear(b.header)
 			return b.requestLine(dst)
 		}
 	}
@@ -148,7 +173,8 @@ func (b *batch) delimiter(text string) bool {
 	} else if i = slices.Index(b.delimiters, name); i < 0 {
 		return false
 	}
-	b.delimiters, b.place, b.header = b.delimiters[:i+1], partHeader, make(http.Header)
+	b.delimiters, b.place = b.delimiters[:i+1], partHeader
+	clear(b.header)
 	if last {
 		b.delimiters, b.place = b.delimiters[:i], outside
 		if i == 0 {
@@ -179,12 +205,15 @@ func (b *batch) headerLine(dst []byte, text string) []byte {
 		return append(dst, b.line...)
 	}
 	name, value, _ := strings.Cut(text, ":")
-	trimmed := strings.TrimLeft(value, " \t")
-	b.header.Add(name, trimmed)
+	trimmed := unfolded(value)
 	mapped, ok := trimmed, false
-	switch key := http.CanonicalHeaderKey(name); {
-	case key == "Content-Length":
+	switch key := http.CanonicalHeaderKey(strings.TrimRight(name, " \t")); {
+	case key == "Content-Length" || key == outcomeHeader:
 		return dst
+	case key == "Content-Type" || key == "Content-Encoding":
+		if b.header[key] == nil { // the first counts
+			b.header.Set(key, trimmed)
+		}
 	case b.place == innerHeader && key == "Host":
 		mapped, ok = b.links.host(trimmed)
 	case b.place == innerHeader && slices.Contains(linkHeaders[:], key):
@@ -193,16 +222,32 @@ func (b *batch) headerLine(dst []byte, text string) []byte {
 	if !ok {
 		return append(dst, b.line...)
 	}
-	dst = append(dst, b.line[:len(name)+1+len(value)-len(trimmed)]...)
-	dst = append(dst, mapped...)
-	return append(dst, b.line[len(text):]...)
+	dst = append(append(append(dst, name...), ": "...), mapped...)
+	return append(dst, b.line[len(text):]...) // the end of the line
+}
+
+// unfolded returns the value of a header in one line.
+func unfolded(value string) string {
+	if strings.IndexByte(value, '\n') < 0 {
+		return strings.TrimLeft(value, " \t")
+	}
+	var b strings.Builder
+	for line := range strings.SplitSeq(value, "\n") {
+		if line = strings.Trim(line, " \t\r"); line != "" {
+			if b.Len() > 0 {
+				b.WriteByte(' ')
+			}
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // body goes from a header to what follows it.
 func (b *batch) body() {
 	inner := b.place == innerHeader
 	b.place = content
-	media, params, _ := mime.ParseMediaType(b.header.Get("Content-Type"))
+	media, params := mediaType(b.header)
 	switch {
 	case inner:
 		if media, _ = contentType(b.header); isJSON(media) {
@@ -210,7 +255,7 @@ func (b *batch) body() {
 		}
 	case media == "application/http":
 		b.place = startLine
-	case media == "multipart/mixed" && params["boundary"] != "" && len(b.delimiters) < maxBatchDepth:
+	case media == "multipart/mixed" && params["boundary"] != "" && len(params["boundary"]) <= maxBoundary && len(b.delimiters) < maxBatchDepth:
 		b.delimiters = append(b.delimiters, "--"+params["boundary"])
 		b.place = outside
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -58,15 +59,28 @@ func contentType(h http.Header) (media string, params map[string]string) {
 	if e := strings.TrimSpace(strings.Join(h.Values("Content-Encoding"), ",")); e != "" && !strings.EqualFold(e, "identity") {
 		return "", nil
 	}
-	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil {
-		return "", nil
-	}
+	media, params = mediaType(h)
 	switch strings.ToLower(params["charset"]) {
 	case "", "utf-8", "utf8", "us-ascii":
 		return media, params
 	}
 	return "", nil
+}
+
+// maxMediaType is the longest Content-Type that is read.
+const maxMediaType = 1 << 10
+
+// mediaType returns the media type that a header names, "" if it names none.
+func mediaType(h http.Header) (media string, params map[string]string) {
+	value := h.Get("Content-Type")
+	if len(value) > maxMediaType {
+		return "", nil
+	}
+	media, params, err := mime.ParseMediaType(value)
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
+		return "", nil
+	}
+	return media, params
 }
 
 func isJSON(media string) bool {
@@ -105,9 +119,9 @@ func mapBody(r *http.Request, m mapping) error {
 	if err != nil {
 		return err
 	}
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held)), nil }
-	r.Body, _ = r.GetBody()
-	r.ContentLength = int64(len(held))
+	// Without GetBody: net/http repeats a write that has one, for reasons of its own.
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(held)), int64(len(held))
+	r.Header.Del("Expect") // there is nothing left to wait for
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // A mapping says which origin takes the place of which: of the organization's
@@ -17,9 +18,10 @@ import (
 type mapping map[string]string
 
 // origin returns the origin of scheme and authority for comparison: ASCII in
-// lower case, without a default port and without a trailing dot of the host.
+// lower case, without a default port and without a trailing dot of the host. What
+// Unicode takes for the same letter (the Kelvin sign) is another host.
 func origin(scheme, authority string) string {
-	scheme, authority = lower(scheme), lower(authority)
+	scheme, authority = ascii.Lower(scheme), ascii.Lower(authority)
 	switch scheme {
 	case "https":
 		authority = strings.TrimSuffix(authority, ":443")
@@ -27,17 +29,6 @@ func origin(scheme, authority string) string {
 		authority = strings.TrimSuffix(authority, ":80")
 	}
 	return scheme + "://" + strings.TrimSuffix(authority, ".")
-}
-
-// lower returns s with its ASCII letters in lower case. What Unicode takes for
-// the same letter (the Kelvin sign) is another host.
-func lower(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
-		}
-		return r
-	}, s)
 }
 
 // url maps an absolute URL. What follows its authority is kept byte by byte. A
@@ -153,7 +144,7 @@ type front struct {
 // own is that of a web page whose name was made to resolve to this machine (DNS
 // rebinding); no browser may be led here so.
 func (f front) origin(host string) (string, bool) {
-	if f.public != nil && strings.EqualFold(host, f.public.Host) {
+	if f.public != nil && ascii.Lower(host) == ascii.Lower(f.public.Host) {
 		return f.public.Scheme + "://" + f.public.Host, true
 	}
 	name, port, err := net.SplitHostPort(host)
@@ -163,7 +154,7 @@ func (f front) origin(host string) (string, bool) {
 		return "", false
 	}
 	ip, err := netip.ParseAddr(name)
-	if err != nil && lower(name) != "localhost" || ip.Zone() != "" {
+	if err != nil && ascii.Lower(name) != "localhost" || ip.Zone() != "" {
 		return "", false
 	}
 	return origin("http", host), true

@@ -4,10 +4,13 @@ import (
 	"context"
 	"log"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strings"
+	"sync/atomic"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // proxy is the handler that callers talk to. It sends every request to the
@@ -38,8 +41,9 @@ func newProxy(transport *failover.Transport, front front, errorLog *log.Logger) 
 	return p, nil
 }
 
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	own, ok := p.front.origin(r.Host)
+	w := &answerWriter{ResponseWriter: rw, req: r}
 	switch {
 	case r.Method == http.MethodConnect, r.URL.IsAbs(), !strings.HasPrefix(r.RequestURI, "/"):
 		// Not even for the organization: what takes this for a forward proxy is
@@ -49,10 +53,23 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !ok:
 		writeError(w, http.StatusMisdirectedRequest, "WrongHost", "this host name is not one of the proxy's; see its flag -public")
 		return
+	case reflects(r.Method):
+		writeError(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "the proxy sends no requests that ask for a copy of themselves")
+		return
+	case bindsConnection(r.Header):
+		writeError(w, http.StatusBadRequest, "ConnectionCredentials", "NTLM and Negotiate sign in a connection, and the callers of the proxy "+
+			"share its connections to the organization; bring a token (Authorization: Bearer)")
+		return
+	case !r.ProtoAtLeast(1, 1) && r.ContentLength == 0 && r.Header.Get("Content-Length") == "" && carriesBody(r.Method):
+		writeError(w, http.StatusLengthRequired, "LengthRequired", "a body over HTTP/1.0 needs a Content-Length")
+		return
 	}
-	ctx := context.WithValue(r.Context(), exchangeKey{}, &exchange{front: own})
-	r = r.WithContext(ctx)
+	e := &exchange{front: own, trailer: announced(r.Trailer)}
+	r = r.WithContext(httptrace.WithClientTrace(context.WithValue(r.Context(), exchangeKey{}, e), boundInformational()))
 	r.Header.Del("Upgrade") // Java's HttpClient offers h2c with every request
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &callerBody{ReadCloser: r.Body, exchange: e, trailer: r.Trailer}
+	}
 	if err := mapBody(r, p.front.links(r.Host, p.endpoint(r))); err != nil {
 		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request did not come to its end; nothing was sent to the organization")
 		return
@@ -73,11 +90,30 @@ func (p *proxy) endpoint(r *http.Request) string {
 	return p.org.primary.String()
 }
 
+// reflects reports whether a method asks for the request itself as the answer,
+// with all that was added to it on the way.
+func reflects(method string) bool {
+	return ascii.EqualFold("trace", method) || ascii.EqualFold("track", method)
+}
+
+// carriesBody reports whether requests with a method have a body as a rule.
+func carriesBody(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
+		return false
+	}
+	return true
+}
+
 // exchange is what has to be known of a request until it is answered.
 type exchange struct {
-	front   string // origin by which the caller addresses the proxy
-	inDoubt bool   // it is a write that may or may not have been carried out
+	front    string      // origin by which the caller addresses the proxy
+	trailer  http.Header // of the request to the organization
+	inDoubt  bool        // it is a write that may or may not have been carried out
+	brokeOff atomic.Bool // the caller's body did not come to its end
 }
+
+func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
 type exchangeKey struct{}
 
@@ -105,27 +141,25 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	// mapped, and the way to the organization is the one worth compressing.
 	out.Header.Del("Accept-Encoding")
 	links.headers(out.Header)
-}
-
-// ofTheWay reports whether a header tells of the way that a request has come,
-// which is no business of the organization.
-func ofTheWay(name string) bool {
-	switch name {
-	case "Forwarded", "Via", "X-Real-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Client-Ip", "X-Envoy-External-Address", "True-Client-Ip":
-		return true
-	}
-	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
+	out.Trailer = exchangeOf(out).trailer
 }
 
 // modifyResponse makes the response that goes to the caller.
 func (p *proxy) modifyResponse(resp *http.Response) error {
-	e := resp.Request.Context().Value(exchangeKey{}).(*exchange)
-	resp.Header.Del("Alt-Svc") // they speak of the organization's own address
-	resp.Header.Del("Strict-Transport-Security")
-	resp.Header.Del(outcomeHeader)
+	e := exchangeOf(resp.Request)
+	ownToTheProxy(resp.Header)
+	dropTrailers(resp.Trailer)
+	switch {
+	case resp.StatusCode < 200 || resp.StatusCode > 999:
+		// No caller asks for 101, and what is below 100 is no status.
+		return errNotHTTP
+	case dropConnectionChallenges(resp.Header) && resp.StatusCode == http.StatusUnauthorized:
+		return errConnectionChallenge
+	}
 	if e.inDoubt {
 		resp.Header.Set(outcomeHeader, outcomeUnknown)
 	}
 	mapResponse(resp, p.org.links(e.front))
+	resp.Body = &answerBody{ReadCloser: resp.Body, resp: resp}
 	return nil
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -100,6 +99,9 @@ func (s *site) send(t *testing.T, method, target, body string, headers ...string
 	require.NoError(t, err)
 	return reply{resp, string(text)}
 }
+
+// quietLog is for servers that are made to complain.
+var quietLog = log.New(io.Discard, "", 0)
 
 const asJSON = "Content-Type: application/json"
 
@@ -517,10 +519,6 @@ func TestSmallBodiesKeepALength(t *testing.T) {
 			continue
 		}
 		assert.Equal(t, int64(len(mapped)), r.ContentLength)
-		again, err := r.GetBody()
-		require.NoError(t, err)
-		body, err = io.ReadAll(again)
-		require.NoError(t, err)
-		assert.True(t, bytes.Equal([]byte(mapped), body))
+		assert.Nil(t, r.GetBody, "net/http repeats a write that has one, for reasons of its own")
 	}
 }

@@ -140,10 +140,12 @@ func (h *heap) inUse() uint64 {
 func (h *heap) Write(p []byte) (int, error) {
 	if h.n += len(p); h.n > large/16 {
 		h.n = 0
-		h.most = max(h.most, h.inUse())
+		h.look()
 	}
 	return len(p), nil
 }
+
+func (h *heap) look() { h.most = max(h.most, h.inUse()) }
 
 func (h *heap) assertBounded(t *testing.T) {
 	t.Helper()
