@@ -50,7 +50,7 @@ func (c *call) prepare(st *state) *Fault {
 		c.trace()
 	}
 	c.address()
-	guarded := c.guards()
+	guarded := t.books.guards(req)
 	if !guarded && t.cfg.Authorize == nil {
 		return nil
 	}
@@ -97,21 +97,6 @@ func (c *call) address() {
 	c.t.borrow(out)
 }
 
-// guards reports whether the request is an update of a record that was created
-// at the other endpoint just before the switch and may not exist here. Without a
-// condition the service would create it anew, with nothing in it but the update
-// (an upsert); with If-Match: * it answers 404.
-func (c *call) guards() bool {
-	atRisk := c.t.atRisk.Load()
-	if atRisk == nil || c.req.Method != http.MethodPatch ||
-		c.req.Header.Get("If-Match") != "" || c.req.Header.Get("If-None-Match") != "" {
-		return false
-	}
-	path := withParens(c.req.URL.EscapedPath())
-	record, _ := recordIn(path)
-	return record != "" && record == path && (*atRisk)[recordKey(Write{Entity: record})]
-}
-
 // unsent returns the fault of an attempt that ends before it is sent, which is
 // none of the endpoint's.
 func (c *call) unsent(class Class, err error) *Fault {
@@ -135,7 +120,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.budget.deposit()
 		if resp.StatusCode < 300 {
-			c.note(c.st.active, resp, "", false)
+			c.note(c.st.active, c.st.epoch, resp, "", OutcomeAcknowledged)
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -148,6 +133,9 @@ func (c *call) send() (*http.Response, *Fault) {
 	if f.Class == ClassApplication { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.clear(c.st)
+	}
+	if f.Delivery == Answered && c.isCompound() {
+		c.note(c.st.active, c.st.epoch, resp, f.RequestID, OutcomePartial)
 	}
 	c.releaseWith(resp)
 	return resp, f

@@ -38,14 +38,12 @@ func (s State) String() string {
 // endpoint is the health of one side. The atomics are read by every request;
 // the rest is guarded by Transport.mu.
 type endpoint struct {
-	// lastSuccess is when a request last succeeded: nanoseconds since
-	// Transport.started, 0 for never.
-	lastSuccess atomic.Int64
+	anchor
 	// suspect: the breaker holds faults that a success has to clear. While it
 	// is false, successes need not ask the breaker.
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
-	faults    [ClassCanceled + 1]atomic.Uint64 // by class
+	faults    [ClassLocal + 1]atomic.Uint64 // by class
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
@@ -55,20 +53,9 @@ type endpoint struct {
 	probeError error
 }
 
-// successResolution is how far apart two recorded successes are at the least,
-// so that a busy endpoint does not make every request write to one place.
-const successResolution = time.Millisecond
-
-// succeeded records that a healthy answer came at now, a time since Transport.started.
-func (e *endpoint) succeeded(now time.Duration) {
-	if last := e.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
-		e.lastSuccess.Store(max(1, int64(now))) // 0 is never
-	}
-}
-
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
-	e.faults[min(f.Class, ClassCanceled)].Add(1)
+	e.faults[min(f.Class, ClassLocal)].Add(1)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
@@ -81,6 +68,7 @@ type pastFault struct {
 // fault counts f and reports whether the breaker is open now.
 func (e *endpoint) fault(f *Fault) (open bool) {
 	e.suspect.Store(true)
+	e.anchor.hold()
 	if f.Definitive {
 		e.fenced = true
 	}
@@ -90,13 +78,17 @@ func (e *endpoint) fault(f *Fault) (open bool) {
 // success clears the faults on record.
 func (e *endpoint) success() {
 	e.breaker.success()
-	e.suspect.Store(e.breaker.state() != StateClosed)
+	if closed := e.breaker.state() == StateClosed; closed {
+		e.suspect.Store(false)
+		e.anchor.release()
+	}
 }
 
 // reset forgets all faults: the endpoint is in good health.
 func (e *endpoint) reset() {
 	e.breaker.reset()
 	e.suspect.Store(false)
+	e.anchor.release()
 }
 
 // trip opens the breaker: the endpoint has to earn its way back.
@@ -108,8 +100,11 @@ func (e *endpoint) trip() {
 // status returns a snapshot.
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
-		URL: u.String(), State: e.breaker.state(), Faults: make(map[Class]uint64),
+		State: e.breaker.state(), Faults: make(map[Class]uint64),
 		LastProbe: e.lastProbe, ProbeError: e.probeError,
+	}
+	if u != nil { // an organization with one address has no alternate
+		s.URL = u.String()
 	}
 	if last := e.lastFault.Load(); last != nil {
 		s.LastFault, s.LastFaultTime = last.Fault, last.at

@@ -36,10 +36,16 @@ const (
 	// success. A deadline that passes is ClassTransient: it is how an endpoint
 	// that swallows requests looks.
 	ClassCanceled
+	// ClassLocal: this machine or the caller is at fault, before the endpoint
+	// could be: no file descriptors or ports left, a request that cannot be sent
+	// as it is, a request body that fails to be read, a context that had ended
+	// before the attempt, a wait for a place in the connection pool. Says nothing
+	// about the endpoint: it does not count and is no success.
+	ClassLocal
 )
 
 // String returns "application", "auth", "throttled", "transient",
-// "unavailable" or "canceled".
+// "unavailable", "canceled" or "local".
 func (c Class) String() string {
 	switch c {
 	case ClassApplication:
@@ -54,6 +60,8 @@ func (c Class) String() string {
 		return "unavailable"
 	case ClassCanceled:
 		return "canceled"
+	case ClassLocal:
+		return "local"
 	}
 	return "Class(" + strconv.Itoa(int(c)) + ")"
 }

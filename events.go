@@ -22,7 +22,8 @@ const (
 	// EventDown: neither endpoint passes its probe; requests fail fast, unless
 	// Config.PassThrough is set.
 	EventDown
-	// EventUp: the active endpoint passes its probe again.
+	// EventUp: the active endpoint passes its probe again. Behind its address there
+	// may be another place than before, which lacks what Loss lists.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed
@@ -42,8 +43,9 @@ const (
 	// answers again. Without it the Transport is on its own.
 	EventFleetLost
 	EventFleetFound
-	// EventLossGrown: a write was under way at the endpoint that the last switch
-	// has left, and has ended: Loss is the report of that switch, with it added.
+	// EventLossGrown: writes were under way when the traffic moved or an outage ended,
+	// and have ended since: Loss is the report with them added. There is one such event
+	// a second at the most for a report.
 	EventLossGrown
 )
 
@@ -70,8 +72,8 @@ type Event struct {
 	Reason string
 	// Fault that led to the event, nil if none did.
 	Fault *Fault
-	// Loss of a switch that was made, in EventSwitched and EventLossGrown,
-	// otherwise nil.
+	// Loss is the report of the writes that a switch, or an outage that has ended,
+	// puts at risk: in EventSwitched, EventUp and EventLossGrown, otherwise nil.
 	Loss *LossReport
 	// Err of a failed probe, an unknown outcome, a store that does not answer, or
 	// a fleet that is not followed; otherwise nil.
@@ -165,6 +167,7 @@ func (t *Transport) dispatch() {
 		t.mu.Unlock()
 		for _, e := range batch {
 			t.log(e)
+			t.logLoss(e.Loss)
 			if t.cfg.OnEvent != nil {
 				t.cfg.OnEvent(e)
 			}

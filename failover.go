@@ -47,27 +47,6 @@ import (
 	"time"
 )
 
-// Endpoint is one of the two sides an organization can be served from.
-type Endpoint uint8
-
-const (
-	// Primary is the endpoint in the organization's own region.
-	Primary Endpoint = iota
-	// Alternate is the endpoint in the disaster-recovery region.
-	Alternate
-)
-
-// String returns "primary" or "alternate".
-func (e Endpoint) String() string {
-	if e == Alternate {
-		return "alternate"
-	}
-	return "primary"
-}
-
-// other returns the opposite endpoint.
-func (e Endpoint) other() Endpoint { return e ^ 1 }
-
 // Config adjusts a [Transport]. The zero value of every field is its default;
 // a negative number switches the thing off. New copies the Config; it may be
 // reused and changed afterwards.
@@ -80,8 +59,10 @@ type Config struct {
 	Base http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the
-	// organization's URL, which only Dataverse hosts have a rule for. It is
-	// required for Finance and Operations, on premises and in tests.
+	// organization's URL, if that is the host of a Dataverse organization;
+	// any other organization (Finance and Operations, on premises) then has one
+	// address, and the Transport never switches. [NoAlternate]: it has one
+	// address, whatever its host.
 	Alternate string
 
 	// AllowHTTP permits http URLs for hosts other than loopback ones.
@@ -144,7 +125,9 @@ type Config struct {
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization.
-	// Nil: [ProbeWebAPI], or [ProbePath]("/data") for Finance and Operations.
+	// Nil: [ProbeWebAPI], or [ProbePath]("/data") for Finance and Operations. On
+	// premises the check of ProbeWebAPI is made below the organization's path, as
+	// the URL given to New names it: /Contoso/api/data/v9.1/WhoAmI.
 	Probe Probe
 
 	// ProbeInterval is the time between two fail-back probes of the primary
@@ -196,7 +179,7 @@ type Config struct {
 	RPO time.Duration
 
 	// LedgerSize is how many of the latest writes are kept in memory for loss
-	// reports, half a KiB each. Zero: 4096. Negative: none.
+	// reports, some 350 bytes each as they come. Zero: 4096. Negative: none.
 	LedgerSize int
 
 	// Shared is where the processes of a fleet keep what they know together.
@@ -229,7 +212,17 @@ type Config struct {
 	// the first may come before New has returned.
 	OnEvent func(Event)
 
-	// Logger gets one line for every state change. Nil: [slog.Default].
+	// OnWrite is told of every write once it has ended with an answer that it was
+	// carried out, in part or in whole, or without one: for a program that keeps a
+	// journal of its own, longer than the ledger. It is called in order, one at a
+	// time, away from the request path, and may call the Transport, except for Close,
+	// which waits for it. While it blocks, up to 4,096 writes are kept for it; more
+	// are dropped, which the log and [Status.WritesDropped] tell. A panic is logged.
+	// Writes that end after Close are not handed to it. Nil: nobody is told.
+	OnWrite func(Write)
+
+	// Logger gets one line for every state change, and one for each write that a loss
+	// report lists, up to a hundred for one report. Nil: [slog.Default].
 	Logger *slog.Logger
 }
 
@@ -253,12 +246,9 @@ type Transport struct {
 	endpoints [2]endpoint
 	budget    budget
 	borrowed  atomic.Pointer[string] // Authorization header for probes
-	ledger    *ledger
-	// atRisk are the records created at the other endpoint just before the last
-	// switch, by recordKey: they may not exist where the traffic is. Nil if there
-	// are none.
-	atRisk atomic.Pointer[map[string]bool]
-	fleet  *fleet // nil without Config.Shared
+	books     books
+	journal   journal
+	fleet     *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -276,7 +266,6 @@ type Transport struct {
 	objection      string        // to the way back, told last
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
-	loss           *LossReport // of the last switch
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -303,7 +292,7 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	_, t.direct = t.base.(*http.Transport)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
-	t.ledger = newLedger(c.LedgerSize)
+	t.books.open(&t.cfg, &t.org, t.started)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
 	}
@@ -360,10 +349,7 @@ func (c *Config) complete(org *Org) error {
 		c.Logger = slog.Default()
 	}
 	if c.Probe == nil {
-		c.Probe = ProbeWebAPI
-		if org.finOps() {
-			c.Probe = ProbePath("/data")
-		}
+		c.Probe = defaultProbe(org)
 	}
 	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
 		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)
@@ -408,8 +394,8 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
-// Close stops all probing, waits until every goroutine of the Transport and a
-// running OnEvent have ended, and always returns nil. If the store of a fleet
+// Close stops all probing, waits until every goroutine of the Transport, OnEvent and
+// OnWrite have ended, and always returns nil. If the store of a fleet
 // hangs, that takes up to a second more. Round trips under way, and what reads
 // their bodies ahead, are not waited for: they finish their current attempt;
 // later ones return [ErrClosed]. It does not close a Base that the caller has
@@ -423,6 +409,7 @@ func (t *Transport) Close() error {
 		t.cancel()
 	}
 	t.mu.Unlock()
+	t.journal.close()
 	t.wg.Wait()
 	t.yieldFailback()
 	if t.cfg.Base == nil {
@@ -444,6 +431,9 @@ func (t *Transport) Close() error {
 func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
 	if to != Primary && to != Alternate {
 		return fmt.Errorf("failover: no such endpoint: %d", to)
+	}
+	if t.url(to) == nil {
+		return errNoAlternate
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -481,11 +471,12 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 // Both endpoints are probed all the same, for [Transport.Status], unless
 // Config.ProbeInterval is negative. Pinning moves
 // the traffic without a probe; [Transport.Switch] first for the careful way.
+// To pin an endpoint that the organization does not have changes nothing.
 func (t *Transport) Pin(e Endpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := t.state.Load()
-	if st.closed || e != Primary && e != Alternate || st.pinned && st.active == e {
+	if st.closed || e != Primary && e != Alternate || t.url(e) == nil || st.pinned && st.active == e {
 		return
 	}
 	next := *st
@@ -542,8 +533,12 @@ type Status struct {
 	// EventsDropped is how many events OnEvent and the Logger were too slow for
 	// and have never been told of.
 	EventsDropped uint64
-	// Loss is the report of the last switch, nil if there was none.
+	// Loss is the last loss report, nil if there was no reason for one yet.
 	Loss *LossReport
+	// Losses are the last 16 loss reports, oldest first.
+	Losses []*LossReport
+	// WritesDropped is how many writes OnWrite was too slow for and was never told of.
+	WritesDropped uint64
 }
 
 // EndpointStatus is what a [Transport] knows of one endpoint.
@@ -579,7 +574,10 @@ func (t *Transport) Status() Status {
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.started),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.started),
 		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
-		Loss: t.loss,
+		Losses: t.books.reports(), WritesDropped: t.journal.writesLost(),
+	}
+	if n := len(status.Losses); n > 0 {
+		status.Loss = status.Losses[n-1]
 	}
 	if t.fleet != nil {
 		fleet := t.fleet.status
@@ -593,7 +591,7 @@ func (t *Transport) Status() Status {
 	return status
 }
 
-// url returns the origin of an endpoint.
+// url returns the origin of an endpoint, nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {
 	if e == Alternate {
 		return t.org.Alternate

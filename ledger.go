@@ -1,13 +1,13 @@
 package failover
 
 import (
+	"math"
 	"net/http"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/d365failover/failover/internal/ascii"
 	"github.com/d365failover/failover/internal/redact"
 )
 
@@ -25,7 +25,9 @@ type Write struct {
 	// answer named one.
 	EntityID string
 	// Entity is the path under which the record with EntityID can be read, such
-	// as "/api/data/v9.2/accounts(00000000-0000-0000-0000-000000000001)".
+	// as "/api/data/v9.2/accounts(00000000-0000-0000-0000-000000000001)". It is
+	// "" for a record of an elastic table, which is read by its id and its
+	// partition.
 	Entity string
 	// RequestID is what the service calls the request, or else the caller.
 	RequestID string
@@ -33,148 +35,156 @@ type Write struct {
 	Label string
 	// Status of the answer, 0 if there was none.
 	Status int
+	// Endpoint that the write was sent to.
+	Endpoint Endpoint
+	// Outcome is what the caller was told about the write.
+	Outcome Outcome
 }
 
-// LossReport lists the writes that may not have reached the endpoint that the
-// traffic moved to, because replication is asynchronous. They are at risk;
-// to learn which of them are lost, if any, look at the other side, as
-// [LossReport.Verify] does.
-type LossReport struct {
-	// From is the endpoint that the writes were sent to.
-	From Endpoint
-	// URL is the origin that Verify reads from: the primary's, which stands for
-	// whatever endpoint is active.
-	URL string
-	// LastSuccess is when From last answered a request in good health, zero if
-	// it never did.
-	LastSuccess time.Time
-	// RPO is the [Config.RPO] that the report was made with.
-	RPO time.Duration
-	// AtRisk are the writes that From acknowledged within RPO before
-	// LastSuccess, or later. The last success is the anchor, and not the time of
-	// the switch, because to detect an outage takes longer than the RPO.
-	AtRisk []Write
-	// Unknown are the writes to From that ended without a definite answer, given
-	// up on no more than 2 minutes and RPO before LastSuccess: Dataverse ends a
-	// call after 2 minutes, and until then may have carried it out.
-	Unknown []Write
-	// Truncated: more writes may belong here than the ledger had room for.
-	Truncated bool
+// Outcome is what is known about what a write has done where it was sent to.
+type Outcome uint8
 
-	// verified is the result of the last Verify, for the status page.
-	verified *atomic.Pointer[Verification]
+const (
+	// OutcomeAcknowledged: the service has answered that it carried the write out.
+	OutcomeAcknowledged Outcome = iota
+	// OutcomeUnknown: there was no definite answer. The write may have been carried
+	// out, then or later.
+	OutcomeUnknown
+	// OutcomePartial: a $batch or ExecuteMultiple was answered with an error. Some of
+	// the writes in it, up to the one that failed, may have been carried out.
+	OutcomePartial
+)
+
+// String returns "acknowledged", "unknown" or "partial".
+func (o Outcome) String() string {
+	switch o {
+	case OutcomeUnknown:
+		return "unknown"
+	case OutcomePartial:
+		return "partial"
+	default:
+		return "acknowledged"
+	}
 }
-
-// maxRun is how long after a write was given up on it may be carried out.
-// Source: https://learn.microsoft.com/power-apps/developer/data-platform/analyze-performance
-// (the 2 minute limit of message operations).
-const maxRun = 2 * time.Minute
 
 // ledger keeps the latest writes of an organization in a ring. Any number of
-// goroutines may record and report at the same time; none waits for another. A
-// nil ledger keeps nothing. The ring is made for the first write, so a program
-// that only reads never pays for it.
+// goroutines may use it at the same time; they wait for each other only at the same
+// slot, for the time of a copy. The ring is made for the first write, and its slots
+// as they are needed, so a program that only reads never pays for it.
 type ledger struct {
 	size int
-	ring atomic.Pointer[[]atomic.Pointer[ledgerEntry]]
+	ring atomic.Pointer[ring]
 	next atomic.Uint64 // index of the next entry, modulo size
-	// dropped is the latest entry that overflow has taken out, by endpoint and
-	// by whether the outcome was known.
-	dropped [2][2]atomic.Pointer[ledgerEntry]
 }
 
-// newLedger returns a ledger of size writes, nil if size is not positive.
-func newLedger(size int) *ledger {
-	if size <= 0 {
-		return nil
-	}
-	return &ledger{size: size}
+type ring struct {
+	began  time.Time
+	chunks []atomic.Pointer[chunk]
+	// dropped is the time, since began, of the latest entry that overflow has taken
+	// out, by endpoint and by whether the outcome was known.
+	dropped [2][2]atomic.Int64
 }
 
-// record keeps a write, which is not changed any more.
-func (l *ledger) record(e *ledgerEntry) {
-	if l == nil {
-		return
+// chunk is the slots that are made at once.
+type chunk [16]slot
+
+type slot struct {
+	mu    sync.Mutex
+	entry ledgerEntry
+}
+
+// record keeps a write that has ended. It returns the epoch in which it did.
+func (l *ledger) record(w *endedWrite, epoch *atomic.Uint64) (ended uint64) {
+	r := l.ring.Load()
+	if r == nil {
+		r = l.makeRing(w.Time)
 	}
-	ring := l.slots()
-	slot := &ring[(l.next.Add(1)-1)%uint64(len(ring))]
-	for {
-		old := slot.Load()
-		l.drop(old) // before it is gone, so that a report misses neither the entry nor its loss
-		if slot.CompareAndSwap(old, e) {
-			return
+	s := r.slot((l.next.Add(1) - 1) % uint64(l.size))
+	s.mu.Lock()
+	if s.entry.used {
+		r.drop(&s.entry)
+	}
+	s.entry.pack(w)
+	// Not before the slot is locked: who moves the epoch on and reads the slot after
+	// that finds the entry, or else it has the new epoch.
+	s.entry.ended = epoch.Load()
+	ended = s.entry.ended
+	s.mu.Unlock()
+	return ended
+}
+
+func (l *ledger) makeRing(began time.Time) *ring {
+	r := &ring{began: began, chunks: make([]atomic.Pointer[chunk], (l.size+len(chunk{})-1)/len(chunk{}))}
+	for at := range r.dropped {
+		for unknown := range r.dropped[at] {
+			r.dropped[at][unknown].Store(math.MinInt64)
 		}
 	}
+	l.ring.CompareAndSwap(nil, r)
+	return l.ring.Load()
 }
 
-// slots returns the ring, which it makes on first use.
-func (l *ledger) slots() []atomic.Pointer[ledgerEntry] {
-	if ring := l.ring.Load(); ring != nil {
-		return *ring
+// slot returns the slot with an index.
+func (r *ring) slot(i uint64) *slot {
+	at := &r.chunks[i/uint64(len(chunk{}))]
+	c := at.Load()
+	if c == nil {
+		at.CompareAndSwap(nil, new(chunk))
+		c = at.Load()
 	}
-	ring := make([]atomic.Pointer[ledgerEntry], l.size)
-	l.ring.CompareAndSwap(nil, &ring)
-	return *l.ring.Load()
+	return &c[i%uint64(len(chunk{}))]
 }
 
-// drop takes note that overflow takes e out. A nil e does not count.
-func (l *ledger) drop(e *ledgerEntry) {
-	if e == nil {
-		return
-	}
-	latest := l.latestDropped(e.at, e.unknown)
-	for {
-		old := latest.Load()
-		if old != nil && !e.time.After(old.time) || latest.CompareAndSwap(old, e) {
-			return
-		}
+// drop takes note that overflow takes e out.
+func (r *ring) drop(e *ledgerEntry) {
+	latest, at := r.latestDropped(e.at, e.outcome == OutcomeUnknown), int64(e.time.Sub(r.began))
+	for old := latest.Load(); old < at && !latest.CompareAndSwap(old, at); {
+		old = latest.Load()
 	}
 }
 
-func (l *ledger) latestDropped(at Endpoint, unknown bool) *atomic.Pointer[ledgerEntry] {
+func (r *ring) latestDropped(at Endpoint, unknown bool) *atomic.Int64 {
 	if unknown {
-		return &l.dropped[at][1]
+		return &r.dropped[at][1]
 	}
-	return &l.dropped[at][0]
+	return &r.dropped[at][0]
 }
 
-// report lists the writes at risk when the traffic leaves an endpoint. The
-// caller sets the URL of the report. Of a nil ledger nothing is known, so its
-// report is truncated.
-func (l *ledger) report(from Endpoint, lastSuccess time.Time, rpo time.Duration) *LossReport {
-	r := &LossReport{From: from, LastSuccess: lastSuccess, RPO: max(rpo, 0), Truncated: l == nil}
-	if l == nil {
-		return r
+// each shows the entries to f, one at a time, each as it is at that moment.
+func (l *ledger) each(f func(*ledgerEntry)) {
+	r := l.ring.Load()
+	if r == nil {
+		return
 	}
-	start := func(unknown bool) time.Time {
-		if unknown {
-			return lastSuccess.Add(-r.RPO - maxRun)
+	for i := range r.chunks {
+		c := r.chunks[i].Load()
+		if c == nil {
+			continue
 		}
-		return lastSuccess.Add(-r.RPO)
-	}
-	if ring := l.ring.Load(); ring != nil {
-		oldest := l.next.Load()
-		for i := range uint64(l.size) {
-			e := (*ring)[(oldest+i)%uint64(l.size)].Load()
-			switch {
-			case e == nil || e.at != from || e.time.Before(start(e.unknown)):
-			case e.unknown:
-				r.Unknown = append(r.Unknown, e.write())
-			default:
-				r.AtRisk = append(r.AtRisk, e.write())
-			}
+		for i := range c {
+			c[i].read(f)
 		}
 	}
-	for _, unknown := range []bool{false, true} {
-		e := l.latestDropped(from, unknown).Load()
-		r.Truncated = r.Truncated || e != nil && !e.time.Before(start(unknown))
-	}
-	slices.SortStableFunc(r.AtRisk, byTime)
-	slices.SortStableFunc(r.Unknown, byTime)
-	return r
 }
 
-func byTime(a, b Write) int { return a.Time.Compare(b.Time) }
+func (s *slot) read(f func(*ledgerEntry)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entry.used {
+		f(&s.entry)
+	}
+}
+
+// hasDropped reports whether overflow has taken out a write to an endpoint that
+// ended at from or later.
+func (l *ledger) hasDropped(at Endpoint, unknown bool, from time.Time) bool {
+	r := l.ring.Load()
+	if r == nil {
+		return false
+	}
+	latest := r.latestDropped(at, unknown).Load()
+	return latest != math.MinInt64 && !r.began.Add(time.Duration(latest)).Before(from)
+}
 
 // Bounds of the texts of a Write, in bytes.
 const (
@@ -183,75 +193,27 @@ const (
 	maxWriteLabel  = 256
 )
 
-// maxAddress bounds the address of a record that an answer names, in bytes.
-const maxAddress = 1024
-
-// ledgerEntry is a write as the ledger keeps it: in one piece, with its texts as they
-// came. Which record it is about is found out when a report asks for it, which for
-// most writes never happens.
-type ledgerEntry struct {
-	at      Endpoint
-	unknown bool
-	status  int32
-	time    time.Time
-	ends    [5]uint16 // of method, path, label, request id and the record's address, one after the other
-	brief   [248]byte // where they fit in, as most do
-	long    []byte    // or else here
-}
-
-// newLedgerEntry packs a write that ended at an endpoint: acknowledged, or with an
-// unknown outcome. named is the address of its record, by the answer. The entry
-// shares no memory with the texts: they may be parts of a longer one, which has the
-// query or the body in it.
-func newLedgerEntry(at Endpoint, unknown bool, w Write, named string) *ledgerEntry {
-	e := &ledgerEntry{at: at, unknown: unknown, time: w.Time, status: int32(w.Status)}
-	of := [...]string{w.Method, w.Path, w.Label, w.RequestID, named}
-	end := 0
-	for i, text := range of {
-		end += len(text)
-		e.ends[i] = uint16(end)
-	}
-	to := e.brief[:]
-	if end > len(to) {
-		e.long = make([]byte, end)
-		to = e.long
-	}
-	for _, text := range of {
-		to = to[copy(to, text):]
-	}
-	return e
-}
-
-// write returns the write in full.
-func (e *ledgerEntry) write() Write {
-	all := string(e.brief[:])
-	if e.long != nil {
-		all = string(e.long)
-	}
-	start, of := 0, [len(e.ends)]string{}
-	for i, end := range e.ends {
-		of[i], start = all[start:end], int(end)
-	}
-	w := Write{Time: e.time, Method: of[0], Path: of[1], Label: of[2], RequestID: of[3], Status: int(e.status)}
-	w.Entity, w.EntityID = recordIn(w.Path)
-	if entity, id := recordAt(of[4]); entity != "" {
-		w.Entity, w.EntityID = entity, id
-	}
-	return w
+// endedWrite is a write whose attempt has ended. Which record it is for is worked
+// out when somebody asks for it, which for most writes never happens.
+type endedWrite struct {
+	Write              // without its record
+	named       string // address of the record, by the answer
+	partitioned bool   // the record is in a partition of an elastic table
+	began       uint64 // epoch in which the attempt was made
 }
 
 // describe returns a write whose attempt ended with resp or, if that is nil, without
-// a response, and the address that the response gives its record; which record that
-// is, is left out. id is what the service calls the request, "" if that is for the
+// a response. id is what the service calls the request, "" if that is for the
 // response to say. All texts are bounded.
-func describe(req *http.Request, resp *http.Response, ended time.Time, id, label string) (w Write, named string) {
+func describe(req *http.Request, resp *http.Response, ended time.Time, id, label string) endedWrite {
 	path := withParens(req.URL.EscapedPath())
-	w = Write{
+	w := endedWrite{Write: Write{
 		Time: ended, Method: redact.Line(req.Method, maxWriteMethod), Path: path[:min(len(path), maxWritePath)],
 		Label: redact.Line(label, maxWriteLabel), RequestID: redact.Line(id, maxRequestText),
-	}
+	}}
+	w.partitioned = inPartition(req, resp)
 	if resp != nil {
-		w.Status, named = resp.StatusCode, namedRecord(resp)
+		w.Status, w.named = resp.StatusCode, namedRecord(resp)
 		if w.RequestID == "" {
 			w.RequestID = requestID(resp.Header)
 		}
@@ -259,7 +221,7 @@ func describe(req *http.Request, resp *http.Response, ended time.Time, id, label
 	if w.RequestID == "" {
 		w.RequestID = callersRequestID(req.Header)
 	}
-	return w, named
+	return w
 }
 
 // callersRequestID returns what the caller calls a request, "" if nothing.
@@ -272,107 +234,126 @@ func callersRequestID(h http.Header) string {
 	return ""
 }
 
-// withParens undoes the escaping of parentheses, which net/url escapes in paths
-// that were not parsed. To OData they mean the same.
-func withParens(path string) string {
-	if strings.IndexByte(path, '%') < 0 {
-		return path
+// addressed returns the write with its record.
+func (w *endedWrite) addressed() Write {
+	full := w.Write
+	full.Entity, full.EntityID = recordIn(full.Path)
+	if entity, id := recordAt(w.named); entity != "" {
+		full.Entity, full.EntityID = entity, id
 	}
-	return strings.ReplaceAll(strings.ReplaceAll(path, "%28", "("), "%29", ")")
+	if w.partitioned {
+		full.Entity = "" // which is not enough to read it by
+	}
+	return full
 }
 
-// namedRecord returns the address of the record that a response names: in
-// OData-EntityId (OData 4.0, part 1, section 8.3.4), or in the Location of a 201.
-func namedRecord(resp *http.Response) string {
-	address := valueOf(resp.Header, "Odata-Entityid")
-	if address == "" && resp.StatusCode == http.StatusCreated {
-		address = valueOf(resp.Header, "Location")
-	}
-	address, _, _ = strings.Cut(address, "?")
-	address, _, _ = strings.Cut(address, "#")
-	if len(address) > maxAddress {
-		return ""
-	}
-	return address
+// ledgerEntry is a write as the ledger keeps it: in one piece, with its texts as they came.
+type ledgerEntry struct {
+	used         bool
+	at           Endpoint
+	outcome      Outcome
+	partitioned  bool
+	status       int32
+	began, ended uint64 // epochs
+	time         time.Time
+	ends         [5]uint16 // of method, path, label, request id and the record's address, one after the other
+	brief        [240]byte // where they fit in, as most do
+	long         []byte    // or else here
 }
 
-// recordAt returns path and id of the record at an address. Both are empty if it
-// is not the address of one.
-func recordAt(address string) (entity, id string) {
-	path := address
-	if _, _, rest, ok := splitURL(address); ok {
-		path = rest
+// pack makes e the entry of a write. It shares no memory with the texts: they may
+// be parts of a longer one, which has the query or the body in it.
+func (e *ledgerEntry) pack(w *endedWrite) {
+	e.used, e.at, e.outcome, e.partitioned = true, w.Endpoint, w.Outcome, w.partitioned
+	e.status, e.began, e.time, e.long = int32(w.Status), w.began, w.Time, e.long[:0]
+	of := [...]string{w.Method, w.Path, w.Label, w.RequestID, w.named}
+	end := 0
+	for i, text := range of {
+		end += len(text)
+		e.ends[i] = uint16(end)
 	}
-	if len(path) > maxWritePath || !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, invisible) {
-		return "", ""
-	}
-	path = withParens(path)
-	if entity, id = recordIn(path); entity != path {
-		return "", ""
-	}
-	return entity, id
-}
-
-func invisible(r rune) bool { return r <= ' ' || r > '~' }
-
-// guidLength of the form 00000000-0000-0000-0000-000000000000.
-const guidLength = 36
-
-// recordIn returns the start of a path that ends with the first record that is
-// addressed by a GUID, as in "/api/data/v9.2/accounts(...)/name", and that GUID.
-// Both are empty if there is none.
-func recordIn(path string) (entity, id string) {
-	for i := 0; ; {
-		open := strings.IndexByte(path[i:], '(')
-		if open < 0 {
-			return "", ""
+	if end > len(e.brief) {
+		e.long = slices.Grow(e.long, end)
+		for _, text := range of {
+			e.long = append(e.long, text...)
 		}
-		set := path[strings.LastIndexByte(path[:i+open], '/')+1 : i+open]
-		i += open + 1
-		end := i + guidLength
-		if end < len(path) && path[end] == ')' && isGUID(path[i:end]) && isIdentifier(set) {
-			return path[:end+1], path[i:end]
-		}
+		return
+	}
+	to := e.brief[:]
+	for _, text := range of {
+		to = to[copy(to, text):]
 	}
 }
 
-func isGUID(s string) bool {
-	for i := range len(s) {
-		switch i {
-		case 8, 13, 18, 23:
-			if s[i] != '-' {
-				return false
-			}
-		default:
-			if c := ascii.LowerByte(s[i]); (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-				return false
-			}
-		}
+// write returns the write in full.
+func (e *ledgerEntry) write() Write {
+	all := string(e.brief[:])
+	if len(e.long) > 0 {
+		all = string(e.long)
 	}
-	return len(s) == guidLength
+	start, of := 0, [len(e.ends)]string{}
+	for i, end := range e.ends {
+		of[i], start = all[start:end], int(end)
+	}
+	w := endedWrite{
+		Write: Write{
+			Time: e.time, Method: of[0], Path: of[1], Label: of[2], RequestID: of[3],
+			Status: int(e.status), Endpoint: e.at, Outcome: e.outcome,
+		},
+		named: of[4], partitioned: e.partitioned,
+	}
+	return w.addressed()
 }
 
-// isIdentifier reports whether s can be the name of an entity set.
-func isIdentifier(s string) bool {
-	for i := range len(s) {
-		if c := ascii.LowerByte(s[i]); c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
-			return false
-		}
-	}
-	return s != ""
+// anchor is the last success of an endpoint: what the reports about it start from.
+type anchor struct {
+	// lastSuccess is when a request last succeeded: nanoseconds since
+	// Transport.started, 0 for never.
+	lastSuccess atomic.Int64
+	// before is lastSuccess as it was when the first fault of an outage was counted,
+	// 0 if there is no outage. The success that ends the outage moves lastSuccess on.
+	// Guarded by Transport.mu.
+	before int64
 }
 
-// created returns the keys of the records that writes of the report have created
-// by POST, nil if there are none.
-func (r *LossReport) created() map[string]bool {
-	var keys map[string]bool
-	for _, w := range slices.Concat(r.AtRisk, r.Unknown) {
-		if w.Method == http.MethodPost && w.Entity != "" && w.creates() {
-			if keys == nil {
-				keys = make(map[string]bool)
-			}
-			keys[recordKey(w)] = true
-		}
+const (
+	// successResolution is how far apart two recorded successes are at the least,
+	// so that a busy endpoint does not make every request write to one place.
+	successResolution = time.Millisecond
+	// neverSucceeded is an anchor.before without a success.
+	neverSucceeded = -1
+)
+
+// succeeded records that the service answered in good health at now, a time since
+// Transport.started. A page of a front end is no such answer.
+func (a *anchor) succeeded(now time.Duration) {
+	if last := a.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
+		a.lastSuccess.Store(max(1, int64(now))) // 0 is never
 	}
-	return keys
+}
+
+// hold keeps the last success as the anchor until release.
+func (a *anchor) hold() {
+	if a.before != 0 {
+		return
+	}
+	if a.before = a.lastSuccess.Load(); a.before == 0 {
+		a.before = neverSucceeded
+	}
+}
+
+// release ends a hold: the outage is over, or was none.
+func (a *anchor) release() { a.before = 0 }
+
+// time returns the last success before the outage, or else the last one; zero if there
+// was none.
+func (a *anchor) time(started time.Time) time.Time {
+	at := a.before
+	if at == 0 {
+		at = a.lastSuccess.Load()
+	}
+	if at <= 0 {
+		return time.Time{}
+	}
+	return started.Add(time.Duration(at))
 }

@@ -41,6 +41,20 @@ func ProbePath(path string) Probe {
 	}
 }
 
+// defaultProbe returns the probe of an organization for which none is configured.
+func defaultProbe(org *Org) Probe {
+	path := org.probePath()
+	if !strings.HasSuffix(path, "/WhoAmI") {
+		return ProbePath(path)
+	}
+	return func(ctx context.Context, client *http.Client, endpoint *url.URL) error {
+		return probePath(ctx, client, endpoint, path, namesOrganization)
+	}
+}
+
+// errNoAlternate: the organization has one address.
+var errNoAlternate = errors.New("failover: the organization has no alternate endpoint")
+
 // probeTerms travel to the probes of this package in the context.
 type probeTerms struct {
 	// fenced: the endpoint has said that it does not serve; only an authorized
@@ -123,6 +137,9 @@ func asksForBearer(h http.Header) bool {
 
 // runProbe probes an endpoint and takes note of the result.
 func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
+	if t.url(e) == nil {
+		return errNoAlternate
+	}
 	t.mu.Lock()
 	terms := probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.organizationID}
 	t.mu.Unlock()

@@ -1,9 +1,11 @@
 package failover
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"path"
+	"strings"
 
 	"github.com/d365failover/failover/internal/message"
 )
@@ -68,6 +70,21 @@ func (c *call) reads() bool {
 	}
 	action, ok := message.Action(req.Header)
 	return ok && (message.Retrieves(action) || message.Reads(action, c.body.held))
+}
+
+// isCompound reports whether the request holds several writes of which some may be
+// carried out although the answer is an error: a $batch, an ExecuteMultiple, or one
+// of the bulk operations, which are no transaction in elastic tables.
+func (c *call) isCompound() bool {
+	if c.req.Method != http.MethodPost || c.isRead() {
+		return false
+	}
+	switch name := path.Base(c.req.URL.Path); strings.TrimPrefix(name, "Microsoft.Dynamics.CRM.") {
+	case "$batch", "CreateMultiple", "UpdateMultiple", "UpsertMultiple", "DeleteMultiple":
+		return true
+	}
+	action, ok := message.Action(c.req.Header)
+	return ok && strings.HasSuffix(action, "/Execute") && (c.body.held == nil || bytes.Contains(c.body.held, []byte("Multiple")))
 }
 
 // maySendAgain reports whether the request may be sent once more after fault f.

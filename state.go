@@ -2,8 +2,6 @@ package failover
 
 import (
 	"fmt"
-	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +12,7 @@ import (
 type state struct {
 	active     Endpoint
 	generation uint64 // one more with every switch
+	epoch      uint64 // one more with every judgement: a switch, or the end of an outage
 	since      time.Time
 	pinned     bool
 	down       *outage // nil unless neither endpoint serves
@@ -32,6 +31,8 @@ type outage struct {
 func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	st := t.state.Load()
 	now := time.Now()
+	next := &state{active: e, generation: st.generation + 1, epoch: st.epoch + 1, since: now, pinned: st.pinned}
+	loss := t.reportLossLocked(st.active, e, next.epoch, reason)
 	if e == Alternate {
 		t.endpoints[Primary].trip()
 	} else {
@@ -41,8 +42,6 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	t.hold, t.objection = hold{}, ""
 	latched := t.latched(damping)
 	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
-	t.setLoss(t.lossReport(st.active))
-	next := &state{active: e, generation: st.generation + 1, since: now, pinned: st.pinned}
 	t.setState(next)
 	if t.decision != nil {
 		t.decision.cancel()
@@ -50,7 +49,7 @@ func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
 	if !next.pinned { // a pin is this process's own
 		t.tellFleet(reason)
 	}
-	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: t.loss})
+	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: loss})
 	t.emit(Event{Kind: EventTokensSuspect, From: st.active, To: e, Reason: fmt.Sprintf(
 		"the %v may not have the content that the last delta tokens and ETags of the %v are about", e, st.active)})
 	t.tellLatched(latched)
@@ -69,47 +68,6 @@ func (t *Transport) tellLatched(before bool) {
 		e := t.state.Load().active
 		t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
 	}
-}
-
-// lossReport lists the writes at risk if the traffic leaves an endpoint now.
-func (t *Transport) lossReport(from Endpoint) *LossReport {
-	var lastSuccess time.Time
-	if at := t.endpoints[from].lastSuccess.Load(); at != 0 {
-		lastSuccess = t.started.Add(time.Duration(at))
-	}
-	r := t.ledger.report(from, lastSuccess, t.cfg.RPO)
-	r.URL, r.verified = t.org.Primary.String(), new(atomic.Pointer[Verification])
-	return r
-}
-
-// setLoss makes r the report of the last switch. mu is held.
-func (t *Transport) setLoss(r *LossReport) {
-	t.loss = r
-	var atRisk *map[string]bool
-	if created := r.created(); created != nil {
-		atRisk = &created
-	}
-	t.atRisk.Store(atRisk)
-}
-
-// late adds a write to the report of the last switch that was under way at the
-// endpoint which that has left. The report that was given out is not changed.
-func (t *Transport) late(e *ledgerEntry) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	st := t.state.Load()
-	if t.loss == nil || t.loss.From != e.at || e.at == st.active {
-		return
-	}
-	r, w := *t.loss, e.write()
-	if e.unknown {
-		r.Unknown = append(slices.Clone(r.Unknown), w)
-	} else {
-		r.AtRisk = append(slices.Clone(r.AtRisk), w)
-	}
-	t.setLoss(&r)
-	t.emit(Event{Kind: EventLossGrown, From: e.at, To: st.active, Loss: &r, Reason: fmt.Sprintf(
-		"%s %s was under way at the %v when the traffic moved", w.Method, w.Path, e.at)})
 }
 
 // latched reports whether there were so many switches within memory that further
@@ -139,10 +97,12 @@ func (t *Transport) outlook(o *outage) (faults [2]*Fault, retryAfter time.Durati
 func (t *Transport) comeUp(reason string) {
 	next := *t.state.Load()
 	next.down = nil
+	next.epoch++
+	loss := t.reportLossLocked(next.active, next.active, next.epoch, reason)
 	t.objection = ""
 	t.endpoints[next.active].reset()
 	t.setState(&next)
-	t.emit(Event{Kind: EventUp, From: next.active, To: next.active, Reason: reason})
+	t.emit(Event{Kind: EventUp, From: next.active, To: next.active, Reason: reason, Loss: loss})
 }
 
 // setState publishes next, wakes everyone who waits for a change, and sees to

@@ -153,7 +153,7 @@ func endpointView(e Endpoint, s *EndpointStatus, active Endpoint) statusEndpoint
 		Name: e.String(), URL: s.URL, Active: e == active, Breaker: s.State.String(),
 		LastSuccess: s.LastSuccess.UTC(), LastFault: faultView(s.LastFault, s.LastFaultTime), Faults: make(map[string]uint64),
 	}
-	for c := range ClassCanceled + 1 {
+	for c := range ClassLocal + 1 {
 		v.Faults[c.String()] = s.Faults[c]
 	}
 	if s.LastProbe.IsZero() {
@@ -267,7 +267,7 @@ type faultCount struct {
 // Counts returns the numbers of faults that are not zero, by class.
 func (e *statusEndpoint) Counts() []faultCount {
 	var counts []faultCount
-	for c := range ClassCanceled + 1 {
+	for c := range ClassLocal + 1 {
 		if n := e.Faults[c.String()]; n > 0 {
 			counts = append(counts, faultCount{c.String(), n})
 		}

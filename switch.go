@@ -235,7 +235,7 @@ func (t *Transport) confirm(ctx context.Context, from, to Endpoint, reason strin
 	if t.cfg.ConfirmSwitch == nil {
 		return nil
 	}
-	proposal := Switch{From: from, To: to, Reason: reason, Fault: f, Loss: t.lossReport(from)}
+	proposal := Switch{From: from, To: to, Reason: reason, Fault: f, Loss: t.proposedLoss(from, to, reason)}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	answer := make(chan error, 1)

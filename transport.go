@@ -97,6 +97,7 @@ type call struct {
 	variant           int           // of the organization's host names, see Org
 	at                Endpoint      // that the caller's URL names
 	body              payload
+	began             uint64   // epoch of the first attempt
 	faults            []*Fault // one for each attempt so far
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool // see isRead
@@ -118,6 +119,7 @@ func (c *call) run() (*http.Response, error) {
 	if c.t.failsFast(st) {
 		return nil, c.t.refusal(st, c.req)
 	}
+	c.began = st.epoch
 	for {
 		f := c.prepare(st)
 		if now := c.t.state.Load(); now.generation != st.generation && f == nil {
@@ -243,7 +245,7 @@ func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
 		if doubt != f {
 			answer = nil // of another attempt
 		}
-		c.note(doubt.Endpoint, answer, doubt.RequestID, true)
+		c.note(doubt.Endpoint, c.began, answer, doubt.RequestID, OutcomeUnknown)
 		c.t.mu.Lock()
 		c.t.emit(Event{Kind: EventOutcomeUnknown, From: doubt.Endpoint, To: doubt.Endpoint, Fault: doubt, Err: e,
 			Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
@@ -273,18 +275,16 @@ func (c *call) inDoubt(last *Fault) *Fault {
 	return nil
 }
 
-// note keeps a write that has just ended at an endpoint in the ledger.
-func (c *call) note(at Endpoint, resp *http.Response, requestID string, unknown bool) {
-	if c.t.ledger == nil || c.isRead() {
+// note enters a write that has just ended at an endpoint, and was begun in an epoch,
+// in the books.
+func (c *call) note(at Endpoint, began uint64, resp *http.Response, requestID string, outcome Outcome) {
+	if c.t.books.ledger == nil && c.t.cfg.OnWrite == nil || c.isRead() {
 		return
 	}
 	label, _ := c.req.Context().Value(labelKey).(string)
-	w, named := describe(c.req, resp, time.Now(), requestID, label)
-	e := newLedgerEntry(at, unknown, w, named)
-	c.t.ledger.record(e)
-	if c.t.state.Load().generation != c.st.generation {
-		c.t.late(e)
-	}
+	w := describe(c.req, resp, time.Now(), requestID, label)
+	w.Endpoint, w.Outcome, w.began = at, outcome, began
+	c.t.recordWrite(&w)
 }
 
 // budget bounds the repeats at one endpoint to a share of the requests, so that

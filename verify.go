@@ -2,13 +2,12 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/d365failover/failover/internal/ascii"
 )
 
 // Verification sorts the writes of a [LossReport] by what reading their records
@@ -25,8 +24,9 @@ type Verification struct {
 	Missing []Write
 	// Unreadable: reading cannot tell. Such are changes of a record that exists
 	// (a read does not tell its versions apart), writes that name no record by
-	// its id (creates without an answer, alternate keys, $batch, SOAP), records
-	// that could not be read, and whatever was left when Verify ended early.
+	// its id (creates without an answer, alternate keys, $batch, SOAP), records of
+	// elastic tables (they are read by their partition as well), records that
+	// could not be read, and whatever was left when Verify ended early.
 	Unreadable []Write
 }
 
@@ -39,11 +39,23 @@ type Verification struct {
 // Verify sends nothing but GETs, one at a time, no more than ten a second, and
 // follows no redirects. It waits when it is throttled, for as long as the
 // service asks but no more than 5 minutes, and reads a record three times at the
-// most for it. It ends early when ctx ends, a read gets no answer at all, the
-// credentials are refused, or throttling does not stop. Then it returns that as
-// its error, along with what is known by then. Failing to read a
-// single record is no error of Verify. [Transport.StatusHandler] shows the result of the last Verify.
+// most for it. It ends early when ctx ends, three reads in a row get no answer at
+// all, the organization is down, the credentials are refused, or throttling does not
+// stop. Then it returns that as its error, along with what is known by then. A single
+// record that cannot be read does not make it fail. [Transport.StatusHandler] shows
+// the result of the last Verify.
+//
+// The Transport stops guarding the records that were found against updates which
+// would create them anew. A nil report, as [Status.Loss] is as long as nothing has
+// been at risk, lists nothing: Verify reads nothing and returns no error.
 func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verification, error) {
+	if r == nil {
+		return Verification{}, nil
+	}
+	var epoch uint64
+	if r.account != nil {
+		epoch = r.account.books.epoch.Load()
+	}
 	writes := slices.Concat(r.AtRisk, r.Unknown)
 	slices.SortStableFunc(writes, byTime)
 	records := make(map[string]*listedRecord)
@@ -52,10 +64,10 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 		if !strings.HasPrefix(w.Entity, "/") {
 			continue
 		}
-		rec := records[recordKey(w)]
+		rec := records[recordKey(w.Entity)]
 		if rec == nil {
 			rec = &listedRecord{path: w.Entity}
-			records[recordKey(w)], order = rec, append(order, rec)
+			records[recordKey(w.Entity)], order = rec, append(order, rec)
 		}
 		if w.deletes() {
 			rec.deleted = w.Time
@@ -67,7 +79,7 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 	var v Verification
 	for _, w := range writes {
 		list := &v.Unreadable
-		switch records[recordKey(w)].effect(w) {
+		switch records[recordKey(w.Entity)].effect(w) {
 		case effectSeen:
 			list = &v.Present
 		case effectNotSeen:
@@ -78,6 +90,15 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 	if r.verified != nil {
 		r.verified.Store(&v)
 	}
+	if r.account != nil {
+		var found []string
+		for key, rec := range records {
+			if rec.presence == exists {
+				found = append(found, key)
+			}
+		}
+		r.account.books.unguard(epoch, found...)
+	}
 	return v, err
 }
 
@@ -87,22 +108,6 @@ func (r *LossReport) verification() *Verification {
 		return nil
 	}
 	return r.verified.Load()
-}
-
-// recordKey tells records apart: entity set and id, whatever the version of the
-// API in the path.
-func recordKey(w Write) string {
-	return ascii.Lower(w.Entity[strings.LastIndexByte(w.Entity, '/')+1:])
-}
-
-// deletes reports whether w is to delete its record, and not a part of it.
-func (w *Write) deletes() bool { return w.Method == http.MethodDelete && w.Path == w.Entity }
-
-// creates reports whether w is known to have created its record: the answer
-// says so, or names a record that the path of the request did not lead to.
-func (w *Write) creates() bool {
-	return w.Status == http.StatusCreated ||
-		w.Method == http.MethodPost && !strings.HasPrefix(w.Path, w.Entity) && !strings.HasSuffix(w.Path, "/$ref")
 }
 
 // presence is what reading a record has shown.
@@ -149,6 +154,7 @@ func (rec *listedRecord) effect(w Write) effect {
 const (
 	verifyInterval = 100 * time.Millisecond // between two reads
 	verifyTries    = 3                      // of a read that is throttled
+	verifySilence  = 3                      // reads in a row without an answer that end it
 )
 
 // readRecords finds out which of the records exist at an origin.
@@ -163,12 +169,19 @@ func readRecords(ctx context.Context, client *http.Client, origin string, record
 	client = withoutRedirects(client)
 	pace := time.NewTicker(verifyInterval)
 	defer pace.Stop()
+	silent := 0 // reads in a row without an answer
 	for i, rec := range records {
 		if i > 0 {
 			err = wait(ctx, pace.C)
 		}
 		if err == nil {
 			rec.presence, err = readRecord(ctx, client, base.scheme+"://"+base.host+rec.path)
+		}
+		var none *noAnswer
+		if silent++; !errors.As(err, &none) {
+			silent = 0
+		} else if silent < verifySilence && ctx.Err() == nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrClosed) {
+			err = nil // it may be this record's trouble alone
 		}
 		if err != nil {
 			return fmt.Errorf("failover: verify: %w", err)
@@ -187,6 +200,11 @@ func wait(ctx context.Context, c <-chan time.Time) error {
 	}
 }
 
+// noAnswer is the error of a read that got no answer.
+type noAnswer struct{ error }
+
+func (e *noAnswer) Unwrap() error { return e.error }
+
 // readRecord finds out whether the record at an address exists. An error means
 // that reading others is of no use.
 func readRecord(ctx context.Context, client *http.Client, address string) (presence, error) {
@@ -200,7 +218,7 @@ func readRecord(ctx context.Context, client *http.Client, address string) (prese
 		req.Header.Set("OData-MaxVersion", "4.0")
 		resp, err := client.Do(req)
 		if err != nil {
-			return notRead, err
+			return notRead, &noAnswer{err}
 		}
 		f := Classify(resp, nil)
 		discard(resp)
@@ -209,7 +227,7 @@ func readRecord(ctx context.Context, client *http.Client, address string) (prese
 			return exists, nil
 		case f == nil:
 			return notRead, nil
-		case f.Class == ClassApplication && f.Status == http.StatusNotFound && resp.Header.Get("OData-Version") != "":
+		case f.Class == ClassApplication && f.Status == http.StatusNotFound && resp.Header.Get("OData-Version") != "" && !hasSessionToken(resp):
 			return gone, nil // by the service's own word; a front end would not give its version
 		case f.Class == ClassAuth && f.Status != http.StatusForbidden:
 			return notRead, f

@@ -275,7 +275,7 @@ func TestVerifyEndsEarly(t *testing.T) {
 			check: func(t *testing.T, err error) { assertFault(t, ClassAuth, err) },
 		},
 		{
-			name: "no answer", reason: "the Transport has tried everything already", reads: 2,
+			name: "no answers", reason: "one record may be at fault; three in a row are not", reads: 1 + verifySilence,
 			answer: func(n int, req *http.Request) (*http.Response, error) {
 				if n == 0 {
 					return always(200)(n, req)
@@ -283,6 +283,16 @@ func TestVerifyEndsEarly(t *testing.T) {
 				return nil, errReset
 			},
 			check: func(t *testing.T, err error) { assert.ErrorIs(t, err, errReset) },
+		},
+		{
+			name: "down", reason: "the Transport has tried everything already", reads: 2,
+			answer: func(n int, req *http.Request) (*http.Response, error) {
+				if n == 0 {
+					return always(200)(n, req)
+				}
+				return nil, &Error{is: []error{ErrUnavailable}}
+			},
+			check: func(t *testing.T, err error) { assert.ErrorIs(t, err, ErrUnavailable) },
 		},
 	}
 	for _, tt := range tests {
@@ -344,6 +354,49 @@ func TestVerifyWithCanceledContextReadsNothing(t *testing.T) {
 	v, err := creates(2).Verify(ctx, &http.Client{Transport: &readSide{answer: holding()}})
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Len(t, v.Unreadable, 2)
+}
+
+func TestVerifyGoesOnAfterARecordThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		side := &readSide{answer: func(n int, _ *http.Request) (*http.Response, error) {
+			if n%3 != 2 {
+				return nil, errors.New("connection reset")
+			}
+			return replyWith(200, "{}", "OData-Version", "4.0"), nil
+		}}
+		v, err := creates(9).Verify(t.Context(), &http.Client{Transport: side})
+		require.NoError(t, err)
+		assert.Len(t, v.Present, 3)
+		assert.Len(t, v.Unreadable, 6)
+	})
+}
+
+func TestVerifyOfNoReport(t *testing.T) {
+	t.Parallel()
+	var none *LossReport
+	side := &readSide{answer: holding()}
+	v, err := none.Verify(t.Context(), &http.Client{Transport: side})
+	require.NoError(t, err, "nothing is at risk")
+	assert.Zero(t, v)
+	assert.Empty(t, side.reads)
+}
+
+// Without its partition, a record of an elastic table reads as if it did not exist.
+func TestVerifyDoesNotJudgeElasticTables(t *testing.T) {
+	t.Parallel()
+	const reading = "/api/data/v9.2/contoso_readings(" + recordA + ")"
+	elastic := Write{Method: "POST", Path: "/api/data/v9.2/contoso_readings", EntityID: recordA, Status: 204}
+	deleted := Write{Method: "DELETE", Path: reading, EntityID: recordA, Status: 204}
+	unmarked := Write{Method: "DELETE", Path: reading, Entity: reading, EntityID: recordA, Status: 204}
+	side := &readSide{answer: func(int, *http.Request) (*http.Response, error) {
+		return replyWith(404, notFoundBody, "OData-Version", "4.0", "Content-Type", "application/json", "X-Ms-Session-Token", "240:8#1"), nil
+	}}
+	r := &LossReport{URL: "https://contoso.api.crm.dynamics.com", AtRisk: []Write{elastic, deleted, unmarked}}
+	v, err := r.Verify(t.Context(), &http.Client{Transport: side})
+	require.NoError(t, err)
+	assert.Len(t, v.Unreadable, 3)
+	assert.Len(t, side.reads, 1, "only what seems to be addressed is read")
 }
 
 // Neither a redirect nor an error of one record proves anything about it, and

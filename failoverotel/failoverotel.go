@@ -20,7 +20,7 @@
 // one), and those of [WithAttributes]. Where failover.endpoint is listed
 // ("primary" or "alternate"), server.address is the host of that endpoint, and
 // server.port its port if the URL has one. No attribute holds paths, ids, codes
-// or anything else without a bound: an organization has at most 48 series and
+// or anything else without a bound: an organization has at most 50 series and
 // 6 histograms.
 //
 //	name                            type             unit          attributes
@@ -56,8 +56,9 @@
 //   - failover.switches counts moves of the traffic, and
 //     failover.refused_switches those that something spoke against.
 //   - failover.faults counts what requests have met, by class: error.type is
-//     "application", "auth", "throttled", "transient", "unavailable" or
-//     "canceled". The first three and the last are none of the endpoint's.
+//     "application", "auth", "throttled", "transient", "unavailable",
+//     "canceled" or "local". Only "transient" and "unavailable" speak against the
+//     endpoint.
 //   - failover.replays counts the attempts that were made because one before met
 //     a fault of class error.type. From and to are the endpoints of the two; they
 //     are the same if the attempt was repeated where it was.

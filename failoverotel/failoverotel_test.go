@@ -507,7 +507,7 @@ func TestTheNumberOfSeriesIsBounded(t *testing.T) {
 			}
 			series += len(points)
 		}
-		assert.Equal(s, 46, series, "48 with a fleet")
+		assert.Equal(s, 48, series, "50 with a fleet")
 		assert.LessOrEqual(s, histograms, 6)
 		assert.GreaterOrEqual(s, histograms, 4)
 	})

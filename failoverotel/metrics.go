@@ -37,7 +37,7 @@ var (
 	states    = []failover.State{failover.StateClosed, failover.StateHalfOpen, failover.StateOpen}
 	classes   = []failover.Class{
 		failover.ClassApplication, failover.ClassAuth, failover.ClassThrottled,
-		failover.ClassTransient, failover.ClassUnavailable, failover.ClassCanceled,
+		failover.ClassTransient, failover.ClassUnavailable, failover.ClassCanceled, failover.ClassLocal,
 	}
 	// repeatable are the classes of the faults that another attempt may follow.
 	repeatable = []failover.Class{failover.ClassThrottled, failover.ClassTransient, failover.ClassUnavailable}

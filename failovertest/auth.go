@@ -12,8 +12,8 @@ import (
 )
 
 // Token returns a bearer token for the audience "https://" + host. The
-// organization accepts its own tokens for any of the names of its two
-// datacenters, at either of them. Tokens do not expire.
+// organization accepts its own tokens for any of its names, at all of its
+// datacenters: see [Datacenter.AcceptAudiences]. Tokens do not expire.
 func (o *Org) Token(host string) string {
 	aud := "https://" + strings.ToLower(host)
 	return base64.RawURLEncoding.EncodeToString([]byte(aud)) + "." + o.sign(aud)
@@ -23,11 +23,46 @@ func (o *Org) Token(host string) string {
 // its URL. It fails if that is not a host of the organization.
 func (o *Org) Authorize(req *http.Request) error {
 	host := req.URL.Hostname()
-	if !o.primary.answersTo(host) && !o.alternate.answersTo(host) {
+	if !o.has(host) {
 		return errors.New("failovertest: no token for a host outside the organization")
 	}
 	req.Header.Set("Authorization", "Bearer "+o.Token(host))
 	return nil
+}
+
+// has reports whether host, without a port, is a name of the organization.
+func (o *Org) has(host string) bool {
+	return slices.ContainsFunc(o.all, func(d *Datacenter) bool { return d.answersTo(host) })
+}
+
+// AcceptAudiences makes the datacenter refuse tokens for other audiences than
+// "https://" + one of these hosts, with the challenge that it sends to a request
+// without a token. Without a host it accepts the organization's tokens for all
+// of its names, as at first.
+//
+// What a datacenter accepts after a failover is not documented: rehearse both
+// an alternate that accepts its own name only and one that accepts the
+// primary's only.
+func (d *Datacenter) AcceptAudiences(hosts ...string) {
+	var audiences []string
+	for _, host := range hosts {
+		audiences = append(audiences, "https://"+strings.ToLower(host))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.audiences = audiences
+}
+
+// authorized reports whether the request carries a token the datacenter
+// accepts, or needs none.
+func (d *Datacenter) authorized(r *request) bool {
+	if d.org.cfg.Anonymous {
+		return true
+	}
+	aud, ok := d.org.audience(r.header)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return ok && (len(d.audiences) == 0 || slices.Contains(d.audiences, aud))
 }
 
 func (o *Org) sign(aud string) string {
@@ -36,8 +71,8 @@ func (o *Org) sign(aud string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// audience returns the audience of the header's token if the organization
-// accepts it.
+// audience returns the audience of the header's token if it is one of the
+// organization's.
 func (o *Org) audience(h http.Header) (string, bool) {
 	token, ok := strings.CutPrefix(h.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -49,7 +84,7 @@ func (o *Org) audience(h http.Header) (string, bool) {
 		return "", false
 	}
 	host, ok := strings.CutPrefix(string(aud), "https://")
-	if !ok || !slices.Contains(slices.Concat(o.primary.hosts, o.alternate.hosts), host) {
+	if !ok || !o.has(host) {
 		return "", false
 	}
 	return string(aud), true

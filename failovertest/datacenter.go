@@ -1,10 +1,9 @@
 package failovertest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"io"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -18,7 +17,7 @@ const (
 	maxDeliveries = 1 << 16  // deliveries kept per datacenter
 )
 
-// A Datacenter is one of the two sides of an [Org]. Its methods may be called
+// A Datacenter is one of the places where an [Org] can be. Its methods may be called
 // by several goroutines at once.
 type Datacenter struct {
 	org    *Org
@@ -28,16 +27,23 @@ type Datacenter struct {
 
 	data   *replica // guarded by org.mu
 	fenced bool     // guarded by org.mu
+	stale  bool     // left with writes of its own; guarded by org.mu
 
 	mu         sync.Mutex
+	suspended  Failure                // by a Recovery, before all others
+	next       []countdown            // until they have happened, oldest first
+	when       []conditional          // after those
+	lotteries  []lottery              // after those
 	failure    Failure                // until Heal
-	next       []countdown            // before failure, oldest first
-	when       []conditional          // between the two
-	changed    chan struct{}          // closed and replaced when one of the three changes
+	changed    chan struct{}          // closed and replaced when one of the above changes
+	latency    time.Duration          // of every request
+	audiences  []string               // accepted ones; nil: all of the organization's
 	conns      map[*conn]bool         // open ones
 	clients    map[string]*clientConn // open ones, by their local address
 	accepted   int                    // connections
 	dials      int
+	requests   int
+	underWay   int // requests
 	deliveries []*Delivery
 }
 
@@ -49,6 +55,13 @@ type countdown struct {
 type conditional struct {
 	match func(*http.Request) bool
 	f     Failure
+}
+
+// lottery is a failure of some of the requests or dials.
+type lottery struct {
+	share  float64
+	random *rand.Rand
+	f      Failure
 }
 
 func newDatacenter(o *Org, hosts []string) *Datacenter {
@@ -96,20 +109,58 @@ func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
 	d.change(f, func() { d.when = append(d.when, conditional{match, f}) })
 }
 
-// Heal ends all failures. It does not lift a fence: see [Datacenter.Serve].
+// FailShare makes a share of the requests fail with f, at random, until
+// [Datacenter.Heal]; for a failure of connecting a share of the new connections.
+// Of 0.17 about every sixth request fails: a brown-out. Equal seeds choose alike,
+// in the order in which the requests arrive. Connections that exist stay. A
+// failure of FailNext or FailWhen comes first, then those of FailShare in the
+// order of the calls, then that of Fail. FailShare panics unless share is between 0 and 1.
+func (d *Datacenter) FailShare(share float64, seed uint64, f Failure) {
+	if !(share >= 0 && share <= 1) {
+		panic(fmt.Sprintf("failovertest: a share of %v", share))
+	}
+	l := lottery{share, rand.New(rand.NewPCG(seed, 0)), f}
+	d.change(Failure{}, func() { d.lotteries = append(d.lotteries, l) })
+}
+
+// SetLatency makes every request wait for this long before anything else
+// happens to it, also a failure, until [Datacenter.Heal].
+func (d *Datacenter) SetLatency(latency time.Duration) {
+	d.change(Failure{}, func() { d.latency = latency })
+}
+
+// Heal ends all failures but those of a [Recovery]. It does not lift a fence:
+// see [Datacenter.Serve].
 func (d *Datacenter) Heal() {
-	d.change(Failure{}, func() { d.failure, d.next, d.when = Failure{}, nil, nil })
+	d.change(Failure{}, func() {
+		d.failure, d.next, d.when, d.lotteries, d.latency = Failure{}, nil, nil, nil, 0
+	})
+}
+
+// suspend makes the datacenter fail with f, whatever its other failures, or
+// with those again if f is none.
+func (d *Datacenter) suspend(f Failure) {
+	d.change(f, func() { d.suspended = f })
+}
+
+// lasting returns the failure that all requests or connections meet. The
+// caller holds d.mu.
+func (d *Datacenter) lasting() Failure {
+	if d.suspended.kind != none {
+		return d.suspended
+	}
+	return d.failure
 }
 
 // change sets a failure and does to the existing connections what it implies.
 func (d *Datacenter) change(f Failure, set func()) {
 	d.mu.Lock()
-	before := d.failure.kind
+	before := d.lasting().kind
 	set()
 	close(d.changed)
 	d.changed = make(chan struct{})
 	var doomed []*conn
-	swallow := d.failure.kind == blackHole
+	swallow := d.lasting().kind == blackHole
 	cut := f.stage() != stageRequest && !(f.kind == blackHole && swallow) ||
 		before == blackHole && !swallow // they have lost what was sent
 	for c := range d.conns {
@@ -143,6 +194,26 @@ func (d *Datacenter) setFenced(fenced bool) {
 	d.fenced = fenced
 }
 
+// Addr returns the network address of the datacenter's server, for proxies and
+// programs that do not use [Org.Transport]. In memory it is that of no server,
+// and connections show it as their RemoteAddr.
+func (d *Datacenter) Addr() net.Addr { return d.ln.Addr() }
+
+// Requests returns the number of requests that were sent to the datacenter so
+// far, including those that a [BlackHole] swallowed.
+func (d *Datacenter) Requests() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.requests
+}
+
+// OpenConnections returns the number of connections that are open now.
+func (d *Datacenter) OpenConnections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
 // Connections returns the number of connections accepted so far.
 func (d *Datacenter) Connections() int {
 	d.mu.Lock()
@@ -150,8 +221,8 @@ func (d *Datacenter) Connections() int {
 	return d.accepted
 }
 
-// Dials returns how often one of the datacenter's names was dialed so far,
-// with success or without.
+// Dials returns how often one of the datacenter's names was dialed so far and
+// led here, with success or without.
 func (d *Datacenter) Dials() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,8 +235,10 @@ type Delivery struct {
 	Proto  string // "HTTP/1.1" or "HTTP/2.0"
 	Method string
 	Host   string
-	Path   string
-	Query  string // without the question mark
+	// ConnOpened is when the request's connection was accepted.
+	ConnOpened time.Time
+	Path       string
+	Query      string // without the question mark
 	// Header of the request without Authorization and Cookie.
 	Header http.Header
 	// Audience of the bearer token, "" if there was none that was valid.
@@ -204,7 +277,7 @@ func (d *Datacenter) record(r *http.Request, f Failure) *Delivery {
 		header.Del(secret)
 	}
 	e := &Delivery{
-		Time: time.Now(), Proto: r.Proto, Method: r.Method, Host: r.Host,
+		Time: time.Now(), ConnOpened: connOf(r.Context()).opened, Proto: r.Proto, Method: r.Method, Host: r.Host,
 		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
 		Header: header, ID: r.Header.Get("X-Test-Id"), Failure: f,
 	}
@@ -230,6 +303,12 @@ func (d *Datacenter) complete(e *Delivery, set func(*Delivery)) {
 func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.suspended.kind != none {
+		if d.suspended.stage() == s {
+			return d.suspended, d.changed
+		}
+		return Failure{}, d.changed
+	}
 	if len(d.next) > 0 && d.next[0].f.stage() == s {
 		f := d.next[0].f
 		if d.next[0].left--; d.next[0].left == 0 {
@@ -246,105 +325,13 @@ func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 			return when[i].f, d.changed
 		}
 	}
+	for _, l := range d.lotteries {
+		if l.f.stage() == s && l.random.Float64() < l.share {
+			return l.f, d.changed
+		}
+	}
 	if d.failure.stage() == s {
 		return d.failure, d.changed
 	}
 	return Failure{}, d.changed
-}
-
-// serveHTTP answers one request, with the failure it meets.
-func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	if !d.org.begin() {
-		panic(http.ErrAbortHandler)
-	}
-	defer d.org.running.Done()
-	f, _ := d.take(stageRequest, r)
-	e := d.record(r, f)
-	if f.kind == reset && f.moment <= DuringRequest {
-		if f.moment == DuringRequest {
-			io.CopyN(io.Discard, r.Body, 1)
-		}
-		resetConn(r)
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	sum := sha256.Sum256(body)
-	d.complete(e, func(e *Delivery) { e.BodyHash = hex.EncodeToString(sum[:]) })
-	switch {
-	case f.kind == hang:
-		d.wait(r, nil)
-		panic(http.ErrAbortHandler)
-	case f.kind == reset && f.moment == BeforeAnswer:
-		resetConn(r)
-	}
-	a := d.outcome(f, &request{
-		method: r.Method, host: r.Host, path: r.URL.Path, query: r.URL.Query(),
-		header: r.Header, body: body,
-	})
-	d.complete(e, func(e *Delivery) { e.Applied = a.applied })
-	switch {
-	case f.kind == reset && f.moment == AfterApply:
-		resetConn(r)
-	case f.kind == delayed:
-		timer := time.NewTimer(f.delay)
-		defer timer.Stop()
-		if !d.wait(r, timer.C) {
-			panic(http.ErrAbortHandler)
-		}
-	}
-	d.complete(e, func(e *Delivery) { e.Status = a.status })
-	d.send(w, r, a, f)
-}
-
-// outcome returns the answer to a request that was read whole.
-func (d *Datacenter) outcome(f Failure, r *request) *answer {
-	switch f.kind {
-	case canned:
-		return f.answer
-	case throttled:
-		return d.throttle(r, f.delay)
-	}
-	return d.serve(r)
-}
-
-// wait returns true when c delivers and false when r's caller gives up or the
-// organization is closed.
-func (d *Datacenter) wait(r *http.Request, c <-chan time.Time) bool {
-	select {
-	case <-c:
-		return true
-	case <-r.Context().Done():
-	case <-d.org.closing:
-	}
-	return false
-}
-
-// send writes the answer, or as much of it as f lets through.
-func (d *Datacenter) send(w http.ResponseWriter, r *http.Request, a *answer, f Failure) {
-	size := len(a.body)
-	switch {
-	case f.kind == reset && f.moment == MidBody:
-		size /= 2
-	case f.kind == truncate:
-		size = min(size, f.bytes)
-	}
-	a.writeHeader(w)
-	w.Write(a.body[:size])
-	switch {
-	case f.kind == reset && r.ProtoMajor == 1:
-		http.NewResponseController(w).Flush()
-		resetConn(r)
-	case size < len(a.body):
-		// Aborting closes an HTTP/1.1 connection and resets an HTTP/2 stream.
-		http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// resetConn resets r's connection and ends its handler.
-func resetConn(r *http.Request) {
-	connOf(r.Context()).reset()
-	panic(http.ErrAbortHandler)
 }

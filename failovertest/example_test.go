@@ -141,3 +141,77 @@ func ExampleStart() {
 	fmt.Println(resp.Proto, resp.TLS.HandshakeComplete, list.Value)
 	// Output: HTTP/2.0 true [{Account 01}]
 }
+
+// A disaster behind one address. A client that keeps its connection stays at the
+// old datacenter, a fresh connection leads to the new one.
+func ExampleOrg_EmergencyResponse() {
+	org := failovertest.StartInMemory(&failovertest.Config{OneAddress: true, Anonymous: true, Lag: 5 * time.Minute})
+	defer org.Close()
+	old, fresh := org.Client(), org.Client()
+	resp, err := old.Post(org.URL()+"/api/data/v9.2/contacts", "application/json",
+		strings.NewReader(`{"contactid":"11111111-0000-0000-0000-000000000000","lastname":"Doe"}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+
+	report := org.EmergencyResponse(&failovertest.Recovery{Downtime: 10 * time.Millisecond})
+	fmt.Println("last sync:", report.LastSync.Sub(report.Stopped))
+	for _, w := range report.Lost {
+		fmt.Println("lost:", w.Op, w.EntitySet, w.ID)
+	}
+	for _, client := range []*http.Client{old, fresh} {
+		resp, err := client.Get(org.URL() + "/api/data/v9.2/WhoAmI")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+		fmt.Println(resp.StatusCode)
+	}
+	fmt.Println("requests:", org.Primary().Requests(), org.Secondary().Requests())
+	// Output:
+	// last sync: -5m0s
+	// lost: create contacts 11111111-0000-0000-0000-000000000000
+	// 503
+	// 200
+	// requests: 2 1
+}
+
+// A drill of Finance and Operations: nothing is lost.
+func ExampleOrg_Drill() {
+	org := failovertest.Start(&failovertest.Config{
+		Host: "contoso.operations.dynamics.com", Anonymous: true, Accounts: 1, Lag: time.Hour})
+	defer org.Close()
+	client := org.Client()
+	report := org.Drill(&failovertest.Recovery{Old: failovertest.Refuse()})
+	resp, err := client.Get(org.URL() + "/data/CustomersV3(dataAreaId='usmf',CustomerAccount='US-001')")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode, len(report.Lost), report.Served.IsZero())
+	// Output: 200 0 false
+}
+
+// A brown-out: every sixth request or so fails, the others are slow.
+func ExampleDatacenter_FailShare() {
+	org := failovertest.StartInMemory(&failovertest.Config{Anonymous: true})
+	defer org.Close()
+	org.Primary().SetLatency(time.Millisecond)
+	org.Primary().FailShare(0.17, 3, failovertest.OutagePage())
+	client, statuses := org.Client(), make(map[int]int)
+	for range 100 {
+		resp, err := client.Get(org.URL() + "/api/data/v9.2/WhoAmI")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+		statuses[resp.StatusCode]++
+	}
+	fmt.Println(statuses)
+	// Output: map[200:81 503:19]
+}

@@ -21,17 +21,29 @@ type Config struct {
 	// "--s" added to its first label, Microsoft's rule for Dataverse. Set it
 	// for pairs that have no such rule; then only these two names answer.
 	AlternateHost string
+	// OneAddress makes an organization without an alternate endpoint, which
+	// fails over behind its own address only: see [Org.Drill]. A Host of
+	// Finance and Operations has one address unless AlternateHost is set,
+	// because there is no rule to derive another. Default: false.
+	OneAddress bool
 	// Lag is how long a write takes to reach the other datacenter. Default:
 	// none, every write is there at once.
 	Lag time.Duration
 	// Accounts is the number of records the entity set "accounts" starts with,
-	// in both datacenters. Default: 25. Negative: none.
+	// in all datacenters. Default: 25. Negative: none. With a Host of Finance
+	// and Operations the set is "CustomersV3".
 	Accounts int
 	// PageSize is the most records a page of a list holds if the request does
 	// not ask for fewer (Prefer: odata.maxpagesize). Default: 10.
 	PageSize int
 	// Anonymous makes the organization answer requests without a bearer token.
 	Anonymous bool
+	// MaxConcurrent is how many requests a datacenter carries out at a time.
+	// Beyond, it answers as Dataverse's service protection does, with code
+	// 0x80072326 and a pause of one second, the Web API by status 429.
+	// Dataverse's limit is 52 for each user. A request that meets a Failure other
+	// than [Delay] meets that instead, and counts. Default: none.
+	MaxConcurrent int
 	// FenceStatus is the HTTP status of the Web API's answer from a fenced
 	// datacenter. Default: 503. Microsoft documents the code, 0x8004B065, for
 	// the SOAP service and no status for the Web API: tell a fence by its code.
@@ -52,6 +64,12 @@ func (cfg *Config) withDefaults() Config {
 			panic("failovertest: not a host name: " + host)
 		}
 	}
+	switch {
+	case c.OneAddress && c.AlternateHost != "":
+		panic("failovertest: an alternate host for an organization with one address")
+	case isFinance(c.Host) && c.AlternateHost == "":
+		c.OneAddress = true
+	}
 	if c.Accounts == 0 {
 		c.Accounts = 25
 	}
@@ -64,50 +82,65 @@ func (cfg *Config) withDefaults() Config {
 	return c
 }
 
-// hostNames returns the names the two datacenters answer to, each one's own
-// name first.
+// hostNames returns the names of the two endpoints, each one's own name first.
 func (cfg *Config) hostNames() (primary, alternate []string) {
 	host := strings.ToLower(cfg.Host)
 	if cfg.AlternateHost != "" {
 		return []string{host}, []string{strings.ToLower(cfg.AlternateHost)}
+	}
+	if isFinance(host) {
+		return []string{host}, nil
 	}
 	org, domain, _ := strings.Cut(host, ".")
 	other, hasAPI := strings.CutPrefix(domain, "api.")
 	if !hasAPI {
 		other = "api." + domain
 	}
-	return []string{host, org + "." + other},
-		[]string{org + "--s." + domain, org + "--s." + other}
+	primary = []string{host, org + "." + other}
+	if cfg.OneAddress {
+		return primary, nil
+	}
+	return primary, []string{org + "--s." + domain, org + "--s." + other}
 }
 
-// An Org is a simulated organization with a primary and an alternate
-// datacenter. Its methods may be called by several goroutines at once.
+// An Org is a simulated organization. It has a primary datacenter, an alternate
+// one with an address of its own, and a secondary one to which it can move
+// behind the primary's address. Its methods may be called by several goroutines at once.
 type Org struct {
 	cfg       Config
 	inMemory  bool
 	primary   *Datacenter
-	alternate *Datacenter
-	id        string // OrganizationId
+	secondary *Datacenter
+	alternate *Datacenter   // nil with one address
+	all       []*Datacenter // the ones above
+	id        string        // OrganizationId
 	userID    string
 	unitID    string
 	key       []byte // signs tokens
 
 	closing   chan struct{} // closed by Close
 	closeOnce sync.Once
+	moving    chan struct{}  // holds a value while a Recovery is under way
 	running   sync.WaitGroup // accept loops and handlers
 
 	netMu      sync.Mutex
 	closed     bool
 	transports []*http.Transport
+	behind     *Datacenter // the primary's name
+	before     *Datacenter // where the name led before
+	flickers   time.Time   // until when it leads to both by turns
+	newDials   int         // since it flickers
 
 	mu      sync.Mutex // guards everything below and the datacenters' stores and fences
 	active  *Datacenter
-	pending []change // of active, not yet at the other datacenter, oldest first
+	pending []change  // of active, not yet at the other datacenters, oldest first
+	cut     time.Time // when replication was cut; zero: it was not
 }
 
-// Start starts an organization with two TLS servers on the loopback
+// Start starts an organization with TLS servers on the loopback
 // interface, which speak HTTP/1.1 and HTTP/2. It panics if it cannot listen or
-// if a host in cfg is no host name.
+// if a host in cfg is no host name. Where the system allows it, each server has
+// a loopback address of its own.
 // A nil cfg means the defaults. The caller must call [Org.Close].
 func Start(cfg *Config) *Org { return start(cfg, false) }
 
@@ -128,28 +161,37 @@ func start(cfg *Config, inMemory bool) *Org {
 		unitID:   newID(),
 		key:      make([]byte, 32),
 		closing:  make(chan struct{}),
+		moving:   make(chan struct{}, 1),
 	}
 	rand.Read(o.key)
 	primary, alternate := o.cfg.hostNames()
 	o.primary = newDatacenter(o, primary)
-	o.alternate = newDatacenter(o, alternate)
-	o.active = o.primary
-	o.alternate.fenced = true
+	o.secondary = newDatacenter(o, primary)
+	o.all = []*Datacenter{o.primary, o.secondary}
+	if alternate != nil {
+		o.alternate = newDatacenter(o, alternate)
+		o.all = append(o.all, o.alternate)
+	}
+	o.behind = o.primary
+	o.activate(o.primary)
 	o.seed()
-	o.primary.listen()
-	o.alternate.listen()
+	for n, d := range o.all {
+		d.listen(n + 1)
+	}
 	return o
 }
 
-// seed gives both datacenters the accounts the organization starts with.
+// seed gives all datacenters the records the organization starts with.
 func (o *Org) seed() {
 	for n := 1; n <= o.cfg.Accounts; n++ {
-		o.commit(o.primary, "accounts", SeedID(n), &row{
-			attrs: map[string]any{"name": fmt.Sprintf("Account %02d", n)},
-		})
+		name := fmt.Sprintf("Account %02d", n)
+		if isFinance(o.cfg.Host) {
+			o.seedCustomer(n, name)
+		} else {
+			o.commit(o.primary, "accounts", SeedID(n), &row{attrs: map[string]any{"name": name}})
+		}
 	}
-	o.pending = nil
-	o.alternate.data = o.primary.data.clone()
+	o.drain()
 }
 
 // SeedID returns the id of the n-th account, counted from 1, that an
@@ -159,42 +201,56 @@ func SeedID(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012x", 
 // URL returns the primary endpoint, "https://" and its host name.
 func (o *Org) URL() string { return "https://" + o.primary.Host() }
 
-// AlternateURL returns the alternate endpoint, "https://" and its host name.
-func (o *Org) AlternateURL() string { return "https://" + o.alternate.Host() }
+// AlternateURL returns the alternate endpoint, "https://" and its host name, or
+// "" if the organization has one address.
+func (o *Org) AlternateURL() string {
+	if o.alternate == nil {
+		return ""
+	}
+	return "https://" + o.alternate.Host()
+}
 
 // Primary returns the primary datacenter.
 func (o *Org) Primary() *Datacenter { return o.primary }
 
-// Alternate returns the alternate datacenter.
-func (o *Org) Alternate() *Datacenter { return o.alternate }
+// Secondary returns the datacenter of the paired region, which has the
+// primary's host name and serves after [Org.Drill] or [Org.EmergencyResponse].
+// In normal times no new connection leads to it.
+func (o *Org) Secondary() *Datacenter { return o.secondary }
 
-// other returns the datacenter that d is not.
-func (o *Org) other(d *Datacenter) *Datacenter {
-	if d == o.primary {
-		return o.alternate
-	}
-	return o.primary
-}
+// Alternate returns the alternate datacenter, or nil if the organization has
+// one address.
+func (o *Org) Alternate() *Datacenter { return o.alternate }
 
 // FailOver does what Microsoft does when it moves the organization to the
 // alternate datacenter: from now on the alternate serves what had been
 // replicated by now, and the primary answers with the fence. Writes of the
-// last [Config.Lag] are missing at the alternate. FailOver does nothing if the
-// alternate is active already.
+// last [Config.Lag] are missing at the alternate. FailOver does nothing unless
+// the organization is at its primary datacenter, and panics if it has one
+// address.
 func (o *Org) FailOver() {
+	o.needAlternate()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.active == o.alternate {
+	if o.active != o.primary {
 		return
 	}
 	o.replicate()
+	o.primary.stale = true
 	o.activate(o.alternate)
+}
+
+func (o *Org) needAlternate() {
+	if o.alternate == nil {
+		panic("failovertest: the organization has one address and no alternate datacenter")
+	}
 }
 
 // FailBack moves the organization back to the primary datacenter, which takes
 // over everything from the alternate; what the failover lost stays lost. From
 // now on the primary serves and the alternate answers with the fence. FailBack
-// does nothing if the primary is active already, and heals no [Failure].
+// does nothing unless the alternate is active, heals no [Failure], and panics
+// if the organization has one address.
 func (o *Org) FailBack() { o.failBack(false) }
 
 // FailBackWithLoss is [Org.FailBack] without waiting for replication: writes
@@ -202,15 +258,18 @@ func (o *Org) FailBack() { o.failBack(false) }
 func (o *Org) FailBackWithLoss() { o.failBack(true) }
 
 func (o *Org) failBack(lossy bool) {
+	o.needAlternate()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.active == o.primary {
+	if o.active != o.alternate {
 		return
 	}
 	o.replicate()
-	o.primary.data = o.alternate.data.clone()
+	o.primary.data, o.primary.stale = o.alternate.data.clone(), false
 	if lossy {
 		o.primary.data.undo(o.pending)
+	} else {
+		o.drain()
 	}
 	o.activate(o.primary)
 }
@@ -218,20 +277,23 @@ func (o *Org) failBack(lossy bool) {
 // activate makes d the active datacenter. The caller holds o.mu.
 func (o *Org) activate(d *Datacenter) {
 	o.pending = nil
+	o.cut = time.Time{}
 	o.active = d
-	d.fenced = false
-	o.other(d).fenced = true
+	for _, other := range o.all {
+		other.fenced = other != d
+	}
 }
 
 // Disaster makes the primary datacenter fail with f and moves the
 // organization to the alternate. After the primary's Heal it answers with the
-// fence until [Org.FailBack].
+// fence until [Org.FailBack]. Disaster panics if the organization has one
+// address: see [Org.EmergencyResponse].
 func (o *Org) Disaster(f Failure) {
 	o.FailOver() // first: Fail takes its time to cut connections
 	o.primary.Fail(f)
 }
 
-// Close shuts both datacenters down, closes all connections including those
+// Close shuts the datacenters down, closes all connections including those
 // that transports from [Org.Transport] keep, and waits for the requests under
 // way to end. Later calls do nothing. Records and deliveries stay readable.
 func (o *Org) Close() {
@@ -240,8 +302,9 @@ func (o *Org) Close() {
 		o.netMu.Lock()
 		o.closed = true
 		o.netMu.Unlock()
-		o.primary.shutDown()
-		o.alternate.shutDown()
+		for _, d := range o.all {
+			d.shutDown()
+		}
 	})
 	o.running.Wait()
 	o.closeIdle()

@@ -37,6 +37,7 @@ const (
 	truncate
 	delayed
 	throttled
+	tooMany
 	canned
 )
 
@@ -82,6 +83,8 @@ func (f Failure) String() string {
 		return "delay " + f.delay.String()
 	case throttled:
 		return "throttle " + f.delay.String()
+	case tooMany:
+		return "too many at a time"
 	case canned:
 		return "status " + strconv.Itoa(f.answer.status)
 	}

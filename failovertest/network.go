@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log"
 	"maps"
 	"net"
@@ -65,10 +66,8 @@ func (o *Org) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
-	for _, d := range []*Datacenter{o.primary, o.alternate} {
-		if d.answersTo(host) {
-			return d.dial(ctx, network, addr, host, port)
-		}
+	if d := o.resolve(host); d != nil {
+		return d.dial(ctx, network, addr, host, port)
 	}
 	return nil, noHost(network, addr, host)
 }
@@ -124,7 +123,7 @@ func (d *Datacenter) dialPipe(ctx context.Context, addr, host string) (net.Conn,
 			Detail: "the certificate expired an hour ago"}}
 	}
 	client, server := net.Pipe()
-	p := &pipe{Conn: client, addr: addr}
+	p := &pipe{Conn: client, addr: addr, remote: d.ln.Addr()}
 	select {
 	case d.ln.(*pipeListener).conns <- &serverPipe{server, p}:
 		return p, nil
@@ -150,8 +149,8 @@ type hostAddr string
 func (hostAddr) Network() string  { return "tcp" }
 func (a hostAddr) String() string { return string(a) }
 
-// listen starts the datacenter's server.
-func (d *Datacenter) listen() {
+// listen starts the datacenter's server, on the n-th address.
+func (d *Datacenter) listen(n int) {
 	d.server = &http.Server{
 		Handler:     http.HandlerFunc(d.serveHTTP),
 		ErrorLog:    log.New(panicsOnly{}, "", 0),
@@ -160,17 +159,20 @@ func (d *Datacenter) listen() {
 	if d.org.inMemory {
 		d.server.Protocols = new(http.Protocols)
 		d.server.Protocols.SetHTTP1(true)
-		d.ln = &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		addr := &net.TCPAddr{IP: net.IPv4(192, 0, 2, byte(n)), Port: 443} // RFC 5737
+		d.ln = &pipeListener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 		d.org.running.Go(func() { d.server.Serve(connListener{d.ln, d}) })
 		return
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		if ln, err = net.Listen("tcp", "[::1]:0"); err != nil {
-			panic("failovertest: cannot listen: " + err.Error())
+	var err error
+	for _, addr := range []string{fmt.Sprintf("127.0.0.%d:0", n), "127.0.0.1:0", "[::1]:0"} {
+		if d.ln, err = net.Listen("tcp", addr); err == nil {
+			break
 		}
 	}
-	d.ln = ln
+	if err != nil {
+		panic("failovertest: cannot listen: " + err.Error())
+	}
 	d.server.TLSConfig = &tls.Config{GetCertificate: d.certificate}
 	d.org.running.Go(func() { d.server.ServeTLS(connListener{d.ln, d}, "", "") })
 }
@@ -208,12 +210,12 @@ func (l connListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, dc: l.dc}
+	c := &conn{Conn: nc, dc: l.dc, opened: time.Now()}
 	l.dc.mu.Lock()
 	defer l.dc.mu.Unlock()
 	l.dc.accepted++
 	l.dc.conns[c] = true
-	c.swallow.Store(l.dc.failure.kind == blackHole)
+	c.swallow.Store(l.dc.lasting().kind == blackHole)
 	return c, nil
 }
 
@@ -221,15 +223,8 @@ func (l connListener) Accept() (net.Conn, error) {
 type conn struct {
 	net.Conn
 	dc      *Datacenter
-	swallow atomic.Bool // what comes is lost, and so is what is sent
-}
-
-func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	for err == nil && c.swallow.Load() {
-		n, err = c.Conn.Read(p)
-	}
-	return n, err
+	opened  time.Time
+	swallow atomic.Bool // nothing is sent, and what comes is counted only
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -322,6 +317,7 @@ func (c *clientConn) Close() error {
 
 // pipeListener accepts the server's ends of pipes.
 type pipeListener struct {
+	addr  net.Addr
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
@@ -341,7 +337,7 @@ func (l *pipeListener) Close() error {
 	return nil
 }
 
-func (l *pipeListener) Addr() net.Addr { return hostAddr("pipe") }
+func (l *pipeListener) Addr() net.Addr { return l.addr }
 
 // serverPipe is the server's end of a pipe.
 type serverPipe struct {
@@ -352,7 +348,8 @@ type serverPipe struct {
 // pipe is the client's end of a pipe. Its errors are those of a TCP connection.
 type pipe struct {
 	net.Conn
-	addr     string
+	addr     string      // as dialed
+	remote   net.Addr    // of the datacenter
 	wasReset atomic.Bool // by the server
 	closed   atomic.Bool // by the client
 }
@@ -372,7 +369,7 @@ func (p *pipe) Close() error {
 	return p.Conn.Close()
 }
 
-func (p *pipe) RemoteAddr() net.Addr { return hostAddr(p.addr) }
+func (p *pipe) RemoteAddr() net.Addr { return p.remote }
 
 // explain turns the errors of net.Pipe into those of package net.
 func (p *pipe) explain(op string, err error) error {

@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	filterEq  = regexp.MustCompile(`^\s*([a-z_][a-z0-9_]*)\s+eq\s+(?:'((?:[^']|'')*)'|([^\s']+))\s*$`)
+	filterEq  = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)\s+eq\s+(?:'((?:[^']|'')*)'|([^\s']+))\s*$`)
 	skipToken = regexp.MustCompile(`^<cookie pagenumber="(\d+)" after="(\d+)" since="(\d+)" />$`)
 	maxPage   = regexp.MustCompile(`odata\.maxpagesize=(\d+)`)
 )

@@ -17,6 +17,7 @@ import (
 const (
 	codeFence        = "0x8004b065" // DatacenterNotAvailable
 	codeThrottled    = "0x80072322" // ThrottlingBurstRequestLimitExceededError
+	codeConcurrency  = "0x80072326" // ThrottlingConcurrencyLimitExceededError
 	codeNotFound     = "0x80040217" // ObjectDoesNotExist
 	codeArgument     = "0x80040203" // InvalidArgument
 	codeDuplicate    = "0x80040237" // DuplicateRecord
@@ -101,47 +102,28 @@ func (d *Datacenter) serve(r *request) *answer {
 	if version, rest, ok := webAPIPath(r.path); ok {
 		return d.webAPI(r, version, rest)
 	}
+	if rest, ok := financePath(r.path); ok {
+		return d.financeAndOperations(r, rest)
+	}
 	switch path := strings.ToLower(r.path); path {
 	case soapPath, soapPath + "/web":
 		return d.soap(r, path != soapPath)
-	case "/data", "/data/":
-		return d.financeAndOperations(r)
 	}
 	return newAnswer(http.StatusNotFound, "text/html", []byte("<h1>404 - File or directory not found.</h1>"))
 }
 
-// authorized reports whether the request carries a token the organization
-// accepts, or needs none.
-func (d *Datacenter) authorized(r *request) bool {
-	_, ok := d.org.audience(r.header)
-	return ok || d.org.cfg.Anonymous
-}
-
-// financeAndOperations answers the service document that Finance and
-// Operations has at /data. There are no entity sets in it.
-func (d *Datacenter) financeAndOperations(r *request) *answer {
-	switch {
-	case !d.authorized(r):
-		return d.challenge()
-	case d.fenced:
-		return errorAnswer(d.org.cfg.FenceStatus, codeFence, fenceMessage)
-	}
-	return jsonAnswer(http.StatusOK, map[string]any{
-		"@odata.context": "https://" + r.host + "/data/$metadata", "value": []any{}})
-}
-
-// throttle answers a request that exceeds the service-protection limits.
-func (d *Datacenter) throttle(r *request, retryAfter time.Duration) *answer {
+// throttle answers a request that exceeds a service-protection limit.
+func (d *Datacenter) throttle(r *request, code, message string, retryAfter time.Duration) *answer {
 	seconds := int(retryAfter / time.Second)
 	if path := strings.ToLower(r.path); path == soapPath || path == soapPath+"/web" {
 		c := &soapCall{request: r, dc: d, v11: path != soapPath}
 		if xml.Unmarshal(r.body, &c.env) == nil {
-			return c.faultWith(codeThrottled, throttleMessage, fmt.Sprintf(
+			return c.faultWith(code, message, fmt.Sprintf(
 				`<KeyValuePairOfstringanyType><a:key>Retry-After</a:key><a:value i:type="d:duration" `+
 					`xmlns:d="http://schemas.microsoft.com/2003/10/Serialization/">PT%dS</a:value></KeyValuePairOfstringanyType>`, seconds))
 		}
 	}
-	a := errorAnswer(http.StatusTooManyRequests, codeThrottled, throttleMessage)
+	a := errorAnswer(http.StatusTooManyRequests, code, message)
 	a.header.Set("Retry-After", strconv.Itoa(seconds))
 	return a
 }

@@ -143,17 +143,34 @@ func (o *Org) commit(d *Datacenter, set, id string, next *row) {
 	}
 }
 
-// replicate carries the changes that are old enough to the datacenter that is
-// not active. While the alternate is active, the primary takes nothing before
-// it takes everything ([Org.FailBack]). The caller holds o.mu.
+// replicate carries the changes that are old enough to the datacenters that
+// are not active. One that was left with writes of its own takes nothing before
+// it takes everything, when the organization returns to it. The caller holds
+// o.mu.
 func (o *Org) replicate() {
 	now := time.Now()
+	if !o.cut.IsZero() {
+		now = o.cut
+	}
 	n := 0
 	for n < len(o.pending) && !o.pending[n].at.Add(o.cfg.Lag).After(now) {
-		if o.active == o.primary {
-			o.alternate.data.apply(o.pending[n])
-		}
 		n++
+	}
+	o.carry(n)
+}
+
+// drain replicates all changes, however young. The caller holds o.mu.
+func (o *Org) drain() { o.carry(len(o.pending)) }
+
+// carry replicates the n oldest changes. The caller holds o.mu.
+func (o *Org) carry(n int) {
+	for _, d := range o.all {
+		if d == o.active || d.stale {
+			continue
+		}
+		for _, c := range o.pending[:n] {
+			d.data.apply(c)
+		}
 	}
 	o.pending = slices.Delete(o.pending, 0, n)
 }
@@ -177,7 +194,10 @@ func (d *Datacenter) Lookup(entitySet, id string) (record map[string]any, ok boo
 	d.org.mu.Lock()
 	defer d.org.mu.Unlock()
 	d.org.replicate()
-	r := d.data.row(entitySet, strings.ToLower(id))
+	if !isFinanceSet(entitySet) {
+		id = strings.ToLower(id)
+	}
+	r := d.data.row(entitySet, id)
 	if r == nil {
 		return nil, false
 	}
@@ -189,6 +209,9 @@ func (r *row) record(set string) map[string]any {
 	m := maps.Clone(r.attrs)
 	if m == nil {
 		m = make(map[string]any)
+	}
+	if isFinanceSet(set) {
+		return m
 	}
 	m[primaryKey(set)] = r.id
 	m["createdon"] = r.created.UTC().Format(time.RFC3339)

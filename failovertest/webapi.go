@@ -280,7 +280,10 @@ func etag(r *row) string { return fmt.Sprintf(`W/"%d"`, r.version) }
 func (c *call) represent(r *row, context bool) map[string]any {
 	m := r.record(c.set)
 	if names := c.query.Get("$select"); names != "" {
-		selected := map[string]any{primaryKey(c.set): r.id}
+		selected := make(map[string]any)
+		if !isFinanceSet(c.set) {
+			selected[primaryKey(c.set)] = r.id
+		}
 		for name := range strings.SplitSeq(names, ",") {
 			name = strings.TrimSpace(name)
 			selected[name] = m[name]

@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/d365failover/failover/cmd/failover/internal/check"
+	"github.com/d365failover/failover/cmd/failover/internal/dr"
 	"github.com/d365failover/failover/cmd/failover/internal/proxy"
 )
 
@@ -29,6 +31,8 @@ type command struct {
 
 // commands are in the order of the help text.
 var commands = []command{
+	{"check", "would a failover work from this machine?", check.Main},
+	{"dr", "what Microsoft says about disaster recovery of an environment", dr.Main},
 	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
 }
 

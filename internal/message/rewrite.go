@@ -70,12 +70,15 @@ func RewriteQuery(o Hosts, rawQuery string) (string, bool) {
 }
 
 // Mentions reports whether a host name of the endpoint other occurs in body, in
-// any case, with or without the "api" label. It may report a longer name that
+// any case, with or without the "api" label; no body mentions "". It may report a longer name that
 // contains one, never miss one. It is called for every request whose body is at
 // hand, so it allocates nothing and looks at single bytes only around an anchor,
 // a piece of the name that has no case ("--" of "contoso--s.", else the dot):
 // about 0.25 µs per KiB of JSON.
 func Mentions(body []byte, host string) bool {
+	if host == "" {
+		return false
+	}
 	dot := strings.IndexByte(host, '.')
 	if dot < 0 { // localhost, an IPv6 address
 		for i := range body {

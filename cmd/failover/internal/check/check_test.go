@@ -1,0 +1,201 @@
+package check
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover/failovertest"
+)
+
+// TestSaysTheRightThing runs the check in worlds each of which has one thing
+// wrong with it, and looks for the words that tell a person what to mend.
+func TestSaysTheRightThing(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		world  func(*world)
+		answer string
+		exit   int
+		words  []string // in the printed report, whose line breaks are taken out
+		mend   string   // in the first thing to mend, "" if there is none
+	}{
+		{
+			name: "all is well", world: func(*world) {}, answer: "yes", exit: 0,
+			words: []string{"which is right while nothing is failed over", "HTTP/2.0", "TTL 60 s", "alias of eur-front.contoso.example",
+				"agrees to the second", "fenced", "failover available: yes"},
+		},
+		{
+			name: "no name of the primary", world: func(w *world) { w.zone.set(w.primary.Host, "") }, answer: "no", exit: 1,
+			words: []string{"✗ no such host", "- not reached"}, mend: "does not exist in DNS",
+		},
+		{
+			name: "no name of the alternate that the organization says it has", world: func(w *world) { w.zone.set(w.alternate.Host, "") },
+			answer: "cannot tell", exit: 2, mend: "Some names appear only with the failover",
+		},
+		{
+			name:   "expired certificate",
+			world:  func(w *world) { w.org.Alternate().Fail(failovertest.ExpiredCertificate()) },
+			answer: "no", exit: 1, words: []string{"expired or is not valid yet", "failovertest authority"}, mend: "Check the clock of this machine first",
+		},
+		{
+			name:   "certificate of a device in between",
+			world:  func(w *world) { w.org.Primary().Fail(failovertest.BadCertificate()) },
+			answer: "no", exit: 1, mend: "a device of your own that looks into TLS",
+		},
+		{
+			name: "wrong audience", world: func(w *world) {
+				own := w.source
+				w.source = func(ctx context.Context, audience string) (string, error) {
+					if strings.Contains(audience, "--s") {
+						return token("https://contoso.crm.dynamics.com"), nil
+					}
+					return own(ctx, audience)
+				}
+			},
+			answer: "no", exit: 1, words: []string{"✗ asks for contoso--s.crm.dynamics.com", "token is for contoso.crm.dynamics.com", "401: refuses the token"},
+			mend: "asks for tokens for contoso--s.crm.dynamics.com, and this one is for contoso.crm.dynamics.com",
+		},
+		{
+			name: "other organization", world: func(w *world) {
+				other := failovertest.Start(&failovertest.Config{Host: w.alternate.Host, AlternateHost: "fabrikam.crm.dynamics.com"})
+				w.t.Cleanup(other.Close)
+				first, second := w.network.Dial, other.Transport().DialContext
+				w.network.Dial = dialBy(map[string]dialer{w.primary.Host: first, w.alternate.Host: second})
+				own := w.source
+				w.source = func(ctx context.Context, audience string) (string, error) {
+					if strings.Contains(audience, "--s") {
+						return other.Token(w.alternate.Host), nil
+					}
+					return own(ctx, audience)
+				}
+			},
+			answer: "no", exit: 1, words: []string{"✗ another organization"}, mend: "serves another organization",
+		},
+		{
+			name:   "fenced on both sides",
+			world:  func(w *world) { w.org.Primary().Fence() },
+			answer: "cannot tell", exit: 2, mend: "Neither endpoint serves at the moment",
+		},
+		{
+			name:   "failed over right now",
+			world:  func(w *world) { w.org.FailOver() },
+			answer: "yes", exit: 0, words: []string{"is failed over right now", "contoso--s.api.crm.dynamics.com serves it"},
+		},
+		{
+			name: "proxy refuses the alternate", world: func(w *world) {
+				w.proxy(func(host string) int {
+					if strings.Contains(host, "--s") {
+						return http.StatusForbidden
+					}
+					return http.StatusOK
+				})
+			},
+			answer: "no", exit: 1, words: []string{"refuses (403)", "no such host here; the proxy looks it up"}, mend: "refuses to connect to contoso--s.api.crm.dynamics.com (403)",
+		},
+		{
+			name: "proxy asks for a login", world: func(w *world) {
+				w.proxy(func(string) int { return http.StatusProxyAuthRequired })
+			},
+			answer: "no", exit: 1, mend: "asks for a login before it connects",
+		},
+		{
+			name: "clock off", world: func(w *world) {
+				w.now = func() time.Time { return time.Now().Add(-7 * time.Minute) }
+			},
+			answer: "no", exit: 1, words: []string{"behind by 7 min 0 s"}, mend: "set up NTP",
+		},
+		{
+			name: "clock a little off", world: func(w *world) {
+				w.now = func() time.Time { return time.Now().Add(time.Minute) }
+			},
+			answer: "yes", exit: 0, words: []string{"with 1 reservation"}, mend: "set up NTP",
+		},
+		{
+			name: "only one address", world: func(w *world) { w.alternate = nil }, answer: "yes", exit: 0,
+			words: []string{"has one address", "self-service disaster recovery"},
+		},
+		{
+			name: "HTTP/2 off", world: (*world).http1, answer: "yes", exit: 0,
+			words: []string{"! HTTP/1.1"}, mend: "takes HTTP/2 away",
+		},
+		{
+			name: "slow", world: func(w *world) {
+				w.org.Alternate().Fail(failovertest.Delay(400 * time.Millisecond))
+				w.probe = 300 * time.Millisecond
+			},
+			answer: "no", exit: 1, words: []string{"✗ HTTP/2.0 round trip 4"}, mend: "set Config.ProbeTimeout",
+		},
+		{
+			name: "nothing listens", world: func(w *world) { w.org.Alternate().Fail(failovertest.Refuse()) },
+			answer: "no", exit: 1, words: []string{"connection refused"}, mend: "If a firewall decides here",
+		},
+		{
+			name: "nobody signed in", world: func(w *world) { w.source = nil }, answer: "cannot tell", exit: 2,
+			words: []string{"401: asks for a token", "no token was sent"}, mend: "Sign in",
+		},
+		{
+			name: "the hosts file fixes the address", world: func(w *world) {
+				require.NoError(w.t, os.WriteFile(w.network.Hosts, []byte("192.0.2.10 "+w.primary.Host+" # for now\n"), 0o600))
+			},
+			answer: "no", exit: 1, words: []string{"fixed in the hosts file"}, mend: "Take the line out",
+		},
+		{
+			name: "an outage", world: func(w *world) { w.org.Primary().Fail(failovertest.OutagePage()) },
+			answer: "cannot tell", exit: 2, mend: "has trouble at the moment",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			tt.world(w)
+			report, printed := w.check()
+			t.Log("\n" + printed)
+			assert.Equal(t, tt.answer, report.Verdict.Answer)
+			assert.Equal(t, tt.exit, report.Verdict.Exit())
+			flat := strings.Join(strings.Fields(strings.ReplaceAll(printed, "│", " ")), " ")
+			for _, words := range tt.words {
+				assert.True(t, found(printed, words), "the report says %q:\n%s\n%s", words, printed, flat)
+			}
+			if tt.mend == "" {
+				assert.Empty(t, report.Verdict.Mend)
+				return
+			}
+			if assert.NotEmpty(t, report.Verdict.Mend) {
+				assert.Contains(t, report.Verdict.Mend[0], tt.mend)
+			}
+			assert.NotContains(t, printed, "hunter2", "the password of the proxy is not shown")
+		})
+	}
+}
+
+// found reports whether a report holds the words, which may be broken over the
+// lines of one column.
+func found(printed, words string) bool {
+	squeeze := func(s string) string { return strings.Join(strings.Fields(s), "") }
+	columns := make([]strings.Builder, 3)
+	var plain strings.Builder
+	for line := range strings.Lines(printed) {
+		cells := strings.Split(line, "│")
+		if len(cells) == 1 {
+			plain.WriteString(line)
+		}
+		for i, cell := range cells {
+			if i < len(columns) {
+				columns[i].WriteString(cell)
+			}
+		}
+	}
+	for _, column := range columns {
+		if strings.Contains(squeeze(column.String()), squeeze(words)) {
+			return true
+		}
+	}
+	return strings.Contains(squeeze(plain.String()), squeeze(words))
+}
