@@ -26,18 +26,21 @@ func newPair(organization, alternate string) (pair, error) {
 		if err != nil {
 			return pair{}, err
 		}
-		return pair{origins: [2]*url.URL{org.Primary, org.Alternate}, dataverse: true}, nil
+		return pair{origins: [2]*url.URL{org.Primary, org.Alternate}, dataverse: org.Alternate != nil}, nil
 	}
 	var p pair
 	for e, s := range []string{organization, alternate} {
+		if s == failover.NoAlternate {
+			continue
+		}
 		u, err := url.Parse(s)
 		if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" {
 			return pair{}, errors.New("auth: an endpoint is not an https URL of a host") // s may hold a password
 		}
 		p.origins[e] = u
 	}
-	_, err := failover.ParseOrg(organization)
-	p.dataverse = err == nil
+	rule, err := failover.ParseOrg(organization)
+	p.dataverse = err == nil && rule.Alternate != nil
 	return p, nil
 }
 

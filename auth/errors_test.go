@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/stretchr/testify/assert"
@@ -175,7 +176,7 @@ func TestErrorsSayWhatIsSafeToSay(t *testing.T) {
 
 func TestAHostThatOnlyLooksLikeOursGetsNoToken(t *testing.T) {
 	t.Parallel()
-	tokens := newTokens(t, auth.Config{Organization: "https://crm.kimico.example", Alternate: "https://crm-s.kimico.example", Source: (&source{life: 1e12}).get})
+	tokens := newTokens(t, auth.Config{Organization: "https://crm.kimico.example", Alternate: "https://crm-s.kimico.example", Source: (&source{life: time.Hour}).get})
 	require.NoError(t, tokens.Authorize(get(t.Context(), "https://CRM.KIMICO.example./x")))
 	require.NoError(t, tokens.Authorize(get(t.Context(), "https://crm.kimico.example:443/x")))
 	type row struct{ why, host string }
@@ -222,7 +223,7 @@ func TestAHostThatOnlyLooksLikeOursGetsNoToken(t *testing.T) {
 
 func TestAnOrganizationWithTheLabelAPIHasNoOtherLabels(t *testing.T) {
 	t.Parallel()
-	tokens := newTokens(t, auth.Config{Source: (&source{life: 1e12}).get})
+	tokens := newTokens(t, auth.Config{Source: (&source{life: time.Hour}).get})
 	for _, host := range []string{
 		"contoso.API.crm.dynamics.com", "contoso.crm.dynamics.com.", "contoso--s.api.crm.dynamics.com:443",
 	} {
@@ -234,5 +235,24 @@ func TestAnOrganizationWithTheLabelAPIHasNoOtherLabels(t *testing.T) {
 	} {
 		req := &http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: "https", Host: host}, Header: http.Header{}}
 		assert.Error(t, tokens.Authorize(req), host)
+	}
+}
+
+func TestAnOrganizationWithOneAddressHasOneToken(t *testing.T) {
+	t.Parallel()
+	for organization, alternate := range map[string]string{
+		"https://contoso.operations.dynamics.com": "",
+		"https://contoso.crm4.dynamics.com":       failover.NoAlternate,
+		"https://crm.contoso.example":             "",
+	} {
+		tokens := newTokens(t, auth.Config{Organization: organization, Alternate: alternate, Source: (&source{life: time.Hour}).get})
+		require.NoError(t, tokens.Warm(t.Context()))
+		assert.NoError(t, tokens.Authorize(get(t.Context(), organization)))
+		assert.Equal(t, organization, tokens.State(failover.Alternate).Audience)
+		assert.Error(t, tokens.Authorize(get(t.Context(), "https://contoso--s.crm4.dynamics.com")))
+		cfg := tokens.Configure(failover.Config{Alternate: alternate, Logger: quiet})
+		transport, err := failover.New(organization, &cfg)
+		require.NoError(t, err)
+		transport.Close()
 	}
 }

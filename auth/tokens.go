@@ -55,7 +55,8 @@ type Config struct {
 	// Organization is the URL of the organization, as [failover.New] is given it.
 	Organization string
 	// Alternate is the URL of the alternate endpoint, as in [failover.Config].
-	// Empty: derived.
+	// Empty: derived, or none where no rule leads to one. [failover.NoAlternate]:
+	// none.
 	Alternate string
 	// Source of the tokens: [FromCredential], [FromCredentials], [FromOAuth2].
 	Source Source

@@ -326,7 +326,6 @@ func TestNewRefusesWhatMakesNoSense(t *testing.T) {
 	for name, cfg := range map[string]auth.Config{
 		"no source":            {Organization: orgURL},
 		"no organization":      {Source: source},
-		"no rule":              {Organization: "https://contoso.operations.dynamics.com", Source: source},
 		"plain http":           {Organization: "http://contoso.example", Alternate: "http://other.example", Source: source},
 		"a password":           {Organization: "https://u:hunter2@contoso.example", Alternate: "https://other.example", Source: source},
 		"an alternate no URL":  {Organization: "https://contoso.example", Alternate: "hunter2://%zz", Source: source},

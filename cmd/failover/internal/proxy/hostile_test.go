@@ -24,7 +24,9 @@ import (
 // every request, over HTTP/1.1, and closes the connection.
 func startRaw(t *testing.T, answer func(r *http.Request) string) *site {
 	t.Helper()
-	return startHTTP1(t, nil, func(w http.ResponseWriter, r *http.Request) {
+	// Without connections that are used again: one that is being closed is in
+	// doubt, rightly.
+	return startHTTP1(t, func(_ *httptest.Server, base *http.Transport) { base.DisableKeepAlives = true }, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err == nil {
@@ -36,16 +38,17 @@ func startRaw(t *testing.T, answer func(r *http.Request) string) *site {
 
 // startHTTP1 starts a proxy of an organization that speaks HTTP/1.1 only. Probes
 // pass.
-func startHTTP1(t *testing.T, configure func(*httptest.Server), handler http.HandlerFunc) *site {
+func startHTTP1(t *testing.T, configure func(*httptest.Server, *http.Transport), handler http.HandlerFunc) *site {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = quietLog
+	base := new(http.Transport)
 	if configure != nil {
-		configure(server)
+		configure(server, base)
 	}
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	base := server.Client().Transport.(*http.Transport).Clone()
+	base.TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 	t.Cleanup(base.CloseIdleConnections)
 	return startProxy(t, server.URL, &failover.Config{
 		Base:        base,
@@ -334,6 +337,7 @@ func TestHopByHopHeadersEndAtTheProxy(t *testing.T) {
 	t.Parallel()
 	headers := make(chan http.Header, 1)
 	s := startRaw(t, func(req *http.Request) string {
+		req.Header.Del("Connection") // the proxy's own, to startRaw
 		headers <- req.Header
 		return "HTTP/1.1 200 OK\r\nConnection: X-Named\r\nX-Named: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n" +
 			"Proxy-Connection: keep-alive\r\nTe: x\r\nTrailer: X-Late\r\nX-Passes: 1\r\nContent-Length: 0\r\n\r\n"
@@ -554,7 +558,7 @@ func TestNobodyIsTheUserWhoSignedInLast(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	connections := 0
-	s := startHTTP1(t, func(server *httptest.Server) {
+	s := startHTTP1(t, func(server *httptest.Server, _ *http.Transport) {
 		server.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
 			mu.Lock()
 			defer mu.Unlock()

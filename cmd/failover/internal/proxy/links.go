@@ -110,6 +110,9 @@ func newOrganization(transport *failover.Transport) (organization, error) {
 	}
 	o := organization{primary: primary}
 	for _, own := range []string{status.Primary.URL, status.Alternate.URL} {
+		if own == "" { // there is one address
+			continue
+		}
 		scheme, host, _ := strings.Cut(own, "://")
 		o.origins = append(o.origins, origin(scheme, host))
 		label, domain, _ := strings.Cut(host, ".")
@@ -118,7 +121,7 @@ func newOrganization(transport *failover.Transport) (organization, error) {
 			other = "api." + domain
 		}
 		twin := scheme + "://" + label + "." + other
-		if _, err := failover.ParseOrg(twin); err == nil {
+		if rule, err := failover.ParseOrg(twin); err == nil && rule.Alternate != nil { // it is one of Dataverse's
 			o.origins = append(o.origins, twin)
 		}
 	}

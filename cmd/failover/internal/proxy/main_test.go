@@ -65,7 +65,8 @@ func TestFlags(t *testing.T) {
 		{"too short", "the outage needs its time", []string{"-duration", "1s"}},
 		{"duration of a real proxy", "it runs until it is stopped", []string{"-org", "https://contoso.crm4.dynamics.com", "-duration", "5s"}},
 		{"alternate of nothing", "needs an organization", []string{"-alternate", "https://contoso--s.crm4.dynamics.com"}},
-		{"no organization", "no rule leads to an alternate", []string{"-org", "https://example.com"}},
+		{"no encryption", "tokens would travel in the clear", []string{"-org", "http://contoso.example"}},
+		{"Microsoft's own host", "serves many organizations", []string{"-org", "https://by2--namcrmlivesg741.crm.dynamics.com"}},
 		{"credentials in a URL", "and not in the error", []string{"-org", "https://user:hunter2@contoso.crm4.dynamics.com"}},
 		{"all addresses", "other machines could reach it", []string{"-listen", ":8365"}},
 		{"a network address", "the same", []string{"-listen", "10.0.0.1:8365"}},
@@ -77,9 +78,11 @@ func TestFlags(t *testing.T) {
 		{"public name only", "the scheme is part of a link", []string{"-public", "proxy.corp.example"}},
 	}
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
+	ended, cancel := context.WithCancel(t.Context())
+	cancel() // a proxy that starts nevertheless ends at once
 	for _, r := range rows {
 		var stdout, stderr bytes.Buffer
-		assert.Equal(t, 2, Main(t.Context(), r.args, &stdout, &stderr), r.name)
+		assert.Equal(t, 2, Main(ended, r.args, &stdout, &stderr), r.name)
 		assert.NotEmpty(t, stderr.String(), r.name)
 		assert.NotContains(t, stderr.String(), "hunter2", r.name)
 	}
