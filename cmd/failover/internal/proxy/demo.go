@@ -63,16 +63,16 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
-	s, err := start(o.listen, o.admin, observed(p, line), statusHandler(transport, metrics, o.front), errorLog)
+	s, err := start(errorLog, service{o.listen, observed(p, line)}, service{o.admin, statusHandler(transport, metrics, o.front)}, service{o.control, controlHandler(transport)})
 	if err != nil {
 		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
-	root := "http://" + s.addr.String() + "/api/data/v9.2/"
+	root := "http://" + s.proxy.addr.String() + "/api/data/v9.2/"
 	fmt.Fprintf(stdout, "Callers list and create accounts through the proxy for %v. The organization is simulated\n"+
 		"on this machine; its region fails and recovers meanwhile. Try it, too:\n\n  curl %saccounts\n", o.duration, root)
-	if s.adminAddr != nil {
-		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n  curl http://%[1]s/-/metrics\n", s.adminAddr)
+	if s.admin.Server != nil {
+		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n  curl http://%[1]s/-/metrics\n", s.admin.addr)
 	}
 	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", addresses.Primary, addresses.Alternate)
 	callers := &callers{client: http.DefaultClient, root: root, failed: line.Failed}

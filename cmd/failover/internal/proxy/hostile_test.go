@@ -62,7 +62,7 @@ func startHTTP1(t *testing.T, configure func(*httptest.Server, *http.Transport),
 // connection ends.
 func (s *site) raw(t *testing.T, request string) string {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.servers.addr.String())
+	conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
 	require.NoError(t, err)
 	defer conn.Close()
 	_, err = io.WriteString(conn, request)
@@ -362,7 +362,7 @@ func TestHeadersAreBounded(t *testing.T) {
 		"X: " + strings.Repeat("x", 1<<20) + "\r\n",
 		strings.Repeat("a:\r\n", 1<<18),
 	} {
-		conn, err := net.Dial("tcp", s.servers.addr.String())
+		conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
 		require.NoError(t, err)
 		go io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"+head+"\r\n")
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -21,6 +21,8 @@ import (
 const (
 	defaultListen = "127.0.0.1:8365"
 	defaultAdmin  = "127.0.0.1:8366"
+	// defaultControl is that of commands, which move the traffic.
+	defaultControl = "127.0.0.1:8367"
 	// anyPort is for demonstrations, of which there may be several.
 	anyPort = "127.0.0.1:0"
 )
@@ -28,7 +30,7 @@ const (
 // options are what the flags say.
 type options struct {
 	org, alternate, public string
-	listen, admin          string
+	listen, admin, control string
 	expose                 bool
 	attemptTimeout, grace  time.Duration
 	duration               time.Duration
@@ -46,6 +48,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.alternate, "alternate", "", "`URL` of its alternate endpoint, where no rule leads to it")
 	flags.StringVar(&o.listen, "listen", "", "`address` for callers (default "+defaultListen+")")
 	flags.StringVar(&o.admin, "admin", "", "`address` of status page, readiness and metrics, or \"none\" (default "+defaultAdmin+")")
+	flags.StringVar(&o.control, "control", "", "`address` on this machine where people switch, pin, unpin and verify, or \"none\" (default "+defaultControl+")")
 	flags.StringVar(&o.public, "public", "", "`URL` by which callers know the proxy, if not by an IP address or as localhost")
 	flags.BoolVar(&o.expose, "expose", false, "permit addresses that other machines can reach")
 	flags.DurationVar(&o.attemptTimeout, "attempt-timeout", 0, "longest wait for the headers of an answer (default 150s)")
@@ -85,19 +88,24 @@ func (o *options) check(arguments int) error {
 		}
 		o.front.public = u
 	}
-	listen, admin := defaultListen, defaultAdmin
+	listen, admin, control := defaultListen, defaultAdmin, defaultControl
 	if simulated {
-		listen, admin, o.duration = anyPort, anyPort, cmp.Or(o.duration, 12*time.Second)
+		listen, admin, control, o.duration = anyPort, anyPort, anyPort, cmp.Or(o.duration, 12*time.Second)
 	}
-	o.listen, o.admin = cmp.Or(o.listen, listen), cmp.Or(o.admin, admin)
-	if err := checkAddress(o.listen, o.expose); err != nil {
-		return err
-	}
+	o.listen, o.admin, o.control = cmp.Or(o.listen, listen), cmp.Or(o.admin, admin), cmp.Or(o.control, control)
+	err := checkAddress(o.listen, o.expose)
 	if o.admin == "none" {
 		o.admin = ""
-		return nil
+	} else {
+		err = errors.Join(err, checkAddress(o.admin, o.expose))
 	}
-	return checkAddress(o.admin, o.expose)
+	if o.control == "none" {
+		o.control = ""
+	} else if checkAddress(o.control, false) != nil {
+		err = errors.Join(err, errors.New("-control is an address like "+defaultControl+" that only this machine can reach, because whoever reaches it moves the traffic; "+
+			"put something in front of it that asks people who they are"))
+	}
+	return err
 }
 
 // serve is the proxy of a real organization. It returns when ctx has ended and
@@ -130,14 +138,17 @@ func serveWith(ctx context.Context, o options, transport *failover.Transport, me
 		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 2
 	}
-	s, err := start(o.listen, o.admin, p, statusHandler(transport, metrics, o.front), errorLog)
+	s, err := start(errorLog, service{o.listen, p}, service{o.admin, statusHandler(transport, metrics, o.front)}, service{o.control, controlHandler(transport)})
 	if err != nil {
 		fmt.Fprintln(stderr, "failover proxy:", err)
 		return 1
 	}
-	fmt.Fprintf(stdout, "%s is at http://%s\n", p.org.primary, s.addr)
-	if s.adminAddr != nil {
-		fmt.Fprintf(stdout, "its status is at http://%s/-/failover, metrics for Prometheus at http://%[1]s/-/metrics\n", s.adminAddr)
+	fmt.Fprintf(stdout, "%s is at http://%s\n", p.org.primary, s.proxy.addr)
+	if s.admin.Server != nil {
+		fmt.Fprintf(stdout, "its status is at http://%s/-/failover, metrics for Prometheus at http://%[1]s/-/metrics\n", s.admin.addr)
+	}
+	if s.control.Server != nil {
+		fmt.Fprintf(stdout, "it takes commands at http://%s/\n", s.control.addr)
 	}
 	err = errors.Join(s.wait(ctx), s.stop(o.grace))
 	if err != nil {

@@ -71,6 +71,8 @@ func TestFlags(t *testing.T) {
 		{"all addresses", "other machines could reach it", []string{"-listen", ":8365"}},
 		{"a network address", "the same", []string{"-listen", "10.0.0.1:8365"}},
 		{"all addresses for the status", "the same", []string{"-admin", "0.0.0.0:0"}},
+		{"a network address for commands", "nobody is asked who he is", []string{"-control", "192.168.1.2:8367"}},
+		{"exposed commands", "-expose is about the others", []string{"-expose", "-control", ":8367"}},
 		{"a name", "may be any machine's", []string{"-listen", "proxy.corp.example:80"}},
 		{"no port", "no address", []string{"-listen", "127.0.0.1"}},
 		{"public path", "the organization's paths are kept", []string{"-public", "https://proxy.corp.example/dynamics"}},
@@ -109,26 +111,26 @@ func TestExposedAddressesNeedTheFlag(t *testing.T) {
 func TestAnAddressInUse(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
-	for _, flag := range []string{"-listen", "-admin"} {
+	for _, flag := range []string{"-listen", "-admin", "-control"} {
 		var stdout, stderr bytes.Buffer
-		assert.Equal(t, 1, Main(t.Context(), []string{"-org", "https://contoso.crm4.dynamics.com", "-listen", anyPort, "-admin", anyPort, flag, s.servers.addr.String()}, &stdout, &stderr))
+		assert.Equal(t, 1, Main(t.Context(), []string{"-org", "https://contoso.crm4.dynamics.com", "-listen", anyPort, "-admin", anyPort, "-control", anyPort, flag, s.servers.proxy.addr.String()}, &stdout, &stderr))
 		assert.Contains(t, stderr.String(), "in use")
 	}
 }
 
-// running is a program that serves an organization.
-type running struct {
+// program is a run of the proxy for an organization.
+type program struct {
 	url    string
 	stop   context.CancelFunc
 	status chan int
 	stderr bytes.Buffer
 }
 
-func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *running {
+func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *program {
 	t.Helper()
 	s := startOrganization(t, handler)
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{stop: cancel, status: make(chan int, 1)}
+	r := &program{stop: cancel, status: make(chan int, 1)}
 	out, in := io.Pipe()
 	go func() {
 		o := options{listen: anyPort, grace: grace}
@@ -202,7 +204,7 @@ func TestSignalsEndTheProgram(t *testing.T) {
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		exe, err := os.Executable()
 		require.NoError(t, err)
-		cmd := exec.CommandContext(t.Context(), exe, "-org", "https://contoso.crm4.dynamics.com", "-listen", anyPort, "-admin", anyPort)
+		cmd := exec.CommandContext(t.Context(), exe, "-org", "https://contoso.crm4.dynamics.com", "-listen", anyPort, "-admin", anyPort, "-control", anyPort)
 		cmd.Env = append(os.Environ(), asProgram+"=1")
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
@@ -213,6 +215,13 @@ func TestSignalsEndTheProgram(t *testing.T) {
 		assert.Contains(t, line, "https://contoso.crm4.dynamics.com is at http://127.0.0.1:")
 		line, err = lines.ReadString('\n')
 		require.NoError(t, err)
+		third, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		control := regexp.MustCompile(`http://127[0-9.:]+`).FindString(third)
+		resp, err := http.Get(control + "/?format=json")
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, http.StatusOK, resp.StatusCode)
 		admin := regexp.MustCompile(`http://[0-9.:]+`).FindString(line)
 		for path, want := range map[string]string{
 			"/-/ready": "ok\n", "/-/failover": "https://contoso.crm4.dynamics.com", "/-/metrics": `failover_active{failover_endpoint="primary"`,

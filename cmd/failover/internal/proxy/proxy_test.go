@@ -54,15 +54,15 @@ func startProxy(t *testing.T, orgURL string, cfg *failover.Config) *site {
 	transport, err := failover.New(orgURL, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { transport.Close() })
-	quiet := log.New(io.Discard, "", 0)
+	quiet := quietLog
 	p, err := newProxy(transport, front{}, quiet)
 	require.NoError(t, err)
-	servers, err := start(anyPort, anyPort, p, statusHandler(transport, http.NotFoundHandler(), front{}), quiet)
+	servers, err := start(quiet, service{anyPort, p}, service{anyPort, statusHandler(transport, http.NotFoundHandler(), front{})}, service{anyPort, controlHandler(transport)})
 	require.NoError(t, err)
 	t.Cleanup(func() { servers.stop(5 * time.Second) })
 	base := &http.Transport{}
 	t.Cleanup(base.CloseIdleConnections)
-	return &site{transport: transport, servers: servers, url: "http://" + servers.addr.String(), caller: &http.Client{Transport: base}}
+	return &site{transport: transport, servers: servers, url: "http://" + servers.proxy.addr.String(), caller: &http.Client{Transport: base}}
 }
 
 // tokens brings a caller's own credentials.
@@ -323,7 +323,7 @@ func TestNobodyReachesOtherHosts(t *testing.T) {
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
 	s := startSite(t)
 	for _, r := range rows {
-		conn, err := net.Dial("tcp", s.servers.addr.String())
+		conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
 		require.NoError(t, err)
 		_, err = io.WriteString(conn, r.request)
 		require.NoError(t, err)
@@ -415,7 +415,7 @@ func TestAnOrganizationThatIsDownIsUnavailable(t *testing.T) {
 		assert.Empty(t, r.Header.Get("Failover-Outcome"), "nothing was sent")
 		assert.Equal(t, "Failover.Unavailable", r.failure(t).Error.Code)
 	}
-	ready := s.send(t, http.MethodGet, "http://"+s.servers.adminAddr.String()+"/-/ready", "")
+	ready := s.send(t, http.MethodGet, "http://"+s.servers.admin.addr.String()+"/-/ready", "")
 	assert.Equal(t, http.StatusServiceUnavailable, ready.StatusCode)
 	s.org.Primary().Heal()
 	assert.Eventually(t, func() bool {
@@ -454,7 +454,7 @@ func TestAClosedTransportEndsConnections(t *testing.T) {
 func TestABodyThatBreaksOffIsNotSentOn(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
-	conn, err := net.Dial("tcp", s.servers.addr.String())
+	conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
 	require.NoError(t, err)
 	defer conn.Close()
 	fmt.Fprintf(conn, "POST /api/data/v9.2/accounts HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"name\":")
@@ -468,7 +468,7 @@ func TestABodyThatBreaksOffIsNotSentOn(t *testing.T) {
 func TestStatusAndReadiness(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
-	admin := "http://" + s.servers.adminAddr.String()
+	admin := "http://" + s.servers.admin.addr.String()
 	r := s.send(t, http.MethodGet, admin+"/-/ready", "")
 	assert.Equal(t, http.StatusOK, r.StatusCode)
 	r = s.send(t, http.MethodGet, admin+"/-/failover?format=json", "")

@@ -13,36 +13,56 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// servers are the two servers of the program.
-type servers struct {
-	proxy, admin *http.Server
-	addr         net.Addr // of the proxy
-	adminAddr    net.Addr // of the status page, nil if there is none
-	failed       chan error
+// A service is a handler and the address that it is to have, "" for none.
+type service struct {
+	listen  string
+	handler http.Handler
 }
 
-// start listens and serves: the proxy at listen, and status at admin unless that is
-// empty.
-func start(listen, admin string, proxy, status http.Handler, errorLog *log.Logger) (*servers, error) {
-	s := &servers{failed: make(chan error, 2)}
-	ln, err := net.Listen("tcp", listen)
-	if err != nil {
-		return nil, err
-	}
-	if admin != "" {
-		adminListener, err := net.Listen("tcp", admin)
+// servers are the servers of the program.
+type servers struct {
+	proxy, admin, control running // the latter two may be missing
+	failed                chan error
+}
+
+// running is a server that listens. The zero value is none.
+type running struct {
+	*http.Server
+	addr net.Addr
+}
+
+// start listens at all addresses and serves.
+func start(errorLog *log.Logger, proxy, admin, control service) (*servers, error) {
+	s := &servers{failed: make(chan error, 3)}
+	proxy.handler = patient(proxy.handler, patience)
+	for _, each := range []struct {
+		service
+		running *running
+	}{{proxy, &s.proxy}, {admin, &s.admin}, {control, &s.control}} {
+		if each.listen == "" {
+			continue
+		}
+		ln, err := net.Listen("tcp", each.listen)
 		if err != nil {
-			ln.Close()
+			s.close()
 			return nil, err
 		}
-		s.adminAddr = adminListener.Addr()
-		s.admin = newServer(status, errorLog)
-		go func() { s.failed <- s.admin.Serve(adminListener) }()
+		*each.running = running{newServer(each.handler, errorLog), ln.Addr()}
+		if each.running != &s.proxy { // nothing of theirs is long
+			each.running.ReadTimeout, each.running.WriteTimeout = 10*time.Second, time.Minute
+		}
+		go func() { s.failed <- each.running.Serve(ln) }()
 	}
-	s.addr = ln.Addr()
-	s.proxy = newServer(patient(proxy, patience), errorLog)
-	go func() { s.failed <- s.proxy.Serve(ln) }()
 	return s, nil
+}
+
+// close cuts off what is under way.
+func (s *servers) close() {
+	for _, r := range []running{s.proxy, s.admin, s.control} {
+		if r.Server != nil {
+			r.Close()
+		}
+	}
 }
 
 // newServer returns a server that slow callers do not hold up. Bodies of any
@@ -69,12 +89,23 @@ func statusHandler(transport *failover.Transport, metrics http.Handler, front fr
 	mux.Handle("/-/failover", transport.StatusHandler())
 	mux.Handle("/-/ready", transport.ReadyHandler())
 	mux.Handle("/-/metrics", metrics)
+	return addressed(front, mux)
+}
+
+// controlHandler serves what moves the traffic. It knows nobody, so it has an
+// address that only this machine can reach.
+func controlHandler(transport *failover.Transport) http.Handler {
+	return addressed(front{}, transport.StatusHandler())
+}
+
+// addressed serves requests that name the proxy, and no others: see front.origin.
+func addressed(front front, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := front.origin(r.Host); !ok {
 			writeError(w, http.StatusMisdirectedRequest, "WrongHost", "this host name is not one of the proxy's; see its flag -public")
 			return
 		}
-		mux.ServeHTTP(w, r)
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -97,10 +128,7 @@ func (s *servers) stop(grace time.Duration) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("requests were still under way after %v and have been cut off", grace)
 	}
-	s.proxy.Close()
-	if s.admin != nil {
-		s.admin.Close()
-	}
+	s.close()
 	return err
 }
 

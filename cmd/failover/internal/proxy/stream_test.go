@@ -250,7 +250,7 @@ func TestPathsAndQueriesPassByteByByte(t *testing.T) {
 		"/api/data//v9.2/../accounts?a=%zz",
 		"/?",
 	} {
-		conn, err := net.Dial("tcp", s.servers.addr.String())
+		conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
 		require.NoError(t, err)
 		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", target)
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
