@@ -27,7 +27,7 @@ func isConnectionScheme(name string) bool {
 func bindsConnection(h http.Header) bool {
 	for _, value := range h["Authorization"] {
 		for _, element := range append(elements(value), value) {
-			if isConnectionScheme(firstWord(element)) {
+			if word, _ := firstToken(element); isConnectionScheme(word) {
 				return true
 			}
 		}
@@ -66,8 +66,7 @@ func withoutConnectionChallenges(value string) (rest string, dropped bool) {
 	var kept []string
 	drop := false
 	for _, element := range elements(value) {
-		word := firstWord(element)
-		if after := strings.TrimLeft(element[len(word):], " \t"); word != "" && !strings.HasPrefix(after, "=") {
+		if word, rest := firstToken(element); word != "" && !strings.HasPrefix(rest, "=") {
 			drop = isConnectionScheme(word)
 		}
 		if drop {
@@ -82,12 +81,20 @@ func withoutConnectionChallenges(value string) (rest string, dropped bool) {
 	return strings.Join(kept, ", "), true
 }
 
-// firstWord returns the token that s begins with.
-func firstWord(s string) string {
-	if i := strings.IndexAny(s, " \t=,;\""); i >= 0 {
-		return s[:i]
+// firstToken returns the first token in s (RFC 9110, section 5.6.2) and what
+// follows it. What is in front of it or behind it and belongs to no token, some
+// recipients take for white space.
+func firstToken(s string) (token, rest string) {
+	s = strings.TrimLeftFunc(s, isNoTokenChar)
+	end := strings.IndexFunc(s, isNoTokenChar)
+	if end < 0 {
+		return s, ""
 	}
-	return s
+	return s[:end], strings.TrimLeft(s[end:], " \t")
+}
+
+func isNoTokenChar(r rune) bool {
+	return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r)
 }
 
 // elements splits a list at its commas, but for those between quotes. Quotes that

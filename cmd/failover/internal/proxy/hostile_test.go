@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -22,7 +23,7 @@ import (
 
 // startRaw starts a proxy of an organization that writes an answer byte by byte to
 // every request, over HTTP/1.1, and closes the connection.
-func startRaw(t *testing.T, answer func(r *http.Request) string) *site {
+func startRaw(t testing.TB, answer func(r *http.Request) string) *site {
 	t.Helper()
 	// Without connections that are used again: one that is being closed is in
 	// doubt, rightly.
@@ -38,7 +39,7 @@ func startRaw(t *testing.T, answer func(r *http.Request) string) *site {
 
 // startHTTP1 starts a proxy of an organization that speaks HTTP/1.1 only. Probes
 // pass.
-func startHTTP1(t *testing.T, configure func(*httptest.Server, *http.Transport), handler http.HandlerFunc) *site {
+func startHTTP1(t testing.TB, configure func(*httptest.Server, *http.Transport), handler http.HandlerFunc) *site {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = quietLog
@@ -51,20 +52,22 @@ func startHTTP1(t *testing.T, configure func(*httptest.Server, *http.Transport),
 	base.TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 	t.Cleanup(base.CloseIdleConnections)
 	return startProxy(t, server.URL, &failover.Config{
-		Base:        base,
-		Alternate:   "https://127.0.0.1:1",
-		MaxAttempts: 1,
-		Probe:       func(context.Context, *http.Client, *url.URL) error { return nil },
+		Base:             base,
+		Alternate:        "https://127.0.0.1:1",
+		MaxAttempts:      1,
+		FailureThreshold: 1 << 30, // no decisions: they are not what is looked at
+		Probe:            func(context.Context, *http.Client, *url.URL) error { return nil },
 	})
 }
 
 // raw writes bytes to the proxy and returns all that comes back until the
 // connection ends.
-func (s *site) raw(t *testing.T, request string) string {
+func (s *site) raw(t testing.TB, request string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
 	require.NoError(t, err)
 	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 	_, err = io.WriteString(conn, request)
 	require.NoError(t, err)
 	answer, err := io.ReadAll(conn)
@@ -511,6 +514,7 @@ func TestChallengesThatSignInConnectionsAreDropped(t *testing.T) {
 		{"as a parameter", "is none", []string{"Basic realm=x, ntlm=1"}, []string{"Basic realm=x, ntlm=1"}},
 		{"longer name", "another scheme", []string{"NTLMv3 a=b"}, []string{"NTLMv3 a=b"}},
 		{"tab", "separates, too", []string{"NTLM\tTlRM"}, nil},
+		{"odd blanks", "some trim them", []string{"\u00a0NTLM", "Basic realm=x, \fNegotiate\u0085abc"}, []string{"Basic realm=x"}},
 		{"siblings", "sign in connections as well", []string{"Kerberos", "Nego2", "CredSSP"}, nil},
 		{"Digest", "signs in a request", []string{"Digest realm=\"x\", nonce=\"y\""}, []string{"Digest realm=\"x\", nonce=\"y\""}},
 		{"nothing", "no challenge", nil, nil},
@@ -571,7 +575,7 @@ func TestNobodyIsTheUserWhoSignedInLast(t *testing.T) {
 	assert.Equal(t, []string{`Bearer realm="contoso"`}, r.Header.Values("WWW-Authenticate"))
 	for _, credentials := range []string{
 		"NTLM adele", "Negotiate adele", "ntlm adele", "NEGOTIATE adele", "NTLM\tadele", "NTLM", "Negotiate", "Kerberos adele", "Nego2 adele", "CredSSP adele",
-		"Bearer x, NTLM adele", "Bearer \"x, NTLM adele", "NTLM,adele", "Negotiate=adele",
+		"Bearer x, NTLM adele", "\u00a0NTLM adele", "Bearer \"x, NTLM adele", "NTLM,adele", "Negotiate=adele",
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			r = s.send(t, method, s.root()+"WhoAmI", "", "Authorization: "+credentials)

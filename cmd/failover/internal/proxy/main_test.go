@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -31,7 +32,12 @@ func TestMain(m *testing.M) {
 		context.AfterFunc(ctx, stop)
 		os.Exit(Main(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if n := panics.Load(); n > 0 {
+		fmt.Fprintln(os.Stderr, n, "handlers have panicked")
+		status = 1
+	}
+	os.Exit(status)
 }
 
 func TestTheDemonstration(t *testing.T) {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,7 +48,7 @@ func startSite(t *testing.T) *site {
 }
 
 // startProxy starts a proxy of the organization at orgURL.
-func startProxy(t *testing.T, orgURL string, cfg *failover.Config) *site {
+func startProxy(t testing.TB, orgURL string, cfg *failover.Config) *site {
 	t.Helper()
 	cfg.OnFault = onFault
 	cfg.Logger = slog.New(slog.DiscardHandler)
@@ -100,8 +102,21 @@ func (s *site) send(t *testing.T, method, target, body string, headers ...string
 	return reply{resp, string(text)}
 }
 
-// quietLog is for servers that are made to complain.
-var quietLog = log.New(io.Discard, "", 0)
+// quietLog is for servers that are made to complain. A panic is never in order.
+var quietLog = log.New(panicWatch{}, "", 0)
+
+// panics counts the handlers that have panicked.
+var panics atomic.Int32
+
+type panicWatch struct{}
+
+func (panicWatch) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("panic")) {
+		panics.Add(1)
+		os.Stderr.Write(p)
+	}
+	return len(p), nil
+}
 
 const asJSON = "Content-Type: application/json"
 
