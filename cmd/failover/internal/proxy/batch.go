@@ -30,6 +30,7 @@ const (
 // no batch passes as it is.
 type batch struct {
 	links      mapping
+	ofCall     bool     // it is a request
 	delimiters []string // "--" and boundary of the open multiparts, outermost first
 	place      place
 	line       []byte      // the current one, as far as it is held back
@@ -252,6 +253,7 @@ func (b *batch) body() {
 	case inner:
 		if media, _ = contentType(b.header); isJSON(media) {
 			b.json = newJSONLinks(b.links)
+			b.json.ofCall = b.ofCall
 		}
 	case media == "application/http":
 		b.place = startLine

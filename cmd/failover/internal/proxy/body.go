@@ -25,9 +25,13 @@ func requestFilter(r *http.Request, m mapping) filter {
 	media, params := contentType(r.Header)
 	switch {
 	case isJSON(media):
-		return newJSONLinks(m)
+		f := newJSONLinks(m)
+		f.ofCall = true
+		return f
 	case media == "multipart/mixed" && path.Base(r.URL.Path) == "$batch":
-		return newBatch(m, params["boundary"])
+		f := newBatch(m, params["boundary"])
+		f.ofCall = true
+		return f
 	case isXML(media):
 		return &soapTo{links: m}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"reflect"
 	"strings"
 	"testing"
@@ -235,7 +236,7 @@ func withoutLinks(v any, link bool) any {
 	case map[string]any:
 		out := make(map[string]any)
 		for name, member := range v {
-			out[name] = withoutLinks(member, isLink([]byte(name)))
+			out[name] = withoutLinks(member, isLink([]byte(name), true))
 		}
 		return out
 	case []any:
@@ -323,4 +324,27 @@ func BenchmarkJSONLinks(b *testing.B) {
 	for b.Loop() {
 		out = newJSONLinks(m).next(out[:0], text)
 	}
+}
+
+func TestShortNamesWithinAValueAreTheCallersOwn(t *testing.T) {
+	t.Parallel()
+	const body = `{"@id":"{M}/1","a@bind":["{M}/2"],"value":{"@id":"{K}/3","x":[{"@id":"{K}/4","y@bind":"{K}/5","@odata.id":"{M}/6"}]},"b@bind":"{M}/7"}`
+	r := bodyRow{body: body}
+	m := mapping{"http://127.0.0.1:8365": "https://contoso.crm4.dynamics.com"}
+	in := strings.ReplaceAll(strings.ReplaceAll(body, "{M}", "http://127.0.0.1:8365"), "{K}", "http://127.0.0.1:8365")
+	want := strings.ReplaceAll(strings.ReplaceAll(r.body, "{M}", "https://contoso.crm4.dynamics.com"), "{K}", "http://127.0.0.1:8365")
+	for _, kind := range []string{"application/json", "multipart/mixed; boundary=b"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/api/data/v9.2/$batch", nil)
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", kind)
+		before, after := "", ""
+		if strings.HasPrefix(kind, "multipart") {
+			before, after = crlf("--b\nContent-Type: application/http\n\nPOST /x HTTP/1.1\nContent-Type: application/json\n\n"), crlf("\n--b--")
+		}
+		for _, size := range []int{1, 7, 1 << 20} {
+			assert.Equal(t, before+want+after, through(requestFilter(req, m), before+in+after, size))
+		}
+	}
+	answer := through(newJSONLinks(mapping{"https://contoso.crm4.dynamics.com": proxyOrigin}), `{"value":[{"@id":"https://contoso.crm4.dynamics.com/1"}]}`, 7)
+	assert.Equal(t, `{"value":[{"@id":"`+proxyOrigin+`/1"}]}`, answer, "records in an answer have them")
 }

@@ -44,14 +44,15 @@
 // OData errors, with a code that begins with "Failover.":
 //
 //	400, 421  the request cannot be meant for the organization (see below)
-//	502       no answer
+//	405, 411  TRACE; a body over HTTP/1.0 without a length
+//	502       no answer, or one that cannot be passed on
 //	503       neither endpoint serves, or the proxy ends: try again after Retry-After
 //
 // A header Failover-Outcome: unknown says that a write may or may not have been
 // carried out: look before it is sent again. It comes with a 502 of the proxy's
 // own, or with an answer of a front end that says nothing of the write; a POST
 // that only reads may have it, too. Without it the organization has answered, or
-// nothing was carried out.
+// nothing was carried out. No answer of the organization can say it, in no place.
 //
 // An unknown outcome is a 502 because that is what clients leave to their users:
 // Apache HttpClient 5 repeats any request after 429 and 503, Power Query after
@@ -94,10 +95,22 @@
 // :8366 to have the status page, readiness and metrics there. -alternate names an
 // alternate that no rule leads to, -attempt-timeout bounds the wait for an answer.
 //
+// NTLM and Negotiate sign in a connection and not a request (RFC 4559, section 6),
+// and the callers share the proxy's connections to the organization: the next one
+// would act as whoever signed in last. Such credentials are answered 400 with the
+// code Failover.ConnectionCredentials, and challenges that ask for them are left
+// out of answers; a 401 with no others becomes a 502 with that code. An
+// organization on premises needs another form of sign-in for its callers, such as
+// OAuth of AD FS.
+//
 // The status page, readiness and metrics have an address of their own, because all
 // paths of the proxy are the organization's, and because the page names records:
 //
 //	http://127.0.0.1:8366/-/failover
 //	http://127.0.0.1:8366/-/ready
 //	http://127.0.0.1:8366/-/metrics
+//
+// People move the traffic at a third address, which -control moves and no flag
+// exposes, because it asks nobody who he is: the status page with its commands,
+// for a browser on this machine or for "failover switch -at http://127.0.0.1:8367".
 package proxy

@@ -19,8 +19,13 @@ const (
 // It changes nothing but origins of URLs within strings, so the result is valid
 // JSON if and only if the payload is. A link whose origin is written with escapes
 // other than \/ is not mapped.
+//
+// In a request, the short names of OData 4.01 without the prefix "odata.", such as
+// "@id", are control information of the outermost object only. Deeper they may be
+// part of a value that is the caller's own.
 type jsonLinks struct {
 	links  mapping
+	ofCall bool // it is the payload of a request
 	in     where
 	levels []level
 	name   []byte // of the member, as far as it is known
@@ -127,7 +132,7 @@ func (j *jsonLinks) text(p []byte) int {
 		}
 		j.keepName(p[:i])
 		if j.in == inName {
-			j.levels[len(j.levels)-1].link = isLink(j.name)
+			j.levels[len(j.levels)-1].link = isLink(j.name, !j.ofCall || len(j.levels) == 2)
 		}
 		j.in = between
 		return i + 1
@@ -143,15 +148,19 @@ func (j *jsonLinks) keepName(p []byte) {
 	}
 }
 
-// isLink reports whether the value of a member is a link, or several. Sources:
-// OData JSON Format 4.01, section 4.6 (control information, long and short
-// form); 8.5 (bind).
-func isLink(name []byte) bool {
+// isLink reports whether the value of a member is a link, or several; short says
+// whether the prefix "odata." may be left out. Sources: OData JSON Format 4.01,
+// section 4.6 (control information, long and short form); 8.5 (bind).
+func isLink(name []byte, short bool) bool {
 	at := bytes.LastIndexByte(name, '@')
 	if at < 0 || len(name) > maxName {
 		return false
 	}
-	switch string(bytes.TrimPrefix(name[at+1:], []byte("odata."))) {
+	term, long := bytes.CutPrefix(name[at+1:], []byte("odata."))
+	if !long && !short {
+		return false
+	}
+	switch string(term) {
 	case "context", "nextLink", "deltaLink", "id", "editLink", "readLink",
 		"navigationLink", "associationLink", "mediaReadLink", "mediaEditLink", "bind":
 		return true
