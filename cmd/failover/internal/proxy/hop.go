@@ -148,8 +148,8 @@ func (w *answerWriter) WriteHeader(status int) {
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
-	if !w.req.ProtoAtLeast(1, 1) || status == http.StatusContinue || w.req.Header.Get("Expect") != "" {
-		return
+	if !w.req.ProtoAtLeast(1, 1) || status <= http.StatusSwitchingProtocols || w.req.Header.Get("Expect") != "" {
+		return // HTTP/2 lets a 101 through as if it were informational
 	}
 	for _, name := range hopHeaders {
 		h.Del(name)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/d365failover/failover"
 )
@@ -43,7 +46,8 @@ func startHTTP1(t testing.TB, configure func(*httptest.Server, *http.Transport),
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = quietLog
-	base := new(http.Transport)
+	base := newBase()
+	base.ExpectContinueTimeout = 0
 	if configure != nil {
 		configure(server, base)
 	}
@@ -108,6 +112,7 @@ func TestAnswersThatCannotBePassedOn(t *testing.T) {
 		{"two digits", "no status line", "HTTP/1.1 99 Low\r\n\r\n"},
 		{"four digits", "no status line", "HTTP/1.1 2000 OK\r\n\r\n"},
 		{"negative", "no status line", "HTTP/1.1 -20 OK\r\n\r\n"},
+		{"header of 1 MB", "nobody sends that", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20) + "\r\nContent-Length: 2\r\n\r\nhi"},
 		{"no HTTP", "HTTP/0.9 perhaps", "<html>hello</html>\r\n\r\n"},
 		{"two lengths", "response splitting", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi!"},
 		{"unknown coding", "no length is known", "HTTP/1.1 200 OK\r\nTransfer-Encoding: evil\r\n\r\nhi"},
@@ -626,4 +631,104 @@ func TestWindowsAuthenticationSignsInConnections(t *testing.T) {
 		resp.Body.Close()
 	}
 	assert.Equal(t, "adele", last.String())
+}
+
+// answerHTTP2 serves one connection and answers each request with header blocks.
+func answerHTTP2(conn net.Conn, blocks [][]string) {
+	defer conn.Close()
+	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	framer := http2.NewFramer(conn, conn)
+	framer.WriteSettings()
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if !frame.IsAck() {
+				framer.WriteSettingsAck()
+			}
+		case *http2.HeadersFrame:
+			for i, block := range blocks {
+				var b bytes.Buffer
+				enc := hpack.NewEncoder(&b)
+				enc.SetMaxDynamicTableSize(0)
+				for _, field := range block {
+					name, value, _ := strings.Cut(field, " ")
+					enc.WriteField(hpack.HeaderField{Name: name, Value: value})
+				}
+				framer.WriteHeaders(http2.HeadersFrameParam{StreamID: frame.StreamID, BlockFragment: b.Bytes(), EndHeaders: true, EndStream: i == len(blocks)-1})
+			}
+		}
+	}
+}
+
+func TestAnswersOverHTTP2ThatCannotBePassedOn(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		name, why string
+		blocks    [][]string
+		status    int
+	}
+	ok := []string{":status 200"}
+	rows := []row{
+		{"99", "no status", [][]string{{":status 99"}}, 502},
+		{"1000", "no status", [][]string{{":status 1000"}}, 502},
+		{"negative", "no status", [][]string{{":status -200"}}, 502},
+		{"zero", "no status", [][]string{{":status 0"}}, 502},
+		{"signed", "read as 200, and written as that", [][]string{{":status +200"}}, 200},
+		{"101", "HTTP/2 knows no other protocols", [][]string{{":status 101"}, ok}, 200},
+		{"103", "with a word of ours", [][]string{{":status 103", "failover-outcome unknown", "link </a>"}, ok}, 200},
+		{"header", "with a word of ours", [][]string{{":status 200", "failover-outcome unknown"}}, 200},
+		{"trailer", "with a word of ours", [][]string{ok, {"failover-outcome unknown", "x-sum 42"}}, 200},
+		{"challenge in a trailer", "is too late", [][]string{ok, {"www-authenticate NTLM"}}, 200},
+		{"hop by hop", "HTTP/2 has none", [][]string{{":status 200", "connection x-named", "x-named 1", "keep-alive 5"}}, 200},
+	}
+	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			cert := httptest.NewUnstartedServer(nil)
+			cert.StartTLS() // for its certificate
+			t.Cleanup(cert.Close)
+			ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: cert.TLS.Certificates, NextProtos: []string{"h2"}})
+			require.NoError(t, err)
+			t.Cleanup(func() { ln.Close() })
+			go func() {
+				for {
+					conn, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					go answerHTTP2(conn, r.blocks)
+				}
+			}()
+			base := newBase()
+			base.TLSClientConfig = cert.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+			base.TLSClientConfig.NextProtos = nil
+			t.Cleanup(base.CloseIdleConnections)
+			s := startProxy(t, "https://"+ln.Addr().String(), &failover.Config{
+				Base: base, Alternate: "https://127.0.0.1:1", MaxAttempts: 1, FailureThreshold: 1 << 30,
+				Probe: func(context.Context, *http.Client, *url.URL) error { return nil },
+			})
+			for _, method := range []string{"GET", "POST"} {
+				text := s.raw(t, method+" /x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTE: trailers\r\nContent-Length: 0\r\n\r\n")
+				answers := answersIn(t, method, text)
+				require.NotEmpty(t, answers)
+				last := answers[len(answers)-1]
+				assert.Equal(t, r.status, last.StatusCode, "%q", text)
+				if r.status == 200 {
+					assert.NotContains(t, strings.ToLower(text), "failover-outcome")
+				} else if method == "POST" {
+					assert.Equal(t, "unknown", last.Header.Get("Failover-Outcome"))
+				}
+				for _, word := range []string{"NTLM", "X-Named", "Keep-Alive", "101"} {
+					assert.NotContains(t, text, word)
+				}
+			}
+		})
+	}
 }

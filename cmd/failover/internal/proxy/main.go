@@ -108,6 +108,14 @@ func (o *options) check(arguments int) error {
 	return err
 }
 
+// newBase returns the default transport with a bound on the header of an answer
+// that is in proportion to what a proxy of many callers has to hold.
+func newBase() *http.Transport {
+	base := http.DefaultTransport.(*http.Transport).Clone()
+	base.MaxResponseHeaderBytes = 256 << 10
+	return base
+}
+
 // serve is the proxy of a real organization. It returns when ctx has ended and
 // the requests under way have, too.
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
@@ -118,6 +126,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
 		return 1
 	}
 	transport, err := failoverotel.New(o.org, &failover.Config{
+		Base:           newBase(),
 		Alternate:      o.alternate,
 		AttemptTimeout: o.attemptTimeout,
 		OnFault:        onFault,

@@ -11,6 +11,9 @@ import (
 // header.
 const maxHeader = 64 << 10
 
+// maxAddresses is how many wsa:To a header may have. One is in order.
+const maxAddresses = 4
+
 // soapTo is the filter of a SOAP message: it maps the address in the wsa:To
 // header, which WCF compares with its own. Everything else passes as it is, and
 // so does a header with a signature or something encrypted, a message whose
@@ -70,6 +73,9 @@ func soapAddresses(head []byte) (places [][2]int) {
 				return nil
 			case header && depth == 3 && name == "To":
 				start := int(dec.InputOffset())
+				if len(places) == maxAddresses {
+					return nil
+				}
 				if end := bytes.IndexByte(head[start:], '<'); end >= 0 {
 					places = append(places, [2]int{start, start + end})
 				}
@@ -124,11 +130,19 @@ func (f *plainLinks) end(dst []byte) []byte {
 // step appends what becomes of the beginning of text and returns how much that
 // is: an origin, or what cannot be one.
 func (f *plainLinks) step(dst, text []byte) ([]byte, int) {
+	if !bytes.HasPrefix(text, []byte("http")) { // quickly
+		return f.skip(dst, text)
+	}
 	for from, to := range f.links {
 		if rest, ok := bytes.CutPrefix(text, []byte(from)); ok && (len(rest) == 0 || bytes.IndexByte([]byte("/?#\"'<"), rest[0]) >= 0) {
 			return append(dst, to...), len(from)
 		}
 	}
+	return f.skip(dst, text)
+}
+
+// skip appends what is in front of the next thing that may be an origin.
+func (f *plainLinks) skip(dst, text []byte) ([]byte, int) {
 	n := bytes.IndexByte(text[1:], 'h') + 1 // as in http
 	if n == 0 {
 		n = len(text)
