@@ -7,47 +7,60 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
-	"sync/atomic"
+	"strings"
 	"time"
 )
 
 // This file makes one attempt of a call: it sends the request to the endpoint
 // that is active in c.st.
 
-// ownCopy is what an attempt needs of its own, in one piece.
-type ownCopy struct {
+// sentRead is what an attempt with a read needs of its own, in one piece of 512 bytes
+// at the most: the allocator takes twice as long over longer ones.
+type sentRead struct {
 	request http.Request
 	url     url.URL
+	answer  watchedBody
+}
+
+// sentWrite is what an attempt that is watched needs of its own.
+type sentWrite struct {
+	request http.Request
 	body    bytes.Reader
 	transit transit
-	answer  watchedBody
 }
 
 // own returns the request that is sent, for changing: a copy, made when it is
 // first needed, of which only the struct is new.
-func (c *call) own() *ownCopy {
-	if c.copy == nil {
-		c.copy = &ownCopy{request: *c.req}
-		c.out = &c.copy.request
+func (c *call) own() *http.Request {
+	if c.out == c.req {
+		sent := &sentRead{request: *c.req}
+		c.out, c.url, c.answer = &sent.request, &sent.url, &sent.answer
 	}
-	return c.copy
+	return c.out
 }
 
-// trace has the request watched on its way.
-func (c *call) trace() {
-	c.copy = new(ownCopy)
-	c.transit, c.out = &c.copy.transit, &c.copy.request
-	c.copy.request = *c.req.WithContext(c.transit.context(c.req.Context(), c.t.cfg.AttemptTimeout))
+// watch has the request watched on its way. This is where the context of an attempt
+// is made.
+func (c *call) watch() {
+	sent := new(sentWrite)
+	w := &sent.transit
+	w.protocol, w.connections = &c.t.protocols[c.st.active], &c.t.connections
+	w.plan(c.req, c.once())
+	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
+	c.transit, c.out, c.reader = w, &sent.request, &sent.body
+	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
 
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.copy, c.transit = st, req, nil, nil
-	if t.cfg.AttemptTimeout > 0 || !isReadMethod(req.Method) {
-		c.trace()
+	c.st, c.out, c.transit, c.url, c.answer, c.reader = st, req, nil, nil, nil, nil
+	if f := c.ended(); f != nil {
+		return f
+	}
+	if t.cfg.AttemptTimeout > 0 || t.connections.limited || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
+		c.watch()
 	}
 	c.address()
 	guarded := t.books.guards(req)
@@ -61,14 +74,46 @@ func (c *call) prepare(st *state) *Fault {
 	if guarded {
 		header.Set("If-Match", "*")
 	}
-	c.own().request.Header = header
-	if t.cfg.Authorize != nil {
-		c.takeHeld() // which may be signed
-		if err := t.cfg.Authorize(c.out); err != nil {
-			return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
-		}
+	c.own().Header = header
+	if t.cfg.Authorize == nil {
+		return nil
 	}
-	return nil
+	c.takeHeld() // which may be signed
+	if err := t.authorize(c.out); err != nil {
+		return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
+	}
+	return c.ended() // it may have taken its time
+}
+
+// ended returns the fault of an attempt that is not made because the context of the
+// call has ended, nil if that lives.
+func (c *call) ended() *Fault {
+	ctx := c.req.Context()
+	switch ctx.Err() {
+	case nil:
+		return nil
+	case context.Canceled:
+		return c.unsent(ClassCanceled, contextError(ctx))
+	default:
+		return c.unsent(ClassLocal, contextError(ctx))
+	}
+}
+
+// contextError returns why ctx has ended: its cause, in which its error can be found.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// authorize calls Config.Authorize.
+func (t *Transport) authorize(req *http.Request) (err error) {
+	if !t.protect("Config.Authorize", func() { err = t.cfg.Authorize(req) }) {
+		return errPanicked
+	}
+	return realError(err)
 }
 
 // address points the request at the active endpoint, unless it does so as it is.
@@ -81,20 +126,21 @@ func (c *call) address() {
 	if c.at == to && !mapped {
 		return
 	}
-	own := c.own()
-	own.url = *c.req.URL
-	own.url.RawQuery = query
-	if c.at != to {
-		own.url.Scheme, own.url.Host = c.t.org.origin(c.variant, to)
+	out := c.own()
+	if c.url == nil {
+		c.url = new(url.URL)
 	}
-	out := &own.request
+	*c.url = *c.req.URL
+	c.url.RawQuery = query
+	if c.at != to {
+		c.url.Scheme, c.url.Host = c.t.org.origin(c.variant, to)
+	}
 	if out.Host == out.URL.Host {
 		out.Host = ""
 	} else if host, ok := c.t.org.mapHost(out.Host, to); ok {
 		out.Host = host
 	}
-	out.URL = &own.url
-	c.t.borrow(out)
+	out.URL = c.url
 }
 
 // unsent returns the fault of an attempt that ends before it is sent, which is
@@ -109,18 +155,28 @@ func (c *call) unsent(class Class, err error) *Fault {
 func (c *call) send() (*http.Response, *Fault) {
 	t := c.t
 	if err := c.takeBody(); err != nil {
-		return nil, c.unsent(ClassCanceled, err)
+		return nil, c.unsent(ClassLocal, err)
 	}
-	resp, err := c.transit.roundTrip(t.base, c.out)
+	c.sending = true
+	resp, err := c.roundTrip()
+	c.sending = false
+	if err == errMismatch {
+		return nil, c.unsent(ClassTransient, err)
+	}
 	f := t.classify(resp, err)
 	if err == nil {
+		t.protocols[c.st.active].learn(resp.ProtoMajor >= 2)
 		c.deliver(resp)
 	}
 	if f == nil && err == nil {
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
+		c.st.pool.waits.answered()
 		t.budget.deposit()
-		if resp.StatusCode < 300 {
-			c.note(c.st.active, c.st.epoch, resp, "", OutcomeAcknowledged)
+		if c.at != c.st.active || c.st.down {
+			t.lend(c.req.Header, true)
+		}
+		if c.st.down || c.st.provisional { // the headers are proof enough
+			t.answered(c.st)
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -132,29 +188,52 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f.Class == ClassApplication { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.clear(c.st)
+		t.answered(c.st)
 	}
 	if f.Delivery == Answered && c.isCompound() {
-		c.note(c.st.active, c.st.epoch, resp, f.RequestID, OutcomePartial)
+		c.acknowledge(resp, OutcomePartial)
 	}
 	c.releaseWith(resp)
 	return resp, f
 }
 
-// classify judges what Base has returned.
-func (t *Transport) classify(resp *http.Response, err error) *Fault {
+// lend offers the credentials of a request that has met f to the probes: not those of
+// one that cannot be sent, nor what the endpoint has just rejected.
+func (c *call) lend(f *Fault) {
 	switch {
-	case t.cfg.Classify == nil:
-		return Classify(resp, err)
-	case err != nil:
-		return t.cfg.Classify(nil, err)
+	case f.Class == ClassLocal || !validHeaderValue(valueOf(c.req.Header, "Authorization")):
+	case f.Status == http.StatusUnauthorized:
+		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
 	default:
-		return t.cfg.Classify(resp, nil)
+		c.t.lend(c.req.Header, false)
 	}
 }
 
-// takeBody puts the body into the request.
+// classify judges what Base has returned.
+func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
+	if t.cfg.Classify == nil {
+		return Classify(resp, err)
+	}
+	if err != nil {
+		resp = nil
+	}
+	if !t.protect("Config.Classify", func() { f = t.cfg.Classify(resp, err) }) {
+		return Classify(resp, err)
+	}
+	return f
+}
+
+// takeBody puts the body into the request, in the form that the transit has chosen.
 func (c *call) takeBody() error {
+	w := c.transit
+	if w != nil && w.once {
+		c.hideIdempotency()
+	}
+	if w != nil && w.hollow {
+		out := c.own()
+		out.Body, out.ContentLength, out.GetBody = hollow{}, 0, nil
+		return nil
+	}
 	if c.takeHeld() {
 		return nil
 	}
@@ -162,10 +241,16 @@ func (c *call) takeBody() error {
 	if err != nil || body == nil {
 		return err
 	}
-	out := &c.own().request
-	out.Body, out.GetBody = body, c.body.getBody
+	out := c.own()
+	out.Body = body
+	if out.GetBody = nil; c.rewinds() {
+		out.GetBody = c.body.getBody
+	}
 	return nil
 }
+
+// rewinds reports whether Base may have the body again.
+func (c *call) rewinds() bool { return c.transit == nil || c.transit.rewinds }
 
 // takeHeld puts the body into the request, from its start, if it is held.
 func (c *call) takeHeld() bool {
@@ -173,167 +258,131 @@ func (c *call) takeHeld() bool {
 	if held.body == nil {
 		return false
 	}
-	own := c.own()
-	own.body.Reset(held.body)
-	own.request.Body = io.NopCloser(&own.body) // which net/http knows to be in memory
-	own.request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil }
-	if held.mapped && own.request.ContentLength > 0 {
-		own.request.ContentLength = int64(len(held.body))
+	out := c.own()
+	if c.reader == nil {
+		c.reader = new(bytes.Reader)
+	}
+	c.reader.Reset(held.body)
+	out.Body = io.NopCloser(c.reader) // which net/http knows to be in memory
+	if out.GetBody = nil; c.rewinds() {
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil }
+	}
+	if held.mapped && out.ContentLength > 0 {
+		out.ContentLength = int64(len(held.body))
 	}
 	return true
 }
 
+// hideIdempotency writes the names of headers that make net/http repeat a request in
+// lower case, which servers do not tell from any other and net/http does.
+func (c *call) hideIdempotency() {
+	for _, key := range idempotencyKeys {
+		values, ok := c.out.Header[key]
+		if !ok {
+			continue
+		}
+		out := c.own()
+		out.Header = out.Header.Clone()
+		delete(out.Header, key)
+		out.Header[strings.ToLower(key)] = values
+	}
+}
+
 // refine completes the fault of an attempt with what only the Transport knows.
 func (c *call) refine(f *Fault, err error) *Fault {
-	known := Fault{Class: ClassTransient, Err: err}
+	known := Fault{Class: ClassTransient}
 	if f != nil {
 		known = *f // which a Config.Classify may share between calls
 	}
 	known.Endpoint = c.st.active
+	ctx := c.req.Context()
+	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {
+		switch {
+		case c.transit.saw(sawEarlier) && !c.settles(&known):
+			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
+		case known.Delivery == Refused && c.isBulk():
+			known.Delivery = bulkDelivery(&known)
+		}
 		return &known
 	}
+	if known.Err == nil {
+		known.Err = boundedError(err)
+	}
+	known.Delivery = c.transit.delivery(known.Delivery, err, ctx.Err() == nil && !timedOut)
 	if known.RequestID == "" {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
-	if c.req.Context().Err() == context.Canceled || c.body.failed() {
+	switch {
+	case ctx.Err() == context.Canceled || c.canceledByRequest():
 		known.Class = ClassCanceled
-	}
-	known.Delivery = c.transit.delivery(known.Delivery, c.t.direct)
-	if known.Delivery == NotSent && known.Class == ClassTransient && c.req.Context().Err() == nil && !errors.Is(err, errAttemptTimeout) {
+	case c.isLocal(err):
+		known.Class = ClassLocal
+	case known.Delivery == NotSent && known.Class == ClassTransient && ctx.Err() == nil && !timedOut:
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
 }
 
-// transit watches a request on its way where that is needed: for requests that must
-// not be sent twice, and for AttemptTimeout. A nil transit watches nothing.
-//
-// It is the context of that request: the caller's, and its own trace.
-type transit struct {
-	context.Context
-	trace      httptrace.ClientTrace
-	asked, got atomic.Bool // Base asked for a connection, and got one
-	timeout    time.Duration
-	cancel     context.CancelCauseFunc // nil if there is no timeout
-	state      atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
+// isLocal reports whether err, of an attempt, is due to this machine or the caller.
+func (c *call) isLocal(err error) bool {
+	http2 := c.t.protocols[c.st.active].speaksHTTP2()
+	return c.body.failed() || c.transit.waited() || machineLimit(err) ||
+		!c.transit.saw(sawHeaders) && !sendable(c.out, http2)
+}
+
+// canceledByRequest reports whether Request.Cancel has ended the attempt. A client
+// with a Timeout closes it as well, when the deadline of the context is over.
+func (c *call) canceledByRequest() bool {
+	select {
+	case <-c.req.Cancel:
+		deadline, ok := c.req.Context().Deadline()
+		return !ok || time.Now().Before(deadline)
+	default:
+		return false
+	}
 }
 
 const (
-	transitOpen = iota
-	transitEnded
-	transitTimedOut
+	// maxUnseen bounds how often a call is sent again because connections were
+	// closed before they could deliver it.
+	maxUnseen = 20
+	// unseenAtOnce is how often that is done without a pause.
+	unseenAtOnce = 3
 )
 
-// errAttemptTimeout is the cause of an attempt that AttemptTimeout has ended.
-var errAttemptTimeout = attemptTimeout{}
-
-type attemptTimeout struct{}
-
-func (attemptTimeout) Error() string   { return "no response headers within AttemptTimeout" }
-func (attemptTimeout) Timeout() bool   { return true }
-func (attemptTimeout) Temporary() bool { return true }
-
-// context returns the context to send the request with.
-func (w *transit) context(ctx context.Context, timeout time.Duration) context.Context {
-	if timeout > 0 {
-		ctx, w.cancel = context.WithCancelCause(ctx)
-		w.timeout = timeout
+// unseen reports whether the request, which met fault f, was provably not looked at
+// because its connection is about to be closed, or speaks another protocol than
+// expected, and is to be sent again. It does not count as an attempt then. net/http
+// does as much for requests that it may repeat; but it would also repeat what may have
+// been carried out. Of others than these it has done so already.
+func (c *call) unseen(f *Fault) bool {
+	w, ctx := c.transit, c.req.Context()
+	if w == nil || !w.once || f.Err == nil || f.Class == ClassLocal || c.repeats == maxUnseen || ctx.Err() != nil || c.body.spent() {
+		return false
 	}
-	w.trace.GetConn = func(string) { w.asked.Store(true) }
-	w.trace.GotConn = func(httptrace.GotConnInfo) { w.got.Store(true) }
-	if w.Context = ctx; traceKey == nil || httptrace.ContextClientTrace(ctx) != nil {
-		return httptrace.WithClientTrace(ctx, &w.trace) // which calls the caller's hooks as well
-	}
-	return w
-}
-
-// traceKey is the key of a context under which httptrace looks for a trace, nil if
-// it does so in another way.
-var traceKey = func() any {
-	asked := asked{Context: context.Background()}
-	httptrace.ContextClientTrace(&asked)
-	if len(asked.keys) != 1 {
-		return nil
-	}
-	return asked.keys[0]
-}()
-
-// asked is a context that takes down what it is asked for.
-type asked struct {
-	context.Context
-	keys []any
-}
-
-func (a *asked) Value(key any) any {
-	a.keys = append(a.keys, key)
-	return nil
-}
-
-// String keeps those who print the context from reading what is in use.
-func (w *transit) String() string { return fmt.Sprint(w.Context) + ".WithClientTrace" }
-
-// Value implements [context.Context].
-func (w *transit) Value(key any) any {
-	if key == traceKey {
-		return &w.trace
-	}
-	return w.Context.Value(key)
-}
-
-// roundTrip sends the request through base, in the time it has.
-func (w *transit) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
-	if w != nil && w.cancel != nil {
-		timer := time.AfterFunc(w.timeout, func() {
-			if w.state.CompareAndSwap(transitOpen, transitTimedOut) {
-				w.cancel(errAttemptTimeout)
-			}
-		})
-		defer timer.Stop()
-	}
-	resp, err := base.RoundTrip(req)
-	if resp == nil && err == nil {
-		err = errNoResult
-	}
-	if w == nil || w.cancel == nil {
-		return resp, err
-	}
-	if w.state.CompareAndSwap(transitOpen, transitEnded) || err != nil && !errors.Is(err, context.Canceled) {
-		return resp, err
-	}
-	if err == nil { // timed out as the headers came: the body is lost
-		resp.Body.Close()
-	}
-	return nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
-}
-
-// canceler returns what ends the context of the request once its answer was read,
-// nil if it has none of its own.
-func (w *transit) canceler() context.CancelCauseFunc {
-	if w == nil {
-		return nil
-	}
-	return w.cancel
-}
-
-// release ends the context of the request.
-func (w *transit) release() {
-	if w != nil && w.cancel != nil {
-		w.cancel(nil)
-	}
-}
-
-// delivery corrects what the error alone says about the request. direct: the
-// connection hooks and the error come from one *http.Transport.
-func (w *transit) delivery(d Delivery, direct bool) Delivery {
 	switch {
-	case w == nil:
-		return d
-	case d == Unknown && w.asked.Load() && !w.got.Load():
-		return NotSent
-	case d == NotSent && w.got.Load() && !direct:
-		return Unknown // a Base that tries twice may have sent the first time
+	case w.saw(sawMismatch):
+	case goneAway(f.Err) && f.Delivery == Refused:
+	case f.Delivery == NotSent && w.saw(sawGotConn) && (w.saw(sawReuse) || c.repeats < unseenAtOnce):
 	default:
-		return d
+		return false
+	}
+	c.repeats++
+	if c.repeats > unseenAtOnce && !sleep(ctx, time.Millisecond<<min(c.repeats-unseenAtOnce-1, 6)) {
+		return false
+	}
+	return c.body.withdraw()
+}
+
+// sleep waits for d. It reports false if the context ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

@@ -2,11 +2,12 @@ package failover
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -22,10 +23,10 @@ type payload struct {
 	held     []byte        // all of it, not nil if it is held
 	wholes   [2]whole      // of what is held, by the endpoint that it is for
 	original io.ReadCloser // the caller's, nil if there is none or it is held
-	begun    bool          // original is not the request's own any more
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
-	stream   *stream // original, if it can be had only once
+	stream   *stream      // original, if it can be had only once
+	broken   *atomic.Bool // the caller's reader has failed; nil if the body is held
 }
 
 // load prepares the body. What it returns is the error of the body's own Read, or
@@ -40,10 +41,35 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 			return err
 		}
 	}
+	broken := new(atomic.Bool)
+	p.broken, p.original = broken, &callersBody{p.original, broken}
 	if p.getBody == nil {
 		p.stream = &stream{Reader: p.original, Closer: p.original}
+		return nil
+	}
+	p.getBody = func() (io.ReadCloser, error) {
+		body, err := req.GetBody()
+		if err != nil {
+			broken.Store(true)
+			return nil, err
+		}
+		return &callersBody{body, broken}, nil
 	}
 	return nil
+}
+
+// callersBody is a body as the caller gave it. It takes note when that fails.
+type callersBody struct {
+	io.ReadCloser
+	broken *atomic.Bool
+}
+
+func (b *callersBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.broken.Store(true)
+	}
+	return n, err
 }
 
 // hold reads the body ahead and holds it, unless it is longer than maxBody or takes
@@ -52,7 +78,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	var begin []byte
 	var err error
 	var ahead *readAhead
-	if p.getBody != nil { // at hand
+	if p.getBody != nil && inMemory(req.Body) {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
 		ahead = aheadOf(req.Body, maxBody+1)
@@ -60,7 +86,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	}
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
-		p.close()
+		p.close(false)
 		p.original, p.held = nil, begin
 		if begin == nil {
 			p.held = []byte{}
@@ -72,9 +98,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	case err != nil && err != io.EOF:
 		return err
 	case req.Context().Err() != nil:
-		return context.Cause(req.Context())
+		return contextError(req.Context())
 	}
-	p.begun = true
 	if ahead != nil {
 		p.original = &peekedBody{ReadCloser: req.Body, ahead: ahead}
 	} else {
@@ -82,6 +107,26 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	}
 	return nil
 }
+
+// inMemory reports whether a body is at hand, as those are that http.NewRequest makes
+// of a reader in memory. Others may block, also if they can be had again.
+func inMemory(body io.ReadCloser) bool {
+	v := reflect.ValueOf(body)
+	if t := v.Type(); t != nopCloser && t != nopCloserWriterTo {
+		return false
+	}
+	switch v.Field(0).Interface().(type) {
+	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
+		return true
+	}
+	return false
+}
+
+// The types that io.NopCloser returns.
+var (
+	nopCloser         = reflect.TypeOf(io.NopCloser(struct{ io.Reader }{}))
+	nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
+)
 
 // mayHold reports whether reading the body ahead is of use and does no harm.
 func mayHold(req *http.Request, maxBody int64) bool {
@@ -138,35 +183,39 @@ func (p *payload) whole(org *Org, req *http.Request, to Endpoint) whole {
 	return *w
 }
 
-// next returns the body for an attempt, if it is not held; nil if the request's own
-// will do.
+// next returns the body for an attempt, if it is not held; nil if there is none.
 func (p *payload) next() (io.ReadCloser, error) {
 	switch {
 	case p.stream != nil:
 		return p.stream.lease(), nil
 	case p.original != nil && !p.used:
-		if p.used = true; p.begun {
-			return p.original, nil
-		}
+		p.used = true
+		return p.original, nil
 	case p.getBody != nil:
 		return p.getBody()
 	}
 	return nil, nil
 }
 
-// repeatable reports whether the body can be had again.
-func (p *payload) repeatable() bool { return p.stream == nil || p.stream.withdraw() }
+// spent reports whether the body cannot be had again.
+func (p *payload) spent() bool { return p.stream != nil && p.stream.touched() }
+
+// withdraw takes the body back from the last attempt and reports whether it can be
+// had again.
+func (p *payload) withdraw() bool { return p.stream == nil || p.stream.withdraw() }
 
 // failed reports whether the caller's own reader has failed.
-func (p *payload) failed() bool { return p.stream != nil && p.stream.failed.Load() }
+func (p *payload) failed() bool { return p.broken != nil && p.broken.Load() }
 
-// close closes the caller's body if no attempt has taken charge of it.
-func (p *payload) close() {
+// close closes the caller's body if no attempt has taken charge of it. The last
+// attempt keeps it if that was answered: it may go on being sent.
+func (p *payload) close(answered bool) {
 	switch {
 	case p.stream != nil:
-		if p.stream.withdraw() {
-			p.stream.Closer.Close()
+		if answered && p.stream.handOver() || !p.stream.withdraw() {
+			return
 		}
+		p.stream.Closer.Close()
 	case p.original != nil && !p.used:
 		p.original.Close()
 	}
@@ -178,7 +227,6 @@ type stream struct {
 	io.Reader
 	io.Closer
 	current *lease
-	failed  atomic.Bool // Read has returned an error other than io.EOF
 }
 
 // lease is the body of one attempt. Base may use it even after the attempt.
@@ -200,6 +248,15 @@ func (s *stream) lease() io.ReadCloser {
 	return s.current
 }
 
+// touched reports whether an attempt has begun to read the body.
+func (s *stream) touched() bool { return s.current != nil && s.current.state.Load() == leaseTouched }
+
+// handOver leaves the body to the last attempt for good. It reports false if that has
+// closed it already, without having read from it.
+func (s *stream) handOver() bool {
+	return s.current != nil && (s.current.state.CompareAndSwap(leaseFresh, leaseTouched) || s.touched())
+}
+
 // withdraw takes the body back from the last attempt and reports whether that
 // has left it untouched.
 func (s *stream) withdraw() bool {
@@ -214,11 +271,7 @@ func (l *lease) Read(p []byte) (int, error) {
 	if !l.state.CompareAndSwap(leaseFresh, leaseTouched) && l.state.Load() == leaseWithdrawn {
 		return 0, errWithdrawn
 	}
-	n, err := l.s.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		l.s.failed.Store(true)
-	}
-	return n, err
+	return l.s.Reader.Read(p)
 }
 
 // Close closes the caller's body if the attempt has read from it.

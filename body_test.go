@@ -192,7 +192,7 @@ func TestAMappedBodyIsWhole(t *testing.T) {
 		transport, err := failover.New(orgURL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
 		defer transport.Close()
-		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, bytes.NewReader([]byte(body)))
+		req, err := http.NewRequestWithContext(failover.WithReplay(t.Context()), http.MethodPost, orgURL+accounts, bytes.NewReader([]byte(body)))
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", "application/json")
 		if !getBody {
@@ -342,7 +342,7 @@ func TestABodyIsSentFromWhereItStands(t *testing.T) {
 				body := reader("read" + content)
 				_, err = io.CopyN(io.Discard, body, int64(len("read")))
 				require.NoError(t, err)
-				req, err := http.NewRequest(http.MethodPost, orgURL+accounts, body)
+				req, err := http.NewRequest(http.MethodPut, orgURL+accounts, body)
 				require.NoError(t, err)
 				if !again {
 					req.GetBody = nil

@@ -374,38 +374,27 @@ func retryAfter(h http.Header) time.Duration {
 	return min(max(at.Sub(now), 0), answer.MaxRetryAfter)
 }
 
-// A streamError has the shape of the HTTP/2 stream error of net/http, which is not
-// exported but lets errors.As copy it into any struct of this shape (see
-// net/http/h2_error.go).
-type streamError struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-func (e streamError) Error() string { return "stream error" }
-
-// refusedStream is REFUSED_STREAM: "the stream is being closed prior to any
-// processing having occurred" (RFC 9113, section 8.7).
-const refusedStream = 0x7
-
 // faultOfError judges the error of an attempt that has no response.
 //
 // Delivery is NotSent only where the type proves it. The handshake time-out of
 // net/http, for one, has no type of its own and stays Unknown.
 func faultOfError(err error) *Fault {
 	f := &Fault{Err: boundedError(err), Class: ClassTransient}
-	var stream streamError
 	switch {
 	case errors.Is(err, context.Canceled):
 		f.Class = ClassCanceled
+	case machineLimit(err):
+		f.Class = ClassLocal
+		if beforeRequest(err) {
+			f.Delivery = NotSent
+		}
 	case beforeRequest(err):
 		f.Class, f.Delivery = ClassUnavailable, NotSent
 	case tlsAlert(err):
 		// With TLS 1.3 the server may reject the client's certificate, or fail,
 		// after the request was written.
 		f.Class = ClassUnavailable
-	case errors.As(err, &stream) && stream.Code == refusedStream:
+	case goneAway(err):
 		f.Delivery = Refused
 	}
 	if !linear(err) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,7 +80,7 @@ const (
 	// NotSent: no byte of the request left (dial, DNS, TLS handshake).
 	NotSent
 	// Refused: a front end provably did not run the request (a fence code,
-	// 429, an HTTP/2 REFUSED_STREAM).
+	// 429, a graceful HTTP/2 GOAWAY that leaves it out).
 	Refused
 	// Answered: the organization itself, or a guard in front of it, took the
 	// request and gave this fault as its answer.
@@ -217,7 +218,8 @@ type Error struct {
 	// RetryAfter is when trying again makes sense, 0 if nothing is known.
 	RetryAfter time.Duration
 
-	is []error // sentinels: ErrUnavailable, ErrOutcomeUnknown
+	is    []error // ErrUnavailable, ErrOutcomeUnknown, why the context has ended
+	doubt *Fault  // of the attempt that is in doubt, see InDoubt
 }
 
 // Error describes the request and every attempt in one line of at most 2 KiB.
@@ -248,10 +250,10 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// Timeout reports whether the last attempt timed out. It makes the [url.Error]
-// of an [http.Client] say so too.
+// Timeout reports whether the last attempt timed out, or the deadline of the call has
+// passed since. It makes the [url.Error] of an [http.Client] say so too.
 func (e *Error) Timeout() bool {
-	return len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
+	return slices.ContainsFunc(e.is, isTimeout) || len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
 }
 
 // Longest texts of errors and answers, in bytes. Texts of servers and proxies

@@ -19,8 +19,10 @@ const (
 	// EventSwitchRefused: a switch was called for, but the traffic stays where it
 	// is, for the reason given.
 	EventSwitchRefused
-	// EventDown: neither endpoint passes its probe; requests fail fast, unless
-	// Config.PassThrough is set.
+	// EventDown: neither endpoint passes its probe. Requests go to the active endpoint
+	// all the same, once each, unless Config.FailFast or WaitForUp is set. In a
+	// brown-out that makes the Transport go down and up by turns, the fourth outage
+	// within 10 minutes and later ones are told only if they last for 30 s.
 	EventDown
 	// EventUp: the active endpoint passes its probe again. Behind its address there
 	// may be another place than before, which lacks what Loss lists.
@@ -47,11 +49,17 @@ const (
 	// and have ended since: Loss is the report with them added. There is one such event
 	// a second at the most for a report.
 	EventLossGrown
+	// EventRenewed: requests have failed or waited, but the active endpoint passes its
+	// probe over a new connection. Requests go over new connections from now on, because
+	// a failover may have moved what is behind the address; Reason has what speaks for
+	// that, and Loss the writes at risk if it is so. A false alarm that nothing of that
+	// speaks for is EventSwitchRefused.
+	EventRenewed
 )
 
 // String returns the kind in words, such as "switched" or "outcome unknown".
 func (k EventKind) String() string {
-	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found", "loss grown"}
+	names := [...]string{"tripped", "switched", "switch refused", "down", "up", "probed", "outcome unknown", "pinned", "unpinned", "latched", "tokens suspect", "fleet lost", "fleet found", "loss grown", "renewed"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -78,14 +86,16 @@ type Event struct {
 	// Err of a failed probe, an unknown outcome, a store that does not answer, or
 	// a fleet that is not followed; otherwise nil.
 	Err error
+	// Write whose outcome is unknown, in EventOutcomeUnknown, otherwise nil.
+	Write *Write
 	// Duration of a probe, otherwise 0.
 	Duration time.Duration
 }
 
 // Attempt is an attempt that met a fault. See [Config.OnFault].
 type Attempt struct {
-	// Method of the request.
-	Method string
+	// Method of the request, path of its URL as in [Write], and its label.
+	Method, Path, Label string
 	// Number of the attempt in its call, from 1.
 	Number int
 	// Fault that it met. It may be shared, and is not to be changed.
@@ -95,8 +105,8 @@ type Attempt struct {
 	Again bool
 	To    Endpoint
 	// OutcomeUnknown: the call ends here, and the write that it made may or may
-	// not have been carried out. What the caller gets is a response, or an error
-	// that is [ErrOutcomeUnknown].
+	// not have been carried out. What the caller gets is a response or an error, of
+	// which [InDoubt] reports as much.
 	OutcomeUnknown bool
 }
 
@@ -129,11 +139,17 @@ type eventQueue struct {
 // emit queues an event, and starts the goroutine that hands it on. mu is held.
 func (t *Transport) emit(e Event) {
 	st := t.state.Load()
-	if st.closed {
+	if t.rule.Closed {
 		return
 	}
 	q := &t.events
 	e.Time, e.Generation = time.Now(), st.generation
+	switch e.Kind {
+	case EventOutcomeUnknown:
+		t.endpoints[e.From].recent.inDoubt.add(e.Time)
+	case EventSwitchRefused:
+		t.endpoints[e.From].recent.refused.add(e.Time)
+	}
 	if e.Kind != EventProbed {
 		if len(q.recent) == maxRecent {
 			q.recent = q.recent[1:]
@@ -193,7 +209,7 @@ func (t *Transport) log(e Event) {
 	if !t.cfg.Logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs,
 		slog.String("organization", t.org.Primary.Host),
 		slog.Uint64("generation", e.Generation),
@@ -202,6 +218,9 @@ func (t *Transport) log(e Event) {
 		slog.String("reason", e.Reason))
 	if e.Loss != nil {
 		attrs = append(attrs, slog.Int("at_risk", len(e.Loss.AtRisk)), slog.Int("unknown", len(e.Loss.Unknown)), slog.Bool("truncated", e.Loss.Truncated))
+	}
+	if e.Write != nil {
+		attrs = append(attrs, slog.String("method", e.Write.Method), slog.String("path", e.Write.Path), slog.String("label", e.Write.Label))
 	}
 	if e.Fault != nil {
 		attrs = append(attrs, slog.String("fault", e.Fault.Error()))

@@ -2,6 +2,8 @@ package failover_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -308,4 +310,46 @@ func ExampleTransport_StatusHandler() {
 	mux.ServeHTTP(answer, httptest.NewRequest("GET", "/readyz", nil))
 	fmt.Print(answer.Code, " ", answer.Body)
 	// Output: 200 ok
+}
+
+// ControlHandler asks nobody who they are. A middleware does: here with a password,
+// over TLS or on an address that only operators reach.
+func ExampleTransport_ControlHandler() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	_, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	password := sha256.Sum256([]byte("from the program's secrets"))
+	onlyOperators := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, given, _ := r.BasicAuth()
+			if sum := sha256.Sum256([]byte(given)); subtle.ConstantTimeCompare(sum[:], password[:]) != 1 {
+				w.Header().Set("WWW-Authenticate", `Basic realm="operators"`)
+				http.Error(w, "who are you?", http.StatusUnauthorized)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/ops/failover/", onlyOperators(transport.ControlHandler()))
+
+	pin := func(given string) {
+		r := httptest.NewRequest("POST", "/ops/failover/pin", strings.NewReader(`{"endpoint": "primary", "reason": "INC-4711"}`))
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Accept", "application/json")
+		r.SetBasicAuth("jane", given)
+		answer := httptest.NewRecorder()
+		mux.ServeHTTP(answer, r)
+		fmt.Println(answer.Code, transport.Status().Pinned)
+	}
+	pin("guessed")
+	pin("from the program's secrets")
+	// Output:
+	// 401 false
+	// 200 true
 }

@@ -33,7 +33,6 @@
 package failover
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,22 +40,43 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/d365failover/failover/internal/rule"
 )
 
 // Config adjusts a [Transport]. The zero value of every field is its default;
 // a negative number switches the thing off. New copies the Config; it may be
 // reused and changed afterwards.
 type Config struct {
-	// Base sends the attempts and the probes. It should be an *http.Transport
-	// or end in one, and should not repeat requests by itself. Nil: a clone of
-	// [http.DefaultTransport] that waits at most 150 s for response headers
-	// (Dataverse ends a call after 2 minutes) and checks idle HTTP/2
-	// connections with pings; [Transport.Close] closes its idle connections.
+	// Base sends the attempts, and is what probes are derived from. It should be an
+	// *http.Transport, and should not repeat requests by itself. Once an endpoint was
+	// judged (it is moved to or returned to, or passes its probe after requests to it
+	// have failed), requests go over new connections only, because a failover may
+	// have moved what is behind the address: of an *http.Transport, the Transport uses
+	// a clone of its own from then on. Of any other Base it can only close the idle
+	// connections (see Instrument). Nil: a clone of what the client given to Wrap, or
+	// [http.DefaultTransport], is now, which checks its HTTP/2 connections with pings;
+	// if that is no *http.Transport, it is used as it is. [Transport.Close] closes the
+	// idle connections of clones.
 	Base http.RoundTripper
+
+	// ProbeBase sends the probes. It should make a new connection for each. Nil: Base,
+	// or a clone of it that does so, outside the limits of the traffic's pool; a Base
+	// that is no *http.Transport is asked to close the connection after each probe,
+	// and a probe that got an old one is repeated, a few times.
+	ProbeBase http.RoundTripper
+
+	// Instrument wraps the *http.Transport that requests are sent over, for tracing or
+	// signing: a wrapper that is made so does not keep the Transport from renewing its
+	// connections. It is called by New and for each renewal, one call at a time or
+	// several, and is not used for probes. Nil, or where Base is no *http.Transport:
+	// nothing is wrapped.
+	Instrument func(http.RoundTripper) http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the
 	// organization's URL, if that is the host of a Dataverse organization;
@@ -103,10 +123,19 @@ type Config struct {
 	// one for ten requests, ten at once; the replay after a switch is not. Zero: 100 ms. Negative: none.
 	RetryBackoff time.Duration
 
-	// AttemptTimeout bounds the wait for the response headers of one attempt.
-	// It is what gets callers without a deadline out of a black hole. Zero or
-	// negative: as long as Base waits.
+	// AttemptTimeout is a hard limit on the wait for the response headers of one
+	// attempt. A call that takes longer is cut off, and a write among them is in doubt.
+	// To get out of a black hole it takes no limit, see SuspectAfter. Zero or negative: none.
 	AttemptTimeout time.Duration
+
+	// SuspectAfter is how long an attempt waits for its response headers before the
+	// Transport asks the endpoint whether it still serves: over a new connection, and
+	// at growing intervals while attempts wait. No call is cut off by that. If the
+	// endpoint fails its probe and the other passes, the traffic moves; reads that wait
+	// are then answered by the other endpoint, writes go on waiting, and are listed in
+	// the loss report. Reads that were sent within a second or two of the last answer
+	// wait on as well, as without a Transport. Zero: 10 s. Negative: nobody asks.
+	SuspectAfter time.Duration
 
 	// RetryThrottled is the longest Retry-After of a throttled request (429)
 	// that is waited for inside a call; 5 minutes or more never are. Zero or
@@ -167,9 +196,15 @@ type Config struct {
 	// an outage may ask at the same time.
 	ConfirmSwitch func(context.Context, Switch) error
 
-	// PassThrough sends requests to the active endpoint even while neither
-	// endpoint passes its probe, instead of failing them with [ErrUnavailable].
-	PassThrough bool
+	// FailFast fails requests at once with [ErrUnavailable] while neither endpoint
+	// passes its probe, for programs that would rather queue. Otherwise they still go to
+	// the active endpoint, once each, and come back as they come: some may be served,
+	// and the first that is ends the outage.
+	FailFast bool
+
+	// WaitForUp has requests wait, for as long as their context lives, while neither
+	// endpoint passes its probe: for batch jobs. It goes before FailFast.
+	WaitForUp bool
 
 	// RPO is the recovery point objective: how far the copy at the other
 	// endpoint may lag behind. Writes acknowledged within it before the last
@@ -221,6 +256,12 @@ type Config struct {
 	// Writes that end after Close are not handed to it. Nil: nobody is told.
 	OnWrite func(Write)
 
+	// Runbook is the address of the runbook that [Transport.StatusHandler] and
+	// [Transport.ControlHandler] refer to, without a fragment: an absolute http or
+	// https URL of a copy of docs/operations.md, whose headings are the fragments.
+	// Empty: that file in the repository of this module.
+	Runbook string
+
 	// Logger gets one line for every state change, and one for each write that a loss
 	// report lists, up to a hundred for one report. Nil: [slog.Default].
 	Logger *slog.Logger
@@ -235,37 +276,45 @@ type Config struct {
 type Transport struct {
 	org  Org
 	cfg  Config
-	base http.RoundTripper
-	// direct: Base is an *http.Transport, whose dial errors prove that the
-	// whole attempt sent nothing.
-	direct bool
+	base http.RoundTripper // what pools are made of
+	// owned: base is a clone that belongs to the Transport.
+	owned bool
+	// What is known about the connections of Base, and of each endpoint.
+	connections connections
+	protocols   [2]protocol
 	// started is when New was called. Times of successes are kept as since then.
 	started time.Time
 
-	state     atomic.Pointer[state] // stored under mu, loaded by every attempt
-	endpoints [2]endpoint
-	budget    budget
-	borrowed  atomic.Pointer[string] // Authorization header for probes
-	books     books
-	journal   journal
-	fleet     *fleet // nil without Config.Shared
+	state       atomic.Pointer[state] // stored under mu, loaded by every attempt
+	endpoints   [2]endpoint
+	budget      budget
+	credentials credentials // for probes
+	books       books
+	journal     journal
+	fleet       *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the Transport
 
-	mu       sync.Mutex    // guards what follows; never held over I/O or callbacks
-	decision *decision     // the one under way, or nil
-	hold     hold          // no decision before its end
-	switches []time.Time   // within the hour before the last one
-	timeDown time.Duration // of outages that are over
+	mu       sync.Mutex // guards what follows; never held over I/O or callbacks
+	rule     rule.Rule
+	question *question                   // the last one, or nil
+	found    findings                    // what it has found, if the rule keeps that
+	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again
+	outage   *outage                     // nil unless down
+	downs    []time.Time                 // when the last outages began
+	timeDown time.Duration               // of outages that are over
 	// organizationID that probes must find: Config.OrganizationID, or the one
 	// that the primary named first.
 	organizationID string
 	watching       bool          // the watch goroutine runs
 	objection      string        // to the way back, told last
+	demanded       bool          // a caller wants the endpoints probed now
+	rounds         chan struct{} // closed at the end of each round of probes
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
+	verifying      *verifying // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -277,6 +326,11 @@ var _ http.RoundTripper = (*Transport)(nil)
 // The Transport starts out at the primary; if the organization is failed over
 // at that moment, the first requests find out. Call Close when done with it.
 func New(orgURL string, cfg *Config) (*Transport, error) {
+	return newTransport(orgURL, cfg, nil)
+}
+
+// newTransport is New, with what a client sends its requests over, or nil.
+func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Transport, error) {
 	var c Config
 	if cfg != nil {
 		c = *cfg
@@ -285,18 +339,20 @@ func New(orgURL string, cfg *Config) (*Transport, error) {
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
+	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), rounds: make(chan struct{}), organizationID: c.OrganizationID}
 	if t.base == nil {
-		t.base = defaultBase()
+		t.base, t.owned = defaultBase(current)
 	}
-	_, t.direct = t.base.(*http.Transport)
+	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
 	t.books.open(&t.cfg, &t.org, t.started)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
 	}
-	t.state.Store(&state{since: t.started, changed: make(chan struct{})})
+	t.rule = newRule(&t.cfg, &t.org, t.started)
+	t.growth = intervals(holdInterval, maxHold, 2)
+	t.state.Store(&state{since: t.started, changed: make(chan struct{}), pool: t.firstPool()})
 	if c.Shared != nil {
 		t.join()
 	}
@@ -315,10 +371,7 @@ func Wrap(client *http.Client, orgURL string, cfg *Config) (*http.Client, *Trans
 	if cfg != nil {
 		c = *cfg
 	}
-	if c.Base == nil {
-		c.Base = client.Transport
-	}
-	t, err := New(orgURL, &c)
+	t, err := newTransport(orgURL, &c, client.Transport)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -336,6 +389,7 @@ func (c *Config) complete(org *Org) error {
 	setDefault(&c.MaxAttempts, 4, 1)
 	setDefault(&c.RetryBackoff, 100*time.Millisecond, 0)
 	setDefault(&c.MaxBody, 1<<20, 0)
+	setDefault(&c.SuspectAfter, 10*time.Second, never)
 	setDefault(&c.ProbeInterval, 10*time.Second, never)
 	setDefault(&c.MaxProbeInterval, time.Minute, c.ProbeInterval)
 	setDefault(&c.ProbeTimeout, 5*time.Second, never)
@@ -350,6 +404,9 @@ func (c *Config) complete(org *Org) error {
 	}
 	if c.Probe == nil {
 		c.Probe = defaultProbe(org)
+	}
+	if u, err := url.Parse(c.Runbook); c.Runbook != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		return errors.New("failover: Runbook is no absolute http or https URL") // which may hold a secret
 	}
 	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
 		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)
@@ -370,30 +427,6 @@ func setDefault[T int | int64 | time.Duration](field *T, standard, off T) {
 	}
 }
 
-// defaultBase returns the transport used when Config.Base is nil.
-func defaultBase() *http.Transport {
-	base, ok := http.DefaultTransport.(*http.Transport)
-	if ok {
-		base = base.Clone()
-	} else { // the program has put something else in its place
-		base = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
-	}
-	base.ResponseHeaderTimeout = 150 * time.Second
-	if base.HTTP2 == nil {
-		base.HTTP2 = new(http.HTTP2Config)
-	}
-	base.HTTP2.SendPingTimeout = cmp.Or(base.HTTP2.SendPingTimeout, 30*time.Second)
-	base.HTTP2.PingTimeout = cmp.Or(base.HTTP2.PingTimeout, 15*time.Second)
-	return base
-}
-
-// CloseIdleConnections closes the idle connections of Base, if Base can.
-func (t *Transport) CloseIdleConnections() {
-	if base, ok := t.base.(interface{ CloseIdleConnections() }); ok {
-		base.CloseIdleConnections()
-	}
-}
-
 // Close stops all probing, waits until every goroutine of the Transport, OnEvent and
 // OnWrite have ended, and always returns nil. If the store of a fleet
 // hangs, that takes up to a second more. Round trips under way, and what reads
@@ -402,199 +435,18 @@ func (t *Transport) CloseIdleConnections() {
 // given. Closing again is harmless.
 func (t *Transport) Close() error {
 	t.mu.Lock()
-	if st := t.state.Load(); !st.closed {
-		next := *st
-		next.closed = true
-		t.setState(&next)
+	if !t.rule.Closed {
+		t.rule.Close()
+		if t.outage != nil {
+			t.endOutageLocked(time.Now())
+		}
+		t.publishLocked(nil)
 		t.cancel()
 	}
 	t.mu.Unlock()
 	t.journal.close()
 	t.wg.Wait()
 	t.yieldFailback()
-	if t.cfg.Base == nil {
-		t.CloseIdleConnections()
-	}
+	t.closeConnections()
 	return nil
-}
-
-// Switch moves all traffic to an endpoint by hand. The endpoint must pass its
-// probe, otherwise nothing changes and the probe's error is returned; so is an
-// error if ctx ends first or the Transport is closed. Requests under way are
-// not interrupted. Reason is told to OnEvent and the log. Config.ConfirmSwitch is
-// not asked. The memory of earlier switches, and with it the latch, is cleared.
-//
-// A fail-back follows in its time if the endpoint is [Alternate] and the
-// primary passes its probes; use [Transport.Pin] to stay there. A pinned
-// Transport stays pinned, at the new endpoint. A fleet follows
-// the switch, unless the Transport is pinned, even to where the Transport is.
-func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
-	if to != Primary && to != Alternate {
-		return fmt.Errorf("failover: no such endpoint: %d", to)
-	}
-	if t.url(to) == nil {
-		return errNoAlternate
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(t.ctx, cancel)()
-	if err := t.runProbe(ctx, to); err != nil {
-		switch {
-		case t.ctx.Err() != nil:
-			return ErrClosed
-		case ctx.Err() != nil:
-			return ctx.Err()
-		}
-		return fmt.Errorf("failover: the %v does not pass its probe: %w", to, err)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	st := t.state.Load()
-	if st.closed {
-		return ErrClosed
-	}
-	t.switches = nil
-	switch {
-	case st.active != to:
-		t.moveTo(to, reason, nil)
-	case st.down != nil:
-		t.comeUp(reason)
-	}
-	if !st.pinned {
-		t.insist(reason)
-	}
-	return nil
-}
-
-// Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its
-// probes say: there are no automatic moves, and requests are not failed fast.
-// Both endpoints are probed all the same, for [Transport.Status], unless
-// Config.ProbeInterval is negative. Pinning moves
-// the traffic without a probe; [Transport.Switch] first for the careful way.
-// To pin an endpoint that the organization does not have changes nothing.
-func (t *Transport) Pin(e Endpoint) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	st := t.state.Load()
-	if st.closed || e != Primary && e != Alternate || t.url(e) == nil || st.pinned && st.active == e {
-		return
-	}
-	next := *st
-	next.pinned, next.down = true, nil
-	t.setState(&next)
-	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: "by hand"})
-	if st.active != e {
-		t.moveTo(e, "pinned by hand", nil)
-	}
-}
-
-// Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
-// next fault leads to a decision. The memory of earlier switches, and with it
-// the latch, is cleared, pinned or not.
-func (t *Transport) Unpin() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	st := t.state.Load()
-	t.switches = nil
-	if st.closed || !st.pinned {
-		return
-	}
-	next := *st
-	next.pinned = false
-	t.setState(&next)
-	t.fleet.rouse()
-	t.emit(Event{Kind: EventUnpinned, From: next.active, To: next.active, Reason: "by hand"})
-}
-
-// Status is a snapshot of a [Transport].
-type Status struct {
-	// Active endpoint, since when, and how many switches led here.
-	Active     Endpoint
-	Since      time.Time
-	Generation uint64
-	// Pinned by hand; no automatic moves.
-	Pinned bool
-	// Down: neither endpoint serves. Never true while pinned.
-	Down bool
-	// TimeDown is how long the Transport has been down in all, since New. It
-	// grows while Down is true, and no more after Close.
-	TimeDown time.Duration
-	// Latched: four switches within an hour. Further ones need a hand
-	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint
-	// (but no more than four within a minute), or time.
-	Latched bool
-	// Closed: Close was called.
-	Closed             bool
-	Primary, Alternate EndpointStatus
-	// Fleet is nil without [Config.Shared].
-	Fleet *FleetStatus
-	// Events are the last 64, oldest first, probes left out.
-	Events []Event
-	// EventsDropped is how many events OnEvent and the Logger were too slow for
-	// and have never been told of.
-	EventsDropped uint64
-	// Loss is the last loss report, nil if there was no reason for one yet.
-	Loss *LossReport
-	// Losses are the last 16 loss reports, oldest first.
-	Losses []*LossReport
-	// WritesDropped is how many writes OnWrite was too slow for and was never told of.
-	WritesDropped uint64
-}
-
-// EndpointStatus is what a [Transport] knows of one endpoint.
-type EndpointStatus struct {
-	// URL is the origin of the endpoint, such as
-	// "https://contoso.api.crm.dynamics.com".
-	URL string
-	// State of the circuit breaker.
-	State State
-	// LastSuccess is when the endpoint last answered a request in good health
-	// (to the millisecond), zero if it never did.
-	LastSuccess time.Time
-	// LastFault is the last fault of a request, nil if there was none, and
-	// LastFaultTime when it was met.
-	LastFault     *Fault
-	LastFaultTime time.Time
-	// Faults of requests since New.
-	Faults map[Class]uint64
-	// LastProbe is when the endpoint was last probed, zero if never, and
-	// ProbeError what that probe found, nil if it passed.
-	LastProbe  time.Time
-	ProbeError error
-}
-
-// Status returns a snapshot. It does not block on the network.
-func (t *Transport) Status() Status {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	st := t.state.Load()
-	status := Status{
-		Active: st.active, Since: st.since, Generation: st.generation,
-		Pinned: st.pinned, Down: st.down != nil, TimeDown: t.downFor(st), Latched: t.latched(damping), Closed: st.closed,
-		Primary:   t.endpoints[Primary].status(t.org.Primary, t.started),
-		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.started),
-		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
-		Losses: t.books.reports(), WritesDropped: t.journal.writesLost(),
-	}
-	if n := len(status.Losses); n > 0 {
-		status.Loss = status.Losses[n-1]
-	}
-	if t.fleet != nil {
-		fleet := t.fleet.status
-		fleet.Record.Earlier, fleet.Witnesses = slices.Clone(fleet.Record.Earlier), slices.Clone(fleet.Witnesses)
-		fleet.Apart = fleet.Record.Active != st.active
-		if !time.Now().Before(t.fleet.witnessed) {
-			fleet.Witnesses = nil
-		}
-		status.Fleet = &fleet
-	}
-	return status
-}
-
-// url returns the origin of an endpoint, nil if the organization does not have it.
-func (t *Transport) url(e Endpoint) *url.URL {
-	if e == Alternate {
-		return t.org.Alternate
-	}
-	return t.org.Primary
 }

@@ -162,7 +162,7 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	case rec.Active == st.active: // in step, whoever moved first
 		forgotten := rec.Generation < f.synced && f.synced == f.newest
 		if rec.Generation > f.synced {
-			t.remember(rec.in(clock).switches())
+			t.rememberLocked(rec.in(clock).switches())
 		}
 		f.untold, f.insisted = false, false
 		if forgotten && !st.pinned {
@@ -262,7 +262,8 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 		Active: st.active, Generation: max(rec.Generation, f.newest) + 1,
 		Since: st.since.Add(offset).UTC(), Reason: cmp.Or(f.reason, "the record was lost"), By: f.member,
 	}
-	for _, at := range t.switches[:max(0, len(t.switches)-1)] {
+	moves := t.rule.Moves()
+	for _, at := range moves[:max(0, len(moves)-1)] {
 		next.Earlier = append(next.Earlier, at.Add(offset).UTC())
 	}
 	t.mu.Unlock()
@@ -299,10 +300,10 @@ func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled 
 	}
 	if err == nil {
 		t.mu.Lock()
-		t.remember(rec.Earlier) // before the one that is to follow
+		t.rememberLocked(rec.Earlier) // before the one that is to follow
 		t.mu.Unlock()
 		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
-		err = t.propose(t.ctx, st, rec.Active, reason, nil, 0)
+		err = t.propose(t.ctx, st, move{to: rec.Active, reason: reason}, 0)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -311,7 +312,8 @@ func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled 
 	case err == nil:
 		f.synced = rec.Generation
 		if t.state.Load().generation == st.generation+1 { // and has not moved on
-			f.untold, f.insisted, t.switches = false, false, rec.switches()
+			f.untold, f.insisted = false, false
+			t.rememberLocked(rec.switches())
 		}
 	case err != errOvertaken && f.refused != rec.Generation:
 		f.refused = rec.Generation
@@ -430,7 +432,7 @@ func (t *Transport) endRound(st *state, good bool) {
 	}
 	limit := max(turnRounds, 2*t.cfg.Rise)
 	t.mu.Lock()
-	if good && time.Now().Before(t.dwellUntil(st)) {
+	if good && time.Now().Before(t.rule.DwellUntil()) {
 		limit *= 10
 	}
 	t.fleet.rounds++

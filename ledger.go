@@ -324,12 +324,15 @@ const (
 	neverSucceeded = -1
 )
 
-// succeeded records that the service answered in good health at now, a time since
-// Transport.started. A page of a front end is no such answer.
-func (a *anchor) succeeded(now time.Duration) {
-	if last := a.lastSuccess.Load(); last == 0 || now-time.Duration(last) >= successResolution {
-		a.lastSuccess.Store(max(1, int64(now))) // 0 is never
+// succeeded moves the last success on to now, a time since Transport.started. It
+// reports whether it did: it does so once in successResolution.
+func (a *anchor) succeeded(now time.Duration) bool {
+	last := a.lastSuccess.Load()
+	if last != 0 && now-time.Duration(last) < successResolution {
+		return false
 	}
+	a.lastSuccess.Store(max(1, int64(now))) // 0 is never
+	return true
 }
 
 // hold keeps the last success as the anchor until release.

@@ -190,7 +190,7 @@ func (m *model) mayArrive(a arrival) bool {
 	for i, epoch := range m.history {
 		last := i+1 == len(m.history)
 		if !a.at.Before(epoch.from) && (last || !a.at.After(m.history[i+1].from)) &&
-			a.side == epoch.active && (!epoch.down || m.cfg.PassThrough) {
+			a.side == epoch.active && (!epoch.down || !m.cfg.FailFast) {
 			return true
 		}
 	}

@@ -142,7 +142,7 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 		MaxAttempts:    pick(rng, []int{0, 0, -1, 2}),
 		AttemptTimeout: pick(rng, []time.Duration{0, 2 * time.Second, 10 * time.Second}),
 		RetryThrottled: pick(rng, []time.Duration{0, 10 * time.Second}),
-		PassThrough:    rng.IntN(4) == 0,
+		FailFast:       rng.IntN(4) == 0,
 		ManualFailback: rng.IntN(8) == 0,
 		ConfirmSwitch:  m.confirm,
 		OnEvent:        m.observe,
@@ -152,8 +152,8 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 	var err error
 	m.transport, err = failover.New(orgURL, &m.cfg)
 	require.NoError(t, err)
-	m.add("threshold %d, rise %d, dwell %v, attempts %d, attempt timeout %v, pass through %v, manual %v", m.cfg.FailureThreshold,
-		m.cfg.Rise, m.cfg.MinDwell, m.cfg.MaxAttempts, m.cfg.AttemptTimeout, m.cfg.PassThrough, m.cfg.ManualFailback)
+	m.add("threshold %d, rise %d, dwell %v, attempts %d, attempt timeout %v, fail fast %v, manual %v", m.cfg.FailureThreshold,
+		m.cfg.Rise, m.cfg.MinDwell, m.cfg.MaxAttempts, m.cfg.AttemptTimeout, m.cfg.FailFast, m.cfg.ManualFailback)
 	return m
 }
 

@@ -59,17 +59,16 @@ func DiscoverPolicy(ctx context.Context, client *http.Client, endpoint *url.URL)
 // that it does not serve. It needs no credentials.
 func ProbeWSDL(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	policy, err := DiscoverPolicy(ctx, client, endpoint)
-	terms, _ := ctx.Value(probeTermsKey{}).(probeTerms)
 	var f *Fault
 	switch {
-	case errors.As(err, &f) && f.Class == ClassThrottled && !terms.fenced:
-		return nil
+	case errors.As(err, &f) && f.Class == ClassThrottled:
+		return passWeakly(ctx, f)
 	case err != nil:
 		return err
 	case policy.Known && !policy.EndpointEnabled:
 		return errNotEnabled
-	case !policy.Known && terms.fenced:
-		return wsdlFault("WSDL has no failover policy")
+	case !policy.Known:
+		return passWeakly(ctx, wsdlFault("WSDL has no failover policy"))
 	default:
 		return nil
 	}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover/internal/rule"
 )
 
 // wsdl is a WSDL with content.
@@ -344,42 +346,42 @@ func TestProbeWSDL(t *testing.T) {
 		name   string
 		reason string
 		answer func() (*http.Response, error)
-		want   outcome
-		fenced outcome // after a definitive fault of the endpoint
+		want   rule.Outcome
+		fenced rule.Outcome // after a definitive fault of the endpoint
 	}{
-		{name: "enabled", reason: "the endpoint says so", answer: ok(wsdl(policyOf("true", "true"))), want: passed, fenced: passed},
-		{name: "not enabled", reason: "the endpoint says so", answer: ok(wsdl(policyOf("true", "false"))), want: failed, fenced: failed},
-		{name: "no policy", reason: "it answers; but it did when it was fenced, too", answer: ok(wsdl("")), want: passed, fenced: inconclusive},
-		{name: "no WSDL", reason: "something answers", answer: ok("ok"), want: inconclusive, fenced: inconclusive},
+		{name: "enabled", reason: "the endpoint says so", answer: ok(wsdl(policyOf("true", "true"))), want: rule.Passed, fenced: rule.Passed},
+		{name: "not enabled", reason: "the endpoint says so", answer: ok(wsdl(policyOf("true", "false"))), want: rule.Failed, fenced: rule.Failed},
+		{name: "no policy", reason: "it answers; but it did when it was fenced, too", answer: ok(wsdl("")), want: rule.Passed, fenced: rule.Inconclusive},
+		{name: "no WSDL", reason: "something answers", answer: ok("ok"), want: rule.Inconclusive, fenced: rule.Inconclusive},
 		{
 			name: "throttled", reason: "the organization is there; but nothing says that it is enabled",
-			answer: func() (*http.Response, error) { return replyWith(429, "", "Retry-After", "1"), nil }, want: passed, fenced: inconclusive,
+			answer: func() (*http.Response, error) { return replyWith(429, "", "Retry-After", "1"), nil }, want: rule.Passed, fenced: rule.Inconclusive,
 		},
 		{
 			name: "forbidden", reason: "it proves neither",
-			answer: func() (*http.Response, error) { return replyWith(403, ""), nil }, want: inconclusive, fenced: inconclusive,
+			answer: func() (*http.Response, error) { return replyWith(403, ""), nil }, want: rule.Inconclusive, fenced: rule.Inconclusive,
 		},
 		{
 			name: "not found", reason: "it proves neither",
-			answer: func() (*http.Response, error) { return replyWith(404, ""), nil }, want: inconclusive, fenced: inconclusive,
+			answer: func() (*http.Response, error) { return replyWith(404, ""), nil }, want: rule.Inconclusive, fenced: rule.Inconclusive,
 		},
 		{
 			name: "no content", reason: "it proves neither",
-			answer: func() (*http.Response, error) { return replyWith(204, ""), nil }, want: inconclusive, fenced: inconclusive,
+			answer: func() (*http.Response, error) { return replyWith(204, ""), nil }, want: rule.Inconclusive, fenced: rule.Inconclusive,
 		},
 		{
 			name: "outage", reason: "a front end says that nobody is behind it",
-			answer: func() (*http.Response, error) { return replyWith(503, ""), nil }, want: failed, fenced: failed,
+			answer: func() (*http.Response, error) { return replyWith(503, ""), nil }, want: rule.Failed, fenced: rule.Failed,
 		},
 		{
 			name: "outage page", reason: "a 200 in HTML is no answer of the service",
 			answer: func() (*http.Response, error) {
 				return replyWith(200, "<html><title>Sorry</title></html>", "Content-Type", "text/html"), nil
-			}, want: failed, fenced: failed,
+			}, want: rule.Failed, fenced: rule.Failed,
 		},
 		{
 			name: "no answer", reason: "nobody is there",
-			answer: func() (*http.Response, error) { return nil, errReset }, want: failed, fenced: failed,
+			answer: func() (*http.Response, error) { return nil, errReset }, want: rule.Failed, fenced: rule.Failed,
 		},
 		{
 			name: "broken off", reason: "the connection failed in the middle of the document",
@@ -387,7 +389,7 @@ func TestProbeWSDL(t *testing.T) {
 				resp := replyWith(200, "", "Content-Type", "text/xml")
 				resp.Body, resp.ContentLength = &brokenBody{strings.NewReader(wsdl("")[:200]), errReset}, -1
 				return resp, nil
-			}, want: failed, fenced: failed,
+			}, want: rule.Failed, fenced: rule.Failed,
 		},
 		{
 			name: "broken off after the policy", reason: "what was needed had come",
@@ -395,7 +397,7 @@ func TestProbeWSDL(t *testing.T) {
 				resp := replyWith(200, "", "Content-Type", "text/xml")
 				resp.Body, resp.ContentLength = &brokenBody{strings.NewReader(wsdl(policyOf("true", "true"))), errReset}, -1
 				return resp, nil
-			}, want: passed, fenced: passed,
+			}, want: rule.Passed, fenced: rule.Passed,
 		},
 	}
 	names := make(map[string]bool)
@@ -407,11 +409,11 @@ func TestProbeWSDL(t *testing.T) {
 			t.Parallel()
 			side := &readSide{answer: func(int, *http.Request) (*http.Response, error) { return tt.answer() }}
 			var probe Probe = ProbeWSDL
-			got, _ := probeOutcome(Primary, probe(t.Context(), &http.Client{Transport: side}, contoso(t)))
+			got, _ := (&probed{err: probe(t.Context(), &http.Client{Transport: side}, contoso(t))}).outcome()
 			assert.Equal(t, tt.want, got, tt.reason)
 
-			ctx := context.WithValue(t.Context(), probeTermsKey{}, probeTerms{fenced: true})
-			got, _ = probeOutcome(Primary, probe(ctx, &http.Client{Transport: side}, contoso(t)))
+			ctx := context.WithValue(t.Context(), probeTermsKey{}, &probeTerms{fenced: true})
+			got, _ = (&probed{err: probe(ctx, &http.Client{Transport: side}, contoso(t))}).outcome()
 			assert.Equal(t, tt.fenced, got, "fenced: "+tt.reason)
 		})
 	}

@@ -6,10 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/d365failover/failover/internal/rule"
 )
 
 // A Probe finds out whether an endpoint serves the organization. It returns nil
@@ -62,6 +67,8 @@ type probeTerms struct {
 	fenced         bool
 	organizationID string       // that has to be found, "" for any
 	found          func(string) // is told which one was found
+	weak           atomic.Bool  // it passed by no more than a 401 or 429
+	address        atomic.Pointer[net.Addr]
 }
 
 type probeTermsKey struct{}
@@ -92,10 +99,7 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	}
 	switch {
 	case f != nil && (f.Class == ClassThrottled || f.Status == http.StatusUnauthorized && asksForBearer(resp.Header)):
-		if terms, _ := ctx.Value(probeTermsKey{}).(probeTerms); terms.fenced {
-			return f
-		}
-		return nil
+		return passWeakly(ctx, f)
 	case f != nil:
 		return f
 	case err != nil:
@@ -106,13 +110,29 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	return check(ctx, body)
 }
 
+// passWeakly returns the result of a probe that has found no more than that something
+// answers, as f says: enough, unless the endpoint has said that it does not serve.
+func passWeakly(ctx context.Context, f *Fault) error {
+	terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms)
+	if terms != nil && terms.fenced {
+		return f
+	}
+	if terms != nil {
+		terms.weak.Store(true)
+	}
+	return nil
+}
+
 // namesOrganization checks the answer of WhoAmI.
 func namesOrganization(ctx context.Context, body []byte) error {
 	var who struct{ OrganizationID string }
 	if err := json.Unmarshal(body, &who); err != nil || who.OrganizationID == "" {
 		return &Fault{Class: ClassApplication, Delivery: Answered, Status: http.StatusOK, Message: "answer does not name an organization"}
 	}
-	terms, _ := ctx.Value(probeTermsKey{}).(probeTerms)
+	terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms)
+	if terms == nil { // not called by a Transport
+		return nil
+	}
 	if want := terms.organizationID; want != "" && !strings.EqualFold(strings.Trim(want, "{}"), who.OrganizationID) {
 		return errOtherOrganization
 	}
@@ -135,16 +155,23 @@ func asksForBearer(h http.Header) bool {
 	return false
 }
 
-// runProbe probes an endpoint and takes note of the result.
+// runProbe probes an endpoint and takes note of the result. It returns nil if it passes.
 func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
-	if t.url(e) == nil {
-		return errNoAlternate
+	p := t.probe(ctx, e)
+	return p.err
+}
+
+// probe probes an endpoint and takes note of the result.
+func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
+	endpoint := t.url(e)
+	if endpoint == nil {
+		return probed{err: errNoAlternate}
 	}
 	t.mu.Lock()
-	terms := probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.organizationID}
+	terms := &probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.organizationID}
 	t.mu.Unlock()
-	if e == Primary && terms.organizationID == "" {
-		terms.found = t.learn
+	if e == Primary && t.cfg.OrganizationID == "" {
+		terms.organizationID, terms.found = "", t.learn // what it is, the primary says
 	}
 	parent := ctx
 	if t.cfg.ProbeTimeout != never {
@@ -152,32 +179,63 @@ func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 		ctx, cancel = context.WithTimeout(ctx, t.cfg.ProbeTimeout)
 		defer cancel()
 	}
-	target := *t.url(e)
+	start := time.Now()
+	err := t.callProbe(context.WithValue(ctx, probeTermsKey{}, terms), e, endpoint)
+	if parent.Err() != nil {
+		return probed{err: parent.Err()} // nobody waits for it any more; it proves nothing
+	}
+	if f, ok := err.(*Fault); ok {
+		if f == nil { // of a Probe that returns what Classify does
+			err = nil
+		} else {
+			found := *f
+			found.Endpoint, err = e, &found
+		}
+	}
+	p = probed{err: forShow(err), weak: err == nil && terms.weak.Load()}
+	t.noteProbe(e, &p, terms, time.Since(start))
+	return p
+}
+
+// callProbe calls Config.Probe. It is not waited for longer than the context lasts.
+func (t *Transport) callProbe(ctx context.Context, e Endpoint, endpoint *url.URL) error {
+	target := *endpoint
 	client := &http.Client{
-		Transport:     &probeTransport{t, t.url(e)},
+		Transport:     &probeTransport{t, e, endpoint},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	start := time.Now()
-	err := t.cfg.Probe(context.WithValue(ctx, probeTermsKey{}, terms), client, &target)
-	if parent.Err() != nil {
-		return parent.Err() // nobody waits for it any more; it proves nothing
+	panicked := true
+	err := t.outsource(ctx, "Probe", func() error {
+		err := t.cfg.Probe(ctx, client, &target)
+		panicked = false
+		return err
+	})
+	if ctx.Err() == nil && panicked { // trouble of the program's own says nothing of the endpoint
+		return &Fault{Class: ClassLocal, Delivery: NotSent, Err: err}
 	}
-	err = forShow(err)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	side := &t.endpoints[e]
-	now := time.Now()
-	side.lastProbe, side.probeError = now, err
-	if err == nil {
-		side.fenced = false
-	} else if e == Primary && t.state.Load().active == Alternate {
-		side.trip() // whoever has asked: it has to rise anew
-	}
-	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(err), Err: err, Duration: now.Sub(start)})
 	return err
 }
 
-// learn keeps the id of the organization that the primary has named.
+// noteProbe takes note of how a probe ended.
+func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	side := &t.endpoints[e]
+	side.lastProbe, side.probeError = time.Now(), p.err
+	if p.err == nil {
+		side.fenced = false
+	} else if e == Primary && t.rule.Active == rule.Alternate {
+		side.trip() // whoever has asked: it has to rise anew
+	}
+	if address := terms.address.Load(); address != nil && p.reached() {
+		p.moved = otherAddress(side.address, *address)
+		side.address = *address
+	}
+	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(p.err), Err: p.err, Duration: took})
+}
+
+// learn keeps the id of the organization that the primary has named. A restored
+// organization has another one than before.
 func (t *Transport) learn(organizationID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -195,36 +253,37 @@ func probeReason(err error) string {
 // the endpoint that is probed.
 type probeTransport struct {
 	t        *Transport
+	at       Endpoint
 	endpoint *url.URL
 }
 
 func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t := p.t
 	if req.URL.Scheme != p.endpoint.Scheme || req.URL.Host != p.endpoint.Host {
-		return p.t.base.RoundTrip(req)
+		return t.dialAnew(req)
 	}
-	req = req.Clone(req.Context())
-	if p.t.cfg.Authorize != nil {
-		if err := p.t.cfg.Authorize(req); err != nil {
-			if req.Body != nil {
-				req.Body.Close()
+	ctx := req.Context()
+	if terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms); terms != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+			if i.Conn != nil {
+				address := i.Conn.RemoteAddr()
+				terms.address.Store(&address)
 			}
+		}})
+	}
+	req = req.Clone(ctx)
+	var borrowed string
+	if t.cfg.Authorize != nil {
+		if err := t.cfg.Authorize(req); err != nil {
+			closeBody(req)
 			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
 		}
-	} else if auth := p.t.borrowed.Load(); auth != nil && req.Header.Get("Authorization") == "" {
-		req.Header.Set("Authorization", *auth)
+	} else if borrowed = t.credentials.pick(p.at); borrowed != "" && req.Header.Get("Authorization") == "" {
+		req.Header.Set("Authorization", borrowed)
 	}
-	return p.t.base.RoundTrip(req)
-}
-
-// borrow keeps the Authorization header of a request that met a fault or is
-// failed over, for the probes.
-func (t *Transport) borrow(req *http.Request) {
-	auth := valueOf(req.Header, "Authorization")
-	if auth == "" || t.cfg.Authorize != nil {
-		return
+	resp, err := t.dialAnew(req)
+	if borrowed != "" && err == nil && resp.StatusCode == http.StatusUnauthorized {
+		t.credentials.reject(p.at, borrowed)
 	}
-	if have := t.borrowed.Load(); have == nil || *have != auth {
-		kept := auth // not auth itself, which would then be allocated every time
-		t.borrowed.Store(&kept)
-	}
+	return resp, err
 }

@@ -15,6 +15,7 @@ type contextKey uint8
 const (
 	replayKey contextKey = iota
 	labelKey
+	doubtKey // see InDoubt
 )
 
 // WithReplay marks the requests made with the context as safe to repeat even if
@@ -24,8 +25,11 @@ func WithReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, true)
 }
 
-// NoReplay marks the requests made with the context as never to be sent twice.
-// A request body without GetBody is then streamed and not held.
+// NoReplay marks the requests made with the context as never to be carried out
+// twice, and never to be sent to the other endpoint: one attempt is made. Within
+// that, a request goes over another connection only if it provably was not looked at:
+// nothing of it was written, or a graceful GOAWAY (HTTP/2) has left it out. A request
+// body without GetBody is then streamed and not held.
 func NoReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, false)
 }
@@ -72,45 +76,55 @@ func (c *call) reads() bool {
 	return ok && (message.Retrieves(action) || message.Reads(action, c.body.held))
 }
 
-// isCompound reports whether the request holds several writes of which some may be
-// carried out although the answer is an error: a $batch, an ExecuteMultiple, or one
-// of the bulk operations, which are no transaction in elastic tables.
-func (c *call) isCompound() bool {
-	if c.req.Method != http.MethodPost || c.isRead() {
-		return false
-	}
-	switch name := path.Base(c.req.URL.Path); strings.TrimPrefix(name, "Microsoft.Dynamics.CRM.") {
-	case "$batch", "CreateMultiple", "UpdateMultiple", "UpsertMultiple", "DeleteMultiple":
-		return true
-	}
-	action, ok := message.Action(c.req.Header)
-	return ok && strings.HasSuffix(action, "/Execute") && (c.body.held == nil || bytes.Contains(c.body.held, []byte("Multiple")))
-}
-
-// maySendAgain reports whether the request may be sent once more after fault f.
-// It is the only place that decides on it.
+// maySendAgain reports whether the request may be sent once more after fault f, as
+// far as that and the request go. It is the only place that decides on it.
 func (c *call) maySendAgain(f *Fault) bool {
-	replay, marked := c.req.Context().Value(replayKey).(bool)
-	if marked && !replay || !c.body.repeatable() {
+	if replay, marked := c.req.Context().Value(replayKey).(bool); marked && !replay {
 		return false
 	}
 	switch f.Delivery {
 	case NotSent, Refused: // proof that the request was not carried out
 		return true
 	default:
-		return marked || isIdempotent(c.req) || c.isRead() ||
-			c.t.cfg.Replay != nil && c.t.cfg.Replay(c.req)
+		return !c.once()
 	}
 }
+
+// once reports whether the request must not be carried out again while the outcome of
+// an attempt is unknown. It looks once.
+func (c *call) once() bool {
+	if !c.judged {
+		c.judged, c.onlyOnce = true, !c.repeatsInDoubt()
+	}
+	return c.onlyOnce
+}
+
+// repeatsInDoubt looks at the request: at its mark, its headers and method, what it
+// asks for, and what Config.Replay says.
+func (c *call) repeatsInDoubt() bool {
+	if replay, marked := c.req.Context().Value(replayKey).(bool); marked {
+		return replay
+	}
+	if c.isRead() || isIdempotent(c.req) {
+		return true
+	}
+	safe := false
+	if c.t.cfg.Replay != nil {
+		c.t.protect("Config.Replay", func() { safe = c.t.cfg.Replay(c.req) })
+	}
+	return safe
+}
+
+// idempotencyKeys make net/http repeat a request by itself.
+var idempotencyKeys = [...]string{"Idempotency-Key", "X-Idempotency-Key"}
 
 // isIdempotent reports whether carrying the request out twice does the same as
 // doing it once.
 func isIdempotent(req *http.Request) bool {
-	if _, ok := req.Header["Idempotency-Key"]; ok { // as net/http has it
-		return true
-	}
-	if _, ok := req.Header["X-Idempotency-Key"]; ok {
-		return true
+	for _, key := range idempotencyKeys {
+		if _, ok := req.Header[key]; ok { // as net/http has it
+			return true
+		}
 	}
 	switch req.Method {
 	case http.MethodPut, http.MethodDelete:
@@ -122,4 +136,36 @@ func isIdempotent(req *http.Request) bool {
 	default:
 		return false
 	}
+}
+
+// isBulk reports whether the request is one of many operations, of which some may be
+// done when a later one is refused, and whose answer does not say which. That of a
+// $batch does: it has a part for each, once there is one that was looked at.
+func (c *call) isBulk() bool {
+	if c.isRead() {
+		return false
+	}
+	if strings.HasSuffix(path.Base(c.req.URL.Path), "Multiple") { // CreateMultiple, Microsoft.Dynamics.CRM.UpdateMultiple
+		return true
+	}
+	if _, ok := message.Action(c.req.Header); !ok {
+		return false
+	}
+	return c.body.held == nil || bytes.Contains(c.body.held, []byte("Multiple")) // ExecuteMultiple and its like
+}
+
+// isCompound reports whether the request holds several operations of which some may be
+// carried out although the answer is an error.
+func (c *call) isCompound() bool {
+	return c.isBulk() || c.req.Method == http.MethodPost && path.Base(c.req.URL.Path) == "$batch" && !c.isRead()
+}
+
+// bulkDelivery returns what is known of a bulk request to which somebody has said that
+// it was refused: a throttled one is the caller's to look at, as one is whose parts
+// are answered one by one; of a fenced one, nobody can tell how far it came.
+func bulkDelivery(f *Fault) Delivery {
+	if f.Class == ClassThrottled {
+		return Answered
+	}
+	return Unknown
 }

@@ -23,17 +23,16 @@ func (c *call) deliver(resp *http.Response) {
 func (c *call) watchBody(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
 		c.transit.release()
-		c.t.clear(c.st)
+		c.t.answered(c.st)
+		c.st.pool.leave()
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // the body is the connection now, and not ours to wrap
 	}
-	var b *watchedBody
-	if c.copy != nil && c.body.held == nil {
-		b = &c.copy.answer
-	} else {
-		b = new(watchedBody) // a long answer is not to keep the request's body in memory
+	b := c.answer
+	if b == nil || c.body.held != nil { // a long answer is not to keep the request's body in memory
+		b = new(watchedBody)
 	}
 	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, c.t, c.st, c.req.Context(), c.transit.canceler(), int32(resp.StatusCode)
 	resp.Body = b
@@ -95,8 +94,9 @@ func (b *watchedBody) end(err error) {
 	if b.over.Load() || b.over.Swap(true) {
 		return
 	}
+	b.st.pool.leave()
 	if err == io.EOF {
-		b.t.clear(b.st)
+		b.t.answered(b.st)
 		return
 	}
 	if b.ctx.Err() == context.Canceled {
@@ -105,20 +105,7 @@ func (b *watchedBody) end(err error) {
 	if f := b.t.classify(nil, err); f != nil {
 		broken := *f
 		broken.Endpoint, broken.Status, broken.Delivery = b.st.active, int(b.status), Answered
-		b.t.count(b.st, &broken)
-	}
-}
-
-// clear takes the faults of the active endpoint off the record, if there are any.
-func (t *Transport) clear(st *state) {
-	e := &t.endpoints[st.active]
-	if !e.suspect.Load() {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.state.Load().generation == st.generation {
-		e.success()
+		b.t.count(b.st, &broken, b.ctx.Err() != nil)
 	}
 }
 

@@ -415,7 +415,7 @@ func TestNoTextShowsASecret(t *testing.T) {
 					o.see(status.Loss, v)
 					o.add(fmt.Sprint(errors.As(err, new(*failover.Error))))
 				}
-				for _, h := range []http.Handler{transport.StatusHandler(), transport.ReadyHandler()} {
+				for _, h := range []http.Handler{transport.StatusHandler(), transport.ReadyHandler(), transport.ControlHandler()} {
 					for _, accept := range []string{"application/json", "text/html"} {
 						r := httptest.NewRequest(http.MethodGet, "/", nil)
 						r.Header.Set("Accept", accept)

@@ -294,7 +294,7 @@ func TestHostileHeadersDoNotPileUp(t *testing.T) {
 		defer conn.Close()
 		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s\r\n\r\n", strings.Repeat("A", 1<<20))
 	}
-	transport, err := failover.New(orgURL, &failover.Config{Base: network, PassThrough: true, Logger: quietLog})
+	transport, err := failover.New(orgURL, &failover.Config{Base: network, Logger: quietLog})
 	require.NoError(t, err)
 	defer transport.Close()
 	for range 8 {

@@ -3,21 +3,26 @@ package failover
 import (
 	"fmt"
 	"time"
+
+	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file holds where traffic goes, and what that can become.
+// This file carries out what the rule has decided: it publishes where traffic goes,
+// with the connections that it goes over, and tells of it.
 
 // state is one immutable picture of where traffic goes. Every attempt loads it
 // once; a change replaces it and closes changed.
 type state struct {
-	active     Endpoint
-	generation uint64 // one more with every switch
-	epoch      uint64 // one more with every judgement: a switch, or the end of an outage
-	since      time.Time
-	pinned     bool
-	down       *outage // nil unless neither endpoint serves
-	closed     bool
-	changed    chan struct{}
+	active      Endpoint
+	generation  uint64 // one more with every switch
+	epoch       uint64 // one more with every judgement: a switch, or the end of an outage
+	since       time.Time
+	pinned      bool
+	down        bool // neither endpoint has proved that it serves
+	provisional bool // see rule.View
+	closed      bool
+	pool        *pool // what requests go over
+	changed     chan struct{}
 }
 
 // outage is what is known while neither endpoint serves. Guarded by Transport.mu.
@@ -25,111 +30,7 @@ type outage struct {
 	since  time.Time
 	faults [2]*Fault // by endpoint, of the probes that failed
 	until  time.Time // when both are probed again
-}
-
-// moveTo makes e the active endpoint. mu is held.
-func (t *Transport) moveTo(e Endpoint, reason string, f *Fault) {
-	st := t.state.Load()
-	now := time.Now()
-	next := &state{active: e, generation: st.generation + 1, epoch: st.epoch + 1, since: now, pinned: st.pinned}
-	loss := t.reportLossLocked(st.active, e, next.epoch, reason)
-	if e == Alternate {
-		t.endpoints[Primary].trip()
-	} else {
-		t.endpoints[Alternate].reset()
-	}
-	t.endpoints[e].reset()
-	t.hold, t.objection = hold{}, ""
-	latched := t.latched(damping)
-	t.switches = append(t.switches[len(t.switches)-t.switchesBefore(now, damping):], now)
-	t.setState(next)
-	if t.decision != nil {
-		t.decision.cancel()
-	}
-	if !next.pinned { // a pin is this process's own
-		t.tellFleet(reason)
-	}
-	t.emit(Event{Kind: EventSwitched, From: st.active, To: e, Reason: reason, Fault: f, Loss: loss})
-	t.emit(Event{Kind: EventTokensSuspect, From: st.active, To: e, Reason: fmt.Sprintf(
-		"the %v may not have the content that the last delta tokens and ETags of the %v are about", e, st.active)})
-	t.tellLatched(latched)
-}
-
-// remember takes over the times of a fleet's switches. mu is held.
-func (t *Transport) remember(switches []time.Time) {
-	latched := t.latched(damping)
-	t.switches = switches
-	t.tellLatched(latched)
-}
-
-// tellLatched tells that the Transport is latched, if it was not before. mu is held.
-func (t *Transport) tellLatched(before bool) {
-	if !before && t.latched(damping) {
-		e := t.state.Load().active
-		t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
-	}
-}
-
-// latched reports whether there were so many switches within memory that further
-// ones are up to people for now. mu is held.
-func (t *Transport) latched(memory time.Duration) bool {
-	return t.switchesBefore(time.Now(), memory) >= maxSwitches
-}
-
-// goDown makes requests fail fast until an endpoint passes its probe. mu is held.
-func (t *Transport) goDown(faults [2]*Fault) {
-	next := *t.state.Load()
-	now := time.Now()
-	next.down = &outage{since: now, faults: faults, until: now.Add(downInterval)}
-	t.setState(&next)
-	t.emit(Event{Kind: EventDown, From: next.active, To: next.active, Reason: "neither endpoint passes its probe", Fault: faults[next.active]})
-}
-
-// outlook returns the faults that the last probes of an outage have met, and how
-// long it is until the next.
-func (t *Transport) outlook(o *outage) (faults [2]*Fault, retryAfter time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return o.faults, max(0, time.Until(o.until))
-}
-
-// comeUp ends Down at the active endpoint. mu is held.
-func (t *Transport) comeUp(reason string) {
-	next := *t.state.Load()
-	next.down = nil
-	next.epoch++
-	loss := t.reportLossLocked(next.active, next.active, next.epoch, reason)
-	t.objection = ""
-	t.endpoints[next.active].reset()
-	t.setState(&next)
-	t.emit(Event{Kind: EventUp, From: next.active, To: next.active, Reason: reason, Loss: loss})
-}
-
-// setState publishes next, wakes everyone who waits for a change, and sees to
-// it that the endpoints are watched if they have to be. mu is held.
-func (t *Transport) setState(next *state) {
-	next.changed = make(chan struct{})
-	old := t.state.Swap(next)
-	close(old.changed)
-	if old.down != nil && !old.closed && (next.down == nil || next.closed) {
-		t.timeDown += time.Since(old.down.since)
-	}
-	if t.needsWatch(next) && !t.watching {
-		t.watching = true
-		t.wg.Go(t.watch)
-	}
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
-// downFor returns how long the Transport has been down in all. mu is held.
-func (t *Transport) downFor(st *state) time.Duration {
-	if st.down == nil || st.closed {
-		return t.timeDown
-	}
-	return t.timeDown + time.Since(st.down.since)
+	untold bool      // no event has told of it, see downQuiet
 }
 
 const (
@@ -140,32 +41,244 @@ const (
 	// requests must not pass every request to and fro.
 	fenceDamping = time.Minute
 	// maxSwitches within that time latch the Transport: something is wrong that
-	// moving to and fro, with a few seconds of writes at risk each time, will
-	// not mend.
+	// further switches, with a few seconds of writes at risk each time, will not mend.
 	maxSwitches = 4
+	// keptSwitches is how many are remembered at the most.
+	keptSwitches = 16
+	// findingsFresh is how long the answers of both endpoints to an early question are
+	// as good as new ones.
+	findingsFresh = 2 * time.Second
+
+	// A brown-out is down and up by turns. Of outages that follow each other within
+	// downQuiet, those after the first maxDowns are told of only if they last for
+	// downTold.
+	downQuiet = 10 * time.Minute
+	maxDowns  = 3
+	downTold  = 30 * time.Second
 )
 
-// switchesBefore returns how many switches there were within memory before a
-// time. mu is held.
-func (t *Transport) switchesBefore(at time.Time, memory time.Duration) (n int) {
-	for _, s := range t.switches {
-		if at.Sub(s) < memory {
-			n++
-		}
+// newRule returns the rule of a Transport.
+func newRule(c *Config, org *Org, now time.Time) rule.Rule {
+	return rule.Rule{
+		View: rule.View{Since: now},
+		Limits: rule.Limits{
+			Single: org.Alternate == nil, Manual: c.ManualFailback, MinDwell: c.MinDwell,
+			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh,
+		},
 	}
-	return n
 }
 
-// dwellUntil returns when a fail-back may follow the last switch: MinDwell,
-// doubled for every earlier switch within the hour, an hour at the most. mu is held.
-func (t *Transport) dwellUntil(st *state) time.Time {
-	since := st.since
-	if n := len(t.switches); n > 0 {
-		since = t.switches[n-1] // of the fleet, which may be earlier
+// publishLocked makes the view of the rule the state that requests go by, over the
+// connections of p; nil keeps those that there are. It wakes everyone who waits for a
+// change, and sees to it that the endpoints are watched if they have to be.
+func (t *Transport) publishLocked(p *pool) {
+	v, old := t.rule.View, t.state.Load()
+	next := &state{
+		active: Endpoint(v.Active), generation: v.Generation, epoch: v.Epoch, since: v.Since,
+		pinned: v.Pinned, down: v.Down, provisional: v.Provisional, closed: v.Closed,
+		pool: p, changed: make(chan struct{}),
 	}
-	dwell := t.cfg.MinDwell
-	for n := t.switchesBefore(since, damping); n > 1 && dwell < damping; n-- {
-		dwell *= 2
+	if p == nil {
+		next.pool = old.pool
 	}
-	return since.Add(min(dwell, max(damping, t.cfg.MinDwell)))
+	if next.down || next.provisional {
+		t.endpoints[next.active].suspect.Store(true) // its first success is waited for
+	}
+	t.state.Store(next)
+	close(old.changed)
+	if next.pool != old.pool {
+		old.pool.retire()
+	}
+	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
+		q.cancel()
+	}
+	if t.needsWatchLocked() && !t.watching {
+		t.watching = true
+		t.wg.Go(t.watch)
+	}
+	t.wakeWatch()
+}
+
+// move is a switch that is made.
+type move struct {
+	to          Endpoint
+	reason      string
+	fault       *Fault // that led to it, or nil
+	provisional bool
+	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
+}
+
+// moveLocked carries a switch out, over the connections of p. By says how the rule
+// makes it.
+func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched bool)) {
+	old := t.state.Load()
+	now := time.Now()
+	from, down := old.active, t.rule.Down
+	latched := by(now)
+	loss := t.reportLossLocked(from, m.to, t.rule.Epoch, m.reason)
+	if m.to == Alternate {
+		t.endpoints[Primary].trip()
+	} else {
+		t.endpoints[Alternate].reset()
+	}
+	t.endpoints[m.to].reset()
+	t.growth.Reset()
+	t.objection = ""
+	if down {
+		t.endOutageLocked(now)
+	}
+	t.publishLocked(p)
+	if m.abandon {
+		old.pool.waits.abandon()
+	}
+	if !t.rule.Pinned && !m.provisional { // a pin is this process's own; weak evidence is nobody else's
+		t.tellFleet(m.reason)
+	}
+	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
+	t.tellTokensLocked(from, m.to)
+	if latched {
+		t.tellLatchedLocked()
+	}
+}
+
+// tellTokensLocked warns of tokens that were taken before an outage.
+func (t *Transport) tellTokensLocked(from, to Endpoint) {
+	what := fmt.Sprintf("the %v may not have the content that the last delta tokens, session tokens and ETags of the %v are about", to, from)
+	if from == to {
+		what = fmt.Sprintf("what serves at the %v now may not have the content that its last delta tokens, session tokens and ETags are about", to)
+	}
+	t.emit(Event{Kind: EventTokensSuspect, From: from, To: to, Reason: what})
+}
+
+func (t *Transport) tellLatchedLocked() {
+	e := t.state.Load().active
+	t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
+}
+
+// rememberLocked takes over the times of a fleet's switches.
+func (t *Transport) rememberLocked(switches []time.Time) {
+	if t.rule.Remember(time.Now(), switches) {
+		t.tellLatchedLocked()
+	}
+}
+
+// renewLocked goes on at the active endpoint after a false alarm: the rule has begun a
+// new epoch, with the connections of p. What is there now may be another place than
+// the one that has failed: then the writes of before are at risk. Moved says what
+// speaks for that, "" if nothing does.
+func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault) {
+	e := t.state.Load().active
+	event := Event{Kind: EventSwitchRefused, From: e, To: e.other(), Reason: reason, Fault: f}
+	if t.org.Alternate == nil {
+		event.To = e
+	}
+	if moved != "" {
+		event.Kind, event.To = EventRenewed, e
+		event.Reason = reason + "; " + moved
+		event.Loss = t.reportLossLocked(e, e, t.rule.Epoch, event.Reason)
+	}
+	t.endpoints[e].reset()
+	t.publishLocked(p)
+	t.emit(event)
+	if moved != "" {
+		t.tellTokensLocked(e, e)
+	}
+}
+
+// downLocked begins an outage: the rule has found that neither endpoint serves.
+func (t *Transport) downLocked(faults [2]*Fault) {
+	now := time.Now()
+	e := t.state.Load().active
+	recent := t.downs[:0]
+	for _, at := range t.downs {
+		if now.Sub(at) < downQuiet {
+			recent = append(recent, at)
+		}
+	}
+	t.downs = append(recent, now)
+	t.outage = &outage{since: now, faults: faults, until: now.Add(downInterval), untold: len(t.downs) > maxDowns}
+	t.downs = t.downs[max(0, len(t.downs)-maxDowns-1):]
+	t.publishLocked(nil)
+	if !t.outage.untold {
+		t.tellDownLocked(e)
+	}
+}
+
+func (t *Transport) tellDownLocked(e Endpoint) {
+	t.outage.untold = false
+	reason := "neither endpoint passes its probe"
+	if t.org.Alternate == nil {
+		reason = "the endpoint does not pass its probe"
+	}
+	if len(t.downs) > maxDowns {
+		reason += ", again"
+	}
+	t.emit(Event{Kind: EventDown, From: e, To: e, Reason: reason, Fault: t.outage.faults[e]})
+}
+
+// upLocked ends an outage at the active endpoint: the rule has begun a new epoch. The
+// connections are those of p, nil to keep what there are: a request was answered over
+// one of them.
+func (t *Transport) upLocked(p *pool, reason string) {
+	e := t.state.Load().active
+	told := !t.outage.untold
+	t.endOutageLocked(time.Now())
+	loss := t.reportLossLocked(e, e, t.rule.Epoch, reason)
+	t.objection = ""
+	t.endpoints[e].reset()
+	t.publishLocked(p)
+	if told {
+		t.emit(Event{Kind: EventUp, From: e, To: e, Reason: reason, Loss: loss})
+		t.tellTokensLocked(e, e)
+	}
+}
+
+// endOutageLocked takes note of how long an outage has lasted.
+func (t *Transport) endOutageLocked(now time.Time) {
+	t.timeDown += now.Sub(t.outage.since)
+	t.outage = nil
+}
+
+// timeDownLocked returns how long the Transport has been down in all.
+func (t *Transport) timeDownLocked() time.Duration {
+	if t.outage == nil {
+		return t.timeDown
+	}
+	return t.timeDown + time.Since(t.outage.since)
+}
+
+// outlook returns the faults that the last probes of an outage have met, and how
+// long it is until the next.
+func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.outage == nil {
+		return faults, 0
+	}
+	return t.outage.faults, max(0, time.Until(t.outage.until))
+}
+
+// answered takes note of a healthy answer of the active endpoint to a request that
+// was sent under st: it takes the faults off the record, and is proof of life.
+func (t *Transport) answered(st *state) {
+	e := &t.endpoints[st.active]
+	if !e.suspect.Load() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Epoch != st.epoch || t.rule.Closed {
+		return
+	}
+	e.success()
+	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.growth.NextBackOff())
+	switch {
+	case up:
+		t.upLocked(nil, fmt.Sprintf("the %v answers a request", st.active))
+	case confirmed:
+		t.publishLocked(nil)
+		if !t.rule.Pinned {
+			t.tellFleet(fmt.Sprintf("the %v answers requests", st.active))
+		}
+	}
 }

@@ -1,28 +1,24 @@
 package failover
 
 import (
-	"bytes"
-	"crypto/sha256"
-	_ "embed" // the page
-	"encoding/base64"
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"html/template"
-	"mime"
 	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/d365failover/failover/internal/redact"
+	"github.com/d365failover/failover/internal/rule"
+	"github.com/d365failover/failover/internal/statuspage"
 )
-
-// statusPage is the template of the page. Its style is one literal element, so
-// that the Content-Security-Policy can name it by its hash.
-//
-//go:embed statuspage.html
-var statusPage string
 
 // StatusHandler returns a handler that shows [Transport.Status]: as a page for
 // people, which renews itself every 10 seconds, or as JSON if the query has
@@ -43,9 +39,23 @@ var statusPage string
 // of a fault without a response) is left out. Fields may be added.
 //
 //	time, started       of this answer, and of New
-//	situation           the gravest that applies: "closed", "down", "pinned",
-//	                    "latched", "tripped", "failed over" or "healthy"
-//	summary, advice     a sentence or two for people; their wording may change
+//	situation, level,   the gravest of the findings: its name, level, summary and
+//	summary, advice     advice
+//	findings            objects, the gravest first. There is always one with the
+//	                    name "closed", "down", "pinned", "latched", "tripped",
+//	                    "failed over" or "healthy"; the others are
+//	                    "unauthorized", "throttled", "failing",
+//	                    "switches refused", "writes missing", "writes at risk",
+//	                    "writes to look up", "writes in doubt" and "fleet".
+//	                    level is "off" (closed), "bad", "warn" or "ok"; summary
+//	                    and advice are for people, and their wording may change;
+//	                    cause is whose trouble it most likely is: "us",
+//	                    "Microsoft", "either" or "none", for the reason why;
+//	                    runbook is the address of what to do about it
+//	organization        the host of the primary
+//	process             instance (which is the member of a fleet), host, pid,
+//	                    program and its version, the version of this library,
+//	                    and go
 //	ready               whether Ready returns nil
 //	active              endpoint, "primary" or "alternate"
 //	since               when it became active
@@ -54,14 +64,20 @@ var statusPage string
 //	pinned, down,       booleans, see Status
 //	latched, closed
 //	primary, alternate  objects with url, active, breaker, lastSuccess,
-//	                    lastFault, faults (number by class, of every class) and
-//	                    probe, the last one: time, result ("passed", "failed" or
-//	                    "inconclusive"), error
+//	                    lastFault, faults (number by class, of every class),
+//	                    recent (the attempts of the last minutes: succeeded,
+//	                    faults by class, inDoubt, refusedSwitches) and probe, the
+//	                    last one: time, result ("passed", "failed" or
+//	                    "inconclusive"), error. An organization with one address
+//	                    has no alternate
 //	fleet               with Config.Shared, what is known of the fleet: member,
 //	                    apart, active, generation, since, reason and by of the
 //	                    record, loaded, failed, witnesses, error
 //	loss                the writes that the last switch put at risk: from,
 //	                    lastSuccess, rpoSeconds, truncated, atRisk, unknown
+//	losses              the last reports of this kind, newest first
+//	verifying           whether their records are being read, see
+//	                    [Transport.ControlHandler]
 //	events              objects, oldest first, with kind, time, generation,
 //	                    from, to, reason, fault, error
 //
@@ -70,30 +86,39 @@ var statusPage string
 // time, method, path, entityId, requestId, label, status, and state: "not
 // verified", "present", "missing" or "unreadable".
 func (t *Transport) StatusHandler() http.Handler {
-	// Parsed here and not in a variable of the package, so that programs that
-	// do not show the page link little of html/template.
-	page := template.Must(template.New("status").Parse(statusPage))
-	policy := "default-src 'none'; style-src " + styleSource(statusPage) + "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	return readOnly(func(w http.ResponseWriter, r *http.Request) {
-		report, line := t.statusReport()
-		var body bytes.Buffer
-		if wantsJSON(r) {
-			out := json.NewEncoder(&body)
-			out.SetIndent("", "  ")
-			if err := out.Encode(report); err != nil {
-				http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
-				return
-			}
-			respond(w, http.StatusOK, "application/json", body.Bytes())
-			return
-		}
-		if err := page.Execute(&body, statusHTML{report, line}); err != nil {
-			http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Security-Policy", policy)
-		respond(w, http.StatusOK, "text/html; charset=utf-8", body.Bytes())
-	})
+	page := statuspage.NewPage()
+	return readOnly(func(w http.ResponseWriter, r *http.Request) { show(w, r, page, t.report()) })
+}
+
+// show answers with a report in the form that is asked for.
+func show(w http.ResponseWriter, r *http.Request, page *statuspage.Page, report *statuspage.Report) {
+	if statuspage.WantsJSON(r) {
+		respondJSON(w, http.StatusOK, report)
+		return
+	}
+	body, policy, err := page.Draw(report)
+	respondPage(w, http.StatusOK, body, policy, err)
+}
+
+// respondPage answers with a page, or says why there is none.
+func respondPage(w http.ResponseWriter, status int, body []byte, policy string, err error) {
+	if err != nil {
+		http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Security-Policy", policy)
+	w.Header().Set("Referrer-Policy", "same-origin") // the runbook need not know where it was read from
+	respond(w, status, "text/html; charset=utf-8", body)
+}
+
+// respondJSON answers with v.
+func respondJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	respond(w, status, "application/json", append(body, '\n'))
 }
 
 // Ready returns nil unless neither endpoint serves, or the Transport is closed;
@@ -106,10 +131,10 @@ func (t *Transport) Ready() error {
 	if st.closed {
 		return ErrClosed
 	}
-	if st.down == nil {
+	if !st.down {
 		return nil
 	}
-	faults, _ := t.outlook(st.down)
+	faults, _ := t.outlook()
 	err := ErrUnavailable
 	for _, f := range faults {
 		if f != nil {
@@ -160,139 +185,200 @@ func respond(w http.ResponseWriter, status int, contentType string, body []byte)
 	w.Write(body)
 }
 
-// styleSource returns the source expression that permits the page's style.
-// Source: Content Security Policy Level 3, section 2.3.1, hash-source.
-func styleSource(page string) string {
-	_, style, _ := strings.Cut(page, "<style>")
-	style, _, _ = strings.Cut(style, "</style>")
-	sum := sha256.Sum256([]byte(style))
-	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+// report returns the report of this moment.
+func (t *Transport) report() *statuspage.Report {
+	s := t.Status()
+	r := newReport(&s, &t.cfg, t.started, time.Now())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r.Verifying = t.verifying != nil
+	return r
 }
 
-// wantsJSON reports whether a request is for the JSON form. A header that ranks
-// both forms equal, as "application/json, */*" does, means the one it names.
-func wantsJSON(r *http.Request) bool {
-	if format := r.URL.Query().Get("format"); format != "" {
-		return format == "json"
+func newReport(s *Status, cfg *Config, started, now time.Time) *statuspage.Report {
+	r := &statuspage.Report{
+		Time: now.UTC(), Started: started.UTC(),
+		Process: processView(s.Fleet),
+		Ready:   !s.Closed && !s.Down,
+		Active:  s.Active.String(), Since: s.Since.UTC(), ActiveSeconds: inSeconds(now.Sub(s.Since)),
+		Generation: s.Generation, Pinned: s.Pinned, Down: s.Down, Latched: s.Latched, Closed: s.Closed,
+		Primary: *endpointView(Primary, &s.Primary, s.Active),
+		Fleet:   fleetView(s.Fleet),
+		Losses:  make([]statuspage.Loss, 0, 1),
+		Events:  make([]statuspage.Event, 0, len(s.Events)),
+
+		ManualFailback: cfg.ManualFailback || cfg.ProbeInterval == never,
+		FailsFast:      cfg.FailFast && !cfg.WaitForUp,
+		Latch:          maxSwitches,
+		Runbook:        cmp.Or(cfg.Runbook, defaultRunbook),
+		RecordFull:     len(s.Events) == maxRecent,
 	}
-	accept := strings.Split(strings.Join(r.Header.Values("Accept"), ","), ",")
-	asJSON, named := rank(accept, "application/json")
-	asHTML, alsoNamed := rank(accept, "text/html")
-	return asJSON > asHTML || asJSON == asHTML && asJSON > 0 && named && !alsoNamed
+	_, r.Organization, _ = strings.Cut(s.Primary.URL, "://")
+	if s.Alternate.URL != "" {
+		r.Alternate = endpointView(Alternate, &s.Alternate, s.Active)
+	}
+	for _, loss := range slices.Backward(s.Losses) { // newest first
+		r.Losses = append(r.Losses, *lossView(loss))
+	}
+	if len(r.Losses) > 0 {
+		r.Loss = &r.Losses[0]
+	}
+	for i := range s.Events {
+		r.Events = append(r.Events, eventView(&s.Events[i]))
+	}
+	r.Judge()
+	return r
 }
 
-// rank returns the weight that an Accept header gives a media type, and whether
-// it names it. The most specific range decides (RFC 9110, section 12.5.1).
-func rank(accept []string, mediaType string) (weight float64, named bool) {
-	family, _, _ := strings.Cut(mediaType, "/")
-	found := -1
-	for _, field := range accept {
-		name, params, err := mime.ParseMediaType(field)
-		if err != nil {
-			continue
+// defaultRunbook is the runbook of this module.
+const defaultRunbook = "https://github.com/d365failover/failover/blob/main/docs/operations.md"
+
+// process is what does not change while the program runs.
+var process = sync.OnceValue(func() statuspage.Process {
+	host, _ := os.Hostname()
+	p := statuspage.Process{Host: redact.Line(host, maxCodeWord), PID: os.Getpid(), Program: redact.Line(filepath.Base(os.Args[0]), maxCodeWord), Go: runtime.Version()}
+	p.Instance = fmt.Sprintf("%s/%d", p.Host, p.PID)
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return p
+	}
+	p.Version = build.Main.Version
+	if build.Main.Path == module {
+		p.Library = build.Main.Version
+	}
+	for _, dep := range build.Deps {
+		if dep.Path == module {
+			p.Library = dep.Version
 		}
-		for precision, match := range []string{"*/*", family + "/*", mediaType} {
-			if name != match || precision <= found {
-				continue
-			}
-			found, weight = precision, 1
-			if q, ok := params["q"]; ok {
-				weight, _ = strconv.ParseFloat(q, 64)
+	}
+	return p
+})
+
+// module is the path of this module.
+const module = "github.com/d365failover/failover"
+
+// processView names this process, as the fleet does if there is one.
+func processView(fleet *FleetStatus) statuspage.Process {
+	p := process()
+	if fleet != nil {
+		p.Instance = fleet.Member
+	}
+	return p
+}
+
+func endpointView(e Endpoint, s *EndpointStatus, active Endpoint) *statuspage.Endpoint {
+	v := &statuspage.Endpoint{
+		Name: e.String(), URL: s.URL, Active: e == active, Breaker: s.State.String(),
+		LastSuccess: s.LastSuccess.UTC(), LastFault: faultView(s.LastFault, s.LastFaultTime), Faults: make(map[string]uint64),
+		Recent: recentView(&s.Recent),
+	}
+	for c := range ClassLocal + 1 {
+		v.Faults[c.String()] = s.Faults[c]
+	}
+	if s.LastProbe.IsZero() {
+		return v
+	}
+	v.Probe = &statuspage.Probe{Time: s.LastProbe.UTC(), Result: statuspage.ProbePassed}
+	if s.ProbeError != nil {
+		v.Probe.Error = boundedText(s.ProbeError)
+		v.Probe.Result = statuspage.ProbeFailed
+		found := probed{err: s.ProbeError}
+		o, f := found.outcome()
+		if o == rule.Inconclusive {
+			v.Probe.Result = statuspage.ProbeInconclusive
+		}
+		v.Probe.Fault = faultView(f, time.Time{})
+	}
+	return v
+}
+
+func recentView(s *Recent) statuspage.Recent {
+	v := statuspage.Recent{
+		Minutes: int(RecentTime.Minutes()), Succeeded: s.Succeeded, InDoubt: s.InDoubt, RefusedSwitches: s.RefusedSwitches,
+		Faults: make(map[string]int, len(s.Faults)),
+	}
+	for c, n := range s.Faults {
+		v.Faults[c.String()] = n
+	}
+	return v
+}
+
+// boundedText returns the text of an error that may be of anybody's making.
+func boundedText(err error) string { return redact.Line(redact.Error(err), maxFaultText) }
+
+// faultView puts a fault into the form of the report; the zero time means that
+// it goes without saying.
+func faultView(f *Fault, at time.Time) *statuspage.Fault {
+	if f == nil {
+		return nil
+	}
+	return &statuspage.Fault{
+		Time: at.UTC(), Class: f.Class.String(), Definitive: f.Definitive, Delivery: f.Delivery.String(),
+		Status: f.Status, Code: redact.Line(f.Code, maxCodeWord), RequestID: redact.Line(f.RequestID, maxRequestText),
+		RetryAfterSeconds: inSeconds(f.RetryAfter), Text: f.Error(),
+	}
+}
+
+func eventView(e *Event) statuspage.Event {
+	v := statuspage.Event{
+		Kind: e.Kind.String(), Time: e.Time.UTC(), Generation: e.Generation, From: e.From.String(), To: e.To.String(),
+		Reason: redact.Line(redact.Text(e.Reason), maxFaultText), Fault: faultView(e.Fault, time.Time{}),
+	}
+	if e.Err != nil {
+		v.Error = boundedText(e.Err)
+	}
+	return v
+}
+
+// fleetView puts what is known of the fleet into the form of the report; nil if
+// there is none.
+func fleetView(s *FleetStatus) *statuspage.Fleet {
+	if s == nil {
+		return nil
+	}
+	v := &statuspage.Fleet{
+		Member: s.Member, Apart: s.Apart, Active: s.Record.Active.String(), Generation: s.Record.Generation, Since: s.Record.Since.UTC(),
+		Reason: redact.Line(redact.Text(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
+		Witnesses: append([]string{}, s.Witnesses...),
+	}
+	if len(s.Witnesses) > 0 {
+		v.Failed = s.Failed.String()
+	}
+	if s.Err != nil {
+		v.Error = boundedText(s.Err)
+	}
+	return v
+}
+
+// lossView puts the writes at risk into the form of the report, in which no
+// list is null; nil if there are none to report.
+func lossView(r *LossReport) *statuspage.Loss {
+	if r == nil {
+		return nil
+	}
+	states := make(map[Write]string)
+	if v := r.verification(); v != nil {
+		for state, writes := range map[string][]Write{statuspage.Present: v.Present, statuspage.Missing: v.Missing, statuspage.Unreadable: v.Unreadable} {
+			for _, w := range writes {
+				states[w] = state
 			}
 		}
 	}
-	return weight, found == 2
-}
-
-// statusHTML is what the page is made of.
-type statusHTML struct {
-	*statusReport
-	Timeline *timeline
-}
-
-// moment is a time as the page shows it.
-type moment struct{ at, now time.Time }
-
-// At returns a time for showing.
-func (p statusHTML) At(t time.Time) moment { return moment{t, p.Time} }
-
-// RFC3339 returns the time for machines, Clock for people, with the date unless
-// that is today's, and Ago how long ago it is.
-func (m moment) RFC3339() string { return m.at.UTC().Format(time.RFC3339) }
-func (m moment) Clock() string   { return clock(m.at, m.now, "15:04:05") }
-func (m moment) Ago() string     { return ago(m.at, m.now) }
-
-// Stamp returns the time of the report.
-func (p statusHTML) Stamp() string { return p.Time.Format("2 Jan 2006 15:04:05 UTC") }
-
-// Running returns for how long the Transport has existed.
-func (p statusHTML) Running() string { return inWords(p.Time.Sub(p.Started)) }
-
-// Title is the page's title: what matters first.
-func (p statusHTML) Title() string { return p.Situation + ": " + p.Primary.URL }
-
-// Endpoints returns both endpoints, the active one first.
-func (p statusHTML) Endpoints() []statusEndpoint {
-	if p.Alternate.Active {
-		return []statusEndpoint{p.Alternate, p.Primary}
+	view := func(writes []Write) []statuspage.Write {
+		list := make([]statuspage.Write, 0, len(writes))
+		for _, w := range writes {
+			list = append(list, statuspage.Write{
+				Time: w.Time.UTC(), Method: w.Method, Path: w.Path, EntityID: w.EntityID, RequestID: w.RequestID,
+				Label: w.Label, Status: w.Status, State: cmp.Or(states[w], statuspage.NotVerified),
+			})
+		}
+		return list
 	}
-	return []statusEndpoint{p.Primary, p.Alternate}
-}
-
-// Newest returns the events for reading from the top.
-func (p statusHTML) Newest() []statusEvent {
-	newest := slices.Clone(p.Events)
-	slices.Reverse(newest)
-	return newest
-}
-
-// writeRows is a list of writes as the page shows it.
-type writeRows struct {
-	statusHTML
-	Writes []statusWrite
-	More   int
-}
-
-// maxWriteRows bounds each list of writes on the page; the JSON has them all.
-const maxWriteRows = 100
-
-// Rows returns the writes of a list that the page has room for.
-func (p statusHTML) Rows(writes []statusWrite) writeRows {
-	n := min(len(writes), maxWriteRows)
-	return writeRows{p, writes[:n], len(writes) - n}
-}
-
-// clock returns t in UTC, with the date unless that is the date of now.
-func clock(t, now time.Time, layout string) string {
-	t, now = t.UTC(), now.UTC()
-	switch {
-	case t.Year() != now.Year():
-		layout = "2 Jan 2006 " + layout
-	case t.YearDay() != now.YearDay():
-		layout = "2 Jan " + layout
-	}
-	return t.Format(layout)
-}
-
-// ago returns the time from t to now in words.
-func ago(t, now time.Time) string {
-	if d := now.Sub(t); d >= time.Second {
-		return inWords(d) + " ago"
-	}
-	return "now"
-}
-
-// inWords returns a duration with the one or two units that matter.
-func inWords(d time.Duration) string {
-	days, hours, minutes := int(d.Hours())/24, int(d.Hours())%24, int(d.Minutes())%60
-	switch {
-	case days > 0:
-		return fmt.Sprintf("%d d %d h", days, hours)
-	case hours > 0:
-		return fmt.Sprintf("%d h %d min", hours, minutes)
-	case minutes > 0:
-		return fmt.Sprintf("%d min", minutes)
-	default:
-		return fmt.Sprintf("%d s", int(max(0, d).Seconds()))
+	return &statuspage.Loss{
+		From: r.From.String(), LastSuccess: r.LastSuccess.UTC(), RPOSeconds: inSeconds(r.RPO), Truncated: r.Truncated,
+		AtRisk: view(r.AtRisk), Unknown: view(r.Unknown),
 	}
 }
+
+// inSeconds returns d to the millisecond.
+func inSeconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

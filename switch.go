@@ -4,110 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
+	"github.com/d365failover/failover/internal/redact"
+	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file holds the one rule of switching. The alternate's own answer is the
-// arbiter of whether a failover happened: nobody announces one, and in normal
-// times the alternate does not serve.
+// This file asks both endpoints what the rule wants to know, and proposes what it
+// decides. Nobody announces a failover, and in normal times the alternate does not
+// serve: its own answer is the arbiter.
 
-// outcome of a probe.
-type outcome uint8
-
-const (
-	pending outcome = iota
-	passed
-	failed
-	// inconclusive: the endpoint answered, but with something that proves
-	// neither that it serves nor that it does not (403, 404, a bare 401).
-	inconclusive
-)
-
-// verdict of a decision.
-type verdict uint8
-
-const (
-	undecided verdict = iota
-	stay              // a false alarm: the active endpoint answers
-	move              // the other endpoint has taken over
-	down              // neither endpoint serves
-)
-
-// judge applies the rule to what the probes have shown so far. definitive: the
-// active endpoint has said itself that it does not serve.
-func judge(definitive bool, active, other outcome) verdict {
-	switch {
-	case other == passed && (definitive || active == failed):
-		return move
-	case active == pending || (definitive || active == failed) && other == pending:
-		return undecided
-	case active == failed:
-		return down
-	default:
-		return stay
-	}
+// question is one asking of both endpoints, shared by all callers that met the trouble.
+type question struct {
+	number uint64
+	st     *state // that it is about
+	fault  *Fault // that has raised it
+	// since is when what raised it began: a healthy answer after that is proof of life.
+	since  time.Time
+	cancel context.CancelFunc // ends it: there is nothing left to decide
+	done   chan struct{}      // closed when the verdict has taken effect, or was put aside
+	move   bool               // the traffic is to move. Valid once done is closed.
 }
 
-// decision is one run of the rule, shared by all callers that met the outage.
-type decision struct {
-	generation uint64             // that it is about
-	done       chan struct{}      // closed when the verdict has taken effect
-	cancel     context.CancelFunc // ends it: there is nothing left to decide
-	// definitive is guarded by Transport.mu.
-	definitive bool
-}
-
-// hold is the memory of a decision that changed nothing, so that a storm of
-// failing requests does not become a storm of probes. Stronger evidence than
-// the decision had overrides it.
-type hold struct {
-	until      time.Time
-	definitive bool
-	growth     *backoff.ExponentialBackOff
-}
-
-// extend starts or prolongs the hold.
-func (h *hold) extend(definitive bool) {
-	if h.growth == nil {
-		h.growth = backoff.NewExponentialBackOff(
-			backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
-			backoff.WithMaxInterval(30*time.Second), backoff.WithMaxElapsedTime(0))
-	}
-	if time.Since(h.until) > time.Minute { // long quiet
-		h.growth.Reset()
-	}
-	h.until, h.definitive = time.Now().Add(h.growth.NextBackOff()), definitive
-}
-
-// covers reports whether a decision on such evidence would only repeat the last.
-func (h *hold) covers(definitive bool) bool {
-	return time.Now().Before(h.until) && (h.definitive || !definitive)
-}
-
-// count takes note of a fault that an attempt made under st has met. It
-// returns the decision that the fault has led to, or nil.
-func (t *Transport) count(st *state, f *Fault) *decision {
+// count takes note of a fault that an attempt made under st has met. Own: it is the
+// caller's own deadline that has passed. It returns the question that the fault has
+// led to, or nil, and whether the answer decides on the fault: then the next attempt
+// should wait for it.
+func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides bool) {
 	e := &t.endpoints[f.Endpoint]
 	e.record(f)
 	if !f.counted() {
-		return nil
+		return nil, false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := t.state.Load()
-	if now.generation != st.generation || now.closed {
-		return nil // old news from before a switch
+	if t.rule.Epoch != st.epoch || t.rule.Closed {
+		return nil, false // old news from before a judgement
 	}
 	wasClosed := e.breaker.state() == StateClosed
-	if !e.fault(f) {
-		return nil
-	}
-	if wasClosed {
+	tripped := e.fault(f)
+	if tripped && wasClosed {
 		t.emit(Event{Kind: EventTripped, From: f.Endpoint, To: f.Endpoint, Reason: t.tripReason(f), Fault: f})
 	}
-	return t.decide(now, f)
+	kind := evidenceOf(f)
+	decides = tripped || kind == rule.TimedOut && !own
+	return t.seeLocked(rule.Evidence{Kinds: kind, Decides: decides}, f, time.Now()), decides
+}
+
+// evidenceOf returns what kind of evidence a counted fault is.
+func evidenceOf(f *Fault) rule.Kind {
+	switch {
+	case f.Definitive:
+		return rule.Fenced
+	case f.Err != nil && f.Timeout():
+		return rule.TimedOut
+	case f.Status == 0:
+		return rule.Unreachable
+	default:
+		return rule.Answered
+	}
 }
 
 // tripReason says why fault f has opened the breaker.
@@ -122,124 +79,209 @@ func (t *Transport) tripReason(f *Fault) string {
 	}
 }
 
-// decide starts a decision or joins the one under way. mu is held.
-func (t *Transport) decide(st *state, f *Fault) *decision {
-	if t.decision != nil && t.decision.generation == st.generation {
-		t.decision.definitive = t.decision.definitive || f.Definitive
-		return t.decision
-	}
-	if st.down != nil || st.pinned || t.hold.covers(f.Definitive) {
+// seeLocked shows evidence against the active endpoint to the rule, and asks what it
+// wants to know. It returns the question under way, nil if there is none.
+func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *question {
+	now := time.Now()
+	switch t.rule.See(now, t.rule.Epoch, e) {
+	case rule.Ignore:
+		if found, ok := t.rule.Kept(now); ok && rule.Judge(false, found) == rule.Move {
+			return t.question // which has found that the traffic is to move
+		}
 		return nil
+	case rule.Join:
+		return t.question
 	}
+	number, _ := t.rule.Question()
 	ctx, cancel := context.WithCancel(t.ctx)
-	d := &decision{generation: st.generation, done: make(chan struct{}), cancel: cancel, definitive: f.Definitive}
-	t.decision = d
+	q := &question{number: number, st: t.state.Load(), fault: f, since: since, cancel: cancel, done: make(chan struct{})}
+	t.question = q
 	t.wg.Go(func() {
-		defer close(d.done)
+		defer close(q.done)
 		defer cancel()
-		t.settle(ctx, st, d, f)
+		t.settle(ctx, q)
 	})
-	return d
+	return q
 }
 
-// settle probes both endpoints and carries the verdict out.
-func (t *Transport) settle(ctx context.Context, st *state, d *decision, f *Fault) {
-	definitive := func() bool {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		return d.definitive
-	}
-	v, faults := t.consult(ctx, st.active, definitive)
-	refusal := error(nil)
-	switch v {
-	case move:
-		to := st.active.other()
-		reason := fmt.Sprintf("the %v does not serve, the %v passes its probe", st.active, to)
-		for {
-			fenced, memory := definitive(), damping
-			if fenced { // the service itself sends the traffic away
-				memory = fenceDamping
-			}
-			if refusal = t.witness(st.active, t.quorum(to, fenced)); refusal == nil {
-				refusal = t.propose(ctx, st, to, reason, f, memory)
-			}
-			if refusal == nil || definitive() == fenced { // no stronger evidence has come meanwhile
-				break
-			}
-		}
-	case down:
-		t.witness(st.active, 1)
-	}
-
+// definite reports whether the active endpoint has said itself, by now, that it does
+// not serve.
+func (t *Transport) definite(q *question) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.decision == d {
-		t.decision = nil
+	number, evidence := t.rule.Question()
+	return number == q.number && evidence.Definite()
+}
+
+// settle answers a question and carries the verdict out.
+func (t *Transport) settle(ctx context.Context, q *question) {
+	definite := func() bool { return t.definite(q) }
+	found, ok := t.keptFindings(q)
+	if !ok {
+		found = t.consult(ctx, q.st.active, q.since, definite)
 	}
-	if t.state.Load() != st {
-		return // moved, by this decision or by hand, or closed
+	if ctx.Err() != nil {
+		return // what probes say that were ended is no evidence
 	}
-	switch v {
-	case move:
-		t.stayPut(st, d, f, refusal)
-	case down:
-		t.goDown(faults)
-	default:
-		t.endpoints[st.active].reset()
-		t.stayPut(st, d, f, fmt.Errorf("the %v answers its probe", st.active))
+	if found.Active == rule.Failed && found.Other != rule.Passed {
+		t.witness(q.st.active, 1)
+	}
+	p := t.newPool()
+	t.mu.Lock()
+	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.growth.NextBackOff())
+	switch verdict {
+	case rule.GoDown:
+		t.downLocked(found.faults)
+	case rule.Stay:
+		why := fmt.Sprintf("the %v answers its probe", q.st.active)
+		_, evidence := t.rule.Question()
+		switch {
+		case renewed:
+			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q.fault)
+		case evidence.Kinds != rule.Slow:
+			t.endpoints[q.st.active].reset()
+			t.refusedLocked(q.st.active, why, q.fault)
+		}
+	case rule.Undecided:
+		if t.rule.Epoch == q.st.epoch { // an early question: what it has found is kept
+			t.found = found
+			q.move = rule.Judge(false, found.Findings) == rule.Move
+		}
+	}
+	t.mu.Unlock()
+	if verdict == rule.Move {
+		t.proposeMove(ctx, q, found)
 	}
 }
 
-// stayPut keeps the traffic where it is, for the time of the hold. mu is held.
-func (t *Transport) stayPut(st *state, d *decision, f *Fault, why error) {
-	t.hold.extend(d.definitive)
-	t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: st.active.other(), Reason: why.Error(), Fault: f})
+// keptFindings returns what an early question has found, if that answers q.
+func (t *Transport) keptFindings(q *question) (findings, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	kept, ok := t.rule.Kept(time.Now())
+	_, evidence := t.rule.Question()
+	return t.found, ok && evidence.Decides && rule.Judge(evidence.Definite(), kept) != rule.Undecided
+}
+
+// movedBehindLocked says what speaks for a failover that has kept the address: the kind
+// of the trouble, or another address behind the name. It is what was seen, and no
+// conclusion: the answers of name servers rotate.
+func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
+	switch seen := found.addresses; {
+	case e.Definite():
+		return "it has said that it does not serve" + seen
+	case seen != "":
+		return "its name leads elsewhere" + seen
+	case e.Kinds&(rule.TimedOut|rule.Slow) != 0:
+		return "requests to it got no answer"
+	default:
+		return ""
+	}
+}
+
+// refusedLocked tells that the traffic stays where it is.
+func (t *Transport) refusedLocked(at Endpoint, why string, f *Fault) {
+	to := at.other()
+	if t.org.Alternate == nil {
+		to = at
+	}
+	t.emit(Event{Kind: EventSwitchRefused, From: at, To: to, Reason: why, Fault: f})
+}
+
+// proposeMove moves the traffic as a question has decided, or holds the evidence if
+// that is refused.
+func (t *Transport) proposeMove(ctx context.Context, q *question, found findings) {
+	from, to := q.st.active, q.st.active.other()
+	m := move{to: to, reason: fmt.Sprintf("the %v does not serve, the %v passes its probe", from, to), fault: q.fault}
+	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
+	var refusal error
+	for {
+		fenced := t.definite(q)
+		if refusal = t.witness(from, t.quorum(to, fenced)); refusal == nil {
+			refusal = t.propose(ctx, q.st, m, t.rule.Memory(fenced))
+		}
+		if refusal == nil || t.definite(q) == fenced { // no stronger evidence has come meanwhile
+			break
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	number, _ := t.rule.Question()
+	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Closed && !t.rule.Pinned {
+		t.rule.Refuse(time.Now(), q.number, t.growth.NextBackOff())
+		t.refusedLocked(from, refusal.Error(), q.fault)
+	}
 }
 
 // propose moves the traffic to an endpoint that has passed its probe, unless the
 // state has changed, there were too many switches within memory, or
 // Config.ConfirmSwitch objects. It returns why it did not.
-func (t *Transport) propose(ctx context.Context, st *state, to Endpoint, reason string, f *Fault, memory time.Duration) error {
-	t.mu.Lock()
-	latched, overtaken := t.latched(memory), t.state.Load() != st
-	t.mu.Unlock()
-	if overtaken {
-		return errOvertaken
+func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.Duration) error {
+	if err := t.mayMove(st, memory); err != nil {
+		return err
 	}
-	if latched {
-		within := "an hour"
-		if memory == fenceDamping {
-			within = "a minute"
-		}
-		return fmt.Errorf("latched after %d switches within %s", maxSwitches, within)
-	}
-	if err := t.confirm(ctx, st.active, to, reason, f); err != nil {
+	if err := t.confirm(ctx, st.active, m); err != nil {
 		return fmt.Errorf("not confirmed: %w", forShow(err))
 	}
+	p := t.newPool()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state.Load() != st {
-		return errOvertaken
+	if err := t.mayMoveLocked(st, memory); err != nil {
+		return err
 	}
-	t.moveTo(to, reason, f)
+	t.moveLocked(m, p, func(now time.Time) bool { return t.rule.MoveTo(now, rule.Side(m.to), m.provisional) })
 	return nil
 }
 
-var errOvertaken = errors.New("overtaken by another change")
+// errOvertaken: something else has changed where traffic goes.
+var errOvertaken = rule.ErrOvertaken
+
+func (t *Transport) mayMove(st *state, memory time.Duration) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mayMoveLocked(st, memory)
+}
+
+func (t *Transport) mayMoveLocked(st *state, memory time.Duration) error {
+	err := t.rule.MayMove(time.Now(), rule.View{Epoch: st.epoch, Down: st.down}, memory)
+	if err != rule.ErrLatched {
+		return err
+	}
+	within := "an hour"
+	if memory == fenceDamping {
+		within = "a minute"
+	}
+	return fmt.Errorf("latched after %d switches within %s", maxSwitches, within)
+}
 
 // confirmTimeout bounds Config.ConfirmSwitch.
 const confirmTimeout = 30 * time.Second
 
 // confirm asks Config.ConfirmSwitch, if there is one.
-func (t *Transport) confirm(ctx context.Context, from, to Endpoint, reason string, f *Fault) error {
+func (t *Transport) confirm(ctx context.Context, from Endpoint, m move) error {
 	if t.cfg.ConfirmSwitch == nil {
 		return nil
 	}
-	proposal := Switch{From: from, To: to, Reason: reason, Fault: f, Loss: t.proposedLoss(from, to, reason)}
+	proposal := Switch{From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: t.proposedLoss(from, m.to, m.reason)}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
+	return t.outsource(ctx, "ConfirmSwitch", func() error { return t.cfg.ConfirmSwitch(ctx, proposal) })
+}
+
+// outsource calls a function of the program's own and waits for its end or that of
+// ctx. A function that panics has failed; the log says which it was.
+func (t *Transport) outsource(ctx context.Context, name string, f func() error) error {
 	answer := make(chan error, 1)
-	t.wg.Go(func() { answer <- t.cfg.ConfirmSwitch(ctx, proposal) })
+	t.wg.Go(func() {
+		err := errExited
+		defer func() {
+			if v := recover(); v != nil {
+				err = t.panicked(name, v)
+			}
+			answer <- err
+		}()
+		err = f()
+	})
 	select {
 	case err := <-answer:
 		return err
@@ -248,48 +290,140 @@ func (t *Transport) confirm(ctx context.Context, from, to Endpoint, reason strin
 	}
 }
 
-// consult probes both endpoints at the same time until the rule has a verdict,
-// and returns it with the faults of the probes by endpoint.
-func (t *Transport) consult(ctx context.Context, active Endpoint, definitive func() bool) (verdict, [2]*Fault) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		endpoint Endpoint
-		err      error
-	}
-	results := make(chan result, 2)
-	for _, e := range []Endpoint{Primary, Alternate} {
-		t.wg.Go(func() { results <- result{e, t.runProbe(ctx, e)} })
-	}
-	var outcomes [2]outcome
-	var faults [2]*Fault
-	for range outcomes {
-		r := <-results
-		if ctx.Err() != nil {
-			return undecided, faults // what probes say that were ended is no evidence
-		}
-		outcomes[r.endpoint], faults[r.endpoint] = probeOutcome(r.endpoint, r.err)
-		if v := judge(definitive(), outcomes[active], outcomes[active.other()]); v != undecided {
-			return v, faults
-		}
-	}
-	return stay, faults
+// errExited: a function of the program's own has called runtime.Goexit.
+var errExited = errors.New("failover: the function did not return")
+
+// panicked logs that a function of the program's own has panicked, and returns the
+// error that this is. Name is that of the field of Config which holds the function.
+func (t *Transport) panicked(name string, v any) error {
+	what := redact.Line(redact.Text(fmt.Sprint(v)), maxErrorText)
+	t.cfg.Logger.Error("failover: a function of the program panicked", "organization", t.org.Primary.Host, "function", "Config."+name, "panic", what)
+	return fmt.Errorf("failover: Config.%s panicked: %s", name, what)
 }
 
-// probeOutcome reads the result of a probe. A fault that does not count says
-// that something answers, but not what; every other error is a failure.
-func probeOutcome(e Endpoint, err error) (outcome, *Fault) {
-	if err == nil {
-		return passed, nil
+// findings are what the probes of both endpoints have found.
+type findings struct {
+	rule.Findings
+	faults    [2]*Fault // by endpoint
+	addresses string    // what a changed address of the active endpoint looked like, "" if it did not change
+}
+
+// consult probes both endpoints at the same time until the rule has a verdict. Since
+// is from when on a healthy answer of the active endpoint is proof of life.
+func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Time, definite func() bool) (found findings) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	began := time.Now()
+	type result struct {
+		endpoint Endpoint
+		probed   probed
+	}
+	results := make(chan result, 2)
+	asked := []Endpoint{Primary, Alternate}
+	if t.org.Alternate == nil {
+		asked = asked[:1]
+		found.Other = rule.Failed
+	}
+	for _, e := range asked {
+		t.wg.Go(func() { results <- result{e, t.probe(ctx, e)} })
+	}
+	for range asked {
+		r := <-results
+		if ctx.Err() != nil {
+			return found
+		}
+		outcome, fault := r.probed.outcome()
+		found.faults[r.endpoint] = fault
+		if r.endpoint != active {
+			found.Other = outcome
+		} else {
+			found.Active = outcome
+			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
+				found.Active = rule.Inconclusive // slow, and not dead
+			}
+			found.Reached = r.probed.reached()
+			found.addresses = r.probed.moved
+		}
+		found.Alive = t.succeededSince(active, since)
+		if rule.Judge(definite(), found.Findings) != rule.Undecided {
+			break
+		}
+	}
+	return found
+}
+
+// succeededSince reports whether an endpoint has given a request a healthy answer
+// since a time.
+func (t *Transport) succeededSince(e Endpoint, since time.Time) bool {
+	last := t.endpoints[e].lastSuccess.Load()
+	return last != 0 && t.started.Add(time.Duration(last)).After(since)
+}
+
+// probed is the result of a probe.
+type probed struct {
+	err   error
+	weak  bool   // it passed, by no more than a 401 or 429
+	moved string // how the address that it was found at differs from the last one, "" if it does not
+}
+
+// outcome reads the result. A fault that does not count says that something answers,
+// but not what, or that this machine is in trouble; every other error is a failure.
+func (p *probed) outcome() (rule.Outcome, *Fault) {
+	if p.err == nil {
+		if p.weak {
+			return rule.PassedWeakly, nil
+		}
+		return rule.Passed, nil
 	}
 	var f *Fault
-	if !errors.As(err, &f) {
-		f = &Fault{Class: ClassUnavailable, Err: err}
+	if !errors.As(p.err, &f) {
+		f = &Fault{Class: ClassUnavailable, Err: p.err}
+		if errors.Is(p.err, context.DeadlineExceeded) {
+			f.Class = ClassTransient
+		}
 	}
-	found := *f
-	found.Endpoint = e
-	if found.counted() {
-		return failed, &found
+	if f.counted() {
+		return rule.Failed, f
 	}
-	return inconclusive, &found
+	return rule.Inconclusive, f
+}
+
+// reached reports whether a new connection has led to an answer.
+func (p *probed) reached() bool {
+	outcome, f := p.outcome()
+	return outcome == rule.Passed || outcome == rule.PassedWeakly || outcome == rule.Inconclusive && f.Status != 0
+}
+
+// timedOut reports whether there was no answer in time.
+func (p *probed) timedOut() bool {
+	var f *Fault
+	if errors.As(p.err, &f) {
+		return f.Status == 0 && f.Timeout()
+	}
+	return p.err != nil && isTimeout(p.err)
+}
+
+// otherAddress says how the address that a probe was answered from differs from the
+// one before, "" if it does not, or is not known.
+func otherAddress(before, now net.Addr) string {
+	if before == nil || now == nil {
+		return ""
+	}
+	host := func(a net.Addr) string {
+		h, _, err := net.SplitHostPort(a.String())
+		if err != nil {
+			return a.String()
+		}
+		return h
+	}
+	if b, n := host(before), host(now); b != n {
+		return fmt.Sprintf(" (%s before, %s now)", b, n)
+	}
+	return ""
+}
+
+// closesIdle is what a RoundTripper can do that lets go of its connections.
+type closesIdle interface {
+	http.RoundTripper
+	CloseIdleConnections()
 }

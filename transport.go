@@ -1,8 +1,11 @@
 package failover
 
 import (
-	"fmt"
+	"bytes"
+	"context"
+	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -50,31 +53,57 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
-	if t.failsFast(st) {
-		closeBody(req)
-		return nil, t.refusal(st, req)
-	}
 	c := call{t: t, req: req, variant: variant, at: at}
+	if st.down && t.cfg.FailFast {
+		_, err := c.enter()
+		if err != nil {
+			closeBody(req)
+			return nil, err
+		}
+	}
 	return c.run()
 }
 
-// failsFast reports whether requests fail at once.
-func (t *Transport) failsFast(st *state) bool {
-	return st.closed || st.down != nil && !t.cfg.PassThrough
-}
-
-// refusal returns the error of a request that fails at once.
-func (t *Transport) refusal(st *state, req *http.Request) error {
-	if st.closed {
-		return ErrClosed
+// enter returns the state under which a call makes its first attempt. While neither
+// endpoint serves it fails with Config.FailFast, and waits with Config.WaitForUp.
+func (c *call) enter() (*state, error) {
+	t, waited := c.t, false
+	for {
+		st := t.state.Load()
+		switch {
+		case st.closed:
+			return nil, ErrClosed
+		case !st.down:
+			return st, nil
+		}
+		if c.at != st.active || !waited { // what it brings may be what the probes lack
+			t.lend(c.req.Header, false)
+		}
+		switch {
+		case t.cfg.WaitForUp:
+			waited = true
+			select {
+			case <-st.changed:
+				continue
+			case <-c.req.Context().Done():
+			case <-c.req.Cancel:
+			}
+			e := t.unavailable(c.req)
+			if ctx := c.req.Context(); ctx.Err() != nil {
+				e.is = append(e.is, forShow(contextError(ctx)))
+			}
+			return nil, e
+		case t.cfg.FailFast:
+			return nil, t.unavailable(c.req)
+		}
+		return st, nil
 	}
-	return t.unavailable(req, st)
 }
 
 // unavailable returns the error of a request that was not sent because neither
 // endpoint serves.
-func (t *Transport) unavailable(req *http.Request, st *state) error {
-	faults, retryAfter := t.outlook(st.down)
+func (t *Transport) unavailable(req *http.Request) *Error {
+	faults, retryAfter := t.outlook()
 	e := &Error{Method: req.Method, URL: redact.URL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
 	for _, f := range faults {
 		if f != nil {
@@ -97,50 +126,64 @@ type call struct {
 	variant           int           // of the organization's host names, see Org
 	at                Endpoint      // that the caller's URL names
 	body              payload
-	began             uint64   // epoch of the first attempt
 	faults            []*Fault // one for each attempt so far
+	doubts            []doubt  // that they have left
+	repeats           int      // see unseen
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool // see isRead
+	judged, onlyOnce  bool // see once
 
 	// Of the attempt under way:
 	st      *state
 	out     *http.Request // the caller's request, or a copy with what has to be different
-	copy    *ownCopy      // of that copy, nil if there is none
+	url     *url.URL      // of that copy, nil if it has none of its own
+	answer  *watchedBody  // room for the body of its answer, nil if there is none
+	reader  *bytes.Reader // room for its body, nil if there is none
 	transit *transit      // nil if nothing has to be known about it
+	sending bool          // Base has it
 }
 
 // run makes attempts until one is answered or none may follow.
-func (c *call) run() (*http.Response, error) {
-	defer c.body.close()
+func (c *call) run() (resp *http.Response, err error) {
+	defer func() {
+		c.body.close(resp != nil)
+		if c.sending { // Base has panicked
+			c.abandon()
+		}
+	}()
 	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 		return nil, err // the caller's own reader failed
 	}
-	st := c.t.state.Load() // not before: the caller's reader may have taken its time
-	if c.t.failsFast(st) {
-		return nil, c.t.refusal(st, c.req)
+	st, err := c.enter() // not before: the caller's reader may have taken its time
+	if err != nil {
+		return nil, err
 	}
-	c.began = st.epoch
 	for {
 		f := c.prepare(st)
-		if now := c.t.state.Load(); now.generation != st.generation && f == nil {
-			c.transit.release() // a switch has passed while Authorize took its time
+		if now := c.t.state.Load(); now.epoch != st.epoch && f == nil {
+			c.transit.release() // a judgement has passed while Authorize took its time
 			st = now
 			continue
 		}
-		var resp *http.Response
 		if f == nil {
 			resp, f = c.send()
 		}
 		if f == nil {
-			return resp, nil
+			return c.succeed(resp), nil
+		}
+		if c.unseen(f) {
+			st = c.t.state.Load()
+			continue
 		}
 		c.faults = append(c.faults, f)
+		c.weigh(f)
 		st = c.next(st, f)
 		c.tell(f, st)
 		if st == nil {
-			return c.finish(resp, f)
+			return c.finish(resp)
 		}
 		discard(resp)
+		resp = nil
 	}
 }
 
@@ -149,29 +192,31 @@ func (c *call) run() (*http.Response, error) {
 // attempts, and returns the state to make the attempt under, or nil.
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
-	t.borrow(c.req)
-	d := t.count(st, f)
-	if len(c.faults) >= t.cfg.MaxAttempts || !c.maySendAgain(f) {
-		return nil
-	}
+	c.lend(f)
+	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if !throttled && !f.counted() {
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
-	if d != nil {
+	if st.down {
+		return nil // each request is sent once then
+	}
+	if q != nil && decides {
 		select {
-		case <-d.done:
+		case <-q.done:
 		case <-ctx.Done():
+			return nil
+		case <-c.req.Cancel:
 			return nil
 		}
 	}
 	now := t.state.Load()
-	if now.generation == st.generation && !t.failsFast(now) && !c.pause(now, f, throttled) {
+	if now.epoch == st.epoch && !now.down && !c.pause(now, f, throttled, q) {
 		return nil
 	}
 	now = t.state.Load()
-	if t.failsFast(now) || ctx.Err() != nil {
+	if now.closed || now.down || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -183,21 +228,23 @@ func (c *call) tell(f *Fault, next *state) {
 	if c.t.cfg.OnFault == nil {
 		return
 	}
-	a := Attempt{Method: c.req.Method, Number: len(c.faults), Fault: f, To: f.Endpoint}
+	w := describe(c.req, nil, time.Time{}, "", c.label())
+	a := Attempt{Method: c.req.Method, Path: w.Path, Label: w.Label, Number: len(c.faults), Fault: f, To: f.Endpoint}
 	if next != nil {
 		a.Again, a.To = true, next.active
 	} else {
-		a.OutcomeUnknown = c.inDoubt(f) != nil
+		a.OutcomeUnknown = c.inDoubt() != nil
 	}
-	c.t.cfg.OnFault(c.req.Context(), a)
+	c.t.protect("Config.OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
 // false if that must not be: the endpoint does not serve or asked for a longer
 // wait than a call may take, the budget for repeats is used up, or the context
-// ends first. A switch ends the pause; then no budget is needed, so a call waits
-// for one even if there is none.
-func (c *call) pause(st *state, f *Fault, throttled bool) bool {
+// ends first. A judgement ends the pause; then no budget is needed, so a call waits
+// for one even if there is none. So does the answer to an early question, q, if the
+// traffic is to move: what is missing for that are faults.
+func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 	if c.pauses == nil && c.t.cfg.RetryBackoff > 0 {
 		c.pauses = backoff.NewExponentialBackOff(
 			backoff.WithInitialInterval(c.t.cfg.RetryBackoff), backoff.WithMaxElapsedTime(0))
@@ -219,8 +266,15 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	var asked <-chan struct{}
+	if q != nil && !throttled {
+		asked = q.done
+	}
 	for now := st; ; now = c.t.state.Load() {
-		if now.generation != st.generation {
+		if now.closed {
+			return false
+		}
+		if now.epoch != st.epoch {
 			if paid {
 				c.t.budget.giveBack()
 			}
@@ -230,62 +284,71 @@ func (c *call) pause(st *state, f *Fault, throttled bool) bool {
 		case <-timer.C:
 			return paid
 		case <-now.changed:
+		case <-asked:
+			if asked = nil; q.move && paid {
+				return true
+			}
 		case <-c.req.Context().Done():
+			return false
+		case <-c.req.Cancel:
 			return false
 		}
 	}
 }
 
+// succeed ends a call that got a healthy answer.
+func (c *call) succeed(resp *http.Response) *http.Response {
+	if resp.StatusCode < 300 {
+		c.acknowledge(resp, OutcomeAcknowledged)
+	} else if c.inDoubt() != nil { // a redirect does not say what became of an earlier attempt
+		c.tellDoubt(c.failure())
+		c.mark(resp)
+	}
+	return resp
+}
+
 // finish ends a call that got no healthy answer.
-func (c *call) finish(resp *http.Response, f *Fault) (*http.Response, error) {
-	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, RetryAfter: f.RetryAfter}
-	if doubt := c.inDoubt(f); doubt != nil {
-		e.is = append(e.is, ErrOutcomeUnknown)
-		answer := resp
-		if doubt != f {
-			answer = nil // of another attempt
+func (c *call) finish(resp *http.Response) (*http.Response, error) {
+	e := c.failure()
+	if c.inDoubt() != nil {
+		c.tellDoubt(e)
+		if resp != nil {
+			c.mark(resp)
 		}
-		c.note(doubt.Endpoint, c.began, answer, doubt.RequestID, OutcomeUnknown)
-		c.t.mu.Lock()
-		c.t.emit(Event{Kind: EventOutcomeUnknown, From: doubt.Endpoint, To: doubt.Endpoint, Fault: doubt, Err: e,
-			Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
-		c.t.mu.Unlock()
 	}
 	if resp != nil {
 		return resp, nil
 	}
-	if st := c.t.state.Load(); st.down != nil {
+	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
-		_, e.RetryAfter = c.t.outlook(st.down)
+		var faults [2]*Fault
+		faults, e.RetryAfter = c.t.outlook()
+		for at, f := range faults {
+			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
+				e.Attempts = append(slices.Clip(e.Attempts), f)
+			}
+		}
+	}
+	if ctx := c.req.Context(); ctx.Err() != nil {
+		if ended := contextError(ctx); !errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx)) {
+			e.is = append(e.is, forShow(ended))
+		}
 	}
 	return nil, e
 }
 
-// inDoubt returns the fault of the last attempt that may have carried out a
-// write, nil if there is none or a later attempt got a definite answer.
-func (c *call) inDoubt(last *Fault) *Fault {
-	if last.Delivery == Answered || c.isRead() {
-		return nil
+// abandon ends a call in which Base has panicked: its caller gets the panic.
+func (c *call) abandon() {
+	c.transit.release()
+	f := &Fault{Class: ClassTransient, Endpoint: c.st.active, Err: errBasePanicked}
+	f.Delivery = c.transit.delivery(Unknown, nil, false)
+	c.faults = append(c.faults, f)
+	if c.weigh(f); c.inDoubt() != nil {
+		c.tellDoubt(c.failure())
 	}
-	for _, f := range slices.Backward(c.faults) {
-		if f.Delivery == Unknown {
-			return f
-		}
-	}
-	return nil
 }
 
-// note enters a write that has just ended at an endpoint, and was begun in an epoch,
-// in the books.
-func (c *call) note(at Endpoint, began uint64, resp *http.Response, requestID string, outcome Outcome) {
-	if c.t.books.ledger == nil && c.t.cfg.OnWrite == nil || c.isRead() {
-		return
-	}
-	label, _ := c.req.Context().Value(labelKey).(string)
-	w := describe(c.req, resp, time.Now(), requestID, label)
-	w.Endpoint, w.Outcome, w.began = at, outcome, began
-	c.t.recordWrite(&w)
-}
+var errBasePanicked = errors.New("failover: round tripper panicked")
 
 // budget bounds the repeats at one endpoint to a share of the requests, so that
 // an endpoint in trouble does not get several times its load. It is counted in

@@ -1,32 +1,47 @@
 package failover
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/d365failover/failover/internal/rule"
 )
 
 // This file probes endpoints in the background: while down, pinned or failed over.
 
-// needsWatch reports whether endpoints have to be probed without traffic.
-func (t *Transport) needsWatch(st *state) bool {
-	away := st.active == Alternate || st.pinned
-	return !st.closed && (st.down != nil || away && t.cfg.ProbeInterval != never)
-}
-
 const (
-	// downInterval is the first time between two rounds of probes while down;
-	// it grows to maxDownInterval, jitter excluded.
+	// downInterval is the first time between two rounds of probes while down, or after
+	// a move on weak evidence; it grows to maxDownInterval, jitter excluded.
 	downInterval    = time.Second
 	maxDownInterval = 8 * time.Second
 	probeGrowth     = 1.5
 	probeJitter     = 0.2
+
+	// A question that has changed nothing is not asked again for holdInterval at
+	// first, which doubles to maxHold while requests go on failing, jitter included.
+	holdInterval = time.Second
+	maxHold      = 4 * time.Second
 )
 
+// needsWatchLocked reports whether endpoints have to be probed without traffic.
+func (t *Transport) needsWatchLocked() bool {
+	return t.rule.NeedsWatch(t.cfg.ProbeInterval != never)
+}
+
+// wakeWatch has the watch look again at what there is to do.
+func (t *Transport) wakeWatch() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
 // watch probes whatever has to be probed without traffic: both endpoints while
-// down or pinned, the primary while the alternate is active. It ends when
-// nothing is left to watch.
+// down or pinned, the primary while the alternate is active, and the endpoint that was
+// left on weak evidence. It ends when nothing is left to watch.
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
@@ -34,42 +49,52 @@ func (t *Transport) watch() {
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
-		if !t.needsWatch(now) {
+		if !t.needsWatchLocked() {
 			t.watching = false
 			t.mu.Unlock()
 			return
 		}
 		if now != st {
 			st, schedule = now, t.schedule(now)
-			due = t.nextProbe(st, schedule)
+			due = t.nextProbeLocked(st, schedule)
+		}
+		if t.demanded {
+			t.demanded, due = false, time.Now()
 		}
 		t.mu.Unlock()
 
-		select {
-		case <-t.wake:
-			continue
-		case <-time.After(time.Until(due)):
+		if wait := time.Until(due); wait > 0 {
+			select {
+			case <-t.wake:
+				continue
+			case <-time.After(wait):
+			}
 		}
-		if t.round(st) {
+		good := t.round(st)
+		if good {
 			schedule.Reset()
 		}
 		t.mu.Lock()
-		due = t.nextProbe(st, schedule)
+		due = t.nextProbeLocked(st, schedule)
+		close(t.rounds)
+		t.rounds = make(chan struct{})
 		t.mu.Unlock()
 	}
 }
 
-// nextProbe returns when to probe next: as scheduled, or when the dwell is over
-// if nothing else is missing for a fail-back. mu is held.
-func (t *Transport) nextProbe(st *state, schedule *backoff.ExponentialBackOff) time.Time {
+// nextProbeLocked returns when to probe next: as scheduled, or when the dwell is over
+// if nothing else is missing for a fail-back.
+func (t *Transport) nextProbeLocked(st *state, schedule *backoff.ExponentialBackOff) time.Time {
 	due := time.Now().Add(schedule.NextBackOff())
-	if st.down != nil {
-		st.down.until = due
-		return due
-	}
-	dwell := t.dwellUntil(st)
-	if !st.pinned && t.endpoints[Primary].breaker.state() == StateClosed && time.Now().Before(dwell) && dwell.Before(due) {
-		return dwell
+	switch {
+	case t.outage != nil:
+		t.outage.until = due
+	case st.provisional || st.pinned:
+	default:
+		dwell := t.rule.DwellUntil()
+		if t.endpoints[Primary].breaker.state() == StateClosed && time.Now().Before(dwell) && dwell.Before(due) {
+			return dwell
+		}
 	}
 	return due
 }
@@ -77,7 +102,7 @@ func (t *Transport) nextProbe(st *state, schedule *backoff.ExponentialBackOff) t
 // schedule returns the times between probes for a state.
 func (t *Transport) schedule(st *state) *backoff.ExponentialBackOff {
 	first, last := t.cfg.ProbeInterval, t.cfg.MaxProbeInterval
-	if st.down != nil {
+	if st.down || st.provisional {
 		first, last = downInterval, maxDownInterval
 	}
 	return intervals(first, last, probeGrowth)
@@ -95,11 +120,13 @@ func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBa
 // that the next ones may follow soon.
 func (t *Transport) round(st *state) (good bool) {
 	switch {
-	case st.down != nil:
+	case st.down:
 		return t.tryRecovery(st)
 	case st.pinned:
-		primary, alternate := t.runProbe(t.ctx, Primary), t.runProbe(t.ctx, Alternate)
-		return primary == nil && alternate == nil
+		good = t.runProbe(t.ctx, Primary) == nil
+		return t.org.Alternate == nil || t.runProbe(t.ctx, Alternate) == nil && good
+	case st.provisional:
+		return t.tryReturn(st)
 	default:
 		return t.tryFailback(st)
 	}
@@ -109,30 +136,56 @@ func (t *Transport) round(st *state) (good bool) {
 // the one that serves, the active one if both do. The latch does not apply:
 // there is nothing to move away from.
 func (t *Transport) tryRecovery(st *state) (good bool) {
-	v, faults := t.consult(t.ctx, st.active, func() bool { return false })
-	if v == move {
-		to := st.active.other()
-		fenced := faults[st.active] != nil && faults[st.active].Definitive
-		err := t.witness(st.active, t.quorum(to, fenced))
-		if err == nil {
-			err = t.propose(t.ctx, st, to, fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to), nil, 0)
-		}
-		return t.moved(st, to, err)
-	}
-	if v == down {
-		t.witness(st.active, 1) // still
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.state.Load() != st {
+	found := t.consult(t.ctx, st.active, time.Now(), func() bool { return false })
+	if t.ctx.Err() != nil {
 		return false
 	}
-	if v == stay {
-		t.comeUp(fmt.Sprintf("the %v answers its probe", st.active))
-		return true
+	if found.Active == rule.Failed && found.Other != rule.Passed {
+		t.witness(st.active, 1) // still
 	}
-	st.down.faults = faults
-	return false
+	p := t.newPool()
+	t.mu.Lock()
+	verdict := t.rule.Recover(rule.View{Epoch: st.epoch}, found.Findings)
+	switch verdict {
+	case rule.Stay:
+		t.upLocked(p, fmt.Sprintf("the %v answers its probe%s", st.active, found.addresses))
+	case rule.GoDown:
+		t.outage.faults = found.faults
+		if t.outage.untold && time.Since(t.outage.since) >= downTold {
+			t.tellDownLocked(st.active)
+		}
+	}
+	t.mu.Unlock()
+	if verdict != rule.Move {
+		return verdict == rule.Stay
+	}
+	to := st.active.other()
+	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
+	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
+	fenced := found.faults[st.active] != nil && found.faults[st.active].Definitive
+	err := t.witness(st.active, t.quorum(to, fenced))
+	if err == nil {
+		err = t.propose(t.ctx, st, m, 0)
+	}
+	return t.moved(st, to, err)
+}
+
+// tryReturn goes back to the endpoint that was left on weak evidence, if that passes:
+// no dwell, latch or ManualFailback keeps the traffic where nothing proves that the
+// organization is served.
+func (t *Transport) tryReturn(st *state) (good bool) {
+	left := st.active.other()
+	if t.runProbe(t.ctx, left) != nil {
+		return false
+	}
+	t.mu.Lock()
+	may := t.rule.MayTakeBack(rule.View{Epoch: st.epoch})
+	t.mu.Unlock()
+	if !may {
+		return false
+	}
+	return t.moved(st, left, t.propose(t.ctx, st, move{to: left, reason: fmt.Sprintf(
+		"the %v passes its probe, and the %v has not given a healthy answer", left, st.active)}, 0))
 }
 
 // tryFailback probes the primary and returns to it once it has passed Rise
@@ -149,7 +202,7 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	case !t.risen(st):
 		return true
 	default:
-		return t.moved(st, Primary, t.propose(t.ctx, st, Primary, "the primary serves again", nil, damping))
+		return t.moved(st, Primary, t.propose(t.ctx, st, move{to: Primary, reason: "the primary serves again"}, damping))
 	}
 }
 
@@ -158,7 +211,7 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 func (t *Transport) moved(st *state, to Endpoint, err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err != nil && t.state.Load() == st && t.objection != err.Error() {
+	if err != nil && !errors.Is(err, errOvertaken) && t.rule.Epoch == st.epoch && t.objection != err.Error() {
 		t.objection = err.Error()
 		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: to, Reason: err.Error()})
 	}
@@ -170,10 +223,10 @@ func (t *Transport) moved(st *state, to Endpoint, err error) bool {
 func (t *Transport) risen(st *state) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state.Load() != st {
+	if t.rule.Epoch != st.epoch || t.rule.Closed {
 		return false
 	}
 	primary := &t.endpoints[Primary]
 	primary.success()
-	return primary.breaker.state() == StateClosed && !t.cfg.ManualFailback && !time.Now().Before(t.dwellUntil(st))
+	return t.rule.MayReturn(time.Now(), rule.View{Epoch: st.epoch}, primary.breaker.state() == StateClosed)
 }

@@ -46,9 +46,9 @@ func produced(t *testing.T) map[string]row {
 		resp, err := client.Get(org.URL() + "/api/data/v9.2/accounts")
 		require.NoError(t, err)
 		resp.Body.Close()
-		primary, alternate, ok := addresses(org.URL(), new(failover.Config))
-		require.True(t, ok)
-		fleet := newObserver(provider.Meter(scope), primary, alternate, nil)
+		pair := transport.Org()
+		fleet := &observer{ready: make(chan struct{})}
+		fleet.init(provider.Meter(scope), pair.Primary, pair.Alternate, nil)
 		fleet.watch(func() failover.Status { return failover.Status{Fleet: &failover.FleetStatus{}} })
 		synctest.Wait()
 

@@ -178,10 +178,6 @@ func observed(orgURL string, cfg *failover.Config, opts []Option, create func(*f
 	if cfg != nil {
 		c = *cfg
 	}
-	primary, alternate, ok := addresses(orgURL, &c)
-	if !ok {
-		return create(&c) // which fails, and says what is wrong
-	}
 	var o options
 	for _, opt := range opts {
 		opt(&o)
@@ -189,33 +185,22 @@ func observed(orgURL string, cfg *failover.Config, opts []Option, create func(*f
 	if o.provider == nil {
 		o.provider = otel.GetMeterProvider()
 	}
-	obs := newObserver(o.provider.Meter(scope), primary, alternate, o.attributes)
+	obs := &observer{ready: make(chan struct{})}
 	c.OnEvent, c.OnFault = obs.beforeEvent(c.OnEvent), obs.beforeFault(c.OnFault)
 	transport, err := create(&c)
 	if err != nil {
 		return nil, err
 	}
+	org := transport.Org()
+	obs.init(o.provider.Meter(scope), org.Primary, org.Alternate, o.attributes)
 	obs.watch(transport.Status)
 	return transport, nil
 }
 
-// addresses returns the origins of an organization, which are needed before the
-// first event. A Transport that is not used knows them, and costs no more than
-// its memory for the moment.
-func addresses(orgURL string, c *failover.Config) (primary, alternate *url.URL, ok bool) {
-	t, err := failover.New(orgURL, &failover.Config{Base: http.DefaultTransport, Alternate: c.Alternate, AllowHTTP: c.AllowHTTP})
-	if err != nil {
-		return nil, nil, false
-	}
-	defer t.Close()
-	status := t.Status()
-	primary, errPrimary := url.Parse(status.Primary.URL)
-	alternate, errAlternate := url.Parse(status.Alternate.URL)
-	return primary, alternate, errPrimary == nil && errAlternate == nil
-}
-
 // observer measures one Transport.
 type observer struct {
+	ready chan struct{} // closed by init: events may come before New has returned
+
 	*instruments
 	meter        metric.Meter
 	organization attribute.KeyValue
@@ -223,16 +208,15 @@ type observer struct {
 	endpoints    [2][]attribute.KeyValue // of every metric and event of an endpoint
 }
 
-func newObserver(meter metric.Meter, primary, alternate *url.URL, attributes []attribute.KeyValue) *observer {
-	organization := keyOrganization.String(primary.Host)
-	o := &observer{
-		meter:        meter,
-		organization: organization,
-		common:       append(slices.Clone(attributes), organization),
-		endpoints: [2][]attribute.KeyValue{
-			failover.Primary:   endpointAttributes(failover.Primary, primary),
-			failover.Alternate: endpointAttributes(failover.Alternate, alternate),
-		},
+// init makes an observer ready, for the endpoints of an organization.
+func (o *observer) init(meter metric.Meter, primary, alternate *url.URL, attributes []attribute.KeyValue) {
+	defer close(o.ready)
+	o.meter = meter
+	o.organization = keyOrganization.String(primary.Host)
+	o.common = append(slices.Clone(attributes), o.organization)
+	o.endpoints = [2][]attribute.KeyValue{
+		failover.Primary:   endpointAttributes(failover.Primary, primary),
+		failover.Alternate: endpointAttributes(failover.Alternate, alternate),
 	}
 	var err error
 	if o.instruments, err = newInstruments(meter); err != nil {
@@ -240,12 +224,12 @@ func newObserver(meter metric.Meter, primary, alternate *url.URL, attributes []a
 		o.meter = noop.Meter{}
 		o.instruments, _ = newInstruments(o.meter)
 	}
-	return o
 }
 
 // beforeEvent returns next with what the observer does before it.
 func (o *observer) beforeEvent(next func(failover.Event)) func(failover.Event) {
 	return func(e failover.Event) {
+		<-o.ready
 		o.countEvent(e)
 		if next != nil {
 			next(e)
@@ -256,6 +240,7 @@ func (o *observer) beforeEvent(next func(failover.Event)) func(failover.Event) {
 // beforeFault returns next with what the observer does before it.
 func (o *observer) beforeFault(next func(context.Context, failover.Attempt)) func(context.Context, failover.Attempt) {
 	return func(ctx context.Context, a failover.Attempt) {
+		<-o.ready
 		o.countFault(ctx, a)
 		o.addSpanEvent(ctx, a)
 		if next != nil {

@@ -114,7 +114,11 @@ func (in *instruments) observables() []metric.Observable {
 
 // endpointAttributes returns what tells an endpoint.
 func endpointAttributes(e failover.Endpoint, u *url.URL) []attribute.KeyValue {
-	attributes := []attribute.KeyValue{keyEndpoint.String(e.String()), keyServerAddress.String(u.Hostname())}
+	attributes := []attribute.KeyValue{keyEndpoint.String(e.String())}
+	if u == nil { // the organization has one address
+		return attributes
+	}
+	attributes = append(attributes, keyServerAddress.String(u.Hostname()))
 	if port, err := strconv.Atoi(u.Port()); err == nil {
 		attributes = append(attributes, keyServerPort.Int(port))
 	}

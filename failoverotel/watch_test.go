@@ -21,7 +21,9 @@ func watched(status func() failover.Status) *sdk.ManualReader {
 	reader := sdk.NewManualReader()
 	primary := &url.URL{Scheme: "https", Host: "contoso.crm.dynamics.com"}
 	alternate := &url.URL{Scheme: "https", Host: "contoso--s.crm.dynamics.com"}
-	newObserver(sdk.NewMeterProvider(sdk.WithReader(reader)).Meter(scope), primary, alternate, nil).watch(status)
+	o := &observer{ready: make(chan struct{})}
+	o.init(sdk.NewMeterProvider(sdk.WithReader(reader)).Meter(scope), primary, alternate, nil)
+	o.watch(status)
 	return reader
 }
 

@@ -274,15 +274,17 @@ func (r *Rule) MoveTo(now time.Time, to Side, provisional bool) (latched bool) {
 }
 
 // Healthy takes note of a healthy answer to a request that was sent in epoch: it is
-// proof of life. It reports whether it ended Down, and whether it confirmed a
-// provisional move.
+// proof of life. It reports whether it ended Down, which begins a new epoch, and
+// whether it confirmed a provisional move.
 func (r *Rule) Healthy(now time.Time, epoch uint64, hold time.Duration) (up, confirmed bool) {
 	if r.Closed || epoch != r.Epoch {
 		return false, false
 	}
 	up, confirmed = r.Down, r.Provisional
 	r.Down, r.Provisional = false, false
-	if up { // in a brown-out not every fault is to ask again at once
+	if up {
+		r.judged()
+		// In a brown-out not every fault is to ask again at once.
 		r.heldUntil, r.heldBy = now.Add(hold), Answered|Unreachable|TimedOut
 	}
 	return up, confirmed

@@ -380,8 +380,8 @@ func healthy(w *world, old uint64) (string, bool) {
 		return "what a healthy answer has ended is not told", true
 	case up && w.r.See(w.now, w.r.Epoch, Evidence{Kinds: Answered, Decides: true}) == Ask:
 		return "a brown-out becomes a storm of questions", true
-	case w.r.Epoch != before.Epoch:
-		return "an answer over any connection is taken for a judgement", true
+	case up != (w.r.Epoch != before.Epoch):
+		return "the end of an outage is no judgement, or another answer is", true
 	}
 	return "", true
 }

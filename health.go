@@ -2,6 +2,7 @@ package failover
 
 import (
 	"errors"
+	"net"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -44,18 +45,29 @@ type endpoint struct {
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
 	faults    [ClassLocal + 1]atomic.Uint64 // by class
+	recent    recent
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
 	// authorized answer proves that it does again.
 	fenced     bool
 	lastProbe  time.Time
+	address    net.Addr // that a probe was last answered from, nil for none
 	probeError error
+}
+
+// succeeded records that the service answered in good health at now, a time since
+// Transport.started. A page of a front end is no such answer.
+func (e *endpoint) succeeded(now time.Duration) {
+	if e.anchor.succeeded(now) {
+		e.recent.succeeded.add(time.Now())
+	}
 }
 
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
 	e.faults[min(f.Class, ClassLocal)].Add(1)
+	e.recent.fault(f.Class)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
@@ -101,7 +113,7 @@ func (e *endpoint) trip() {
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
 		State: e.breaker.state(), Faults: make(map[Class]uint64),
-		LastProbe: e.lastProbe, ProbeError: e.probeError,
+		LastProbe: e.lastProbe, ProbeError: e.probeError, Recent: e.recent.status(time.Now()),
 	}
 	if u != nil { // an organization with one address has no alternate
 		s.URL = u.String()

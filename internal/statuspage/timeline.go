@@ -1,4 +1,4 @@
-package failover
+package statuspage
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ type timeline struct {
 	Ticks  []tick
 	Axis   int // where the axis is
 	Labels int // where the base line of the axis labels is
-	Legend []glyph
+	Legend []Glyph
 }
 
 type lane struct {
@@ -40,7 +40,7 @@ type bar struct {
 type mark struct {
 	X     string
 	Y     int
-	Glyph glyph
+	Glyph Glyph
 	Text  string
 }
 
@@ -48,57 +48,58 @@ type tick struct {
 	X, Label string // no label where the one for now would be hit
 }
 
-// glyph is the shape of an event's mark, drawn about the origin. Shapes differ,
+// Glyph is the shape of an event's mark, drawn about the origin. Shapes differ,
 // so that nothing depends on seeing colours.
-type glyph struct {
+type Glyph struct {
 	Name, Level, Path string
 }
 
-func glyphOf(e *Event) glyph {
-	switch e.Kind {
-	case EventTripped:
-		return glyph{"tripped", "bad", "M0-6 6 5H-6Z"}
-	case EventSwitched:
-		if e.To == Alternate {
-			return glyph{"switched to the alternate", "move", "M-2-6H2V0H6L0 6-6 0H-2Z"}
-		}
-		return glyph{"switched to the primary", "move", "M-2 6H2V0H6L0-6-6 0H-2Z"}
-	case EventSwitchRefused:
-		return glyph{"switch refused", "warn", "M-6-2H6V2H-6Z"}
-	case EventDown:
-		return glyph{"down", "bad", "M-6-3-3-6 0-3 3-6 6-3 3 0 6 3 3 6 0 3-3 6-6 3-3 0Z"}
-	case EventUp:
-		return glyph{"up", "ok", "M0-5A5 5 0 0 1 0 5 5 5 0 0 1 0-5Z"}
-	case EventOutcomeUnknown:
-		return glyph{"outcome unknown", "warn", "M0-6 6 0 0 6-6 0ZM0-3-3 0 0 3 3 0Z"}
-	case EventPinned:
-		return glyph{"pinned", "warn", "M-5-6H5V-2H2V6H-2V-2H-5Z"}
-	case EventUnpinned:
-		return glyph{"unpinned", "ok", "M-5 6H5V2H2V-6H-2V2H-5Z"}
-	case EventLatched:
-		return glyph{"latched", "bad", "M-5-5H5V5H-5ZM-2-2V2H2V-2Z"}
-	case EventTokensSuspect:
-		return glyph{"tokens suspect", "warn", "M-5-4H5V-1H-5ZM-5 1H5V4H-5Z"}
-	case EventFleetLost:
-		return glyph{"fleet lost", "warn", "M-5-3-3-5 5 3 3 5Z"}
-	case EventLossGrown:
-		return glyph{"loss grown", "warn", "M-5-2H-2V-5H2V-2H5V2H2V5H-2V2H-5Z"}
-	case EventFleetFound:
-		return glyph{"fleet found", "ok", "M3-5 5-3-3 5-5 3Z"}
+// glyphs are the shapes of the events by kind; a switch has one for each way.
+var glyphs = map[string]Glyph{
+	"tripped":               {"tripped", LevelBad, "M0-6 6 5H-6Z"},
+	"switched to alternate": {"switched to the alternate", "move", "M-2-6H2V0H6L0 6-6 0H-2Z"},
+	"switched to primary":   {"switched to the primary", "move", "M-2 6H2V0H6L0-6-6 0H-2Z"},
+	"switch refused":        {"switch refused", LevelWarn, "M-6-2H6V2H-6Z"},
+	"down":                  {"down", LevelBad, "M-6-3-3-6 0-3 3-6 6-3 3 0 6 3 3 6 0 3-3 6-6 3-3 0Z"},
+	"up":                    {"up", LevelOK, "M0-5A5 5 0 0 1 0 5 5 5 0 0 1 0-5Z"},
+	"outcome unknown":       {"outcome unknown", LevelWarn, "M0-6 6 0 0 6-6 0ZM0-3-3 0 0 3 3 0Z"},
+	"pinned":                {"pinned", LevelWarn, "M-5-6H5V-2H2V6H-2V-2H-5Z"},
+	"unpinned":              {"unpinned", LevelOK, "M-5 6H5V2H2V-6H-2V2H-5Z"},
+	"latched":               {"latched", LevelBad, "M-5-5H5V5H-5ZM-2-2V2H2V-2Z"},
+	"tokens suspect":        {"tokens suspect", LevelWarn, "M-5-4H5V-1H-5ZM-5 1H5V4H-5Z"},
+	"fleet lost":            {"fleet lost", LevelWarn, "M-5-3-3-5 5 3 3 5Z"},
+	"loss grown":            {"loss grown", LevelWarn, "M-5-2H-2V-5H2V-2H5V2H2V5H-2V2H-5Z"},
+	"fleet found":           {"fleet found", LevelOK, "M3-5 5-3-3 5-5 3Z"},
+}
+
+// glyphOf returns the shape of an event, a plain one for a kind without.
+func glyphOf(kind, to string) Glyph {
+	key := kind
+	if kind == "switched" {
+		key += " to " + to
 	}
-	return glyph{e.Kind.String(), "warn", "M-3-3H3V3H-3Z"}
+	if g, ok := glyphs[key]; ok {
+		return g
+	}
+	return Glyph{kind, LevelWarn, "M-3-3H3V3H-3Z"}
+}
+
+// HasGlyph reports whether events of a kind have a shape of their own.
+func HasGlyph(kind string) bool {
+	_, ok := glyphs[kind]
+	return ok || kind == "switched"
 }
 
 // period is a time over which the traffic went one way.
 type period struct {
 	from, to     time.Time
-	active       Endpoint
+	active       string
 	down, pinned bool
 }
 
 // words describes a period that is seen at a time.
 func (s *period) words(now time.Time) string {
-	text := s.active.String()
+	text := s.active
 	if s.down {
 		text += ", down"
 	}
@@ -114,29 +115,29 @@ func (s *period) words(now time.Time) string {
 
 // periods reconstructs from the events on record where traffic went from begin
 // until now.
-func periods(s *Status, begin, now time.Time) []period {
-	cur := period{from: begin, active: s.Active,
-		down:   wasOn(s.Events, EventDown, EventUp, s.Down),
-		pinned: wasOn(s.Events, EventPinned, EventUnpinned, s.Pinned)}
-	for i := range s.Events {
-		if s.Events[i].Kind == EventSwitched {
-			cur.active = s.Events[i].From
+func (r *Report) periods(begin time.Time) []period {
+	cur := period{from: begin, active: r.Active,
+		down:   r.wasOn("down", "up", r.Down),
+		pinned: r.wasOn("pinned", "unpinned", r.Pinned)}
+	for i := range r.Events {
+		if r.Events[i].Kind == "switched" {
+			cur.active = r.Events[i].From
 			break
 		}
 	}
 	var all []period
-	for i := range s.Events {
-		e, next := &s.Events[i], cur
+	for i := range r.Events {
+		e, next := &r.Events[i], cur
 		switch e.Kind {
-		case EventSwitched:
+		case "switched":
 			next.active, next.down = e.To, false
-		case EventDown:
+		case "down":
 			next.down = true
-		case EventUp:
+		case "up":
 			next.down = false
-		case EventPinned:
+		case "pinned":
 			next.pinned, next.down = true, false
-		case EventUnpinned:
+		case "unpinned":
 			next.pinned = false
 		}
 		if next != cur {
@@ -144,15 +145,15 @@ func periods(s *Status, begin, now time.Time) []period {
 			all, cur = append(all, cur), next
 		}
 	}
-	cur.to = now
+	cur.to = r.Time
 	return append(all, cur)
 }
 
 // wasOn reports whether something was on before the first event: by the first
 // event that switched it on or off, or else as it is now.
-func wasOn(events []Event, on, off EventKind, now bool) bool {
-	for i := range events {
-		switch events[i].Kind {
+func (r *Report) wasOn(on, off string, now bool) bool {
+	for i := range r.Events {
+		switch r.Events[i].Kind {
 		case on:
 			return false
 		case off:
@@ -185,13 +186,13 @@ const (
 	maxRows   = 5
 )
 
-// newTimeline draws the last hours of a Transport that was made at started.
-func newTimeline(s *Status, started, now time.Time) *timeline {
-	begin := started
-	if len(s.Events) == maxRecent {
-		begin = s.Events[0].Time // nothing is known of the time before
+// newTimeline draws the last hours of a report.
+func newTimeline(r *Report) *timeline {
+	now, begin := r.Time, r.Started
+	if r.RecordFull && len(r.Events) > 0 {
+		begin = r.Events[0].Time // nothing is known of the time before
 	}
-	events := s.Events
+	events := r.Events
 	longest := windows[len(windows)-1].length
 	for len(events) > 0 && now.Sub(events[0].Time) > longest {
 		events = events[1:]
@@ -212,11 +213,15 @@ func newTimeline(s *Status, started, now time.Time) *timeline {
 
 	tl := &timeline{Window: inWindow(window.length)}
 	y := tl.addMarks(events, now, place)
-	for _, e := range []Endpoint{Primary, Alternate} {
-		tl.Lanes = append(tl.Lanes, lane{Name: e.String(), Text: y + laneText - 4, Y: y + laneText})
+	lanes := []string{"primary", "alternate"}
+	if r.Alternate == nil {
+		lanes = lanes[:1]
+	}
+	for _, name := range lanes {
+		tl.Lanes = append(tl.Lanes, lane{Name: name, Text: y + laneText - 4, Y: y + laneText})
 		y += laneText + laneHeight + laneGap
 	}
-	tl.addBars(periods(s, begin, now), from, now, place)
+	tl.addBars(r.periods(begin), from, now, place)
 	tl.addTicks(from, now, window.tick, place)
 	tl.Axis, tl.Labels, tl.Height = y, y+14, y+20
 	return tl
@@ -251,7 +256,7 @@ func (tl *timeline) addMarks(events []Event, now time.Time, place func(time.Time
 			ends = append(ends, 0)
 		}
 		ends[row] = x
-		g := glyphOf(e)
+		g := e.Mark()
 		tl.Marks = append(tl.Marks, mark{X: percent(x), Y: row*markHeight + markHeight/2, Glyph: g,
 			Text: clock(e.Time, now, "15:04:05") + " UTC: " + g.Name})
 		if !known[g.Name] {
@@ -270,9 +275,12 @@ func (tl *timeline) addBars(all []period, from, now time.Time, place func(time.T
 			continue
 		}
 		words = append(words, s.words(now))
-		x := max(0, place(s.from))
+		x, lane := max(0, place(s.from)), tl.Lanes[0]
+		if s.active == "alternate" && len(tl.Lanes) > 1 {
+			lane = tl.Lanes[1]
+		}
 		tl.Bars = append(tl.Bars, bar{
-			X: percent(x), Width: percent(max(0.2, place(s.to)-x)), Y: tl.Lanes[s.active].Y,
+			X: percent(x), Width: percent(max(0.2, place(s.to)-x)), Y: lane.Y,
 			Down: s.down, Pinned: s.pinned, Text: s.words(now),
 		})
 	}

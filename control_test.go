@@ -1,0 +1,387 @@
+package failover_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/internal/statuspage/pagecheck"
+)
+
+const formEncoded = "application/x-www-form-urlencoded"
+
+// control sends a request to a handler, with pairs of header fields.
+func control(h http.Handler, method, path, contentType, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// controlled is the answer for machines.
+type controlled struct {
+	OK     bool
+	Error  string
+	Status *struct {
+		Active, Situation string
+		Pinned, Verifying bool
+		Losses            []struct {
+			AtRisk []struct{ State string }
+		}
+		Events []struct{ Kind, Reason string }
+	}
+}
+
+// command sends a command as a machine does.
+func command(t testing.TB, h http.Handler, action string, fields url.Values) (int, controlled) {
+	t.Helper()
+	w := control(h, http.MethodPost, "/ops/"+action, formEncoded, fields.Encode(), "Accept", "application/json")
+	var answer controlled
+	require.Equal(t, "application/json", w.Header().Get("Content-Type"))
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
+	assert.Equal(t, answer.OK, answer.Error == "")
+	return w.Code, answer
+}
+
+// What can be done by hand can be done through the handler, and the same things
+// are refused.
+func TestControlDoesWhatTheMethodsDo(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		h := s.transport.ControlHandler()
+		status, answer := command(s, h, "switch", url.Values{"to": {"alternate"}, "reason": {"drill"}})
+		assert.Equal(s, http.StatusConflict, status)
+		assert.Contains(s, answer.Error, "0x8004B065", "the standby is fenced")
+		assert.Equal(s, "primary", answer.Status.Active)
+
+		s.org.FailOver()
+		status, answer = command(s, h, "switch", url.Values{"to": {"alternate"}, "reason": {"INC-4711"}})
+		assert.Equal(s, http.StatusOK, status)
+		assert.Equal(s, "alternate", answer.Status.Active)
+		assert.Equal(s, failover.Alternate, s.active())
+		assert.Equal(s, "INC-4711", answer.Status.Events[0].Reason)
+
+		status, answer = command(s, h, "pin", url.Values{"endpoint": {"primary"}, "reason": {"we know better"}})
+		assert.Equal(s, http.StatusOK, status)
+		assert.True(s, answer.Status.Pinned)
+		assert.Equal(s, failover.Primary, s.active(), "a pin asks nobody")
+
+		status, answer = command(s, h, "unpin", url.Values{"reason": {"we do not"}})
+		assert.Equal(s, http.StatusOK, status)
+		assert.False(s, answer.Status.Pinned)
+		assert.Equal(s, []failover.EventKind{failover.EventSwitched, failover.EventPinned, failover.EventSwitched, failover.EventUnpinned}, s.kinds())
+		var reasons []string
+		for _, e := range s.events {
+			reasons = append(reasons, e.Reason)
+		}
+		assert.Equal(s, []string{"INC-4711", "by hand: we know better", "pinned by hand: we know better", "by hand: we do not"}, reasons)
+
+		s.transport.Close()
+		for action, field := range map[string]string{"switch": "to", "pin": "endpoint", "unpin": "", "verify": ""} {
+			status, answer = command(s, h, action, url.Values{field: {"primary"}, "reason": {"too late"}})
+			assert.Equal(s, http.StatusConflict, status, action)
+			assert.Equal(s, failover.ErrClosed.Error(), answer.Error, action)
+		}
+	})
+}
+
+func TestControlRefusesWhatItDoesNotUnderstand(t *testing.T) {
+	t.Parallel()
+	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	h := transport.ControlHandler()
+	const data = "application/json"
+	for _, row := range []struct {
+		name, why                 string
+		method, path              string
+		contentType, body, header string // header: a name and a value
+		status                    int
+		text                      string
+	}{
+		{"no reason", "a reason is for those who come after", "POST", "/pin", formEncoded, "endpoint=primary", "", 400, "a reason is required"},
+		{"blank reason", "as none", "POST", "/pin", formEncoded, "endpoint=primary&reason=%20%09%00", "", 400, "a reason is required"},
+		{"no endpoint", "nothing is guessed", "POST", "/pin", formEncoded, "reason=x", "", 400, "endpoint must be primary or alternate"},
+		{"wrong endpoint", "names are exact", "POST", "/switch", formEncoded, "to=Alternate&reason=x", "", 400, "to must be primary or alternate"},
+		{"field of another action", "each has its own", "POST", "/switch", formEncoded, "endpoint=primary&reason=x", "", 400, "to must be"},
+		{"fields in the query", "a link must not carry an action", "POST", "/pin?endpoint=primary&reason=x", formEncoded, "", "", 400, "endpoint must be"},
+		{"broken form", "%ZZ is no byte", "POST", "/pin", formEncoded, "endpoint=%ZZ", "", 400, "not form-encoded"},
+		{"broken JSON", "not an object", "POST", "/pin", data, `["primary"]`, "", 400, "no JSON object"},
+		{"JSON of other types", "fields are strings", "POST", "/pin", data, `{"endpoint": 1, "reason": "x"}`, "", 400, "no JSON object"},
+		{"another type", "as a form of another site could send", "POST", "/pin", "text/plain", "endpoint=primary&reason=x", "", 415, "form-encoded or JSON"},
+		{"too long", "nobody needs that much", "POST", "/pin", formEncoded, "reason=" + strings.Repeat("x", 16<<10), "", 413, "too long"},
+		{"no such action", "nothing to do", "POST", "/close", formEncoded, "reason=x", "", 404, "no such action"},
+		{"the page", "nothing to do", "POST", "/", formEncoded, "reason=x", "", 404, "no such action"},
+		{"another method", "these do not act", "DELETE", "/pin", formEncoded, "endpoint=primary&reason=x", "", 405, "only GET, HEAD and POST"},
+		{"another site", "a page of a stranger must not act", "POST", "/pin", formEncoded, "endpoint=primary&reason=x", "Sec-Fetch-Site: cross-site", 403, "another site"},
+		{"another site, old browser", "the origin tells", "POST", "/pin", formEncoded, "endpoint=primary&reason=x", "Origin: https://evil.example", 403, "another site"},
+		{"no origin to name", "a sandboxed frame", "POST", "/pin", formEncoded, "endpoint=primary&reason=x", "Origin: null", 403, "another site"},
+		{"another site, no such action", "it learns nothing", "POST", "/close", formEncoded, "", "Sec-Fetch-Site: cross-site", 403, "another site"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			name, value, _ := strings.Cut(row.header, ": ")
+			for _, accept := range []string{"text/html", "application/json"} {
+				w := control(h, row.method, row.path, row.contentType, row.body, name, value, "Accept", accept)
+				assert.Equal(t, row.status, w.Code, row.why)
+				assert.Contains(t, w.Body.String(), row.text)
+				switch {
+				case row.status == 403:
+					assert.NotContains(t, w.Body.String(), "contoso", "a stranger is told nothing")
+				case strings.HasPrefix(w.Header().Get("Content-Type"), "text/html"):
+					pagecheck.Markup(t, w.Body.String(), w.Header().Get("Content-Security-Policy"))
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { assert.Empty(t, transport.Status().Events, "none of them did anything") })
+}
+
+// A request of the same site, and one of no browser, are carried out.
+func TestControlTakesRequestsOfItsOwnSite(t *testing.T) {
+	t.Parallel()
+	for name, header := range map[string][]string{
+		"browser":     {"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"},
+		"old browser": {"Origin", "http://example.com"}, // which is what httptest asks
+		"program":     nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) { // in parallel
+				w := control(s.transport.ControlHandler(), http.MethodPost, "/pin", "application/json", `{"endpoint":"primary","reason":"x"}`, header...)
+				assert.Equal(s, http.StatusSeeOther, w.Code)
+				assert.Equal(s, "./", w.Header().Get("Location"))
+				assert.True(s, s.transport.Status().Pinned)
+			})
+		})
+	}
+}
+
+// A reason goes into logs, events, the fleet's record and the page: one bounded
+// line without secrets.
+func TestReasonsAreRedactedAndBounded(t *testing.T) {
+	var log strings.Builder
+	tell(t, failover.Config{}, func(s *story) {
+		transport, err := failover.New(s.org.URL(), &failover.Config{Base: s.org.Transport(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(s, err)
+		h := transport.ControlHandler()
+		const evil = "see https://user:hunter2@contoso.example/x?sig=s3cret \r\nlevel=ERROR Bearer t0ken\x00 <script>alert(1)</script> "
+		status, _ := command(s, h, "pin", url.Values{"endpoint": {"primary"}, "reason": {evil + strings.Repeat("long ", 500)}})
+		require.Equal(s, http.StatusOK, status)
+		status, _ = command(s, h, "unpin", url.Values{"reason": {evil}})
+		require.Equal(s, http.StatusOK, status)
+		page := control(h, http.MethodGet, "/ops/", "", "").Body.String()
+		form := control(h, http.MethodPost, "/ops/pin", formEncoded, url.Values{"reason": {evil}}.Encode())
+		assert.Equal(s, http.StatusBadRequest, form.Code)
+		pagecheck.Markup(s, form.Body.String(), form.Header().Get("Content-Security-Policy"))
+		transport.Close()
+		for name, text := range map[string]string{"log": log.String(), "page": page} {
+			assert.Contains(s, text, "see https://[redacted]", name)
+			for _, secret := range []string{"hunter2", "s3cret", "t0ken", "user:"} {
+				assert.NotContains(s, text, secret, name)
+			}
+			assert.NotContains(s, text, "\nlevel=ERROR", name)
+		}
+		assert.NotContains(s, page+form.Body.String(), "<script")
+		for _, e := range transport.Status().Events {
+			assert.LessOrEqual(s, len(e.Reason), len("by hand: ")+200)
+		}
+	})
+}
+
+// The page leads to the forms, and a form back to the page, wherever the handler is
+// mounted.
+func TestControlWorksWhereverItIsMounted(t *testing.T) {
+	t.Parallel()
+	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	h := transport.ControlHandler()
+	mux := http.NewServeMux()
+	mux.Handle("/", h)
+	mux.Handle("/ops/failover/", h)
+	mux.Handle("/exact", h)
+	mux.Handle("/exact/", h)
+	mux.Handle("/stripped/", http.StripPrefix("/stripped", h))
+	mux.Handle("/bare/", http.StripPrefix("/bare/", h))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	client := server.Client()
+	get := func(u string) (string, *url.URL) {
+		resp, err := client.Get(u)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		var page strings.Builder
+		require.NoError(t, resp.Write(&page))
+		require.Equal(t, http.StatusOK, resp.StatusCode, u)
+		return page.String(), resp.Request.URL
+	}
+	attribute := func(page, pattern string, base *url.URL) string {
+		found := regexp.MustCompile(pattern).FindStringSubmatch(page)
+		require.Len(t, found, 2, pattern)
+		u, err := base.Parse(found[1])
+		require.NoError(t, err)
+		return u.String()
+	}
+	for _, mount := range []string{"/", "/ops/failover/", "/exact", "/exact/", "/stripped/", "/bare/"} {
+		page, at := get(server.URL + mount)
+		form, at := get(attribute(page, `href="([^"]*pin)"`, at))
+		target := attribute(form, `action="([^"]*)"`, at)
+		resp, err := client.PostForm(target, url.Values{"endpoint": {"primary"}, "reason": {"drill"}})
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, http.StatusOK, resp.StatusCode, mount)
+		assert.Equal(t, strings.TrimSuffix(mount, "/")+"/", resp.Request.URL.Path, "sent back to the page")
+		assert.Equal(t, strings.TrimSuffix(mount, "/")+"/", at.ResolveReference(&url.URL{Path: "./"}).Path, "Cancel leads there")
+		assert.True(t, transport.Status().Pinned, mount)
+		transport.Unpin()
+	}
+	resp, err := client.Head(server.URL + "/ops/failover/switch")
+	require.NoError(t, err)
+	resp.Body.Close()
+	assert.Equal(t, http.StatusOK, resp.StatusCode)
+	assert.Positive(t, resp.ContentLength)
+}
+
+// lossStory is told after a failover that has lost some of its last writes: the
+// oldest is copied, the others are not.
+func lossStory(t *testing.T, writes int, plot func(*story)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStory(t, &failovertest.Config{Lag: 2 * time.Second}, failover.Config{})
+		defer s.close()
+		status, err := s.create("copied")
+		require.NoError(t, err)
+		require.Equal(t, 204, status)
+		time.Sleep(3 * time.Second)
+		for range writes - 1 {
+			_, err := s.create("lost")
+			require.NoError(t, err)
+		}
+		s.org.Disaster(failovertest.Refuse())
+		require.Equal(t, 200, s.get(accounts))
+		require.Len(t, s.transport.Status().Loss.AtRisk, writes)
+		plot(s)
+	})
+}
+
+func states(answer controlled) map[string]int {
+	n := make(map[string]int)
+	for _, w := range answer.Status.Losses[0].AtRisk {
+		n[w.State]++
+	}
+	return n
+}
+
+func TestControlVerifies(t *testing.T) {
+	lossStory(t, 3, func(s *story) {
+		h := s.transport.ControlHandler()
+		before := control(h, http.MethodGet, "/", "", "").Body.String()
+		assert.Contains(s, before, "3 writes are at risk and were not looked for")
+		status, answer := command(s, h, "verify", nil)
+		assert.Equal(s, http.StatusOK, status, answer.Error)
+		assert.Equal(s, map[string]int{"present": 1, "missing": 2}, states(answer))
+		assert.False(s, answer.Status.Verifying)
+		assert.Equal(s, "writes missing", answer.Status.Situation)
+		assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "were not looked for")
+	})
+}
+
+// A browser is not kept waiting: Verify goes on without it, once, whoever asks.
+func TestVerifyOutlivesTheBrowser(t *testing.T) {
+	lossStory(t, 101, func(s *story) {
+		h := s.transport.ControlHandler()
+		begin := time.Now()
+		w := control(h, http.MethodPost, "/ops/verify", formEncoded, "", "Accept", "text/html")
+		assert.Equal(s, http.StatusSeeOther, w.Code)
+		assert.Equal(s, 5*time.Second, time.Since(begin))
+		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "Verify is reading the records.")
+		before := deliveries(s.org.Alternate(), http.MethodGet)
+
+		status, answer := command(s, h, "verify", nil) // joins the one under way
+		assert.Equal(s, http.StatusOK, status)
+		assert.Equal(s, 10*time.Second, time.Since(begin))
+		assert.Equal(s, map[string]int{"present": 1, "missing": 100}, states(answer))
+		assert.Less(s, deliveries(s.org.Alternate(), http.MethodGet), before+60, "each record was read once")
+	})
+}
+
+func TestCloseEndsVerify(t *testing.T) {
+	lossStory(t, 101, func(s *story) {
+		h := s.transport.ControlHandler()
+		answers := make(chan controlled)
+		go func() {
+			_, answer := command(s, h, "verify", nil)
+			answers <- answer
+		}()
+		time.Sleep(time.Second)
+		begin := time.Now()
+		s.transport.Close()
+		assert.Zero(s, time.Since(begin))
+		answer := <-answers
+		assert.False(s, answer.OK)
+		assert.NotEmpty(s, answer.Error)
+	})
+}
+
+func TestVerifyNeedsCredentials(t *testing.T) {
+	t.Parallel()
+	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	status, answer := command(t, transport.ControlHandler(), "verify", nil)
+	assert.Equal(t, http.StatusConflict, status)
+	assert.Contains(t, answer.Error, "Config.Authorize")
+}
+
+// After a switch every request gets 401, and the page does not say that there is
+// nothing to do.
+func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
+	situation := func(s *story) (string, string) {
+		var r struct {
+			Situation string
+			Findings  []struct{ Name, Summary string }
+		}
+		w := control(s.transport.StatusHandler(), http.MethodGet, "/?format=json", "", "")
+		require.NoError(s, json.Unmarshal(w.Body.Bytes(), &r))
+		return r.Situation, r.Findings[0].Summary
+	}
+	tell(t, failover.Config{}, func(s *story) {
+		for range 5 { // apart: one in a millisecond is counted
+			require.Equal(s, 200, s.get(accounts))
+			time.Sleep(2 * time.Millisecond)
+		}
+		name, _ := situation(s)
+		assert.Equal(s, "healthy", name)
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path != whoAmI }, failovertest.Status(401, nil, ""))
+		for range 20 {
+			require.Equal(s, 401, s.get(accounts))
+		}
+		name, summary := situation(s)
+		assert.Equal(s, "unauthorized", name)
+		assert.Equal(s, "About 80% of the attempts at the primary in the last 5 minutes (20 of 25) got 401, 403 or a sign-in page.", summary)
+		recent := s.transport.Status().Primary.Recent
+		assert.Equal(s, failover.Recent{Succeeded: 5, Faults: map[failover.Class]int{failover.ClassAuth: 20}}, recent)
+
+		time.Sleep(failover.RecentTime)
+		name, _ = situation(s)
+		assert.Equal(s, "healthy", name, "it was a while ago")
+		assert.Equal(s, failover.Recent{Faults: map[failover.Class]int{}}, s.transport.Status().Primary.Recent)
+	})
+}

@@ -1,0 +1,119 @@
+package statuspage
+
+import "fmt"
+
+// Action is something that a person may do, with what the form that asks for it
+// shows.
+type Action struct {
+	Name  string // the last element of its path
+	Label string // of the button
+	// Field is the name of the field that chooses an endpoint, empty if there is
+	// nothing to choose.
+	Field       string
+	NeedsReason bool
+	heading     string
+	text        string
+}
+
+// Actions returns the actions in the order of the page.
+func Actions() []Action {
+	return []Action{
+		{Name: "switch", Label: "Switch", Field: "to", NeedsReason: true, heading: "Switch the traffic",
+			text: "Moves all traffic to an endpoint that passes its probe; if it does not pass, nothing changes. Requests under way are not cut off. " +
+				"The newest writes may not have been copied: look at the writes at risk afterwards. Earlier switches are forgotten, which releases the latch."},
+		{Name: "pin", Label: "Pin", Field: "endpoint", NeedsReason: true, heading: "Pin the traffic",
+			text: "Sends all traffic to an endpoint until somebody unpins it, whether or not the endpoint serves: it is not probed first. Nothing moves by itself meanwhile."},
+		{Name: "unpin", Label: "Unpin", NeedsReason: true, heading: "Unpin the traffic",
+			text: "Allows automatic moves again. Earlier switches are forgotten, which releases the latch."},
+		{Name: "verify", Label: "Verify", heading: "Look for the writes at risk",
+			text: "Reads the record of every write at risk at the active endpoint: GETs only, at most ten a second. Nothing is changed. The page shows what was found."},
+	}
+}
+
+// FindAction returns the action with a name.
+func FindAction(name string) (*Action, bool) {
+	for _, a := range Actions() {
+		if a.Name == name {
+			return &a, true
+		}
+	}
+	return nil, false
+}
+
+// Form is an action that is asked for, with what was entered so far.
+type Form struct {
+	*Action
+	// Chosen endpoint, and the reason.
+	Chosen, Reason string
+	// Refused says why it was not done, if it was tried.
+	Refused string
+}
+
+// formView is what the form is made of.
+type formView struct {
+	view
+	*Form
+}
+
+// Renewed reports false: nobody likes to type a reason twice.
+func (p formView) Renewed() bool { return false }
+
+// Title is the page's title.
+func (p formView) Title() string { return p.Label + ": " + p.Primary.URL }
+
+// Heading says what is about to be done, and Text what that does.
+func (p formView) Heading() string { return p.heading }
+func (p formView) Text() string {
+	if p.Name == "verify" {
+		if n := p.writes(); n > 0 {
+			return fmt.Sprintf("%s There are %d.", p.text, n)
+		}
+		return p.text + " There are none."
+	}
+	return p.text
+}
+
+func (p formView) writes() (n int) {
+	for i := range p.Losses {
+		n += p.Losses[i].Writes()
+	}
+	return n
+}
+
+// Chosen returns the endpoint that was entered; or else the one most likely meant:
+// a switch leaves the active endpoint, a pin stays there.
+func (p formView) Chosen() string {
+	active, other := p.side()
+	switch {
+	case p.Form.Chosen != "":
+		return p.Form.Chosen
+	case p.Name == "switch" && other != nil:
+		return other.Name
+	default:
+		return active.Name
+	}
+}
+
+// Choices are the endpoints to choose from.
+func (p formView) Choices() []*Endpoint {
+	if p.Alternate == nil {
+		return []*Endpoint{&p.Primary}
+	}
+	return []*Endpoint{&p.Primary, p.Alternate}
+}
+
+// actionLink leads from the page to the form of an action.
+type actionLink struct{ Link, Label string }
+
+// Actions returns the links to what can be done now.
+func (p view) Actions() []actionLink {
+	var links []actionLink
+	for _, a := range Actions() {
+		switch {
+		case a.Name == "unpin" && !p.Pinned && !p.Latched, a.Name == "verify" && len(p.Losses) == 0, p.Closed:
+			continue
+		}
+		links = append(links, actionLink{"./" + p.Mount + a.Name, a.Label + " …"})
+	}
+	return links
+}

@@ -1,0 +1,227 @@
+package failover
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// This file holds the connections that requests and probes go over, and how they are
+// renewed.
+
+// pool is what the requests of one epoch go over. Where Base is an *http.Transport,
+// its connections were all opened since the epoch began, but for the first pool, which
+// may be the caller's own Transport with what it has.
+type pool struct {
+	base    http.RoundTripper
+	closer  closesIdle // base or what it is built around, nil if nothing can be closed
+	own     bool       // its connections belong to the Transport
+	waits   waits
+	retired atomic.Bool
+}
+
+// firstPool returns the pool that a Transport begins with.
+func (t *Transport) firstPool() *pool {
+	base, plain := t.base.(*http.Transport)
+	if plain && (t.owned || t.cfg.Instrument != nil) {
+		return t.freshPool(base)
+	}
+	closer, _ := t.base.(closesIdle)
+	return t.poolOver(t.base, closer)
+}
+
+// newPool returns the pool for another epoch. It has no connection yet.
+func (t *Transport) newPool() (p *pool) {
+	base, plain := t.base.(*http.Transport)
+	if !plain {
+		closer, _ := t.base.(closesIdle)
+		return t.poolOver(t.base, closer)
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			t.panicked("Instrument", v)
+			p = nil // goes on over the connections that there are
+		}
+	}()
+	return t.freshPool(base)
+}
+
+// freshPool returns a pool over a copy of base.
+func (t *Transport) freshPool(base *http.Transport) *pool {
+	base = fresh(base)
+	p := t.poolOver(t.instrument(base), base)
+	p.own = true
+	return p
+}
+
+func (t *Transport) poolOver(base http.RoundTripper, closer closesIdle) *pool {
+	p := &pool{base: base, closer: closer}
+	p.waits.init(t, p)
+	return p
+}
+
+// instrument wraps a Transport that is the library's own, if the program wants that.
+func (t *Transport) instrument(base *http.Transport) http.RoundTripper {
+	if t.cfg.Instrument == nil {
+		return base
+	}
+	if wrapped := t.cfg.Instrument(base); wrapped != nil {
+		return wrapped
+	}
+	return base
+}
+
+// idleTimeout is how long a connection of a pool of ours is kept idle if Base does not
+// say: one of a pool that is retired is not to stay for ever.
+const idleTimeout = 90 * time.Second
+
+// fresh returns a copy of an *http.Transport that shares no connection with it.
+func fresh(base *http.Transport) *http.Transport {
+	c := base.Clone()
+	if c.TLSNextProto["h2"] != nil {
+		// Set up by golang.org/x/net/http2, or by net/http itself: it leads to the
+		// connections of the original.
+		c.TLSNextProto = nil
+		c.ForceAttemptHTTP2 = true
+	}
+	c.IdleConnTimeout = cmp.Or(c.IdleConnTimeout, idleTimeout)
+	return c
+}
+
+// retire lets go of the connections that nobody uses. The rest are let go of when the
+// last call over them has ended, see leave.
+func (p *pool) retire() {
+	p.retired.Store(true)
+	p.closeIdle()
+}
+
+// leave is called when a call has ended that went over p.
+func (p *pool) leave() {
+	if p.retired.Load() {
+		p.closeIdle()
+	}
+}
+
+func (p *pool) closeIdle() {
+	if p.closer != nil {
+		p.closer.CloseIdleConnections()
+	}
+}
+
+// defaultBase returns the RoundTripper used when Config.Base is nil, and whether it is
+// a copy that belongs to the Transport: of what the program uses now, which is
+// http.DefaultTransport for a nil base. What the program has put in its place is used
+// as it is.
+func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	plain, ok := base.(*http.Transport)
+	if !ok {
+		return base, false
+	}
+	c := fresh(plain)
+	if c.HTTP2 == nil {
+		c.HTTP2 = new(http.HTTP2Config)
+	} else {
+		own := *c.HTTP2
+		c.HTTP2 = &own
+	}
+	c.HTTP2.SendPingTimeout = cmp.Or(c.HTTP2.SendPingTimeout, 30*time.Second)
+	c.HTTP2.PingTimeout = cmp.Or(c.HTTP2.PingTimeout, 15*time.Second)
+	return c, true
+}
+
+// CloseIdleConnections closes the idle connections of Base, if Base can, and those
+// that the Transport has opened in its place.
+func (t *Transport) CloseIdleConnections() {
+	p := t.state.Load().pool
+	if base, ok := t.base.(closesIdle); ok && p.own {
+		base.CloseIdleConnections()
+	}
+	p.closeIdle()
+}
+
+// closeConnections lets go of the connections that are the Transport's own.
+func (t *Transport) closeConnections() {
+	if p := t.state.Load().pool; p.own {
+		p.retire()
+	}
+}
+
+// maxProbeTries is how many connections of a wrapped Base a probe wears out at the
+// most to get a new one.
+const maxProbeTries = 8
+
+// dialAnew sends a request of a probe over a connection of its own: it neither waits
+// for the traffic nor keeps its connections alive, and an endpoint of which only an
+// old connection is left does not pass. What a wrapped Base does with connections is
+// its own affair: there the request asks to be the last of its connection, and is
+// repeated if that was an old one.
+func (t *Transport) dialAnew(req *http.Request) (*http.Response, error) {
+	base := t.cfg.ProbeBase
+	if base == nil {
+		base = t.base
+	}
+	if plain, ok := base.(*http.Transport); ok {
+		c := fresh(plain)
+		c.DisableKeepAlives, c.MaxConnsPerHost = true, 0
+		return thenClose(c)(c.RoundTrip(req))
+	}
+	if t.cfg.ProbeBase != nil {
+		return base.RoundTrip(req)
+	}
+	for try := 1; ; try++ {
+		if closer, ok := base.(closesIdle); ok {
+			closer.CloseIdleConnections()
+		}
+		last := try == maxProbeTries
+		resp, err, old := lastOfConnection(base, req, last)
+		if !old || last || req.Context().Err() != nil {
+			return resp, err
+		}
+		discard(resp)
+	}
+}
+
+// thenClose closes the connections of c with the body of the response.
+func thenClose(c *http.Transport) func(*http.Response, error) (*http.Response, error) {
+	return func(resp *http.Response, err error) (*http.Response, error) {
+		if resp == nil || resp.Body == nil {
+			c.CloseIdleConnections()
+		} else {
+			resp.Body = &releasingBody{resp.Body, func(error) { c.CloseIdleConnections() }}
+		}
+		return resp, err
+	}
+}
+
+// lastOfConnection sends a request after which no other is to use its connection. If
+// that is an old one, the answer is not waited for, unless any connection will do.
+func lastOfConnection(base http.RoundTripper, req *http.Request, anyWill bool) (resp *http.Response, err error, old bool) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	var reused atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { reused.Store(i.Reused) },
+		WroteHeaders: func() {
+			if reused.Load() && !anyWill {
+				cancel(errOldConnection)
+			}
+		},
+	})
+	req = req.Clone(ctx)
+	req.Close = true
+	resp, err = base.RoundTrip(req)
+	if resp == nil || resp.Body == nil {
+		cancel(nil)
+	} else {
+		resp.Body = &releasingBody{resp.Body, cancel}
+	}
+	return resp, err, reused.Load()
+}
+
+var errOldConnection = errors.New("failover: not a new connection")

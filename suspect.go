@@ -1,0 +1,332 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/d365failover/failover/internal/rule"
+)
+
+// This file finds out about attempts that wait for long for the headers of their
+// answer. A slow call and one into a black hole look alike, so nothing is cut: the
+// endpoint is asked, and reads are given up where it turns out that nobody answers.
+
+// waits are the attempts of a pool that wait for their headers. They are counted by
+// the tick in which they began; a timer that moves the ticks on exists only while
+// there are any. Reads that begin while no answer has come for a tick or two are listed
+// as well, each with a context of its own by which it can be given up. (A context for
+// every read would cost as much as the rest of the library.)
+type waits struct {
+	t        *Transport
+	pool     *pool
+	interval time.Duration // of a tick; 0: nobody looks
+	tick     atomic.Uint32
+	last     atomic.Uint32 // tick of the last answer
+	armed    atomic.Bool
+	left     atomic.Bool // reads are given up
+	shards   [waitShards]waitShard
+
+	// Used by the timer only, which never runs twice at the same time.
+	ask   uint32 // tick before which not to ask again
+	quiet uint32 // ticks to let pass after that
+}
+
+const (
+	// suspectTicks make up Config.SuspectAfter.
+	suspectTicks = 10
+	waitShards   = 4
+	// maxQuiet bounds the time between two questions about attempts that wait, in
+	// ticks. It doubles with each.
+	maxQuiet = 12 * suspectTicks
+	// rescueAfter is how long a read waits on a connection older than a judgement,
+	// while the endpoint answers new ones, before it is made anew as well.
+	rescueAfter = 150 * time.Second
+)
+
+type waitShard struct {
+	counts [suspectTicks + 2]atomic.Int32 // by tick
+	mu     sync.Mutex
+	reads  *waitingRead // newest first
+	_      [48]byte     // to the end of a cache line
+}
+
+// waitingRead is a read that waits for its headers and can be given up. Its fields but
+// cancel are guarded by the shard's lock.
+type waitingRead struct {
+	cancel     context.CancelCauseFunc
+	since      time.Time
+	next, prev *waitingRead
+	rescue     func() // makes the read anew, nil if that was done or may not be
+}
+
+func (w *waits) init(t *Transport, p *pool) {
+	w.t, w.pool = t, p
+	if t.cfg.SuspectAfter != never {
+		w.interval = max(t.cfg.SuspectAfter/suspectTicks, time.Millisecond)
+	}
+	w.last.Store(1 << 31) // a tick that is long ago
+}
+
+// silent reports whether no answer has come for a while, so that a read which begins
+// now should have a context of its own.
+func (w *waits) silent() bool {
+	return w.interval > 0 && (!w.armed.Load() || w.tick.Load()-w.last.Load() > 1)
+}
+
+// answered takes note of an answer.
+func (w *waits) answered() {
+	if now := w.tick.Load(); w.last.Load() != now {
+		w.last.Store(now)
+	}
+}
+
+// enter takes note of an attempt that begins to wait. The result is to be decreased
+// when it does not any more.
+func (w *waits) enter() *atomic.Int32 {
+	s := &w.shards[rand.Uint32()%waitShards]
+	n := &s.counts[w.tick.Load()%uint32(len(s.counts))]
+	n.Add(1)
+	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
+		time.AfterFunc(w.interval, w.look)
+	}
+	return n
+}
+
+// list takes note of a read that can be given up. The result ends that.
+func (w *waits) list(r *waitingRead) (leave func()) {
+	s := &w.shards[rand.Uint32()%waitShards]
+	r.since = time.Now()
+	s.mu.Lock()
+	if r.next = s.reads; r.next != nil {
+		r.next.prev = r
+	}
+	s.reads = r
+	s.mu.Unlock()
+	if w.left.Load() {
+		r.cancel(errAbandoned)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r.next != nil {
+			r.next.prev = r.prev
+		}
+		if r.prev != nil {
+			r.prev.next = r.next
+		} else {
+			s.reads = r.next
+		}
+		r.rescue = nil
+	}
+}
+
+// abandon gives the listed reads up: nobody answers them where they are.
+func (w *waits) abandon() {
+	w.left.Store(true)
+	w.each(func(r *waitingRead) { r.cancel(errAbandoned) })
+}
+
+func (w *waits) each(f func(*waitingRead)) {
+	for i := range w.shards {
+		s := &w.shards[i]
+		s.mu.Lock()
+		for r := s.reads; r != nil; r = r.next {
+			f(r)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// look moves the ticks on and has the endpoint asked if an attempt has waited for long.
+func (w *waits) look() {
+	if w.t.ctx.Err() != nil {
+		w.armed.Store(false)
+		return
+	}
+	now := w.tick.Add(1)
+	some, long := false, false
+	for i := range w.shards {
+		counts := &w.shards[i].counts
+		for j := range counts {
+			some = some || counts[j].Load() != 0
+		}
+		// The slot that is filled next has those who wait since it was filled last.
+		long = long || counts[(now+1)%uint32(len(counts))].Load() != 0
+	}
+	switch {
+	case !some:
+		w.armed.Store(false)
+		if w.any() && w.armed.CompareAndSwap(false, true) { // came in between
+			break
+		}
+		return
+	case w.pool.retired.Load():
+		w.rescue()
+	case long && int32(now-w.ask) >= 0:
+		w.quiet = min(max(2*w.quiet, suspectTicks), maxQuiet)
+		w.ask = now + w.quiet
+		w.t.suspect(w.pool)
+	case !long && int32(now-w.ask) > suspectTicks+2:
+		w.quiet = 0
+	}
+	time.AfterFunc(w.interval, w.look)
+}
+
+// any reports whether attempts wait.
+func (w *waits) any() bool {
+	for i := range w.shards {
+		for j := range w.shards[i].counts {
+			if w.shards[i].counts[j].Load() != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// suspect has the endpoint asked because an attempt over p has waited for long.
+func (t *Transport) suspect(p *pool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.state.Load()
+	if st.pool != p {
+		return
+	}
+	t.seeLocked(rule.Evidence{Kinds: rule.Slow, Decides: true},
+		&Fault{Class: ClassTransient, Endpoint: st.active, Err: errSilent}, time.Now().Add(-t.cfg.SuspectAfter))
+}
+
+// rescue makes the reads anew that have waited for long at an endpoint that answers
+// over newer connections. The first answer wins.
+func (w *waits) rescue() {
+	var due []func()
+	w.each(func(r *waitingRead) {
+		if r.rescue != nil && time.Since(r.since) >= rescueAfter {
+			due, r.rescue = append(due, r.rescue), nil
+		}
+	})
+	for _, f := range due {
+		f()
+	}
+}
+
+var (
+	// errSilent is what a suspicion is about.
+	errSilent = errors.New("no response headers yet")
+	// errAbandoned is the cause of a read that was given up.
+	errAbandoned = abandoned{}
+)
+
+type abandoned struct{}
+
+func (abandoned) Error() string {
+	return "no response headers, and the endpoint does not answer its probe either"
+}
+func (abandoned) Timeout() bool   { return true }
+func (abandoned) Temporary() bool { return true }
+
+// roundTrip has the pool send the request of the attempt, and the attempt looked after
+// while it waits.
+func (c *call) roundTrip() (*http.Response, error) {
+	p, w := c.st.pool, c.transit
+	waiting := p.waits.enter()
+	defer waiting.Add(-1)
+	if w == nil || !w.givesUp || len(c.faults)+1 >= c.t.cfg.MaxAttempts {
+		return w.roundTrip(p.base, c.out)
+	}
+	second := &secondTry{t: c.t, st: c.st, caller: c.req.Context(), first: w, out: c.out}
+	read := &waitingRead{cancel: w.cancel}
+	if bodyless(c.out) {
+		read.rescue = second.start
+	}
+	leave := p.waits.list(read)
+	resp, err := w.roundTrip(p.base, c.out)
+	leave()
+	if again := second.end(); again != nil {
+		if resp != nil {
+			discard(resp)
+		}
+		return again, nil
+	}
+	if err != nil && context.Cause(c.out.Context()) == errAbandoned {
+		return nil, errAbandoned // over HTTP/2, net/http does not return the cause
+	}
+	return resp, err
+}
+
+// secondTry is a read made anew over the connections of now, while the first one waits
+// on.
+type secondTry struct {
+	t      *Transport
+	st     *state // of the first one
+	caller context.Context
+	first  *transit
+	out    *http.Request // of the first one
+
+	mu     sync.Mutex
+	over   bool // the first one has ended
+	resp   *http.Response
+	cancel context.CancelCauseFunc // nil if it was not begun
+}
+
+// start begins the second try, if the endpoint is the same and repeats are in budget.
+func (s *secondTry) start() {
+	t, st := s.t, s.t.state.Load()
+	if st.active != s.st.active || st.down || st.closed || !t.budget.take() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(s.caller)
+	s.cancel = cancel
+	again := s.out.Clone(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Closed {
+		return
+	}
+	t.wg.Go(func() {
+		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
+		resp, err := exchange(st.pool.base, again)
+		if err != nil || s.win(resp) {
+			return
+		}
+		discard(resp)
+		cancel(nil)
+	})
+}
+
+// win reports whether resp came first. Then the first try is given up.
+func (s *secondTry) win(resp *http.Response) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	if resp.Body != nil {
+		resp.Body = &releasingBody{resp.Body, s.cancel}
+	}
+	s.resp = resp
+	s.first.cancel(errAbandoned)
+	return true
+}
+
+// end ends the second try with the first one, and returns its response if that came
+// first.
+func (s *secondTry) end() *http.Response {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	if s.resp == nil && s.cancel != nil {
+		s.cancel(nil)
+	}
+	return s.resp
+}

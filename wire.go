@@ -1,0 +1,311 @@
+package failover
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// This file watches a request on its way through net/http, which may send it
+// several times within one RoundTrip: over HTTP/1.1 if nothing of it was written, or
+// if it is a read; over HTTP/2 also if the server has reset its stream, as long as
+// there is a GetBody or no body. A server may do the latter after it has carried the
+// request out.
+
+// protocol is that of the connections to an endpoint, as far as it is known.
+type protocol struct{ version atomic.Uint32 }
+
+// speaksHTTP2 reports whether the last connection did. It is false as long as there
+// was none.
+func (p *protocol) speaksHTTP2() bool { return p.version.Load() == 2 }
+
+// learn takes note of the version that a connection speaks.
+func (p *protocol) learn(http2 bool) {
+	now := uint32(1)
+	if http2 {
+		now = 2
+	}
+	if p.version.Load() != now {
+		p.version.Store(now)
+	}
+}
+
+// speaksOnlyHTTP2 reports whether base speaks HTTP/2 over connections without TLS.
+// Of others, the handshake tells.
+func speaksOnlyHTTP2(base *http.Transport, scheme string) bool {
+	p := base.Protocols
+	return scheme == "http" && p != nil && p.UnencryptedHTTP2() && !p.HTTP1()
+}
+
+// transit watches a request on its way: writes, of which it has to be known whether
+// they were sent, and what AttemptTimeout bounds. A nil transit watches nothing.
+type transit struct {
+	trace       httptrace.ClientTrace
+	seen        atomic.Uint32           // marks, see below
+	state       atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
+	cancel      context.CancelCauseFunc // nil if the context is the caller's own
+	timeout     time.Duration           // until the headers have to be there, 0 for ever
+	protocol    *protocol               // of the endpoint
+	connections *connections
+
+	// What must not be repeated in doubt is sent in a form that net/http does not
+	// repeat by itself.
+	once     bool // it must not be repeated in doubt
+	rewinds  bool // Base may have GetBody
+	hollow   bool // in place of no body, it has one of no bytes
+	notOver2 bool // over HTTP/2, net/http would repeat it in this form
+	notTwice bool // over HTTP/2, net/http would repeat it in any form
+
+	givesUp bool // it can be given up where nobody answers, see waits
+}
+
+// Marks of a transit.
+const (
+	sawGetConn  = 1 << iota // Base asked for a connection
+	sawGotConn              // and got one
+	sawDial                 // and has begun to make one
+	sawHeaders              // the headers were written to the connection
+	sawHTTP2                // which speaks HTTP/2
+	sawReuse                // and was used before
+	sawEarlier              // a connection before it may have delivered the request
+	sawMismatch             // the request was held back: its form is for HTTP/1
+)
+
+func (w *transit) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
+
+// plan chooses the form of a request.
+func (w *transit) plan(req *http.Request, once bool) {
+	http2 := w.protocol.speaksHTTP2()
+	w.once, w.rewinds = once, true
+	switch {
+	case !once:
+	case !bodyless(req):
+		w.rewinds = !http2 && w.connections.direct
+		w.notOver2 = w.rewinds
+	case isReadMethod(req.Method): // net/http probes such bodies over HTTP/1, and sends none
+		w.hollow, w.notOver2, w.notTwice = !http2, !http2, http2
+	case valueOf(req.Header, "Content-Type") != "":
+		w.hollow, w.notOver2 = http2, !http2
+	default:
+		w.notTwice = true
+	}
+}
+
+func bodyless(req *http.Request) bool { return req.Body == nil || req.Body == http.NoBody }
+
+// context returns the context to send the request with.
+func (w *transit) context(ctx context.Context, timeout time.Duration) context.Context {
+	if timeout > 0 || w.notOver2 || w.notTwice || w.givesUp {
+		ctx, w.cancel = context.WithCancelCause(ctx)
+		w.timeout = timeout
+	}
+	w.trace.GetConn = w.getConn
+	w.trace.GotConn = w.gotConn
+	w.trace.WroteHeaders = w.wroteHeaders
+	if w.connections.limited {
+		w.trace.DNSStart = func(httptrace.DNSStartInfo) { w.dialing() }
+		w.trace.ConnectStart = func(string, string) { w.dialing() }
+	}
+	return httptrace.WithClientTrace(ctx, &w.trace) // which calls the caller's hooks as well
+}
+
+func (w *transit) getConn(string) {
+	w.seen.Or(sawGetConn)
+	w.tryAgain()
+}
+
+func (w *transit) wroteHeaders() { w.seen.Or(sawHeaders) }
+
+func (w *transit) dialing() {
+	w.seen.Or(sawDial)
+	w.connections.tells.Store(true)
+}
+
+// gotConn is called before anything is written to a connection.
+func (w *transit) gotConn(info httptrace.GotConnInfo) {
+	w.tryAgain()
+	marks := uint32(sawGotConn)
+	if conn, ok := info.Conn.(*tls.Conn); ok {
+		w.protocol.learn(conn.ConnectionState().NegotiatedProtocol == "h2")
+	}
+	if w.protocol.speaksHTTP2() {
+		marks |= sawHTTP2
+	}
+	if info.Reused {
+		marks |= sawReuse
+	}
+	if w.notOver2 && marks&sawHTTP2 != 0 {
+		marks |= sawMismatch
+		w.cancel(errMismatch) // net/http looks at the context once more before it writes
+	}
+	w.seen.Or(marks)
+}
+
+// tryAgain takes note, as net/http turns to a connection, of the one before it. Over
+// HTTP/1.1 it repeats a write only if nothing of it has left.
+func (w *transit) tryAgain() {
+	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) {
+		w.seen.Or(sawEarlier)
+		if w.notTwice && w.cancel != nil {
+			w.cancel(errMayBeDone) // net/http looks at the context once more before it writes
+		}
+	}
+	w.seen.And(^uint32(sawHeaders | sawReuse))
+}
+
+var (
+	errMismatch  = errors.New("failover: the endpoint speaks HTTP/2 now")
+	errMayBeDone = errors.New("failover: the request may have been carried out and is not repeated")
+)
+
+const (
+	transitOpen = iota
+	transitEnded
+	transitTimedOut
+)
+
+// errAttemptTimeout is the cause of an attempt that AttemptTimeout has ended.
+var errAttemptTimeout = attemptTimeout{}
+
+type attemptTimeout struct{}
+
+func (attemptTimeout) Error() string   { return "no response headers within AttemptTimeout" }
+func (attemptTimeout) Timeout() bool   { return true }
+func (attemptTimeout) Temporary() bool { return true }
+
+// roundTrip sends the request through base, in the time it has.
+func (w *transit) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+	if w == nil || w.cancel == nil {
+		return exchange(base, req)
+	}
+	if w.timeout > 0 {
+		timer := time.AfterFunc(w.timeout, func() {
+			if w.state.CompareAndSwap(transitOpen, transitTimedOut) {
+				w.cancel(errAttemptTimeout)
+			}
+		})
+		defer timer.Stop()
+	}
+	resp, err := exchange(base, req)
+	timedOut := !w.state.CompareAndSwap(transitOpen, transitEnded)
+	switch {
+	case timedOut && (err == nil || errors.Is(err, context.Canceled)):
+		if resp != nil && resp.Body != nil { // timed out as the headers came: the body is lost
+			resp.Body.Close()
+		}
+		return nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
+	case err != nil && w.saw(sawMismatch):
+		return nil, errMismatch
+	case err != nil && w.notTwice && w.saw(sawEarlier):
+		return nil, errMayBeDone
+	}
+	return resp, err
+}
+
+// exchange has base send the request. What comes back is a response or an error.
+func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+	resp, err := base.RoundTrip(req)
+	switch err = realError(err); {
+	case resp == nil && err == nil:
+		return nil, errNoResult
+	case resp != nil && err != nil: // http.Client goes by the error, too
+		if resp.Body != nil {
+			resp.Body.Close()
+		}
+		return nil, errors.Join(errTwoResults, err)
+	}
+	return resp, err
+}
+
+// errTwoResults is part of the fault of a [http.RoundTripper] that breaks its contract.
+var errTwoResults = errors.New("failover: round tripper returned both a response and an error")
+
+// canceler returns what ends the context of the request once its answer was read,
+// nil if it has none of its own.
+func (w *transit) canceler() context.CancelCauseFunc {
+	if w == nil {
+		return nil
+	}
+	return w.cancel
+}
+
+// release ends the context of the request.
+func (w *transit) release() {
+	if w != nil && w.cancel != nil {
+		w.cancel(nil)
+	}
+}
+
+// delivery corrects what an error alone says about the request. alive: the context of
+// the request has not ended; what was written by then is not known when it does.
+func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
+	switch {
+	case w == nil:
+		return d
+	case w.saw(sawEarlier):
+		return Unknown
+	case err != nil && goneAway(err):
+		return Refused
+	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn):
+		return NotSent
+	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
+		return NotSent
+	case d == NotSent && w.saw(sawGotConn) && !w.connections.direct:
+		return Unknown // a Base that tries twice may have sent the first time
+	default:
+		return d
+	}
+}
+
+// waited reports whether the attempt has ended in the queue for a connection, while
+// none was being made for it.
+func (w *transit) waited() bool {
+	return w != nil && w.connections.limited && w.connections.tells.Load() && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.saw(sawDial)
+}
+
+// connections is what is known about those of Base.
+type connections struct {
+	// direct: Base is an *http.Transport, whose hooks and errors are about the
+	// whole of an attempt.
+	direct bool
+	// limited: Base makes requests wait for one of a limited number of connections.
+	limited bool
+	tells   atomic.Bool // its dialer tells when it begins
+}
+
+// knowBase takes note of what is known about Base from the start.
+func (t *Transport) knowBase() {
+	base, ok := t.base.(*http.Transport)
+	if !ok {
+		return
+	}
+	t.connections.direct, t.connections.limited = true, base.MaxConnsPerHost > 0
+	for e := range t.protocols {
+		if scheme, _ := t.org.origin(0, Endpoint(e)); speaksOnlyHTTP2(base, scheme) {
+			t.protocols[e].learn(true)
+		}
+	}
+}
+
+// hollow is a body of no bytes that net/http does not know as such: it repeats
+// requests without a body.
+type hollow struct{}
+
+func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
+func (hollow) Close() error             { return nil }
+
+// goneAway reports whether err is that of net/http for a request without GetBody
+// that a GOAWAY has left out (RFC 9113, section 6.8). It has no type; if its text
+// should ever be another one, the outcome is unknown.
+func goneAway(err error) bool {
+	for next := err; next != nil; next = errors.Unwrap(next) {
+		err = next
+	}
+	return err != nil && err.Error() == "http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]"+
+		" after Request.Body was written; define Request.GetBody to avoid this error"
+}
