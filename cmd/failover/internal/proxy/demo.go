@@ -49,7 +49,6 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 		MinDwell:         2 * time.Second,
 		RPO:              time.Second,
 		OnEvent:          line.OnEvent,
-		OnFault:          onFault,
 		Logger:           slog.New(slog.DiscardHandler), // the timeline tells the same
 	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {

@@ -36,7 +36,7 @@
 //
 // A write that is safe to repeat should say so, then the proxy repeats it where
 // its answer was lost: by If-Match, by If-None-Match: *, or, for a POST under an
-// id of the caller's own, by an Idempotency-Key. A 412 then means that it is done.
+// id of the caller's own, by an Idempotency-Key. A 412 then means that the record is there.
 //
 // # Answers
 //

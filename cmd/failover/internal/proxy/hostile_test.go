@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -333,12 +334,13 @@ func TestTrailersOfRequestsPass(t *testing.T) {
 		io.Copy(io.Discard, req.Body)
 		trailers <- req.Trailer
 	})
-	body := "POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Authorization, Failover-Outcome, X-Forwarded-For, If-Match\r\n\r\n" +
-		fmt.Sprintf("%x\r\n%s\r\n", 2*maxHeld, strings.Repeat("x", 2*maxHeld)) +
-		"0\r\nX-Sum: 42\r\nAuthorization: Bearer late\r\nFailover-Outcome: unknown\r\nX-Forwarded-For: evil\r\nIf-Match: *\r\nX-Unannounced: 1\r\n\r\n"
-	text := s.raw(t, body)
-	assert.True(t, strings.HasPrefix(text, "HTTP/1.1 200"), "%q", text)
-	assert.Equal(t, http.Header{"X-Sum": {"42"}}, <-trailers)
+	for _, length := range []int{1, 2 * maxHeld} {
+		text := s.raw(t, "POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Authorization, Failover-Outcome, X-Forwarded-For, If-Match\r\n\r\n"+
+			fmt.Sprintf("%x\r\n%s\r\n", length, strings.Repeat("x", length))+
+			"0\r\nX-Sum: 42\r\nAuthorization: Bearer late\r\nFailover-Outcome: unknown\r\nX-Forwarded-For: evil\r\nIf-Match: *\r\nX-Unannounced: 1\r\n\r\n")
+		assert.True(t, strings.HasPrefix(text, "HTTP/1.1 200"), "%q", text)
+		assert.Equal(t, http.Header{"X-Sum": {"42"}}, <-trailers, length)
+	}
 }
 
 func TestHopByHopHeadersEndAtTheProxy(t *testing.T) {
@@ -633,8 +635,9 @@ func TestWindowsAuthenticationSignsInConnections(t *testing.T) {
 	assert.Equal(t, "adele", last.String())
 }
 
-// answerHTTP2 serves one connection and answers each request with header blocks.
-func answerHTTP2(conn net.Conn, blocks [][]string) {
+// answerHTTP2 serves one connection and answers each request with header blocks,
+// or, if there are none, with a reset once it was carried out.
+func answerHTTP2(conn net.Conn, blocks [][]string, carriedOut *atomic.Int32) {
 	defer conn.Close()
 	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
 		return
@@ -651,7 +654,16 @@ func answerHTTP2(conn net.Conn, blocks [][]string) {
 			if !frame.IsAck() {
 				framer.WriteSettingsAck()
 			}
+		case *http2.DataFrame:
+			if frame.StreamEnded() && blocks == nil {
+				carriedOut.Add(1)
+				framer.WriteRSTStream(frame.StreamID, http2.ErrCodeProtocol)
+			}
 		case *http2.HeadersFrame:
+			if frame.StreamEnded() && blocks == nil {
+				carriedOut.Add(1)
+				framer.WriteRSTStream(frame.StreamID, http2.ErrCodeProtocol)
+			}
 			for i, block := range blocks {
 				var b bytes.Buffer
 				enc := hpack.NewEncoder(&b)
@@ -663,6 +675,63 @@ func answerHTTP2(conn net.Conn, blocks [][]string) {
 				framer.WriteHeaders(http2.HeadersFrameParam{StreamID: frame.StreamID, BlockFragment: b.Bytes(), EndHeaders: true, EndStream: i == len(blocks)-1})
 			}
 		}
+	}
+}
+
+// startHTTP2 starts a proxy of an organization that serves connections as it likes.
+// Probes pass.
+func startHTTP2(t *testing.T, cfg *failover.Config, serve func(net.Conn)) *site {
+	t.Helper()
+	cert := httptest.NewUnstartedServer(nil)
+	cert.StartTLS() // for its certificate
+	t.Cleanup(cert.Close)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: cert.TLS.Certificates, NextProtos: []string{"h2"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	base := newBase()
+	base.TLSClientConfig = cert.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	base.TLSClientConfig.NextProtos = nil
+	t.Cleanup(base.CloseIdleConnections)
+	cfg.Base, cfg.Alternate = base, "https://127.0.0.1:1"
+	cfg.Probe = func(context.Context, *http.Client, *url.URL) error { return nil }
+	return startProxy(t, "https://"+ln.Addr().String(), cfg)
+}
+
+func TestTheProxyMakesNoWriteRepeatable(t *testing.T) {
+	t.Parallel()
+	type row struct{ name, why, request string }
+	const head = "POST /api/data/v9.2/accounts HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+	const batch = "--b\r\nContent-Type: application/http\r\n\r\nPOST /x HTTP/1.1\r\n\r\n--b--"
+	rows := []row{
+		{"mapped", "it is in memory", head + "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"},
+		{"mapped batch", "the same", strings.Replace(head, "accounts", "$batch", 1) + "Content-Type: multipart/mixed; boundary=b\r\nContent-Length: " + fmt.Sprint(len(batch)) + "\r\n\r\n" + batch},
+		{"as it comes", "it may be in memory", head + "Content-Length: 2\r\n\r\n{}"},
+		{"in chunks", "its length is not known", head + "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"},
+		{"no body", "there is nothing to have again", head + "Content-Length: 0\r\n\r\n"},
+		{"asked for", "the body is sent on demand", head + "Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"},
+	}
+	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			var carriedOut atomic.Int32
+			s := startHTTP2(t, new(failover.Config), func(conn net.Conn) { answerHTTP2(conn, nil, &carriedOut) })
+			text := s.raw(t, r.request)
+			assert.EqualValues(t, 1, carriedOut.Load())
+			answers := answersIn(t, "POST", text)
+			last := answers[len(answers)-1]
+			assert.Equal(t, http.StatusBadGateway, last.StatusCode)
+			assert.Equal(t, "unknown", last.Header.Get("Failover-Outcome"))
+		})
 	}
 }
 
@@ -691,29 +760,7 @@ func TestAnswersOverHTTP2ThatCannotBePassedOn(t *testing.T) {
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			cert := httptest.NewUnstartedServer(nil)
-			cert.StartTLS() // for its certificate
-			t.Cleanup(cert.Close)
-			ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: cert.TLS.Certificates, NextProtos: []string{"h2"}})
-			require.NoError(t, err)
-			t.Cleanup(func() { ln.Close() })
-			go func() {
-				for {
-					conn, err := ln.Accept()
-					if err != nil {
-						return
-					}
-					go answerHTTP2(conn, r.blocks)
-				}
-			}()
-			base := newBase()
-			base.TLSClientConfig = cert.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-			base.TLSClientConfig.NextProtos = nil
-			t.Cleanup(base.CloseIdleConnections)
-			s := startProxy(t, "https://"+ln.Addr().String(), &failover.Config{
-				Base: base, Alternate: "https://127.0.0.1:1", MaxAttempts: 1, FailureThreshold: 1 << 30,
-				Probe: func(context.Context, *http.Client, *url.URL) error { return nil },
-			})
+			s := startHTTP2(t, &failover.Config{MaxAttempts: 1, FailureThreshold: 1 << 30}, func(conn net.Conn) { answerHTTP2(conn, r.blocks, nil) })
 			for _, method := range []string{"GET", "POST"} {
 				text := s.raw(t, method+" /x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTE: trailers\r\nContent-Length: 0\r\n\r\n")
 				answers := answersIn(t, method, text)

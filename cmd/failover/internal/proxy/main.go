@@ -129,7 +129,6 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) int {
 		Base:           newBase(),
 		Alternate:      o.alternate,
 		AttemptTimeout: o.attemptTimeout,
-		OnFault:        onFault,
 		Logger:         logger,
 	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {

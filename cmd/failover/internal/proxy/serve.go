@@ -48,8 +48,8 @@ func start(errorLog *log.Logger, proxy, admin, control service) (*servers, error
 			return nil, err
 		}
 		*each.running = running{newServer(each.handler, errorLog), ln.Addr()}
-		if each.running != &s.proxy { // nothing of theirs is long
-			each.running.ReadTimeout, each.running.WriteTimeout = 10*time.Second, time.Minute
+		if each.running != &s.proxy { // nothing of theirs is long, but for a command that reads many records back
+			each.running.ReadTimeout, each.running.WriteTimeout = 10*time.Second, 10*time.Minute
 		}
 		go func() { s.failed <- each.running.Serve(ln) }()
 	}
@@ -95,7 +95,7 @@ func statusHandler(transport *failover.Transport, metrics http.Handler, front fr
 // controlHandler serves what moves the traffic. It knows nobody, so it has an
 // address that only this machine can reach.
 func controlHandler(transport *failover.Transport) http.Handler {
-	return addressed(front{}, transport.StatusHandler())
+	return addressed(front{}, transport.ControlHandler())
 }
 
 // addressed serves requests that name the proxy, and no others: see front.origin.
