@@ -461,11 +461,11 @@ func TestBatchesOfAnyFormTakeLittleMemory(t *testing.T) {
 		{"blank lines", "before a request", "--b\r\nContent-Type: application/http\r\n\r\n", "\r\n"},
 	}
 	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
-	const length = large / 2
+	const length = 2 << 20
 	links := toProxy(t)
 	for _, r := range rows {
 		mem := newHeap()
-		mem.n = -length / 2 // looks are slow
+		mem.n = -length / 8 // looks are slow
 		out := &filtered{src: io.NopCloser(io.MultiReader(strings.NewReader(r.begin), newRepeated(r.text, length))), filter: newBatch(links, "b")}
 		n, err := io.Copy(mem, out)
 		require.NoError(t, err, r.name)
@@ -475,7 +475,7 @@ func TestBatchesOfAnyFormTakeLittleMemory(t *testing.T) {
 
 	var mem *heap
 	hostile := func() io.Reader {
-		return io.MultiReader(strings.NewReader(rows[0].begin), newRepeated(rows[0].text, 2*large))
+		return io.MultiReader(strings.NewReader(begin), newRepeated("a: "+strings.Repeat("b", 100)+"\r\n", large))
 	}
 	s := startOrganization(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
