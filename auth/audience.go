@@ -14,21 +14,19 @@ import (
 
 // pair knows the hosts of an organization.
 type pair struct {
-	origins [2]*url.URL // by endpoint; the alternate's is nil if there is none
+	origins [2]*url.URL // by endpoint; no alternate for an organization with one address
 	// dataverse: each endpoint has two names, which differ by the label api.
 	dataverse bool
 }
 
 // newPair returns the pair for what failover.New is given.
 func newPair(organization, alternate string) (pair, error) {
+	org, err := failover.ParseOrg(organization)
+	p := pair{dataverse: err == nil && org.Alternate != nil}
 	if alternate == "" {
-		org, err := failover.ParseOrg(organization)
-		if err != nil {
-			return pair{}, err
-		}
-		return pair{origins: [2]*url.URL{org.Primary, org.Alternate}, dataverse: org.Alternate != nil}, nil
+		p.origins = [2]*url.URL{org.Primary, org.Alternate}
+		return p, err
 	}
-	var p pair
 	for e, s := range []string{organization, alternate} {
 		if s == failover.NoAlternate {
 			continue
@@ -39,8 +37,6 @@ func newPair(organization, alternate string) (pair, error) {
 		}
 		p.origins[e] = u
 	}
-	rule, err := failover.ParseOrg(organization)
-	p.dataverse = err == nil && rule.Alternate != nil
 	return p, nil
 }
 
@@ -54,14 +50,13 @@ func (p *pair) endpoint(u *url.URL) (failover.Endpoint, bool) {
 	return 0, false
 }
 
-// audience returns the address of an endpoint as the audience of a token. Where
-// there is no alternate, it is the primary's.
+// audience returns the address of an endpoint as the audience of a token, that of
+// the primary if there is no alternate.
 func (p *pair) audience(e failover.Endpoint) string {
-	origin := p.origins[e]
-	if origin == nil {
-		origin = p.origins[failover.Primary]
+	if p.origins[e] == nil {
+		e = failover.Primary
 	}
-	return origin.Scheme + "://" + p.name(origin)
+	return p.origins[e].Scheme + "://" + p.name(p.origins[e])
 }
 
 // name returns the host and port of u without the label api.
