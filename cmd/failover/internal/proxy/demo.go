@@ -73,6 +73,9 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 	if s.admin.Server != nil {
 		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n  curl http://%[1]s/-/metrics\n", s.admin.addr)
 	}
+	if s.control.Server != nil {
+		fmt.Fprintf(stdout, "  failover status -at http://%s/\n", s.control.addr)
+	}
 	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", addresses.Primary, addresses.Alternate)
 	callers := &callers{client: http.DefaultClient, root: root, failed: line.Failed}
 	sum := callers.through(ctx, org, line, o.duration)
