@@ -2,15 +2,18 @@ package failover
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,6 +343,40 @@ func TestAnEndpointHoldsItsAnchorForAnOutage(t *testing.T) {
 	assert.Equal(t, started.Add(2*time.Second), e.anchor.time(started), "one answer does not mend a breaker that has tripped")
 	e.reset()
 	assert.Equal(t, started.Add(3*time.Second), e.anchor.time(started))
+}
+
+// A request that is answered ends an outage, whatever the probes say. Its own success is
+// not the anchor, however soon the breaker closes.
+func TestTheAnswerThatEndsAnOutageIsNotItsAnchor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if !broken.Load() {
+				return acknowledging(req)
+			}
+			resp := replyWith(503, "")
+			resp.Request = req
+			return resp, nil
+		}), Config{Rise: -1, Probe: func(context.Context, *http.Client, *url.URL) error { return errors.New("no answer") }})
+		post(t, transport, "/api/data/v9.2/accounts", "at risk", "", "")
+		anchor := time.Now()
+		time.Sleep(time.Minute)
+		broken.Store(true)
+		for !transport.Status().Down {
+			post(t, transport, "/api/data/v9.2/accounts", "refused", "", "")
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Minute)
+		broken.Store(false)
+		post(t, transport, "/api/data/v9.2/accounts", "after", "", "")
+		require.False(t, transport.Status().Down)
+		report := transport.Status().Loss
+		require.NotNil(t, report)
+		assert.WithinDuration(t, anchor, report.LastSuccess, time.Millisecond)
+		assert.Contains(t, labels(report.AtRisk), "at risk")
+		transport.Close()
+	})
 }
 
 // newTestTransport returns a Transport over base that is closed with the test.
