@@ -442,7 +442,7 @@ func TestOnePoisonousQueryMovesNothing(t *testing.T) {
 			}
 		}
 		assert.NotZero(s, probes)
-		assert.LessOrEqual(s, probes, 8, "no storm of probes")
+		assert.LessOrEqual(s, probes, 15, "one every few seconds")
 	})
 }
 

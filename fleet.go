@@ -196,7 +196,7 @@ func (t *Transport) load() (Record, time.Time, error) {
 	if err != nil {
 		return Record{}, clock, err
 	}
-	rec.Reason, rec.By = redact.Line(rec.Reason, maxErrorText), redact.Line(rec.By, maxErrorText)
+	rec.Reason, rec.By = redact.Line(redact.Text(rec.Reason), maxErrorText), redact.Line(rec.By, maxErrorText)
 	rec.Earlier = slices.Clone(rec.Earlier[max(0, len(rec.Earlier)-maxSwitches):])
 	t.mu.Lock()
 	defer t.mu.Unlock()

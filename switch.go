@@ -40,8 +40,8 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed {
-		return nil, false // old news from before a judgement
+	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != f.Endpoint {
+		return nil, false // old news from before a judgement, or of where a redirect has led
 	}
 	wasClosed := e.breaker.state() == StateClosed
 	tripped := e.fault(f)
