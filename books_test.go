@@ -379,6 +379,36 @@ func TestTheAnswerThatEndsAnOutageIsNotItsAnchor(t *testing.T) {
 	})
 }
 
+// A page that something in front of the service has made up says nothing about it.
+func TestAPageOfAFrontEndIsNoAnchor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		answers := map[string]*http.Response{
+			"/api/data/v9.2/page":    replyWith(404, "<html><title>Not Found</title></html>", "Content-Type", "text/html"),
+			"/api/data/v9.2/service": replyWith(404, notFoundBody, "Content-Type", "application/json", "OData-Version", "4.0"),
+		}
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp, err := acknowledging(req)
+			if answer := answers[req.URL.Path]; answer != nil {
+				resp, answer.Request = answer, req
+			}
+			return resp, err
+		}), Config{MinDwell: time.Hour, ProbeInterval: -1})
+		lastSuccess := func() time.Time { return transport.Status().Primary.LastSuccess }
+		post(t, transport, "/api/data/v9.2/accounts", "at risk", "", "")
+		written := time.Now()
+		time.Sleep(time.Minute)
+		post(t, transport, "/api/data/v9.2/page", "", "", "")
+		assert.WithinDuration(t, written, lastSuccess(), time.Millisecond)
+		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+		assert.Equal(t, []string{"at risk"}, labels(transport.Status().Loss.AtRisk), "the page does not empty the report")
+		require.NoError(t, transport.Switch(t.Context(), Primary, "by hand"))
+		post(t, transport, "/api/data/v9.2/service", "", "", "")
+		assert.WithinDuration(t, time.Now(), lastSuccess(), time.Millisecond, "a 404 of the service is a sign of health")
+		transport.Close()
+	})
+}
+
 // newTestTransport returns a Transport over base that is closed with the test.
 func newTestTransport(t *testing.T, base http.RoundTripper, cfg Config) *Transport {
 	t.Helper()
