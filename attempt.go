@@ -183,7 +183,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		c.transit.release()
 		return nil, f
 	}
-	if f.Class == ClassApplication { // the endpoint is in good health
+	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.answered(c.st)
 	}
