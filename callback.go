@@ -1,30 +1,18 @@
 package failover
 
-import (
-	"errors"
-	"fmt"
-	"log/slog"
-	"reflect"
-	"runtime/debug"
+import "reflect"
 
-	"github.com/d365failover/failover/internal/redact"
-)
-
-// protect calls a function of the program, f, for the field of Config that is named.
-// It reports whether f has returned: a panic is logged and goes no further.
-func (t *Transport) protect(field string, f func()) (returned bool) {
+// protect calls a function of the program, f, that a field of Config holds. A panic is
+// logged, goes no further, and is the error.
+func (t *Transport) protect(field string, f func()) (err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			t.cfg.Logger.Error("failover: "+field+" panicked", "organization", t.org.Primary.Host,
-				"panic", redact.Line(redact.Text(fmt.Sprint(p)), maxFaultText), slog.String("stack", string(debug.Stack())))
+		if v := recover(); v != nil {
+			err = t.panicked(field, v)
 		}
 	}()
 	f()
-	return true
+	return nil
 }
-
-// errPanicked stands for the error of a function of the program that panicked.
-var errPanicked = errors.New("panicked, see the log")
 
 // realError returns err, or nil if that holds a nil pointer, as an error does that
 // was returned in place of a pointer.

@@ -417,25 +417,61 @@ func TestBooksAreSmall(t *testing.T) {
 	assert.Nil(t, b.ledger.ring.Load(), "neither idleness nor a report makes the ring")
 	assert.Less(t, unsafe.Sizeof(*b)+unsafe.Sizeof(*b.ledger), uintptr(256))
 	b.record(ended(Primary, OutcomeAcknowledged, time.Now(), ""))
-	r, chunks := b.ledger.ring.Load(), 0
-	for i := range r.chunks {
-		if r.chunks[i].Load() != nil {
-			chunks++
+	r := b.ledger.ring.Load()
+	slots := func() (n int) {
+		for i := range r.chunks {
+			if c := r.chunks[i].Load(); c != nil {
+				n += len(*c)
+			}
+		}
+		return n
+	}
+	assert.LessOrEqual(t, unsafe.Sizeof(*r)+uintptr(len(r.chunks))*8+uintptr(slots())*unsafe.Sizeof(slot{}), uintptr(3<<10), "after a write")
+	for n := 1; n < 5000; n++ {
+		b.record(ended(Primary, OutcomeAcknowledged, time.Now(), ""))
+		if most := max(firstSlots, 2*n); slots() > most {
+			t.Fatalf("%d slots for %d writes", slots(), n+1)
 		}
 	}
-	assert.Equal(t, 1, chunks)
-	assert.LessOrEqual(t, unsafe.Sizeof(*r)+uintptr(len(r.chunks))*8+unsafe.Sizeof(chunk{}), uintptr(7680), "after a write")
+	assert.Equal(t, 4096, slots())
+}
+
+// The ledger keeps as many writes as it is told to, whatever the number.
+func TestTheLedgerKeepsAsManyAsItIsTold(t *testing.T) {
+	t.Parallel()
+	for size := 1; size < 70; size++ {
+		b, now := newBooks(size), time.Now()
+		for n := range 2*size + 1 {
+			b.record(ended(Primary, OutcomeAcknowledged, now.Add(time.Duration(n)), ""))
+		}
+		kept := b.since(now, Primary).AtRisk
+		require.Len(t, kept, size)
+		require.Equal(t, now.Add(time.Duration(size+1)), kept[0].Time, "the latest of them")
+	}
 }
 
 // Not parallel: testing.AllocsPerRun counts the allocations of every goroutine.
-func TestRecordAllocatesNothing(t *testing.T) {
+func TestAWriteAllocatesNothingInTheBooks(t *testing.T) {
 	b := newBooks(16)
-	brief, long := ended(Primary, OutcomeAcknowledged, time.Now(), "label"), ended(Primary, OutcomeAcknowledged, time.Now(), strings.Repeat("x", 256))
-	for range 16 {
-		b.record(long) // makes the ring, and room for long texts
+	req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
+	require.NoError(t, err)
+	resp := &http.Response{StatusCode: 204, Header: headerWith("OData-EntityId", "https://contoso.api.crm.dynamics.com"+accountA, "REQ_ID", recordB)}
+	var u underway
+	write := func(label string) func() {
+		return func() {
+			u = underway{req: req}
+			b.begin(&u)
+			b.end(&u)
+			w := describe(req, resp, time.Now(), "", label)
+			b.record(&w)
+		}
 	}
-	assert.Zero(t, testing.AllocsPerRun(100, func() { b.record(brief) }))
-	assert.Zero(t, testing.AllocsPerRun(100, func() { b.record(long) }))
+	brief, long := write("label"), write(strings.Repeat("x", 256))
+	for range 16 {
+		long() // makes the ring, and room for long texts
+	}
+	assert.Zero(t, testing.AllocsPerRun(100, brief))
+	assert.Zero(t, testing.AllocsPerRun(100, long))
 }
 
 func TestASlotHoldsOneWriteAfterAnother(t *testing.T) {
@@ -468,7 +504,7 @@ func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 		})
 	}
 	list := func() (*LossReport, []Write) {
-		r := b.draft(Primary, Alternate, base, "", 0)
+		r := b.draft(Primary, Alternate, base, "")
 		return r, slices.Concat(r.AtRisk, r.Unknown)
 	}
 	for reports := 0; reports < 2000; reports++ {

@@ -368,9 +368,9 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 	return false
 }
 
-// evidenceTime is how old the evidence for a change may be: a probe, and the
-// time that ConfirmSwitch has.
-const evidenceTime = (5 + 30 + 1) * time.Second
+// evidenceTime is how old the evidence for a change may be: a probe, the time for which
+// the findings of an early question are kept, and the time that ConfirmSwitch has.
+const evidenceTime = (5 + 2 + 30 + 1) * time.Second
 
 // risen counts the good probes of the primary since the last bad one, whatever
 // they were for.

@@ -19,6 +19,7 @@ import (
 type pool struct {
 	base    http.RoundTripper
 	closer  closesIdle // base or what it is built around, nil if nothing can be closed
+	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
 }
@@ -27,8 +28,7 @@ type pool struct {
 func (t *Transport) firstPool() *pool {
 	base, plain := t.base.(*http.Transport)
 	if plain && (t.owned || t.cfg.Instrument != nil) {
-		base = fresh(base)
-		return t.poolOver(t.instrument(base), base)
+		return t.freshPool(base)
 	}
 	closer, _ := t.base.(closesIdle)
 	return t.poolOver(t.base, closer)
@@ -47,8 +47,15 @@ func (t *Transport) newPool() (p *pool) {
 			p = nil // goes on over the connections that there are
 		}
 	}()
+	return t.freshPool(base)
+}
+
+// freshPool returns a pool over a copy of base.
+func (t *Transport) freshPool(base *http.Transport) *pool {
 	base = fresh(base)
-	return t.poolOver(t.instrument(base), base)
+	p := t.poolOver(t.instrument(base), base)
+	p.own = true
+	return p
 }
 
 func (t *Transport) poolOver(base http.RoundTripper, closer closesIdle) *pool {
@@ -132,15 +139,16 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 // CloseIdleConnections closes the idle connections of Base, if Base can, and those
 // that the Transport has opened in its place.
 func (t *Transport) CloseIdleConnections() {
-	if base, ok := t.base.(closesIdle); ok {
+	p := t.state.Load().pool
+	if base, ok := t.base.(closesIdle); ok && p.own {
 		base.CloseIdleConnections()
 	}
-	t.state.Load().pool.closeIdle()
+	p.closeIdle()
 }
 
 // closeConnections lets go of the connections that are the Transport's own.
 func (t *Transport) closeConnections() {
-	if p := t.state.Load().pool; t.owned || p.base != t.base {
+	if p := t.state.Load().pool; p.own {
 		p.retire()
 	}
 }

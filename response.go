@@ -10,11 +10,12 @@ import (
 
 // deliver makes a response fit the caller's world, which has one host.
 func (c *call) deliver(resp *http.Response) {
-	if c.st.active == Alternate {
-		c.t.org.mapLinks(resp.Header, Primary)
-	}
 	if c.out != c.req {
 		resp.Request = c.req
+	}
+	c.redirects(resp)
+	if c.st.active == Alternate && c.redirect == nil {
+		c.t.org.mapLinks(resp.Header, Primary)
 	}
 }
 

@@ -267,7 +267,7 @@ func (t *Transport) answered(st *state) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed {
+	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
 	e.success()

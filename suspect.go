@@ -236,10 +236,15 @@ func (c *call) roundTrip() (*http.Response, error) {
 	p, w := c.st.pool, c.transit
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
+	if w != nil && c.t.books.keeps() && !c.isRead() {
+		w.underway = underway{req: c.req, at: c.st.active, began: c.st.epoch}
+		c.t.books.begin(&w.underway)
+		defer c.t.books.end(&w.underway)
+	}
 	if w == nil || !w.givesUp || len(c.faults)+1 >= c.t.cfg.MaxAttempts {
 		return w.roundTrip(p.base, c.out)
 	}
-	second := &secondTry{c: c, out: c.out}
+	second := &secondTry{t: c.t, st: c.st, caller: c.req.Context(), first: w, out: c.out}
 	read := &waitingRead{cancel: w.cancel}
 	if bodyless(c.out) {
 		read.rescue = second.start
@@ -262,8 +267,11 @@ func (c *call) roundTrip() (*http.Response, error) {
 // secondTry is a read made anew over the connections of now, while the first one waits
 // on.
 type secondTry struct {
-	c   *call
-	out *http.Request
+	t      *Transport
+	st     *state // of the first one
+	caller context.Context
+	first  *transit
+	out    *http.Request // of the first one
 
 	mu     sync.Mutex
 	over   bool // the first one has ended
@@ -273,8 +281,8 @@ type secondTry struct {
 
 // start begins the second try, if the endpoint is the same and repeats are in budget.
 func (s *secondTry) start() {
-	t, st := s.c.t, s.c.t.state.Load()
-	if st.active != s.c.st.active || st.down || st.closed || !t.budget.take() {
+	t, st := s.t, s.t.state.Load()
+	if st.active != s.st.active || st.down || st.closed || !t.budget.take() {
 		return
 	}
 	s.mu.Lock()
@@ -282,7 +290,7 @@ func (s *secondTry) start() {
 	if s.over {
 		return
 	}
-	ctx, cancel := context.WithCancelCause(s.c.req.Context())
+	ctx, cancel := context.WithCancelCause(s.caller)
 	s.cancel = cancel
 	again := s.out.Clone(ctx)
 	t.mu.Lock()
@@ -312,7 +320,7 @@ func (s *secondTry) win(resp *http.Response) bool {
 		resp.Body = &releasingBody{resp.Body, s.cancel}
 	}
 	s.resp = resp
-	s.c.transit.cancel(errAbandoned)
+	s.first.cancel(errAbandoned)
 	return true
 }
 

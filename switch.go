@@ -40,8 +40,8 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed {
-		return nil, false // old news from before a judgement
+	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != f.Endpoint {
+		return nil, false // old news from before a judgement, or of where a redirect has led
 	}
 	wasClosed := e.breaker.state() == StateClosed
 	tripped := e.fault(f)
@@ -82,8 +82,12 @@ func (t *Transport) tripReason(f *Fault) string {
 // seeLocked shows evidence against the active endpoint to the rule, and asks what it
 // wants to know. It returns the question under way, nil if there is none.
 func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *question {
-	switch t.rule.See(time.Now(), t.rule.Epoch, e) {
+	now := time.Now()
+	switch t.rule.See(now, t.rule.Epoch, e) {
 	case rule.Ignore:
+		if found, ok := t.rule.Kept(now); ok && rule.Judge(false, found) == rule.Move {
+			return t.question // which has found that the traffic is to move
+		}
 		return nil
 	case rule.Join:
 		return t.question
@@ -146,7 +150,6 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 	}
 	t.mu.Unlock()
 	if verdict == rule.Move {
-		q.move = true
 		t.proposeMove(ctx, q, found)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 
 // RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
 // organization goes to the active one, whatever host it names; its path, query
-// and headers are kept. A request to any other host passes through to Base as
-// it is.
+// and headers are kept. Only one that follows a redirect from one endpoint to the
+// other goes to the endpoint that the redirect names. A request to any other host
+// passes through to Base as it is.
 //
 // An attempt that meets a counted fault is repeated, at the same endpoint after
 // a pause or at the other one after a switch, as long as the request may be sent
@@ -52,7 +54,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
-	c := call{t: t, req: req, variant: variant, at: at}
+	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
 	if st.down && t.cfg.FailFast {
 		_, err := c.enter()
 		if err != nil {
@@ -124,6 +126,7 @@ type call struct {
 	req               *http.Request // the caller's, never changed
 	variant           int           // of the organization's host names, see Org
 	at                Endpoint      // that the caller's URL names
+	redirect          *redirection  // that the request follows, or nil
 	body              payload
 	faults            []*Fault // one for each attempt so far
 	doubts            []doubt  // that they have left
@@ -234,7 +237,7 @@ func (c *call) tell(f *Fault, next *state) {
 	} else {
 		a.OutcomeUnknown = c.inDoubt() != nil
 	}
-	c.t.protect("Config.OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
+	c.t.protect("OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
@@ -270,6 +273,9 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 		asked = q.done
 	}
 	for now := st; ; now = c.t.state.Load() {
+		if now.closed {
+			return false
+		}
 		if now.epoch != st.epoch {
 			if paid {
 				c.t.budget.giveBack()
@@ -306,6 +312,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	e := c.failure()
+	if resp == nil {
+		c.explain(e)
+	}
 	if c.inDoubt() != nil {
 		c.tellDoubt(e)
 		if resp != nil {
@@ -315,16 +324,37 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	if resp != nil {
 		return resp, nil
 	}
+	return nil, e
+}
+
+// failure returns the error of the call. Events share it: it is not changed once it
+// has been told.
+func (c *call) failure() *Error {
+	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, doubt: c.inDoubt()}
+	if n := len(c.faults); n > 0 {
+		e.RetryAfter = c.faults[n-1].RetryAfter
+	}
+	if e.doubt != nil {
+		e.is = append(e.is, ErrOutcomeUnknown)
+	}
+	return e
+}
+
+// explain adds to the error what has kept the call from another attempt.
+func (c *call) explain(e *Error) {
 	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
-		_, e.RetryAfter = c.t.outlook()
-	}
-	if ctx := c.req.Context(); ctx.Err() != nil {
-		if ended := contextError(ctx); !errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx)) {
-			e.is = append(e.is, forShow(ended))
+		var faults [2]*Fault
+		faults, e.RetryAfter = c.t.outlook()
+		for at, f := range faults {
+			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
+				e.Attempts = append(slices.Clip(e.Attempts), f)
+			}
 		}
 	}
-	return nil, e
+	if ctx := c.req.Context(); ctx.Err() != nil && (!errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx))) {
+		e.is = append(e.is, forShow(contextError(ctx)))
+	}
 }
 
 // abandon ends a call in which Base has panicked: its caller gets the panic.

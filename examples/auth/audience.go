@@ -13,45 +13,48 @@ import (
 
 // pair knows the hosts of an organization.
 type pair struct {
-	origins [2]*url.URL // by endpoint
+	origins [2]*url.URL // by endpoint; no alternate for an organization with one address
 	// dataverse: each endpoint has two names, which differ by the label api.
 	dataverse bool
 }
 
 // newPair returns the pair for what failover.New is given.
 func newPair(organization, alternate string) (pair, error) {
+	org, err := failover.ParseOrg(organization)
+	p := pair{dataverse: err == nil && org.Alternate != nil}
 	if alternate == "" {
-		org, err := failover.ParseOrg(organization)
-		if err != nil {
-			return pair{}, err
-		}
-		return pair{origins: [2]*url.URL{org.Primary, org.Alternate}, dataverse: true}, nil
+		p.origins = [2]*url.URL{org.Primary, org.Alternate}
+		return p, err
 	}
-	var p pair
 	for e, s := range []string{organization, alternate} {
+		if s == failover.NoAlternate {
+			continue
+		}
 		u, err := url.Parse(s)
 		if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" {
 			return pair{}, errors.New("auth: an endpoint is not an https URL of a host") // s may hold a password
 		}
 		p.origins[e] = u
 	}
-	_, err := failover.ParseOrg(organization)
-	p.dataverse = err == nil
 	return p, nil
 }
 
 // endpoint returns the endpoint that u is addressed to.
 func (p *pair) endpoint(u *url.URL) (failover.Endpoint, bool) {
 	for e, origin := range p.origins {
-		if u.Scheme == origin.Scheme && p.name(u) == p.name(origin) {
+		if origin != nil && u.Scheme == origin.Scheme && p.name(u) == p.name(origin) {
 			return failover.Endpoint(e), true
 		}
 	}
 	return 0, false
 }
 
-// audience returns the address of an endpoint as the audience of a token.
+// audience returns the address of an endpoint as the audience of a token, that of
+// the primary if there is no alternate.
 func (p *pair) audience(e failover.Endpoint) string {
+	if p.origins[e] == nil {
+		e = failover.Primary
+	}
 	return p.origins[e].Scheme + "://" + p.name(p.origins[e])
 }
 

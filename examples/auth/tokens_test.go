@@ -326,7 +326,7 @@ func TestNewRefusesWhatMakesNoSense(t *testing.T) {
 	for name, cfg := range map[string]auth.Config{
 		"no source":            {Organization: orgURL},
 		"no organization":      {Source: source},
-		"no rule":              {Organization: "https://contoso.operations.dynamics.com", Source: source},
+		"scale group":          {Organization: "https://by2--namcrmlivesg741.crm.dynamics.com", Source: source},
 		"plain http":           {Organization: "http://contoso.example", Alternate: "http://other.example", Source: source},
 		"a password":           {Organization: "https://u:hunter2@contoso.example", Alternate: "https://other.example", Source: source},
 		"an alternate no URL":  {Organization: "https://contoso.example", Alternate: "hunter2://%zz", Source: source},
@@ -336,6 +336,27 @@ func TestNewRefusesWhatMakesNoSense(t *testing.T) {
 		require.Error(t, err, name)
 		assert.Nil(t, tokens, name)
 		assert.NotContains(t, err.Error(), "hunter2", name)
+	}
+}
+
+func TestAnOrganizationWithOneAddressHasOneAudience(t *testing.T) {
+	t.Parallel()
+	for _, cfg := range []auth.Config{
+		{Organization: "https://contoso.operations.dynamics.com"},
+		{Organization: "https://contoso.operations.dynamics.com", Alternate: failover.NoAlternate},
+	} {
+		cfg.Source = func(context.Context, string) (azcore.AccessToken, error) {
+			return azcore.AccessToken{}, errors.New("none")
+		}
+		tokens, err := auth.New(cfg)
+		require.NoError(t, err)
+		t.Cleanup(func() { tokens.Close() })
+		for _, e := range []failover.Endpoint{failover.Primary, failover.Alternate} {
+			assert.Equal(t, "https://contoso.operations.dynamics.com", tokens.State(e).Audience)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://contoso.crm.dynamics.com", nil)
+		require.NoError(t, err)
+		assert.ErrorContains(t, tokens.Authorize(req), "outside the organization")
 	}
 }
 

@@ -119,6 +119,9 @@ func newOrganization(transport *failover.Transport) (organization, error) {
 	}
 	o := organization{primary: primary}
 	for _, own := range []string{status.Primary.URL, status.Alternate.URL} {
+		if own == "" { // an organization with one address
+			continue
+		}
 		scheme, host, _ := strings.Cut(own, "://")
 		o.origins = append(o.origins, origin(scheme, host))
 		label, domain, _ := strings.Cut(host, ".")
@@ -127,7 +130,7 @@ func newOrganization(transport *failover.Transport) (organization, error) {
 			other = "api." + domain
 		}
 		twin := scheme + "://" + label + "." + other
-		if _, err := failover.ParseOrg(twin); err == nil {
+		if org, err := failover.ParseOrg(twin); err == nil && org.Alternate != nil {
 			o.origins = append(o.origins, twin)
 		}
 	}
