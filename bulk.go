@@ -19,10 +19,7 @@ func bulk(req *http.Request) bool {
 	if req == nil || req.URL == nil {
 		return false
 	}
-	name := strings.TrimRight(req.URL.Path, "/")
-	name = name[strings.LastIndexByte(name, '/')+1:]
-	name, _, _ = strings.Cut(name, "(")
-	if name = name[strings.LastIndexByte(name, '.')+1:]; ascii.Lower(name) == "$batch" || multiple(name) {
+	if isBatch(req) || multiple(operation(req.URL.Path)) {
 		return true
 	}
 	if _, ok := message.Action(req.Header); !ok || req.Method != http.MethodPost || req.GetBody == nil {
@@ -34,6 +31,19 @@ func bulk(req *http.Request) bool {
 	}
 	defer body.Close()
 	return executesMultiple(io.LimitReader(body, maxPeek))
+}
+
+// isBatch reports whether req is a $batch.
+func isBatch(req *http.Request) bool {
+	return req != nil && req.URL != nil && ascii.Lower(operation(req.URL.Path)) == "$batch"
+}
+
+// operation returns what a path ends with, without its namespace and parameters.
+func operation(path string) string {
+	name := strings.TrimRight(path, "/")
+	name = name[strings.LastIndexByte(name, '/')+1:]
+	name, _, _ = strings.Cut(name, "(")
+	return name[strings.LastIndexByte(name, '.')+1:]
 }
 
 // multiple reports whether name is that of CreateMultiple, ExecuteMultiple or
