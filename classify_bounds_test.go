@@ -238,16 +238,20 @@ func TestAnOrdinary404IsCheap(t *testing.T) {
 	for _, length := range []int64{int64(len(body)), -1} { // as HTTP/2 and chunks have none
 		resp.ContentLength = length
 		const runs = 100
-		var bodies [runs]io.ReadCloser
-		for i := range bodies {
-			bodies[i] = io.NopCloser(strings.NewReader(body))
-		}
-		size, objects := allocated(func() {
-			for _, body := range bodies {
-				resp.Body = body
-				Classify(resp, nil)
+		size, objects := uint64(1<<62), uint64(1<<62)
+		for range 5 { // the least: others may allocate meanwhile
+			var bodies [runs]io.ReadCloser
+			for i := range bodies {
+				bodies[i] = io.NopCloser(strings.NewReader(body))
 			}
-		})
+			s, o := allocated(func() {
+				for _, body := range bodies {
+					resp.Body = body
+					Classify(resp, nil)
+				}
+			})
+			size, objects = min(size, s), min(objects, o)
+		}
 		assert.LessOrEqual(t, size/runs, uint64(3<<10), "bytes, Content-Length %d", length)
 		assert.LessOrEqual(t, objects/runs, uint64(60), "objects, Content-Length %d", length)
 	}
