@@ -286,6 +286,9 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 		known = *f // which a Config.Classify may share between calls
 	}
 	known.Endpoint = c.st.active
+	if known.service && !known.Definitive {
+		known.subject = subjectOf(c.req, &known)
+	}
 	ctx := c.req.Context()
 	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {

@@ -2,8 +2,11 @@ package failover
 
 import (
 	"errors"
+	"hash/maphash"
 	"net"
+	"net/http"
 	"net/url"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +57,34 @@ type endpoint struct {
 	lastProbe  time.Time
 	address    net.Addr // that a probe was last answered from, nil for none
 	probeError error
+	// explained is the subject of the last fault of the service that a passed probe has
+	// shown to be no outage, and until when it counts as none: an action that fails
+	// whenever it is called says nothing about the rest.
+	explained      uint64
+	explainedUntil time.Time
+}
+
+// explainTime is how long a fault is explained by a passed probe.
+const explainTime = 10 * time.Minute
+
+// subjectSeed keeps callers from choosing paths whose faults are taken for each other.
+var subjectSeed = maphash.MakeSeed()
+
+// subjectOf returns what req asked the service and how that answered.
+func subjectOf(req *http.Request, f *Fault) uint64 {
+	return max(1, maphash.Comparable(subjectSeed, [4]string{req.Method, req.URL.Path, f.Code, strconv.Itoa(f.Status)}))
+}
+
+// explain takes note that a passed probe has shown f to be no outage.
+func (e *endpoint) explain(f *Fault) {
+	if f != nil && f.subject != 0 {
+		e.explained, e.explainedUntil = f.subject, time.Now().Add(explainTime)
+	}
+}
+
+// knows reports whether f is one that a probe has explained.
+func (e *endpoint) knows(f *Fault) bool {
+	return f.subject != 0 && f.subject == e.explained && time.Now().Before(e.explainedUntil)
 }
 
 // succeeded records that the service answered in good health at now, a time since
@@ -84,7 +115,7 @@ func (e *endpoint) fault(f *Fault) (open bool) {
 	if f.Definitive {
 		e.fenced = true
 	}
-	return e.breaker.fault(f.Definitive || f.RetryAfter > 0)
+	return e.breaker.fault(f.Definitive)
 }
 
 // success clears the faults on record.

@@ -41,13 +41,9 @@ func (t *Transport) newPool() (p *pool) {
 		closer, _ := t.base.(closesIdle)
 		return t.poolOver(t.base, closer)
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			t.panicked("Instrument", v)
-			p = nil // goes on over the connections that there are
-		}
-	}()
-	return t.freshPool(base)
+	// If Instrument panics, traffic goes on over the connections that there are.
+	t.protect("Instrument", func() { p = t.freshPool(base) })
+	return p
 }
 
 // freshPool returns a pool over a copy of base.

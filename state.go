@@ -166,23 +166,20 @@ func (t *Transport) rememberLocked(switches []time.Time) {
 // new epoch, with the connections of p. What is there now may be another place than
 // the one that has failed: then the writes of before are at risk. Moved says what
 // speaks for that, "" if nothing does.
-func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault) {
+func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 	e := t.state.Load().active
-	event := Event{Kind: EventSwitchRefused, From: e, To: e.other(), Reason: reason, Fault: f}
-	if t.org.Alternate == nil {
-		event.To = e
-	}
+	event := Event{Kind: EventRenewed, From: e, To: e, Reason: reason + "; " + moved, Fault: q.fault}
 	if moved != "" {
-		event.Kind, event.To = EventRenewed, e
-		event.Reason = reason + "; " + moved
 		event.Loss = t.reportLossLocked(e, e, t.rule.Epoch, event.Reason)
 	}
 	t.endpoints[e].reset()
 	t.publishLocked(p)
-	t.emit(event)
-	if moved != "" {
-		t.tellTokensLocked(e, e)
+	if moved == "" {
+		t.refusedLocked(q, reason)
+		return
 	}
+	t.emit(event)
+	t.tellTokensLocked(e, e)
 }
 
 // downLocked begins an outage: the rule has found that neither endpoint serves.
