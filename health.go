@@ -36,8 +36,8 @@ func (s State) String() string {
 	}
 }
 
-// endpoint is the health of one side. The atomics are read by every request;
-// the rest is guarded by Transport.mu.
+// endpoint is the health of one side. The atomics are read by every request,
+// addresses has a lock of its own, and the rest is guarded by Transport.mu.
 type endpoint struct {
 	anchor
 	// suspect: the breaker holds faults that a success has to clear. While it
@@ -46,14 +46,22 @@ type endpoint struct {
 	lastFault atomic.Pointer[pastFault]
 	faults    [ClassLocal + 1]atomic.Uint64 // by class
 	recent    recent
+	addresses addresses
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
 	// authorized answer proves that it does again.
 	fenced     bool
 	lastProbe  time.Time
-	address    net.Addr // that a probe was last answered from, nil for none
 	probeError error
+}
+
+// connected takes note of a new connection of the traffic. Where it leads to while the
+// endpoint is in trouble is no news of before.
+func (e *endpoint) connected(c net.Conn) {
+	if c != nil && !e.suspect.Load() {
+		e.addresses.see(c.RemoteAddr(), time.Now())
+	}
 }
 
 // succeeded records that the service answered in good health at now, a time since
