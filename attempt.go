@@ -178,16 +178,16 @@ func (c *call) send() (*http.Response, *Fault) {
 		c.watchBody(resp)
 		return resp, nil
 	}
-	f = c.refine(f, err)
+	f = c.refine(f, resp, err)
 	if resp == nil {
 		c.transit.release()
 		return nil, f
 	}
-	if f.Class == ClassApplication { // the endpoint is in good health
+	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		t.answered(c.st)
 	}
-	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isCompound() {
+	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
 	}
 	c.releaseWith(resp)
@@ -280,7 +280,7 @@ func (c *call) hideIdempotency() {
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
-func (c *call) refine(f *Fault, err error) *Fault {
+func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 	known := Fault{Class: ClassTransient}
 	if f != nil {
 		known = *f // which a Config.Classify may share between calls
@@ -292,15 +292,15 @@ func (c *call) refine(f *Fault, err error) *Fault {
 		switch {
 		case c.transit.saw(sawEarlier) && !c.settles(&known):
 			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
-		case known.Delivery == Refused && c.isBulk():
-			known.Delivery = bulkDelivery(&known)
+		case (known.Delivery == Refused || known.Definitive) && c.isBulk():
+			known.ofBulk(resp)
 		}
 		return &known
 	}
 	if known.Err == nil {
 		known.Err = boundedError(err)
 	}
-	known.Delivery = c.transit.delivery(known.Delivery, err, ctx.Err() == nil && !timedOut)
+	known.Delivery = c.transit.delivery(known.Delivery, err, c.out.Context().Err() == nil)
 	if known.RequestID == "" {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
@@ -324,12 +324,19 @@ func (c *call) refine(f *Fault, err error) *Fault {
 // with a Timeout closes it as well, when the deadline of the context is over.
 func (c *call) canceledByRequest() bool {
 	select {
-	case <-c.req.Cancel:
+	case <-canceled(c.req):
 		deadline, ok := c.req.Context().Deadline()
 		return !ok || time.Now().Before(deadline)
 	default:
 		return false
 	}
+}
+
+// canceled returns Request.Cancel, which some callers still set, and clients with a
+// Timeout.
+func canceled(req *http.Request) <-chan struct{} {
+	//lint:ignore SA1019 it is what a caller may have set
+	return req.Cancel
 }
 
 const (

@@ -28,8 +28,7 @@ var errNoResult = errors.New("failover: round tripper returned neither response 
 // Responses are judged by the code in the body, then by the kind of fault or page
 // it holds, then by status. An answer to a request for several operations
 // ($batch, ExecuteMultiple, CreateMultiple and their like) is never [Refused],
-// except by the limits of service protection, and a $batch by a fence that answers it
-// as a whole: some may have been carried out. The body is read only if the response is not 2xx, or
+// except by the limits of service protection: some may have been carried out. The body is read only if the response is not 2xx, or
 // is HTML where an API answers; at most 64 KiB of it. What was read is put back:
 // resp.Body is replaced, and delivers the same bytes and the same error as before.
 // The caller closes it as usual. What does not come within 2 seconds is not waited
@@ -131,7 +130,7 @@ func faultOfResponse(resp *http.Response) *Fault {
 	case f.Delivery != Refused:
 	case a.Batch:
 		f.Delivery = Answered // what came before the refused part was carried out
-	case f.limited() || f.Definitive && isBatch(resp.Request): // none of its parts has an answer
+	case f.limited():
 	case bulk(resp.Request) && f.Definitive:
 		f.Delivery = Unknown // nobody can tell how far it came
 	case bulk(resp.Request):

@@ -8,6 +8,8 @@ import (
 	"encoding/xml"
 	"io"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
@@ -227,22 +229,29 @@ func TestClassifyTakesOnePassOfTheDecoder(t *testing.T) {
 
 // Programs that look whether a record exists meet many of these.
 func TestAnOrdinary404IsCheap(t *testing.T) {
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("the race detector allocates as well")
+	}
 	body := odata("0x80040217", "account With Id = 11111111-2222-3333-4444-555555555555 Does Not Exist")
 	row := answerRow{status: 404, header: typed(jsonType, "OData-Version", "4.0", "x-ms-service-request-id", "11111111-2222-3333-4444-555555555555")}
 	resp := row.response(nil)
 	for _, length := range []int64{int64(len(body)), -1} { // as HTTP/2 and chunks have none
 		resp.ContentLength = length
 		const runs = 100
-		var bodies [runs]io.ReadCloser
-		for i := range bodies {
-			bodies[i] = io.NopCloser(strings.NewReader(body))
-		}
-		size, objects := allocated(func() {
-			for _, body := range bodies {
-				resp.Body = body
-				Classify(resp, nil)
+		size, objects := uint64(1<<62), uint64(1<<62)
+		for range 5 { // the least: others may allocate meanwhile
+			var bodies [runs]io.ReadCloser
+			for i := range bodies {
+				bodies[i] = io.NopCloser(strings.NewReader(body))
 			}
-		})
+			s, o := allocated(func() {
+				for _, body := range bodies {
+					resp.Body = body
+					Classify(resp, nil)
+				}
+			})
+			size, objects = min(size, s), min(objects, o)
+		}
 		assert.LessOrEqual(t, size/runs, uint64(3<<10), "bytes, Content-Length %d", length)
 		assert.LessOrEqual(t, objects/runs, uint64(60), "objects, Content-Length %d", length)
 	}

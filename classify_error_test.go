@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -249,6 +251,40 @@ func TestClassifyProxies(t *testing.T) {
 			assert.NotContains(t, f.Error(), canary)
 		})
 	}
+}
+
+// A wrong password of the proxy is wrong for both endpoints, and no outage of either.
+func TestAProxyThatRefusesIsNoOutage(t *testing.T) {
+	t.Parallel()
+	var refusals atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		refusals.Add(1)
+		w.WriteHeader(http.StatusProxyAuthRequired)
+	}))
+	defer proxy.Close()
+	u, err := url.Parse(proxy.URL)
+	require.NoError(t, err)
+	u.User = url.UserPassword("contoso", canary)
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(u)}}
+	_, transport, err := Wrap(client, "https://contoso.api.crm.dynamics.com", &Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	for range 5 {
+		req, err := http.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", strings.NewReader("{}"))
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(req)
+		var f *Fault
+		require.ErrorAs(t, err, &f)
+		assert.Equal(t, ClassAuth, f.Class, err)
+		assert.Equal(t, NotSent, f.Delivery, err)
+		assert.NotErrorIs(t, err, ErrUnavailable)
+		assert.NotErrorIs(t, err, ErrOutcomeUnknown)
+		assert.NotContains(t, err.Error(), canary)
+	}
+	status := transport.Status()
+	assert.False(t, status.Down)
+	assert.Equal(t, StateClosed, status.Primary.State)
+	assert.Equal(t, int64(5), refusals.Load(), "neither repeated nor probed")
 }
 
 func TestTypedConnectErrorsLeaveAProgramsOwnHookItsSay(t *testing.T) {

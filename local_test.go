@@ -207,7 +207,8 @@ func TestRequestCancelIsTheCallers(t *testing.T) {
 	cancel := make(chan struct{})
 	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
 	require.NoError(t, err)
-	req.Cancel = cancel //nolint:staticcheck // it is there
+	//lint:ignore SA1019 callers may still set it
+	req.Cancel = cancel
 	time.AfterFunc(10*time.Millisecond, func() { close(cancel) })
 	_, err = transport.RoundTrip(req)
 	require.Error(t, err)

@@ -22,6 +22,13 @@ import (
 // of the last sync. [Transport.WritesSince] of that time lists exactly what came
 // after it.
 //
+// A record that a listed write has created by POST may be gone, and an update of it
+// without a condition would create a stub, with nothing in it but the update. For an hour,
+// or until Verify has found the record or the program has written it anew, the Transport
+// sends such an update with If-Match: *, which the service answers with 404 if the record
+// is gone. Conditions of the caller's own are left alone: to create the record again,
+// use POST, PUT, or PATCH with If-None-Match: *.
+//
 // A report, its lists included, must not be changed. It does not change either: a
 // write that was under way and ends later makes a new version of the report, which
 // [EventLossGrown] and [Status] have.

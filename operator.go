@@ -152,7 +152,7 @@ type Status struct {
 	Loss *LossReport
 	// Losses are the last 16 loss reports, oldest first.
 	Losses []*LossReport
-	// WritesDropped is how many writes OnWrite was too slow for and was never told of.
+	// WritesDropped is how many writes were dropped because OnWrite was too slow.
 	WritesDropped uint64
 }
 

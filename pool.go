@@ -89,6 +89,7 @@ func fresh(base *http.Transport) *http.Transport {
 		c.ForceAttemptHTTP2 = true
 	}
 	c.IdleConnTimeout = cmp.Or(c.IdleConnTimeout, idleTimeout)
+	typeConnectErrors(c)
 	return c
 }
 

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"net/http"
-	"path"
 	"strings"
 
+	"github.com/d365failover/failover/internal/ascii"
 	"github.com/d365failover/failover/internal/message"
 )
 
@@ -159,34 +159,31 @@ func isAnyTag(values []string) bool {
 	return len(values) == 1 && strings.TrimSpace(values[0]) == "*"
 }
 
-// isBulk reports whether the request is one of many operations, of which some may be
-// done when a later one is refused, and whose answer does not say which. That of a
-// $batch does: it has a part for each, once there is one that was looked at.
+// isBulk reports whether the request is one for several operations, of which some may
+// be carried out although the answer is an error. Classify goes by what it sees of a
+// request; a call has more of it.
 func (c *call) isBulk() bool {
 	if c.isRead() {
 		return false
 	}
-	if strings.HasSuffix(path.Base(c.req.URL.Path), "Multiple") { // CreateMultiple, Microsoft.Dynamics.CRM.UpdateMultiple
+	if bulk(&http.Request{Method: c.req.Method, URL: c.req.URL, Header: c.req.Header}) {
 		return true
 	}
-	if _, ok := message.Action(c.req.Header); !ok {
+	if _, ok := message.Action(c.req.Header); !ok || c.req.Method != http.MethodPost {
 		return false
 	}
-	return c.body.held == nil || bytes.Contains(c.body.held, []byte("Multiple")) // ExecuteMultiple and its like
+	return c.body.held == nil || executesMultiple(bytes.NewReader(c.body.held))
 }
 
-// isCompound reports whether the request holds several operations of which some may be
-// carried out although the answer is an error.
-func (c *call) isCompound() bool {
-	return c.isBulk() || c.req.Method == http.MethodPost && path.Base(c.req.URL.Path) == "$batch" && !c.isRead()
-}
-
-// bulkDelivery returns what is known of a bulk request to which somebody has said that
-// it was refused: a throttled one is the caller's to look at, as one is whose parts
-// are answered one by one; of a fenced one, nobody can tell how far it came.
-func bulkDelivery(f *Fault) Delivery {
-	if f.Class == ClassThrottled {
-		return Answered
+// ofBulk corrects what a fault says about a request for several operations: the limits
+// of service protection hold before the first of them, and an answer in parts says
+// itself how far it came; of a fence that answers the whole, nobody can tell.
+func (f *Fault) ofBulk(resp *http.Response) {
+	switch {
+	case f.limited():
+	case f.Definitive && !ascii.HasPrefixFold(valueOf(resp.Header, "Content-Type"), "multipart/"):
+		f.Delivery = Unknown
+	case f.Delivery == Refused:
+		f.Delivery = Answered
 	}
-	return Unknown
 }

@@ -270,8 +270,8 @@ func (t *Transport) answered(st *state) {
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
-	e.success()
 	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.growth.NextBackOff())
+	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
 		t.upLocked(nil, fmt.Sprintf("the %v answers a request", st.active))

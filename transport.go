@@ -27,7 +27,8 @@ import (
 // again, attempts are left and its context lives. It may be sent again
 //
 //   - if nothing of it was sent, or the answer proves that it was not carried out
-//     (the fence, a 429), whatever it is;
+//     (the fence, a 429), whatever it is; of a bulk request (ExecuteMultiple,
+//     CreateMultiple and their like) no answer proves that;
 //   - if its outcome is unknown, and it reads (by its method, or as a SOAP message
 //     or $batch that only reads), is a PUT, a DELETE or a PATCH with If-Match or
 //     If-None-Match: *, has an Idempotency-Key, or [WithReplay] or [Config.Replay]
@@ -35,8 +36,15 @@ import (
 //
 // unless [NoReplay] forbids it, or its body can be read only once and was begun.
 //
+// Base gets no means to repeat a write by itself that must not be repeated in doubt,
+// as net/http does over HTTP/2 when a stream is reset. A write that a graceful GOAWAY
+// has left out, or of which nothing was written, goes over another connection at once;
+// that is no attempt of its own. (If it has neither body nor Content-Type, it is in
+// doubt instead.)
+//
 // What comes back is the last response as it came, a 503 included, or an [*Error]
-// that holds the fault of every attempt; but [ErrClosed], and the error of a
+// that holds the fault of every attempt; [InDoubt] tells of either whether it leaves a
+// write in doubt. But [ErrClosed], and the error of a
 // request body that cannot be read, come as they are. Location and the other header links of a
 // response from the alternate name the primary, so that callers see one host.
 //
@@ -87,7 +95,7 @@ func (c *call) enter() (*state, error) {
 			case <-st.changed:
 				continue
 			case <-c.req.Context().Done():
-			case <-c.req.Cancel:
+			case <-canceled(c.req):
 			}
 			e := t.unavailable(c.req)
 			if ctx := c.req.Context(); ctx.Err() != nil {
@@ -209,7 +217,7 @@ func (c *call) next(st *state, f *Fault) *state {
 		case <-q.done:
 		case <-ctx.Done():
 			return nil
-		case <-c.req.Cancel:
+		case <-canceled(c.req):
 			return nil
 		}
 	}
@@ -292,7 +300,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 			}
 		case <-c.req.Context().Done():
 			return false
-		case <-c.req.Cancel:
+		case <-canceled(c.req):
 			return false
 		}
 	}

@@ -127,11 +127,12 @@ func (w *transit) dialing() {
 // gotConn is called before anything is written to a connection.
 func (w *transit) gotConn(info httptrace.GotConnInfo) {
 	w.tryAgain()
-	marks := uint32(sawGotConn)
+	marks, http2 := uint32(sawGotConn), w.protocol.speaksHTTP2()
 	if conn, ok := info.Conn.(*tls.Conn); ok {
-		w.protocol.learn(conn.ConnectionState().NegotiatedProtocol == "h2")
+		http2 = conn.ConnectionState().NegotiatedProtocol == "h2"
+		w.protocol.learn(http2)
 	}
-	if w.protocol.speaksHTTP2() {
+	if http2 {
 		marks |= sawHTTP2
 	}
 	if info.Reused {
@@ -149,7 +150,7 @@ func (w *transit) tryAgain() {
 			w.cancel(errMayBeDone) // net/http looks at the context once more before it writes
 		}
 	}
-	w.seen.And(^uint32(sawHeaders | sawReuse))
+	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse))
 }
 
 // rewind returns the GetBody that Base may have: one that fails when net/http means to

@@ -284,9 +284,15 @@ func TestARefusedRepeatWithinAnAttemptProvesNothing(t *testing.T) {
 func TestABaseThatReturnsResponseAndErrorHasFailed(t *testing.T) {
 	t.Parallel()
 	body := &closeCounter{Reader: strings.NewReader("")}
-	for _, resp := range []*http.Response{{StatusCode: 200, Body: body}, {StatusCode: 200}} {
+	for _, resp := range []http.Response{{StatusCode: 200, Body: body}, {StatusCode: 200}} {
 		transport, err := failover.New(orgURL, &failover.Config{MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler),
-			Base: roundTripper(func(*http.Request) (*http.Response, error) { return resp, errDial })})
+			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.Method == http.MethodGet {
+					return serves(req) // a probe
+				}
+				both := resp
+				return &both, errDial
+			})})
 		require.NoError(t, err)
 		defer transport.Close()
 		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, nil)

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -42,6 +41,6 @@ func TestNoStreamCarriesAWriteOutTwice(t *testing.T) {
 		bareDoubled += count(bare[i].applied > 1)
 		bareGood += count(bare[i].good)
 	}
-	t.Log(fmt.Sprintf("%d cells: %d answered, %d in doubt of which %d carried out, %d doubled; without a Transport: %d answered, %d doubled",
-		len(all), good, doubts, carriedOut, doubled, bareGood, bareDoubled))
+	t.Logf("%d cells: %d answered, %d in doubt of which %d carried out, %d doubled; without a Transport: %d answered, %d doubled",
+		len(all), good, doubts, carriedOut, doubled, bareGood, bareDoubled)
 }

@@ -160,7 +160,7 @@ func TestErrorHidesAddressesAnywhere(t *testing.T) {
 	t.Parallel()
 	below := &url.Error{Op: "Get", URL: "https://contoso.com/a?q=name: x " + canary, Err: io.EOF}
 	odd := &url.Error{Op: "Get", URL: "odd " + canary, Err: io.EOF}
-	_, parse := url.Parse("https://user:" + canary + "/x@contoso.com/")
+	_, parse := url.Parse(fmt.Sprintf("https://user:%s/x@contoso.com/", canary))
 	require.Error(t, parse)
 	for name, err := range map[string]error{
 		"top":            below,

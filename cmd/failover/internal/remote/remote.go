@@ -133,7 +133,7 @@ how both are, what to do, and what happened last.
 }
 
 func flags(c *console.Command) (where *string, asJSON *bool) {
-	where = c.String("at", cmp.Or(os.Getenv(atVariable), "http://127.0.0.1:8366/-/failover"), "`URL` of the handler (default: the environment "+
+	where = c.String("at", cmp.Or(os.Getenv(atVariable), "http://127.0.0.1:8367/"), "`URL` of the handler (default: the environment "+
 		"variable "+atVariable+", or else where \"failover proxy\" has it)")
 	return where, c.Bool("json", false, "print the answer as JSON")
 }
@@ -230,7 +230,7 @@ var errNoStatus = errors.New("what answers there is no handler of ControlHandler
 func newProcess(where string) (*process, error) {
 	u, err := url.Parse(where)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("-at: give the URL of the handler, such as http://127.0.0.1:8366/-/failover")
+		return nil, errors.New("-at: give the URL of the handler, such as http://127.0.0.1:8367/")
 	}
 	p := &process{authorization: os.Getenv(authorizationVariable)}
 	if u.User != nil {
