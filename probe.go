@@ -219,8 +219,7 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 		side.trip() // whoever has asked: it has to rise anew
 	}
 	if address := terms.address.Load(); address != nil && p.reached() {
-		p.moved = otherAddress(side.address, *address)
-		side.address = *address
+		p.moved = side.addresses.see(*address, time.Now())
 	}
 	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(p.err), Err: p.err, Duration: took})
 }

@@ -215,7 +215,7 @@ func (t *Transport) tellDownLocked(e Endpoint) {
 
 // upLocked ends an outage at the active endpoint: the rule has begun a new epoch. The
 // connections are those of p, nil to keep what there are: a request was answered over
-// one of them.
+// one that is older than the outage.
 func (t *Transport) upLocked(p *pool, reason string) {
 	e := t.state.Load().active
 	told := !t.outage.untold
@@ -256,11 +256,17 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 }
 
 // answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life.
-func (t *Transport) answered(st *state) {
+// was sent under st: it takes the faults off the record, and is proof of life. Anew: it
+// came over a new connection. If that ends an outage, older connections may lead to
+// another place than the one that serves.
+func (t *Transport) answered(st *state, anew bool) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
+	}
+	var p *pool // nil: goes on over the connections that there are
+	if anew && st.down && t.state.Load() == st {
+		p = t.newPool()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -271,7 +277,7 @@ func (t *Transport) answered(st *state) {
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
-		t.upLocked(nil, fmt.Sprintf("the %v answers a request", st.active))
+		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
 	case confirmed:
 		t.publishLocked(nil)
 		if !t.rule.Pinned {

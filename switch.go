@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -299,7 +298,7 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 type findings struct {
 	rule.Findings
 	faults    [2]*Fault // by endpoint
-	addresses string    // what a changed address of the active endpoint looked like, "" if it did not change
+	addresses string    // of the active endpoint, see addresses.see
 }
 
 // consult probes both endpoints at the same time until the rule has a verdict. Since
@@ -337,6 +336,7 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 			}
 			found.Reached = r.probed.reached()
 			found.addresses = r.probed.moved
+			found.Moved = r.probed.moved != ""
 		}
 		found.Alive = t.succeededSince(active, since)
 		if rule.Judge(definite(), found.Findings) != rule.Undecided {
@@ -357,7 +357,7 @@ func (t *Transport) succeededSince(e Endpoint, since time.Time) bool {
 type probed struct {
 	err   error
 	weak  bool   // it passed, by no more than a 401 or 429
-	moved string // how the address that it was found at differs from the last one, "" if it does not
+	moved string // see addresses.see
 }
 
 // outcome reads the result. A fault that does not count says that something answers,
@@ -395,25 +395,6 @@ func (p *probed) timedOut() bool {
 		return f.Status == 0 && f.Timeout()
 	}
 	return p.err != nil && isTimeout(p.err)
-}
-
-// otherAddress says how the address that a probe was answered from differs from the
-// one before, "" if it does not, or is not known.
-func otherAddress(before, now net.Addr) string {
-	if before == nil || now == nil {
-		return ""
-	}
-	host := func(a net.Addr) string {
-		h, _, err := net.SplitHostPort(a.String())
-		if err != nil {
-			return a.String()
-		}
-		return h
-	}
-	if b, n := host(before), host(now); b != n {
-		return fmt.Sprintf(" (%s before, %s now)", b, n)
-	}
-	return ""
 }
 
 // closesIdle is what a RoundTripper can do that lets go of its connections.
