@@ -446,7 +446,7 @@ func (t *Transport) Close() error {
 	t.mu.Unlock()
 	t.journal.close()
 	t.wg.Wait()
-	t.yieldFailback()
+	t.giveUpTurn()
 	t.closeConnections()
 	return nil
 }
