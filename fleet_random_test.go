@@ -57,7 +57,7 @@ func (s *fleetStory) anything(random *rand.Rand) {
 		s.poison(failover.Record{})
 	case 7:
 		s.store.Fail(nil)
-		s.poison(failover.Record{Active: e, Generation: s.record().Generation + uint64(random.IntN(3)), Since: time.Now(), By: "a stranger"})
+		s.poison(failover.Record{Active: e, Generation: max(1, s.record().Generation+uint64(random.IntN(3))), Since: time.Now(), By: "a stranger"})
 	case 8:
 		p.Close()
 		s.fleet = slices.DeleteFunc(s.fleet, func(other *process) bool { return other == p })
