@@ -402,7 +402,7 @@ func (t *Transport) tell(st *state, rec Record, clock time.Time) (told bool) {
 	if t.followTo(t.ctx, st, rec, clock) {
 		return true
 	}
-	alone, err := t.witness(rec.Active, t.cfg.Quorum)
+	alone, err := t.testify(rec.Active, t.cfg.Quorum)
 	return err == nil && !alone && t.publish(st, rec, clock)
 }
 

@@ -54,11 +54,16 @@ func (t *Transport) quorum(to Endpoint, fenced bool) int {
 // It returns an error while fewer than quorum processes have seen it, after the others
 // were asked, and nil at once if one is enough. Alone: nobody could be asked.
 func (t *Transport) witness(at Endpoint, quorum int) (alone bool, err error) {
-	f := t.fleet
-	if f == nil {
+	if t.fleet == nil {
 		return false, nil
 	}
-	defer f.rouse()
+	defer t.fleet.rouse() // for the list of witnesses
+	return t.testify(at, quorum)
+}
+
+// testify is witness for the fleet's own goroutine.
+func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
+	f := t.fleet
 	t.mu.Lock()
 	f.witnessed, f.status.Failed = time.Now().Add(witnessTime), at
 	failing := f.failing
