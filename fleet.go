@@ -254,11 +254,12 @@ func (t *Transport) load(ctx context.Context) (Record, time.Time, error) {
 	return rec, clock, nil
 }
 
-// see keeps a record for Status, and takes note of a change of its generation.
+// see keeps a record for Status, and takes note of a change of its generation; of one
+// that was missed as well.
 // Transport.mu is held.
 func (f *fleet) see(rec Record) {
-	if !f.status.Loaded.IsZero() && rec.Generation != f.status.Record.Generation {
-		f.changes = append(f.changes, time.Now())
+	if more := rec.Generation - f.status.Record.Generation; more != 0 && !f.status.Loaded.IsZero() {
+		f.changes = append(f.changes, slices.Repeat([]time.Time{time.Now()}, int(min(more, 2)))...)
 		f.changes = f.changes[max(0, len(f.changes)-maxChanges):]
 	}
 	f.status.Record, f.status.Loaded = rec, time.Now()

@@ -283,6 +283,7 @@ func TestAFleetThatDisagreesStaysApartQuietly(t *testing.T) {
 					assert.LessOrEqual(s, s.store.Calls()-calls, minutes*60*n, "scripts, busy: %t", busy)
 					probes = s.probes(failover.Primary) + s.probes(failover.Alternate) - probes
 					assert.LessOrEqual(s, probes, minutes*60*n/2, "probes, busy: %t", busy)
+					s.Logf("busy %t: %d generations, %.2f scripts and %.2f probes a second for each", busy, s.record().Generation-generation, float64(s.store.Calls()-calls)/float64(minutes*60*n), float64(probes)/float64(minutes*60*n))
 				}
 			})
 		})
