@@ -58,9 +58,9 @@ func TestRulesOnRedis(t *testing.T) {
 
 func TestRulesOnCluster(t *testing.T) {
 	t.Parallel()
-	addrs := startCluster(t)
+	nodes := addrs(startCluster(t, false))
 	sharedtest.Run(t, func(t *testing.T) failover.Shared {
-		return newStore(t, closing(t, redis.NewUniversalClient(&redis.UniversalOptions{Addrs: addrs})))
+		return newStore(t, closing(t, redis.NewUniversalClient(&redis.UniversalOptions{Addrs: nodes})))
 	})
 }
 
