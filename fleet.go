@@ -29,9 +29,10 @@ import (
 type fleet struct {
 	store        Shared
 	organization string
-	member       string        // this process: one witness, however many Transports
-	claimant     string        // this Transport: what takes turns at probes
-	wake         chan struct{} // capacity 1: there is something to tell or to ask
+	member       string          // this process: one witness, however many Transports
+	claimant     string          // this Transport: what takes turns at probes
+	wake         chan struct{}   // capacity 1: there is something to tell or to ask
+	word         <-chan struct{} // of changes, nil for none
 
 	// Guarded by Transport.mu:
 	status   FleetStatus
@@ -49,10 +50,10 @@ type fleet struct {
 	unwritten error     // that of the last write
 	goodSince time.Time // the store, which counts as lost, answers well
 
-	questions uint64    // as they were seen last
-	looking   bool      // a question is being answered
-	askAfter  time.Time // and pace: the others are not asked again before
-	pace      interface {
+	asked    [2]uint64 // Questions and Recoveries as they were seen last
+	looking  bool      // that is being answered
+	askAfter time.Time // and pace: the others are not asked again before
+	pace     interface {
 		NextBackOff() time.Duration
 		Reset()
 	}
@@ -102,16 +103,16 @@ func (t *Transport) join() {
 		member: member, claimant: fmt.Sprintf("%s#%d", member, claimants.Add(1)),
 		status: FleetStatus{Member: member}, pace: intervals(firstPace, lastPace, 2),
 	}
-	changes := t.fleet.store.Changes(t.ctx, t.fleet.organization)
+	t.fleet.word = t.fleet.store.Changes(t.ctx, t.fleet.organization)
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
 	settled := t.sync(ctx, true)
-	t.wg.Go(func() { t.keepInStep(changes, settled) })
+	t.wg.Go(func() { t.keepInStep(settled) })
 }
 
 // keepInStep looks at the record whenever it may have changed, or something is
 // to be told, until the Transport is closed.
-func (t *Transport) keepInStep(changes <-chan struct{}, settled bool) {
+func (t *Transport) keepInStep(settled bool) {
 	retry, poll := intervals(fleetRetry, fleetPoll, 2), intervals(fleetPoll, fleetPoll, 1)
 	for {
 		t.mu.Lock()
@@ -130,9 +131,9 @@ func (t *Transport) keepInStep(changes <-chan struct{}, settled bool) {
 		select {
 		case <-t.ctx.Done():
 			return
-		case _, ok := <-changes:
+		case _, ok := <-t.fleet.word:
 			if retry.Reset(); !ok { // against the rules of Shared
-				changes = nil
+				t.fleet.word = nil
 			}
 		case <-t.fleet.wake:
 		case <-time.After(wait):
@@ -165,7 +166,7 @@ func (t *Transport) sync(ctx context.Context, joining bool) (settled bool) {
 		return false
 	}
 	if joining {
-		t.fleet.questions = rec.Questions
+		t.fleet.asked = [2]uint64{rec.Questions, rec.Recoveries}
 	}
 	switch st, next := t.nextStep(rec, clock); next {
 	case tell:
@@ -176,7 +177,9 @@ func (t *Transport) sync(ctx context.Context, joining bool) (settled bool) {
 		if !joining {
 			t.hesitate(st.active)
 		}
-		settled = t.followTo(ctx, st, rec, clock)
+		if len(t.fleet.word) == 0 { // else look again: the fleet may be elsewhere by now
+			settled = t.followTo(ctx, st, rec, clock)
+		}
 	default:
 		settled = true
 	}
@@ -192,7 +195,7 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f, st := t.fleet, t.state.Load()
-	forgotten := older(rec.Generation, f.known.Generation)
+	forgotten := older(rec.Generation, f.known.Generation) || rec.Version == 0 && f.known.Version != 0
 	switch {
 	case st.closed:
 		return st, rest
@@ -416,8 +419,8 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 		generation = f.known.Generation
 	}
 	here := Record{
-		Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
-		Questions: rec.Questions, Frozen: rec.Frozen,
+		Version: after(rec.Version), Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
+		Questions: rec.Questions, Recoveries: rec.Recoveries, Frozen: rec.Frozen,
 	}
 	moves := t.rule.Moves()
 	here.Earlier = slices.Clone(moves[:max(0, len(moves)-1)])
@@ -438,7 +441,7 @@ func (t *Transport) restore(rec Record, clock time.Time) bool {
 	t.mu.Lock()
 	next := t.fleet.known.out(clock)
 	t.mu.Unlock()
-	next.Questions = rec.Questions
+	next.Questions, next.Recoveries = rec.Questions, rec.Recoveries
 	return !t.disputed() && t.swap(rec, next)
 }
 

@@ -535,9 +535,10 @@ func TestAFrozenFleetMovesByHandOnly(t *testing.T) {
 		assert.Equal(s, "the fleet is frozen: migration", refused.Reason)
 		late := s.start()
 		assert.NotEqual(s, 200, late.get())
-		s.poison(failover.Record{Frozen: "migration"}) // the store forgets
-		time.Sleep(time.Minute)
+		s.poison(failover.Record{}) // the store forgets
 		s.allAt(failover.Primary)
+		time.Sleep(2 * time.Minute)
+		assert.Equal(s, "migration", s.record().Frozen)
 		assert.Equal(s, "migration", s.fleet[1].Status().Fleet.Record.Frozen)
 
 		require.NoError(s, s.fleet[1].Switch(s.Context(), failover.Alternate, "by hand"))

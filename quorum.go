@@ -34,6 +34,7 @@ const (
 const (
 	writingTopic  = "writing"
 	questionTopic = "question"
+	recoveryTopic = "recovery"
 	downTopic     = "probes while down"
 	failbackTopic = "fail-back"
 	stayTopic     = "probes of those who stay" // see Config.ManualFailback
@@ -104,24 +105,37 @@ func (t *Transport) askOthers() bool {
 	}
 	t.mu.Unlock()
 	if may && t.turn(questionTopic, firstPace) { // else somebody has asked just now
-		t.amend(func(r *Record) bool {
-			r.Questions++
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			f.questions = r.Questions // no need to answer oneself
-			return true
-		})
+		t.raise(func(r *Record) { r.Questions++ })
 	}
 	return may
 }
 
-// answer answers a question of the fleet, if there is a new one.
+// tellRecovery has those members look that are down as this one was.
+func (t *Transport) tellRecovery() {
+	if t.fleet != nil && t.turn(recoveryTopic, firstPace) {
+		t.raise(func(r *Record) { r.Recoveries++ })
+	}
+}
+
+// raise puts a question into the record, which this Transport need not answer itself.
+func (t *Transport) raise(question func(*Record)) {
+	t.amend(func(r *Record) bool {
+		question(r)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.fleet.asked = [2]uint64{r.Questions, r.Recoveries}
+		return true
+	})
+}
+
+// answer answers what the fleet asks, if that is new.
 func (t *Transport) answer(rec Record) {
 	f := t.fleet
 	t.mu.Lock()
 	st := t.state.Load()
-	asked := rec.Questions != f.questions && !f.looking && !st.closed
-	f.questions = rec.Questions
+	asked := rec.Questions != f.asked[0] || rec.Recoveries != f.asked[1] && st.down
+	asked = asked && !f.looking && !st.closed
+	f.asked = [2]uint64{rec.Questions, rec.Recoveries}
 	f.looking = f.looking || asked
 	t.mu.Unlock()
 	if asked {
@@ -132,20 +146,17 @@ func (t *Transport) answer(rec Record) {
 // look finds out whether the active endpoint serves this process: who is down probes
 // whether it still is.
 func (t *Transport) look(st *state) {
-	defer func() {
-		t.mu.Lock()
-		t.fleet.looking = false
-		t.mu.Unlock()
-	}()
 	t.pause(random.N(askSpread))
 	t.mu.Lock()
-	if t.rule.Down {
+	t.fleet.looking = false
+	demanded := t.rule.Down
+	if demanded {
 		t.demanded = true
 		t.wakeWatch()
 	}
-	ask := !t.rule.Down && t.rule.Epoch == st.epoch
+	overtaken := t.rule.Epoch != st.epoch
 	t.mu.Unlock()
-	if !ask {
+	if demanded || overtaken {
 		return
 	}
 	began := time.Now()

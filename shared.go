@@ -92,8 +92,9 @@ type Record struct {
 	Reason, By string
 
 	// Questions is another whenever a member has asked the others to look at their
-	// active endpoint for themselves.
-	Questions uint64
+	// active endpoint for themselves, and Recoveries whenever one that was down has
+	// found that it serves again.
+	Questions, Recoveries uint64
 	// Risen is how many probes of the primary have passed in a row since the switch,
 	// whoever has made them.
 	Risen uint64

@@ -166,8 +166,8 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 		}
 	}
 	t.mu.Unlock()
-	if verdict == rule.Stay && t.fleet != nil {
-		t.askOthers() // who may still be down
+	if verdict == rule.Stay {
+		t.tellRecovery()
 	}
 	if verdict != rule.Move {
 		return verdict == rule.Stay

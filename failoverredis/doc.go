@@ -35,6 +35,7 @@
 //	by          web-1/4711/K5RVQD
 //	version     9
 //	questions   2
+//	recoveries  0
 //	risen       1
 //	frozen
 //	id          M4HTZXNQ...

@@ -190,7 +190,7 @@ func TestFleetSurvivesPoison(t *testing.T) {
 		require.NoError(t, f.admin.Publish(t.Context(), "failover:changes", organization).Err())
 	}
 	poison("version", 7, "generation", uint64(math.MaxUint64), "active", "alternate", "since", "2999-01-01T00:00:00Z", "earlier", "",
-		"reason", "a lie", "by", "nobody", "questions", 0, "risen", 0, "frozen", "")
+		"reason", "a lie", "by", "nobody", "questions", 0, "recoveries", 0, "risen", 0, "frozen", "")
 	// The alternate itself says that it does not serve, so the lie is corrected.
 	require.Eventually(t, func() bool {
 		rec := f.record()

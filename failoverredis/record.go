@@ -12,7 +12,7 @@ import (
 
 // fieldNames are the fields of a record in Redis. Their order is that of
 // formatRecord and parseRecord.
-var fieldNames = [...]string{"generation", "active", "since", "earlier", "reason", "by", "version", "questions", "risen", "frozen"}
+var fieldNames = [...]string{"generation", "active", "since", "earlier", "reason", "by", "version", "questions", "recoveries", "risen", "frozen"}
 
 // fields are the values of fieldNames.
 type fields [len(fieldNames)]string
@@ -34,7 +34,7 @@ func formatRecord(r failover.Record) (f fields, err error) {
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	f = fields{
 		number(r.Generation), r.Active.String(), texts[0], strings.Join(texts[1:], " "), r.Reason, r.By,
-		number(r.Version), number(r.Questions), number(r.Risen), r.Frozen,
+		number(r.Version), number(r.Questions), number(r.Recoveries), number(r.Risen), r.Frozen,
 	}
 	size := 0
 	for _, value := range f {
@@ -52,7 +52,7 @@ func parseRecord(f fields) (r failover.Record, err error) {
 	for _, n := range []struct {
 		field int
 		value *uint64
-	}{{0, &r.Generation}, {6, &r.Version}, {7, &r.Questions}, {8, &r.Risen}} {
+	}{{0, &r.Generation}, {6, &r.Version}, {7, &r.Questions}, {8, &r.Recoveries}, {9, &r.Risen}} {
 		if *n.value, err = strconv.ParseUint(f[n.field], 10, 64); err != nil || strconv.FormatUint(*n.value, 10) != f[n.field] {
 			return failover.Record{}, fmt.Errorf("record's %s is not a number", fieldNames[n.field])
 		}
@@ -75,7 +75,7 @@ func parseRecord(f fields) (r failover.Record, err error) {
 		}
 		r.Earlier = append(r.Earlier, t)
 	}
-	r.Reason, r.By, r.Frozen = f[4], f[5], f[9]
+	r.Reason, r.By, r.Frozen = f[4], f[5], f[10]
 	return r, nil
 }
 

@@ -117,7 +117,7 @@ func TestWhatIsStored(t *testing.T) {
 	require.NoError(t, err)
 	fields, err := m.HKeys(recordKey)
 	require.NoError(t, err)
-	assert.ElementsMatch(t, []string{"generation", "active", "since", "earlier", "reason", "by", "version", "questions", "risen", "frozen", "id"}, fields)
+	assert.ElementsMatch(t, []string{"generation", "active", "since", "earlier", "reason", "by", "version", "questions", "recoveries", "risen", "frozen", "id"}, fields)
 	assert.Equal(t, "3", m.HGet(recordKey, "generation"))
 	assert.Equal(t, "alternate", m.HGet(recordKey, "active"))
 	assert.Equal(t, "2025-03-30T02:59:59.123456789Z", m.HGet(recordKey, "since"))
@@ -156,7 +156,7 @@ func TestPrefixKeepsFleetsApart(t *testing.T) {
 // of a few words.
 func TestPoisonedRecords(t *testing.T) {
 	t.Parallel()
-	good := map[string]string{"generation": "2", "active": "primary", "since": "2025-03-30T02:59:59Z", "earlier": "", "reason": "r", "by": "b", "version": "2", "questions": "0", "risen": "0", "frozen": ""}
+	good := map[string]string{"generation": "2", "active": "primary", "since": "2025-03-30T02:59:59Z", "earlier": "", "reason": "r", "by": "b", "version": "2", "questions": "0", "recoveries": "0", "risen": "0", "frozen": ""}
 	rows := []struct {
 		name   string // and the reason why it is no record
 		change map[string]string

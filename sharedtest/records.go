@@ -59,7 +59,7 @@ func everyField(s *store) {
 		many[i] = since.Add(time.Duration(i) * 17999999999)
 	}
 	records := []failover.Record{
-		{Active: failover.Alternate, Generation: 9, Since: since, Earlier: []time.Time{since.Add(-time.Hour), since.Add(-1)}, Reason: "r", By: "b", Questions: 7, Risen: 3, Frozen: "f"},
+		{Active: failover.Alternate, Generation: 9, Since: since, Earlier: []time.Time{since.Add(-time.Hour), since.Add(-1)}, Reason: "r", By: "b", Questions: 7, Recoveries: 5, Risen: 3, Frozen: "f"},
 		{},
 		{Active: failover.Alternate, Since: time.Now(), Earlier: many},
 		{Active: failover.Primary, Since: time.Unix(0, 1).UTC()},
@@ -110,7 +110,7 @@ func everyDigit(s *store) {
 	present := uint64(0)
 	for _, g := range []uint64{1<<31 + 1, 1<<32 + 1, 1<<53 - 1, 1 << 53, 1<<53 + 1, 1<<53 + 2, 1<<62 - 1, 1 << 62, 1 << 63, math.MaxUint64 - 1} {
 		r := record(g)
-		r.Generation, r.Questions = g, g
+		r.Generation, r.Questions, r.Recoveries = g, g, g
 		s.swap(h, s.organization, present, r, true)
 		s.holds(h, s.organization, r)
 		s.swap(h, s.organization, g-1, record(g+1), false)

@@ -145,7 +145,7 @@ func equal(a, b failover.Record) bool {
 	}
 	return a.Active == b.Active && a.Generation == b.Generation && a.Since.Equal(b.Since) &&
 		a.Reason == b.Reason && a.By == b.By &&
-		a.Version == b.Version && a.Questions == b.Questions && a.Risen == b.Risen && a.Frozen == b.Frozen
+		a.Version == b.Version && a.Questions == b.Questions && a.Recoveries == b.Recoveries && a.Risen == b.Risen && a.Frozen == b.Frozen
 }
 
 // record returns a plain record of the given version.
