@@ -68,19 +68,18 @@ const (
 	// fleetRetry is the first such time while something is unsettled; it
 	// grows to fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
-	lostPoll   = 3 * time.Second
+	lostPoll   = 2 * time.Second
 	// fleetTimeout bounds every use of the store, and what New waits for in all.
 	fleetTimeout = time.Second
 	// foundAfter is how long a store that was lost has to answer well, each time
 	// within half of fleetTimeout, before it counts as found.
-	foundAfter = 10 * time.Second
+	foundAfter = 15 * time.Second
 	// maxChanges of the generation within fenceDamping are as many as a fleet makes by
 	// contradicting itself.
 	maxChanges = 4
-	// Followers probe over this time, lest they meet the service's own limits, those
-	// that meet faults over a shorter one.
-	followSpread = 700 * time.Millisecond
-	hurrySpread  = 100 * time.Millisecond
+	// followSpread is over which followers probe, lest they meet the service's own
+	// limits. Who meets a fault meanwhile asks for itself, at once.
+	followSpread = 800 * time.Millisecond
 )
 
 // thisProcess is the name of the process in its fleet: for people the host name
@@ -175,7 +174,7 @@ func (t *Transport) sync(ctx context.Context, joining bool) (settled bool) {
 		settled = t.restore(rec, clock)
 	case follow:
 		if !joining {
-			t.hesitate(st.active)
+			t.pause(random.N(followSpread))
 		}
 		if len(t.fleet.word) == 0 { // else look again: the fleet may be elsewhere by now
 			settled = t.followTo(ctx, st, rec, clock)
@@ -213,18 +212,12 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	case f.insisted || f.untold && !older(f.known.Generation, rec.Generation):
 		return st, tell
 	default:
+		if older(f.known.Generation, rec.Generation) {
+			// One of the fleet has seen more there than this one's last fence.
+			t.endpoints[rec.Active].fenced = false
+		}
 		return st, follow
 	}
-}
-
-// hesitate waits for a moment, another for each, so that the probes of a fleet do not
-// come all at once. Who meets faults at the active endpoint waits for less.
-func (t *Transport) hesitate(active Endpoint) {
-	spread := followSpread
-	if last := t.endpoints[active].lastFault.Load(); last != nil && time.Since(last.at) < findingsFresh {
-		spread = hurrySpread
-	}
-	t.pause(random.N(spread))
 }
 
 // pause waits, unless the Transport is closed.
@@ -451,16 +444,11 @@ func (t *Transport) restore(rec Record, clock time.Time) bool {
 // passes, the record is out of date, and is corrected.
 func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock time.Time) (settled bool) {
 	rec, f := found.in(clock), t.fleet
-	t.mu.Lock()
-	side := &t.endpoints[rec.Active]
-	fenced := side.fenced
-	side.fenced = fenced && !older(f.known.Generation, rec.Generation)
-	t.mu.Unlock()
 	err := t.runProbe(ctx, rec.Active)
 	var fence *Fault
 	if errors.As(err, &fence) && fence.Definitive && !t.disputed() && t.runProbe(ctx, st.active) == nil {
 		t.mu.Lock()
-		side.fenced = true
+		t.endpoints[rec.Active].fenced = true
 		f.reason = fmt.Sprintf("the %v says that it does not serve", rec.Active)
 		t.mu.Unlock()
 		return t.publish(st, found, clock)
@@ -484,9 +472,6 @@ func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock
 		f.refused = rec.Generation
 		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: rec.Active, Err: forShow(err), Reason: fmt.Sprintf(
 			"the fleet is at the %v (%s), which is not followed", rec.Active, rec.By)})
-	}
-	if err != nil {
-		side.fenced = side.fenced || fenced
 	}
 	return err == nil
 }

@@ -210,7 +210,7 @@ func (s *fleetStory) poison(rec failover.Record) {
 
 // settle gives the fleet the time that followers take.
 func (s *fleetStory) settle() {
-	time.Sleep(750 * time.Millisecond)
+	time.Sleep(850 * time.Millisecond)
 	synctest.Wait()
 }
 

@@ -111,7 +111,7 @@ type FleetStatus struct {
 	Record Record
 	Loaded time.Time
 	// Err is why the store counts as lost, nil if it does not: an error of it, which
-	// goes away once the store has answered well for ten seconds.
+	// goes away once the store has answered well for 15 seconds.
 	Err error
 	// Apart: the fleet's endpoint is not the one that is active here, because
 	// it does not pass its probe, the Transport is pinned, ConfirmSwitch
