@@ -447,7 +447,7 @@ func (t *Transport) Close() error {
 	t.mu.Unlock()
 	t.journal.close()
 	t.wg.Wait()
-	t.yieldFailback()
+	t.giveUpTurn()
 	t.closeConnections()
 	return nil
 }

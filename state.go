@@ -106,6 +106,8 @@ type move struct {
 	fault       *Fault // that led to it, or nil
 	provisional bool
 	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
+	follows     bool // the fleet
+	alone       bool // made without the quorum that it takes, for nobody could be asked
 }
 
 // moveLocked carries a switch out, over the connections of p. By says how the rule
@@ -131,9 +133,7 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 	if m.abandon {
 		old.pool.waits.abandon()
 	}
-	if !t.rule.Pinned && !m.provisional { // a pin is this process's own; weak evidence is nobody else's
-		t.tellFleet(m.reason)
-	}
+	t.fleet.moved(m, t.rule.Pinned)
 	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
 	t.tellTokensLocked(from, m.to)
 	if latched {
@@ -281,7 +281,7 @@ func (t *Transport) answered(st *state, anew bool) {
 	case confirmed:
 		t.publishLocked(nil)
 		if !t.rule.Pinned {
-			t.tellFleet(fmt.Sprintf("the %v answers requests", st.active))
+			t.fleet.tell(fmt.Sprintf("the %v answers requests", st.active))
 		}
 	}
 }

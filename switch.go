@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,7 +206,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	var refusal error
 	for {
 		fenced := t.definite(q)
-		if refusal = t.witness(from, t.quorum(to, fenced)); refusal == nil {
+		if m.alone, refusal = t.witness(from, t.quorum(to, fenced)); refusal == nil {
 			refusal = t.propose(ctx, q.st, m, t.rule.Memory(fenced))
 		}
 		if refusal == nil || t.definite(q) == fenced { // no stronger evidence has come meanwhile
@@ -226,7 +227,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 // state has changed, there were too many switches within memory, or
 // Config.ConfirmSwitch objects. It returns why it did not.
 func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.Duration) error {
-	if err := t.mayMove(st, memory); err != nil {
+	if err := cmp.Or(t.handsOff(m), t.mayMove(st, memory)); err != nil {
 		return err
 	}
 	if err := t.confirm(ctx, st.active, m); err != nil {
