@@ -122,7 +122,11 @@ func finds() (list []Findings) {
 			list = append(list, f)
 			switch active {
 			case Passed:
-				f.Alive = true
+				alive, moved := f, f
+				alive.Alive, moved.Moved = true, true
+				list = append(list, alive, moved)
+			case PassedWeakly:
+				f.Moved = true
 				list = append(list, f)
 			case Inconclusive: // this machine is in trouble
 				f.Reached = false
@@ -229,7 +233,7 @@ func concluded(w *world, f Findings) (string, bool) {
 	}
 	before := w.r
 	v, renewed := w.r.Conclude(w.now, w.r.question, f, hold)
-	decides, definite := before.evidence.Decides, before.evidence.Definite()
+	decides, definite := before.evidence.Decides || f.Moved && f.Active == Passed, before.evidence.Definite()
 	passes := f.Other == Passed && (definite || f.Active == Failed) || f.Other == PassedWeakly && f.Active == Failed
 	switch {
 	case v != Move && w.r.asking:
@@ -257,6 +261,8 @@ func concluded(w *world, f Findings) (string, bool) {
 		return "down without two sides that fail, or not down with them", true
 	case v == Stay && w.r.Epoch == before.Epoch && f.Reached && !(before.evidence.Kinds == Slow && f.Alive):
 		return "a judgement is not followed by a renewal", true
+	case v == Stay && w.r.Epoch != before.Epoch && before.evidence.Kinds == Slow && f.Alive:
+		return "a slow call takes the connections of others", true
 	case v == Stay && w.r.Epoch != before.Epoch && !f.Reached:
 		return "a renewal although no new connection was answered", true
 	case v == Stay && before.evidence.Kinds == Slow && w.r.heldUntil != before.heldUntil:
@@ -581,7 +587,7 @@ func TestFindingsAreFreshForAWhile(t *testing.T) {
 		t.Error("findings before any question")
 	}
 	r.See(time.Unix(0, 0), 0, Evidence{Kinds: Answered})
-	r.Conclude(time.Unix(0, 0), r.question, Findings{Active: Failed}, time.Second)
+	r.Conclude(time.Unix(0, 0), r.question, Findings{Active: Failed, Other: Passed}, time.Second)
 	for at, want := range []bool{true, true, false, false} {
 		if f, ok := r.Kept(time.Unix(int64(at), 0)); ok != want || ok && f.Active != Failed {
 			t.Errorf("after %d s: %v, %+v", at, ok, f)
