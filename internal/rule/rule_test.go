@@ -143,7 +143,7 @@ func allSteps() []step {
 		{"Unpin", true, func(w *world) (string, bool) {
 			w.r.Unpin()
 			w.ghost = nil
-			return complain(w.r.Pinned && !w.r.Closed, "pinned for ever"), true
+			return complain(w.r.Pinned && !w.r.Closed || len(w.r.moves) > 0, "pinned for ever, or latched after a hand has cleared that"), true
 		}},
 		{"Close", true, func(w *world) (string, bool) {
 			w.r.Close()
@@ -255,6 +255,8 @@ func concluded(w *world, f Findings) (string, bool) {
 		if _, ok := moved.Kept(w.now); ok {
 			return "what was found before a judgement is kept", true
 		}
+	case v == Undecided:
+		return "a question that decides has no verdict", true
 	case (v == Move) != passes:
 		return "the other side's answer is not the arbiter", true
 	case (v == GoDown) != (!passes && f.Active == Failed), v == GoDown != (w.r.Down && !before.Down):
