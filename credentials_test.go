@@ -268,7 +268,7 @@ func TestManyTokensAreNoStormOfProbes(t *testing.T) {
 // Requests that are answered at the alternate lend their tokens without allocating.
 // It counts allocations and is not parallel for that.
 func TestLendingTakesNoMemory(t *testing.T) {
-	base := failoverBase(func(req *http.Request) (*http.Response, error) {
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
 		if req.URL.Host == lenderPrimary {
 			return nil, io.EOF
 		}
@@ -297,7 +297,3 @@ func TestLendingTakesNoMemory(t *testing.T) {
 	assert.Equal(t, without, allocations("Bearer good"))
 	assert.Equal(t, without, allocations("Bearer one", "Bearer two", "Bearer three"), "of callers by turns")
 }
-
-type failoverBase func(*http.Request) (*http.Response, error)
-
-func (f failoverBase) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
