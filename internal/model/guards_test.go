@@ -28,18 +28,22 @@ type drill struct {
 	transport *failover.Transport
 	tripped   atomic.Int32
 	up        atomic.Int32
+	told      func(failover.Event) // of every event, if it is set
 }
 
-// run plays a drill in a bubble. Both sides serve at first.
-func run(t *testing.T, cfg failover.Config, plot func(*drill)) {
+// run plays a drill in a bubble. Both sides serve at first. Log is where the log goes.
+func run(t *testing.T, cfg failover.Config, plot func(*drill), log ...slog.Handler) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := &drill{T: t, world: newWorld()}
 		d.behave(failover.Primary, sound, sound)
 		d.behave(failover.Alternate, sound, sound)
-		cfg.Base, cfg.Logger = d, slog.New(slog.DiscardHandler)
+		cfg.Base, cfg.Logger = d, slog.New(append(log, slog.DiscardHandler)[0])
 		cfg.OnEvent = func(e failover.Event) {
+			if d.told != nil {
+				d.told(e)
+			}
 			switch e.Kind {
 			case failover.EventTripped:
 				d.tripped.Add(1)

@@ -118,6 +118,11 @@ func (r *pausingReader) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
+// dialRefused finds that nobody listens.
+func dialRefused(context.Context, string, string) (net.Conn, error) {
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+}
+
 // truncated gives an answer that breaks off.
 func truncated(req *http.Request) (*http.Response, error) {
 	resp, err := answering(200, asJSON, "")(req)
@@ -129,7 +134,8 @@ func truncated(req *http.Request) (*http.Response, error) {
 var (
 	sound    = &conduct{name: "serves", reaches: true, probe: good, answer: answering(200, asJSON, organization)}
 	refusing = &conduct{name: "refuses", counts: true, probe: bad, answer: func(*http.Request) (*http.Response, error) {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		_, err := dialRefused(nil, "", "")
+		return nil, err
 	}}
 	fencing = &conduct{name: "fences", counts: true, trips: true, fence: true, probe: bad,
 		answer: answering(503, asJSON, `{"error":{"code":"0x8004B065","message":"Not served from here."}}`)}
@@ -180,6 +186,7 @@ type world struct {
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
+	arrived  func() // called for every request, if it is set
 }
 
 func newWorld() *world {
@@ -225,6 +232,9 @@ func (w *world) behave(e failover.Endpoint, requests, probes *conduct) {
 }
 
 func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
+	if w.arrived != nil {
+		w.arrived()
+	}
 	if req.Body != nil {
 		io.Copy(io.Discard, req.Body)
 		req.Body.Close()
