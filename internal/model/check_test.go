@@ -114,7 +114,7 @@ func (m *model) checkSwitch(e failover.Event) {
 	fenced := m.fenced(e.From, m.switched)
 	down := strings.HasPrefix(e.Reason, "of two endpoints that were down")
 	back := strings.HasSuffix(e.Reason, "has not given a healthy answer") // of a provisional move
-	if down && !m.now.down && !m.damped(e.Time) {
+	if down && !m.now.down && !m.damped() {
 		m.fail("a switch out of down, and not down")
 	}
 	switch {
@@ -180,7 +180,7 @@ func (m *model) check() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
-	if status.Down && m.damped(time.Now()) {
+	if status.Down && m.damped() {
 		got.down = m.now.down // which need not be told
 	}
 	if got != m.now && !m.closing {
@@ -209,16 +209,15 @@ func (m *model) check() {
 	}
 }
 
-// damped reports whether there were so many outages that a further one may not be
-// told of.
-func (m *model) damped(now time.Time) bool {
-	n := 0
-	for _, at := range m.downs {
-		if now.Sub(at) < 10*time.Minute {
-			n++
+// damped reports whether there were so many outages that a further one may not be told
+// of. Those that follow it count as well, and the model does not know them.
+func (m *model) damped() bool {
+	for i := 2; i < len(m.downs); i++ {
+		if m.downs[i].Sub(m.downs[i-2]) < 10*time.Minute {
+			return true
 		}
 	}
-	return n >= 3
+	return false
 }
 
 // mayArrive: all traffic of a generation goes to one endpoint, and none goes out

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -181,8 +182,9 @@ type world struct {
 	faults   [2][]evidence
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
-	probing  [2]int // under way
-	begun    int    // probes
+	probing  [2]int       // under way
+	pending  [2][]*probed // the same
+	begun    int          // probes
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
@@ -321,11 +323,14 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	c := w.sides[e].probes
 	w.probing[e]++
 	w.begun++
+	this := &probed{started: started, found: c.probe}
+	w.pending[e] = append(w.pending[e], this)
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.probing[e]--
+	w.pending[e] = slices.DeleteFunc(w.pending[e], func(p *probed) bool { return p == this })
 	if err == nil || !canceled(req.Context()) {
 		w.probes[e] = append(w.probes[e], probed{started, time.Now(), c.probe})
 	}
@@ -366,8 +371,17 @@ func (w *world) fenced(e failover.Endpoint, since time.Time) bool {
 	return false
 }
 
-// found reports whether a probe of e that ended lately came to one of findings.
+// probeTimeout is Config.ProbeTimeout.
+const probeTimeout = 5 * time.Second
+
+// found reports whether a probe of e that ended lately came to one of findings. The
+// Transport does not wait for one whose time is over, and may be the first to know.
 func (w *world) found(e failover.Endpoint, findings ...finding) bool {
+	for _, p := range w.pending[e] {
+		if time.Since(p.started) >= probeTimeout && slices.Contains(findings, p.found) {
+			return true
+		}
+	}
 	for i := len(w.probes[e]) - 1; i >= 0; i-- {
 		p := w.probes[e][i]
 		if p.ended.Before(time.Now().Add(-evidenceTime)) {
@@ -384,7 +398,7 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 
 // evidenceTime is how old the evidence for a change may be: a probe, the time for which
 // the findings of an early question are kept, and the time that ConfirmSwitch has.
-const evidenceTime = (5 + 2 + 30 + 1) * time.Second
+const evidenceTime = probeTimeout + (2+30+1)*time.Second
 
 // risen counts the good probes of the primary since the last bad one, whatever
 // they were for.
