@@ -97,7 +97,7 @@ func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
 		require.Zero(d, d.get(time.Minute))
 		require.True(d, d.transport.Status().Down)
 		d.behave(failover.Primary, sound, slow)
-		d.await(func(w *world) bool { return w.probing[failover.Primary] > 0 })
+		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) > 0 })
 		d.transport.Pin(failover.Primary)
 		time.Sleep(10 * time.Second)
 		assert.Zero(d, d.up.Load(), "the probe ended after there was something to recover from")
@@ -134,12 +134,12 @@ func TestALateProbeDoesNotClearTheFaultsOfANewGeneration(t *testing.T) {
 	run(t, failover.Config{MaxAttempts: -1}, func(d *drill) {
 		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
 		d.behave(failover.Primary, outage, slow)
-		d.await(func(w *world) bool { return w.probing[failover.Primary] > 0 })
+		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) > 0 })
 		d.transport.Pin(failover.Primary)
 		d.transport.Unpin()
 		d.get(time.Minute)
 		d.get(time.Minute)
-		d.await(func(w *world) bool { return w.probing[failover.Primary] == 0 })
+		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) == 0 })
 		synctest.Wait() // the probe has passed
 		require.Zero(d, d.tripped.Load())
 		d.get(time.Minute)

@@ -182,8 +182,7 @@ type world struct {
 	faults   [2][]evidence
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
-	probing  [2]int       // under way
-	pending  [2][]*probed // the same
+	probing  [2][]*probed // under way
 	begun    int          // probes
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
@@ -321,16 +320,14 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	started := time.Now()
 	w.mu.Lock()
 	c := w.sides[e].probes
-	w.probing[e]++
 	w.begun++
 	this := &probed{started: started, found: c.probe}
-	w.pending[e] = append(w.pending[e], this)
+	w.probing[e] = append(w.probing[e], this)
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.probing[e]--
-	w.pending[e] = slices.DeleteFunc(w.pending[e], func(p *probed) bool { return p == this })
+	w.probing[e] = slices.DeleteFunc(w.probing[e], func(p *probed) bool { return p == this })
 	if err == nil || !canceled(req.Context()) {
 		w.probes[e] = append(w.probes[e], probed{started, time.Now(), c.probe})
 	}
@@ -377,7 +374,7 @@ const probeTimeout = 5 * time.Second
 // found reports whether a probe of e that ended lately came to one of findings. The
 // Transport does not wait for one whose time is over, and may be the first to know.
 func (w *world) found(e failover.Endpoint, findings ...finding) bool {
-	for _, p := range w.pending[e] {
+	for _, p := range w.probing[e] {
 		if time.Since(p.started) >= probeTimeout && slices.Contains(findings, p.found) {
 			return true
 		}
