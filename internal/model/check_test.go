@@ -126,7 +126,13 @@ func (m *model) checkSwitch(e failover.Event) {
 		m.checkRecovery(e.Time)
 	case down:
 	case back:
-		if m.lastServed(e.From, m.switched, e.Time).After(m.switched) {
+		since := m.switched
+		for _, p := range m.probes[e.From] { // which may have led to a renewal: answers from before do not count
+			if p.found != bad && p.ended.After(since) {
+				since = p.ended
+			}
+		}
+		if m.lastServed(e.From, since, e.Time).After(since) {
 			m.fail("a move is taken back although the %v has served", e.From)
 		}
 	case e.Fault == nil:
