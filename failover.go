@@ -189,7 +189,8 @@ type Config struct {
 	ManualFailback bool
 
 	// ConfirmSwitch, if set, is asked before every automatic switch, with the
-	// evidence. An error refuses the switch: the traffic stays, and the question
+	// evidence; not before one is taken back that has led to an endpoint which asks for
+	// a token or throttles, and does not answer requests in good health either. An error refuses the switch: the traffic stays, and the question
 	// comes up again when the evidence does. Callers that wait for the switch
 	// wait for the answer, which has to come within 30 s; no answer refuses.
 	// It must return once its context ends: Close waits for it. A fail-back and
@@ -311,6 +312,7 @@ type Transport struct {
 	// that the primary named first.
 	organizationID string
 	watching       bool          // the watch goroutine runs
+	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
 	rounds         chan struct{} // closed at the end of each round of probes

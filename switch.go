@@ -335,7 +335,7 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		outcome, fault := r.probed.outcome()
 		found.faults[r.endpoint] = fault
 		if r.endpoint != active {
-			found.Other = outcome
+			found.Other = t.weigh(outcome)
 		} else {
 			found.Active = outcome
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
@@ -350,6 +350,13 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		}
 	}
 	return found
+}
+
+// weigh returns what the outcome of a probe of the endpoint that is not active is worth.
+func (t *Transport) weigh(outcome rule.Outcome) rule.Outcome {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rule.Weigh(time.Now(), outcome)
 }
 
 // succeededSince reports whether an endpoint has given a request a healthy answer

@@ -203,10 +203,11 @@ func (c *call) run() (resp *http.Response, err error) {
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
 	c.lend(f)
+	left := t.tried(st, f, ctx.Err() != nil)
 	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() || c.body.spent() || !c.maySendAgain(f) {
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !left || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
 	if st.down {
@@ -226,7 +227,7 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
-	if now.closed || now.down || ctx.Err() != nil || !c.body.withdraw() {
+	if now.closed || now.down && !left || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now

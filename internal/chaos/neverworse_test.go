@@ -1,7 +1,9 @@
 package chaos
 
 import (
+	"flag"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,10 +12,12 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
+var only = flag.String("only", "", "the brown-outs to run whose name contains this")
+
 func TestNeverWorse(t *testing.T) {
 	t.Parallel()
 	seeds, length, clients := 2, 5*time.Minute, contenders[:2]
-	want := func(b brownOut) bool { return true }
+	want := func(b brownOut) bool { return *only == "" || strings.Contains(b.String(), *only) }
 	if *full {
 		seeds, length, clients = 6, 10*time.Minute, contenders
 	}
