@@ -26,12 +26,12 @@ type credential struct {
 // them tried again by turns.
 const maxCredentials = 8
 
-// offer keeps the header of a request. Proven: the request was answered in good health.
+// offer keeps the header of a request, if it can be sent. Proven: the request was answered in good health.
 // It reports whether the header was not known before.
 func (c *credentials) offer(h http.Header, proven bool) (isNew bool) {
 	header := valueOf(h, "Authorization")
-	if header == "" {
-		return false
+	if header == "" || !validHeaderValue(header) {
+		return false // net/http would not send it
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

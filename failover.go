@@ -246,7 +246,7 @@ type Config struct {
 
 	// OnEvent is told of every event, in order, one at a time, away from the
 	// request path. It may call the Transport, except for Close, which waits
-	// for it. While it blocks, up to 1,024 events are kept for it. With Shared,
+	// for it. While it blocks, up to 1,024 events are kept for it. A panic is logged. With Shared,
 	// the first may come before New has returned.
 	OnEvent func(Event)
 

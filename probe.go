@@ -185,12 +185,8 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 		return probed{err: parent.Err()} // nobody waits for it any more; it proves nothing
 	}
 	if f, ok := err.(*Fault); ok {
-		if f == nil { // of a Probe that returns what Classify does
-			err = nil
-		} else {
-			found := *f
-			found.Endpoint, err = e, &found
-		}
+		found := *f
+		found.Endpoint, err = e, &found
 	}
 	p = probed{err: forShow(err), weak: err == nil && terms.weak.Load()}
 	t.noteProbe(e, &p, terms, time.Since(start))
@@ -206,7 +202,10 @@ func (t *Transport) callProbe(ctx context.Context, e Endpoint, endpoint *url.URL
 	}
 	panicked := true
 	err := t.outsource(ctx, "Probe", func() error {
-		err := t.cfg.Probe(ctx, client, &target)
+		err := realError(t.cfg.Probe(ctx, client, &target))
+		if err != nil {
+			_, _ = err.Error(), isTimeout(err) // which may panic
+		}
 		panicked = false
 		return err
 	})
@@ -274,7 +273,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(ctx)
 	var borrowed string
 	if t.cfg.Authorize != nil {
-		if err := t.cfg.Authorize(req); err != nil {
+		if err := t.authorize(req); err != nil {
 			closeBody(req)
 			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
 		}

@@ -280,7 +280,9 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 			}
 			answer <- err
 		}()
-		err = f()
+		if err = realError(f()); err != nil {
+			_ = err.Error() // whose panic is to be here, and not where the error is shown
+		}
 	})
 	select {
 	case err := <-answer:
@@ -383,7 +385,7 @@ func (p *probed) outcome() (rule.Outcome, *Fault) {
 		return rule.Passed, nil
 	}
 	var f *Fault
-	if !errors.As(p.err, &f) {
+	if !errors.As(p.err, &f) || f == nil {
 		f = &Fault{Class: ClassUnavailable, Err: p.err}
 		if errors.Is(p.err, context.DeadlineExceeded) {
 			f.Class = ClassTransient
@@ -404,7 +406,7 @@ func (p *probed) reached() bool {
 // timedOut reports whether there was no answer in time.
 func (p *probed) timedOut() bool {
 	var f *Fault
-	if errors.As(p.err, &f) {
+	if errors.As(p.err, &f) && f != nil {
 		return f.Status == 0 && f.Timeout()
 	}
 	return p.err != nil && isTimeout(p.err)
