@@ -188,7 +188,8 @@ type Config struct {
 	ManualFailback bool
 
 	// ConfirmSwitch, if set, is asked before every automatic switch, with the
-	// evidence. An error refuses the switch: the traffic stays, and the question
+	// evidence; not before one is taken back that has led to an endpoint which asks for
+	// a token or throttles, and does not answer requests in good health either. An error refuses the switch: the traffic stays, and the question
 	// comes up again when the evidence does. Callers that wait for the switch
 	// wait for the answer, which has to come within 30 s; no answer refuses.
 	// It must return once its context ends: Close waits for it. A fail-back and
@@ -244,7 +245,7 @@ type Config struct {
 
 	// OnEvent is told of every event, in order, one at a time, away from the
 	// request path. It may call the Transport, except for Close, which waits
-	// for it. While it blocks, up to 1,024 events are kept for it. With Shared,
+	// for it. While it blocks, up to 1,024 events are kept for it. A panic is logged. With Shared,
 	// the first may come before New has returned.
 	OnEvent func(Event)
 
@@ -312,6 +313,7 @@ type Transport struct {
 	// that the primary named first.
 	organizationID string
 	watching       bool          // the watch goroutine runs
+	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
 	wake           chan struct{} // capacity 1: the watch goroutine should look again

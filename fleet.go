@@ -484,7 +484,7 @@ func (f *fleet) moved(m move, pinned bool) {
 		f.untold, f.alone, f.insisted = false, false, false
 	default:
 		f.alone = m.alone
-		if !pinned && !m.provisional { // a pin is this process's own; weak evidence is nobody else's
+		if !pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
 			f.tell(m.reason)
 		}
 	}

@@ -264,7 +264,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(ctx)
 	var borrowed string
 	if t.cfg.Authorize != nil {
-		if err := t.cfg.Authorize(req); err != nil {
+		if err := t.authorize(req); err != nil {
 			closeBody(req)
 			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
 		}

@@ -48,6 +48,9 @@ const (
 	// findingsFresh is how long the answers of both endpoints to an early question are
 	// as good as new ones.
 	findingsFresh = 2 * time.Second
+	// trialPause is how long no move on weak evidence follows one that was taken back;
+	// it doubles with each, up to an hour.
+	trialPause = time.Minute
 
 	// A brown-out is down and up by turns. Of outages that follow each other within
 	// downQuiet, those after the first maxDowns are told of only if they last for
@@ -63,7 +66,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 		View: rule.View{Since: now},
 		Limits: rule.Limits{
 			Single: org.Alternate == nil, Manual: c.ManualFailback, MinDwell: c.MinDwell,
-			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh,
+			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, TrialPause: trialPause,
 		},
 	}
 }
@@ -128,6 +131,7 @@ type move struct {
 	reason      string
 	fault       *Fault // that led to it, or nil
 	provisional bool
+	takesBack   bool // a provisional one
 	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
 	follows     bool // the fleet
 	alone       bool // made without the quorum that it takes, for nobody could be asked
@@ -153,7 +157,11 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 		t.endOutageLocked(now)
 	}
 	t.publishLocked(p)
-	if m.abandon {
+	t.leftOnTrial = nil
+	switch {
+	case m.abandon && m.provisional:
+		t.leftOnTrial = old.pool
+	case m.abandon:
 		old.pool.waits.abandon()
 	}
 	t.fleet.moved(m, t.rule.Pinned)
@@ -303,6 +311,10 @@ func (t *Transport) answered(st *state, anew bool) {
 		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
 	case confirmed:
 		t.publishLocked(nil)
+		if t.leftOnTrial != nil {
+			t.leftOnTrial.waits.abandon()
+			t.leftOnTrial = nil
+		}
 		if !t.rule.Pinned {
 			t.fleet.tell(fmt.Sprintf("the %v answers requests", st.active))
 		}

@@ -284,7 +284,11 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 	if !t.spawn(func() {
 		err := errPanicked
 		defer func() { answer <- err }()
-		t.protect(name, func() { err = realError(f()) })
+		t.protect(name, func() {
+			if err = realError(f()); err != nil {
+				_, _ = err.Error(), isTimeout(err) // whose panic is to be here, and not where the error is shown
+			}
+		})
 	}) {
 		return ErrClosed
 	}
@@ -330,7 +334,7 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		outcome, fault := r.probed.outcome()
 		found.faults[r.endpoint] = fault
 		if r.endpoint != active {
-			found.Other = outcome
+			found.Other = t.weigh(outcome)
 		} else {
 			found.Active = outcome
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
@@ -346,6 +350,13 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		}
 	}
 	return found
+}
+
+// weigh returns what the outcome of a probe of the endpoint that is not active is worth.
+func (t *Transport) weigh(outcome rule.Outcome) rule.Outcome {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rule.Weigh(time.Now(), outcome)
 }
 
 // succeededSince reports whether an endpoint has given a request a healthy answer
@@ -372,7 +383,7 @@ func (p *probed) outcome() (rule.Outcome, *Fault) {
 		return rule.Passed, nil
 	}
 	var f *Fault
-	if !errors.As(p.err, &f) {
+	if !errors.As(p.err, &f) || f == nil {
 		f = &Fault{Class: ClassUnavailable, Err: p.err}
 		if errors.Is(p.err, context.DeadlineExceeded) {
 			f.Class = ClassTransient
@@ -393,7 +404,7 @@ func (p *probed) reached() bool {
 // timedOut reports whether there was no answer in time.
 func (p *probed) timedOut() bool {
 	var f *Fault
-	if errors.As(p.err, &f) {
+	if errors.As(p.err, &f) && f != nil {
 		return f.Status == 0 && f.Timeout()
 	}
 	return p.err != nil && isTimeout(p.err)
