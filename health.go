@@ -2,7 +2,6 @@ package failover
 
 import (
 	"errors"
-	"net"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -56,14 +55,6 @@ type endpoint struct {
 	probeError error
 }
 
-// connected takes note of a new connection of the traffic. Where it leads to while the
-// endpoint is in trouble is no news of before.
-func (e *endpoint) connected(c net.Conn) {
-	if c != nil && !e.suspect.Load() {
-		e.addresses.see(c.RemoteAddr(), time.Now())
-	}
-}
-
 // succeeded records that the service answered in good health at now, a time since
 // Transport.started. A page of a front end is no such answer.
 func (e *endpoint) succeeded(now time.Duration) {
@@ -109,6 +100,7 @@ func (e *endpoint) reset() {
 	e.breaker.reset()
 	e.suspect.Store(false)
 	e.anchor.release()
+	e.addresses.settle()
 }
 
 // trip opens the breaker: the endpoint has to earn its way back.

@@ -109,6 +109,8 @@ func finds() (list []Findings) {
 			if active == Passed {
 				f.Alive = true
 				list = append(list, f)
+				f.Alive, f.Moved = false, true
+				list = append(list, f)
 			}
 		}
 	}
@@ -205,7 +207,7 @@ func concluded(w *world, f Findings) (string, bool) {
 	}
 	before := w.r
 	v, renewed := w.r.Conclude(w.now, w.r.question, f, hold)
-	decides, definite := before.evidence.Decides, before.evidence.Definite()
+	decides, definite := before.evidence.Decides || f.Moved, before.evidence.Definite()
 	passes := f.Other == Passed && (definite || f.Active == Failed) || f.Other == PassedWeakly && f.Active == Failed
 	switch {
 	case v != Move && w.r.asking:
