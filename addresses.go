@@ -32,7 +32,7 @@ type seenAddress struct {
 // see takes note of the address that a connection leads to. If all connections before
 // addressNews have led elsewhere, it says so: what is behind the name may have moved. The
 // text is what was seen, such as " (192.0.2.1 before, 192.0.2.9 now)".
-func (a *addresses) see(address net.Addr, now time.Time) (moved string) {
+func (a *addresses) see(address net.Addr, now time.Time) string {
 	if address == nil {
 		return ""
 	}
@@ -49,17 +49,29 @@ func (a *addresses) see(address net.Addr, now time.Time) (moved string) {
 		a.seen = slices.Delete(a.seen, i, i+1)
 	}
 	this.last = now
-	if !this.known && now.Sub(this.first) < addressNews {
-		for _, s := range slices.Backward(a.seen) {
-			if s.known || now.Sub(s.first) >= addressNews {
-				moved = fmt.Sprintf(" (%s before, %s now)", s.host, host)
-				break
-			}
-		}
-	}
 	a.seen = append(a.seen, this)
 	a.seen = a.seen[max(0, len(a.seen)-maxAddresses):]
-	return moved
+	return a.newsLocked(now)
+}
+
+// news says again what the last call of see did, if it still is news.
+func (a *addresses) news(now time.Time) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.newsLocked(now)
+}
+
+func (a *addresses) newsLocked(now time.Time) string {
+	isNews := func(s seenAddress) bool { return !s.known && now.Sub(s.first) < addressNews }
+	for i, s := range slices.Backward(a.seen) {
+		if i == len(a.seen)-1 && !isNews(s) {
+			break
+		}
+		if !isNews(s) {
+			return fmt.Sprintf(" (%s before, %s now)", s.host, a.seen[len(a.seen)-1].host)
+		}
+	}
+	return ""
 }
 
 // settle takes note of a judgement: what was seen is no news any more.

@@ -165,8 +165,8 @@ func (t *Transport) rememberLocked(switches []time.Time) {
 // renewLocked goes on at the active endpoint after a false alarm: the rule has begun a
 // new epoch, with the connections of p. What is there now may be another place than
 // the one that has failed: then the writes of before are at risk. Moved says what
-// speaks for that, "" if nothing does.
-func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault) {
+// speaks for that, "" if nothing does. Quiet: it is not worth an event.
+func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault, quiet bool) {
 	e := t.state.Load().active
 	event := Event{Kind: EventSwitchRefused, From: e, To: e.other(), Reason: reason, Fault: f}
 	if t.org.Alternate == nil {
@@ -179,7 +179,9 @@ func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault) {
 	}
 	t.endpoints[e].reset()
 	t.publishLocked(p)
-	t.emit(event)
+	if !quiet {
+		t.emit(event)
+	}
 	if moved != "" {
 		t.tellTokensLocked(e, e)
 	}

@@ -101,6 +101,7 @@ func (l *place) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.RawQuery == "slow" { // for as long as the caller wants
+		w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -314,11 +315,11 @@ func (c movedCell) run() movedResult {
 	}
 	defer m.close()
 	var mu sync.Mutex
-	var served, judged time.Time
+	var left, served, judged time.Time
 	var reports []*failover.LossReport
 	r := movedResult{cell: c}
 	cfg := c.kind.make(m.base(c.h2))
-	cfg.RPO, cfg.SuspectAfter, cfg.ProbeTimeout = movedRPO, 500*time.Millisecond, 2*time.Second
+	cfg.RPO, cfg.SuspectAfter, cfg.ProbeTimeout = movedRPO, time.Second, 2*time.Second
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	if c.oneAddress {
 		cfg.Alternate = failover.NoAlternate
@@ -328,7 +329,7 @@ func (c movedCell) run() movedResult {
 		mu.Lock()
 		defer mu.Unlock()
 		switch e.Kind {
-		case failover.EventUp, failover.EventRenewed, failover.EventSwitchRefused:
+		case failover.EventUp, failover.EventRenewed:
 			if !served.IsZero() && e.Time.After(served) && judged.IsZero() {
 				judged = time.Now()
 				r.judged, r.reason = e.Time.Sub(served), e.Reason
@@ -337,7 +338,7 @@ func (c movedCell) run() movedResult {
 		case failover.EventSwitched:
 			r.wrong = append(r.wrong, "it has switched")
 		}
-		if e.Loss != nil && e.Kind != failover.EventLossGrown {
+		if e.Loss != nil && e.Kind != failover.EventLossGrown && !left.IsZero() {
 			reports = append(reports, e.Loss)
 		}
 	}
@@ -365,8 +366,8 @@ func (c movedCell) run() movedResult {
 	var workers sync.WaitGroup
 	for worker := range movedCallers {
 		workers.Go(func() {
-			left := movedAfter
-			for n := 0; left > 0; n++ {
+			more := movedAfter
+			for n := 0; more > 0; n++ {
 				pause(10 * time.Millisecond)
 				id, method := fmt.Sprintf("%d-%d", worker, n), "GET"
 				if worker%2 == 0 {
@@ -399,17 +400,20 @@ func (c movedCell) run() movedResult {
 					firstNew = time.Now()
 				}
 				if !judged.IsZero() && begun.After(judged) {
-					left--
+					more--
 					r.failed += count(status != http.StatusOK)
 				}
 				if !served.IsZero() && time.Since(served) > 20*time.Second {
-					left = 0
+					more = 0
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	pause(700 * time.Millisecond)
+	mu.Lock()
+	left = time.Now()
+	mu.Unlock()
 	c.departure.act(m.old)
 	pause(c.downtime)
 	m.behind.Store(m.next)
