@@ -173,7 +173,7 @@ func (c *call) send() (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if c.st.down || c.st.provisional { // the headers are proof enough
-			t.answered(c.st, c.transit.anew())
+			t.answered(c.st, c.transit)
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -186,7 +186,7 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.answered(c.st, c.transit.anew())
+		t.answered(c.st, c.transit)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)

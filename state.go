@@ -287,17 +287,21 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 }
 
 // answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life. Anew: it
-// came over a new connection. If that ends an outage, older connections may lead to
-// another place than the one that serves.
-func (t *Transport) answered(st *state, anew bool) {
+// was sent under st: it takes the faults off the record, and is proof of life. W is how
+// the request was sent, nil if that does not matter any more. If its connection is a new
+// one, or leads elsewhere than those before, older ones may lead to another place than
+// the one that serves now.
+func (t *Transport) answered(st *state, w *transit) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
 	}
 	var p *pool // nil: goes on over the connections that there are
-	if anew && st.down && t.state.Load() == st {
-		p = t.newPool()
+	var moved string
+	if w.saw(sawGotConn) && st.down && t.state.Load() == st {
+		if moved = e.addresses.see(w.address, time.Now()); moved != "" || !w.saw(sawReuse) {
+			p = t.newPool()
+		}
 	}
 	t.mu.Lock()
 	defer t.unlock()
@@ -308,7 +312,7 @@ func (t *Transport) answered(st *state, anew bool) {
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
-		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
+		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))
 	case confirmed:
 		t.publishLocked(nil)
 		if t.leftOnTrial != nil {

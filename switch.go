@@ -141,6 +141,9 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 		t.downLocked(found.faults)
 	case rule.Stay:
 		why := fmt.Sprintf("the %v answers its probe", q.st.active)
+		if found.slow {
+			why = fmt.Sprintf("the %v answers requests", q.st.active)
+		}
 		if renewed {
 			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q)
 		} else if evidence.Kinds != rule.Slow {
@@ -176,7 +179,7 @@ func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
 		return "it has said that it does not serve" + seen
 	case seen != "":
 		return "its name leads elsewhere" + seen
-	case e.Kinds&(rule.TimedOut|rule.Slow) != 0:
+	case e.Kinds&rule.TimedOut != 0:
 		return "requests to it got no answer"
 	default:
 		return ""
@@ -304,6 +307,7 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 type findings struct {
 	rule.Findings
 	faults    [2]*Fault // by endpoint
+	slow      bool      // the active endpoint answers requests, and not its probe
 	addresses string    // of the active endpoint, see addresses.see
 }
 
@@ -336,13 +340,13 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		if r.endpoint != active {
 			found.Other = t.weigh(outcome)
 		} else {
-			found.Active = outcome
+			found.Active, found.Reached, found.addresses = outcome, r.probed.reached(), r.probed.moved
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
-				found.Active = rule.Inconclusive // slow, and not dead
+				found.Active, found.slow = rule.Inconclusive, true // and not dead
+				found.addresses = t.endpoints[active].addresses.news(time.Now())
+				found.Reached = found.addresses != "" // the traffic has been there
 			}
-			found.Reached = r.probed.reached()
-			found.addresses = r.probed.moved
-			found.Moved = r.probed.moved != ""
+			found.Moved = found.addresses != ""
 		}
 		found.Alive = t.succeededSince(active, since)
 		if rule.Judge(definite(), found.Findings) != rule.Undecided {

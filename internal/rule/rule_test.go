@@ -131,6 +131,8 @@ func finds() (list []Findings) {
 			case Inconclusive: // this machine is in trouble
 				f.Reached = false
 				list = append(list, f)
+				f.Alive, f.Moved = false, true
+				list = append(list, f)
 			}
 		}
 	}
