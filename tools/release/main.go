@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
@@ -67,10 +68,11 @@ func check() error {
 		return err
 	}
 	for _, m := range repo.modules {
+		start := time.Now()
 		if err := m.use(repo, dir, env); err != nil {
 			return fmt.Errorf("%s, as its users get it: %w", m.path, err)
 		}
-		fmt.Printf("ok  %s %s\n", m.path, repo.version)
+		fmt.Printf("ok  %s %s  %.0fs\n", m.path, repo.version, time.Since(start).Seconds())
 	}
 	return nil
 }
