@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,14 +34,14 @@ func TestTheMapHasEveryFile(t *testing.T) {
 			continue
 		}
 		count++
-		assert.Contains(t, rows, "`"+file+"`", "the map lacks a file")
+		assert.True(t, strings.Contains(rows, "`"+file+"`"), "the map lacks %s", file)
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		assert.LessOrEqual(t, bytes.Count(text, []byte("\n")), maxLines, file)
 	}
 	assert.LessOrEqual(t, count, maxFiles, "files of the root that are no tests")
 	for _, m := range regexp.MustCompile("`([a-z_]+\\.go)`").FindAllStringSubmatch(rows, -1) {
-		assert.FileExists(t, m[1], "the map has a file that is not there")
+		assert.True(t, slices.Contains(files, m[1]), "the map has %s, which is not there", m[1])
 	}
 }
 
@@ -59,7 +60,7 @@ func TestTheMapHasEveryDirectory(t *testing.T) {
 		require.NoError(t, err)
 		for _, file := range files {
 			dir := filepath.ToSlash(filepath.Dir(file))
-			assert.Regexp(t, "`"+dir+"/?`", rows, "the map lacks a directory")
+			assert.True(t, regexp.MustCompile("`"+dir+"/?`").MatchString(rows), "the map lacks %s", dir)
 		}
 	}
 	work, err := os.ReadFile("go.work")
