@@ -199,9 +199,9 @@ func (c *call) send() (*http.Response, *Fault) {
 // one that cannot be sent, nor what the endpoint has just rejected.
 func (c *call) lend(f *Fault) {
 	switch {
-	case f.Class == ClassLocal || !validHeaderValue(valueOf(c.req.Header, "Authorization")):
+	case f.Class == ClassLocal:
 	case f.Status == http.StatusUnauthorized:
-		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
+		c.t.credentials.answered(f.Endpoint, valueOf(c.req.Header, "Authorization"), f.Status)
 	default:
 		c.t.lend(c.req.Header, false)
 	}

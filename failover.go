@@ -304,6 +304,7 @@ type Transport struct {
 	question *question                   // the last one, or nil
 	found    findings                    // what it has found, if the rule keeps that
 	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again
+	left     *pool                       // whose connections unlock lets go of, or nil
 	outage   *outage                     // nil unless down
 	downs    []time.Time                 // when the last outages began
 	timeDown time.Duration               // of outages that are over
@@ -313,7 +314,6 @@ type Transport struct {
 	watching       bool          // the watch goroutine runs
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
-	rounds         chan struct{} // closed at the end of each round of probes
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	recent         []Event       // the last events, probes left out
 	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
@@ -341,7 +341,7 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), rounds: make(chan struct{}), organizationID: c.OrganizationID}
+	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
 	if t.base == nil {
 		t.base, t.owned = defaultBase(current)
 	}

@@ -272,8 +272,8 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Header.Set("Authorization", borrowed)
 	}
 	resp, err := t.dialAnew(req)
-	if borrowed != "" && err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.credentials.reject(p.at, borrowed)
+	if borrowed != "" && err == nil {
+		t.credentials.answered(p.at, borrowed, resp.StatusCode)
 	}
 	return resp, err
 }

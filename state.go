@@ -87,7 +87,8 @@ func (t *Transport) publishLocked(p *pool) {
 	t.state.Store(next)
 	close(old.changed)
 	if next.pool != old.pool {
-		old.pool.retire()
+		old.pool.retired.Store(true)
+		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
 		q.cancel()
@@ -97,6 +98,28 @@ func (t *Transport) publishLocked(p *pool) {
 		t.wg.Go(t.watch)
 	}
 	t.wakeWatch()
+}
+
+// unlock releases mu and then lets go of the connections that have been put out of use
+// meanwhile: that takes its time, and Base may be the program's own.
+func (t *Transport) unlock() {
+	left := t.left
+	t.left = nil
+	t.mu.Unlock()
+	if left != nil {
+		left.leave()
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for. It reports false after Close.
+func (t *Transport) spawn(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Closed {
+		return false
+	}
+	t.wg.Go(f)
+	return true
 }
 
 // move is a switch that is made.
@@ -269,7 +292,7 @@ func (t *Transport) answered(st *state, anew bool) {
 		p = t.newPool()
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}

@@ -129,7 +129,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.witness(q.st.active, 1)
 	}
-	p := t.newPool()
+	p := t.poolAfter(found)
 	t.mu.Lock()
 	_, evidence := t.rule.Question()
 	if found.Active == rule.Passed {
@@ -152,7 +152,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 			t.found, q.move = found, true
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
 	if verdict == rule.Move {
 		t.proposeMove(ctx, q, found)
 	}
@@ -234,7 +234,7 @@ func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if err := t.mayMoveLocked(st, memory); err != nil {
 		return err
 	}
@@ -281,11 +281,13 @@ func (t *Transport) confirm(ctx context.Context, from Endpoint, m move) error {
 // ctx. A function that panics has failed; the log says which it was.
 func (t *Transport) outsource(ctx context.Context, name string, f func() error) error {
 	answer := make(chan error, 1)
-	t.wg.Go(func() {
+	if !t.spawn(func() {
 		err := errPanicked
 		defer func() { answer <- err }()
 		t.protect(name, func() { err = realError(f()) })
-	})
+	}) {
+		return ErrClosed
+	}
 	select {
 	case err := <-answer:
 		return err

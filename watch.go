@@ -17,8 +17,11 @@ const (
 	// a move on weak evidence; it grows to maxDownInterval, jitter excluded.
 	downInterval    = time.Second
 	maxDownInterval = 8 * time.Second
-	probeGrowth     = 1.5
-	probeJitter     = 0.2
+	// demandInterval is the least time between two rounds of probes while down, however
+	// many callers bring credentials that have not been tried.
+	demandInterval = downInterval / 4
+	probeGrowth    = 1.5
+	probeJitter    = 0.2
 
 	// A question that has changed nothing is not asked again for holdInterval at
 	// first, which doubles to maxHold while requests go on failing, jitter included.
@@ -45,7 +48,7 @@ func (t *Transport) wakeWatch() {
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
-	var due time.Time
+	var due, began time.Time // of the next round, of the last one
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
@@ -59,8 +62,8 @@ func (t *Transport) watch() {
 			due = t.nextProbeLocked(st, schedule)
 		}
 		demanded := t.demanded
-		if demanded {
-			t.demanded, due = false, time.Now()
+		if soon := began.Add(demandInterval); demanded && soon.Before(due) {
+			due = soon // which is over, as a rule
 		}
 		t.mu.Unlock()
 
@@ -80,14 +83,17 @@ func (t *Transport) watch() {
 			t.mu.Unlock()
 			continue
 		}
+		if began = time.Now(); demanded {
+			t.mu.Lock()
+			t.demanded = false
+			t.mu.Unlock()
+		}
 		good := t.round(st)
 		if good {
 			schedule.Reset()
 		}
 		t.mu.Lock()
 		due = t.nextProbeLocked(st, schedule)
-		close(t.rounds)
-		t.rounds = make(chan struct{})
 		t.mu.Unlock()
 	}
 }
@@ -153,19 +159,19 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.witness(st.active, 1) // still
 	}
-	p := t.newPool()
+	p := t.poolAfter(found)
 	t.mu.Lock()
 	verdict := t.rule.Recover(rule.View{Epoch: st.epoch}, found.Findings)
 	switch verdict {
 	case rule.Stay:
 		t.upLocked(p, fmt.Sprintf("the %v answers its probe%s", st.active, found.addresses))
-	case rule.GoDown:
+	case rule.GoDown, rule.Move: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {
 			t.tellDownLocked(st.active)
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
 	if verdict == rule.Stay {
 		t.tellRecovery()
 	}

@@ -42,8 +42,8 @@ type View struct {
 	// side. Connections and faults from before it do not count any more.
 	Epoch  uint64
 	Since  time.Time // of the last move
-	Pinned bool
-	Down   bool // neither side has proved that it serves
+	Pinned bool      // by hand: neither Down nor Provisional
+	Down   bool      // neither side has proved that it serves
 	// Provisional: the move here rested on weak evidence, and the side has not
 	// given a healthy answer to a request since.
 	Provisional bool
@@ -63,7 +63,7 @@ type Rule struct {
 
 	// What an early question has found, if the traffic is to move by it.
 	kept   Findings
-	keptAt time.Time // zero for none
+	keptAt time.Time // long ago for none
 
 	heldUntil time.Time // no question that decides before, but on evidence of another kind
 	heldBy    Kind      // the evidence that is held
@@ -178,7 +178,7 @@ func (r *Rule) Question() (uint64, Evidence) { return r.question, r.evidence }
 // be asked again: that the traffic is to move. Any other finding is out of date when
 // there is new evidence.
 func (r *Rule) Kept(now time.Time) (Findings, bool) {
-	return r.kept, !r.keptAt.IsZero() && now.Sub(r.keptAt) < r.Fresh
+	return r.kept, now.Sub(r.keptAt) < r.Fresh
 }
 
 // open reports whether question is the one under way.
@@ -223,11 +223,11 @@ func (r *Rule) Refuse(now time.Time, question uint64, hold time.Duration) {
 }
 
 func (r *Rule) refuse(now time.Time, hold time.Duration) {
-	if now.Before(r.heldUntil) {
-		r.evidence.Kinds |= r.heldBy
-	}
-	if r.evidence.Kinds != Slow { // who asks about slow requests knows when to ask again
-		r.heldUntil, r.heldBy = now.Add(hold), r.evidence.Kinds
+	if kinds := r.evidence.Kinds; kinds != Slow { // who asks about slow requests knows when to ask again
+		if now.Before(r.heldUntil) {
+			kinds |= r.heldBy
+		}
+		r.heldUntil, r.heldBy = now.Add(hold), kinds
 	}
 	r.asking = false
 }
@@ -324,7 +324,7 @@ func (r *Rule) MayReturn(now time.Time, at View, risen bool) bool {
 
 // MayTakeBack reports whether the provisional move that led to at may be taken back.
 func (r *Rule) MayTakeBack(at View) bool {
-	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Pinned && !r.Down
+	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Down
 }
 
 // DwellUntil is when a return may follow the last move: MinDwell, doubled for every
@@ -366,7 +366,7 @@ func (r *Rule) movesWithin(at time.Time, memory time.Duration) (n int) {
 
 // Pin keeps the traffic at a side until Unpin. It reports whether it has moved for it.
 func (r *Rule) Pin(now time.Time, to Side) (moved bool) {
-	if r.Closed || r.Single && to == Alternate || r.Pinned && r.Active == to {
+	if r.Closed || r.Single && to == Alternate {
 		return false
 	}
 	r.Pinned, r.Down, r.Provisional, r.asking = true, false, false, false
@@ -391,7 +391,7 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 	if r.Closed || r.Single && to == Alternate {
 		return false, false
 	}
-	r.moves = nil
+	r.moves, r.Provisional = nil, false
 	switch {
 	case r.Active != to:
 		r.MoveTo(now, to, false)
@@ -401,7 +401,6 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 		r.judged()
 		return false, true
 	}
-	r.Provisional = false
 	return false, false
 }
 
@@ -411,5 +410,5 @@ func (r *Rule) Close() { r.Closed, r.asking = true, false }
 // NeedsWatch reports whether sides have to be probed without traffic. Failback is
 // whether probes for the way home are wanted at all.
 func (r *Rule) NeedsWatch(failback bool) bool {
-	return !r.Closed && (r.Down || r.Provisional && !r.Pinned || (r.Active == Alternate || r.Pinned) && failback)
+	return !r.Closed && (r.Down || r.Provisional || (r.Active == Alternate || r.Pinned) && failback)
 }
