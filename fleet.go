@@ -46,9 +46,10 @@ type fleet struct {
 	refused uint64
 	changes []time.Time // when the generation of the record was last seen to change
 
-	failing   error     // why the Transport is on its own: that of the last use of the store
-	unwritten error     // that of the last write
-	goodSince time.Time // the store, which counts as lost, answers well
+	failing   error         // why the Transport is on its own: that of the last use of the store
+	unwritten error         // that of the last write
+	goodSince time.Time     // the store, which counts as lost, answers well
+	foundIn   time.Duration // after so long it counts as found
 
 	asked    [2]uint64 // Questions and Recoveries as they were seen last
 	looking  bool      // that is being answered
@@ -72,8 +73,10 @@ const (
 	// fleetTimeout bounds every use of the store, and what New waits for in all.
 	fleetTimeout = time.Second
 	// foundAfter is how long a store that was lost has to answer well, each time
-	// within half of fleetTimeout, before it counts as found.
+	// within half of fleetTimeout, before it counts as found. It doubles, up to maxFound,
+	// whenever the store fails again before that.
 	foundAfter = 15 * time.Second
+	maxFound   = 2 * time.Minute
 	// maxChanges of the generation within fenceDamping are as many as a fleet makes by
 	// contradicting itself.
 	maxChanges = 4
@@ -326,8 +329,12 @@ func (t *Transport) used(began time.Time, outcome func(*fleet) error) {
 	was := f.status.Err
 	switch {
 	case f.failing != nil:
+		if !f.goodSince.IsZero() {
+			f.foundIn = min(2*f.foundIn, maxFound)
+		}
 		f.status.Err, f.goodSince = forShow(f.failing), time.Time{}
 		if was == nil {
+			f.foundIn = foundAfter
 			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: f.status.Err})
 			f.rouse()
 		}
@@ -336,8 +343,8 @@ func (t *Transport) used(began time.Time, outcome func(*fleet) error) {
 		f.goodSince = time.Time{}
 	case f.goodSince.IsZero():
 		f.goodSince = now
-	case now.Sub(f.goodSince) >= foundAfter:
-		f.status.Err = nil
+	case now.Sub(f.goodSince) >= f.foundIn:
+		f.status.Err, f.goodSince = nil, time.Time{}
 		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the shared store answers again"})
 	}
 }
