@@ -45,7 +45,7 @@ func (c *call) own() *http.Request {
 func (c *call) watch() {
 	sent := new(sentWrite)
 	w := &sent.transit
-	w.protocol, w.connections = &c.t.protocols[c.st.active], &c.t.connections
+	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
@@ -55,11 +55,11 @@ func (c *call) watch() {
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.transit, c.url, c.answer, c.reader = st, req, nil, nil, nil, nil
+	c.st, c.out, c.transit, c.url, c.answer, c.reader = c.redirect.aim(st), req, nil, nil, nil, nil
 	if f := c.ended(); f != nil {
 		return f
 	}
-	if t.cfg.AttemptTimeout > 0 || t.connections.limited || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
+	if t.cfg.AttemptTimeout > 0 || t.connections.limited || st.down || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
 		c.watch()
 	}
 	c.address()
@@ -110,8 +110,8 @@ func contextError(ctx context.Context) error {
 
 // authorize calls Config.Authorize.
 func (t *Transport) authorize(req *http.Request) (err error) {
-	if !t.protect("Config.Authorize", func() { err = t.cfg.Authorize(req) }) {
-		return errPanicked
+	if panicked := t.protect("Authorize", func() { err = t.cfg.Authorize(req) }); panicked != nil {
+		return panicked
 	}
 	return realError(err)
 }
@@ -160,9 +160,6 @@ func (c *call) send() (*http.Response, *Fault) {
 	c.sending = true
 	resp, err := c.roundTrip()
 	c.sending = false
-	if err == errMismatch {
-		return nil, c.unsent(ClassTransient, err)
-	}
 	f := t.classify(resp, err)
 	if err == nil {
 		t.protocols[c.st.active].learn(resp.ProtoMajor >= 2)
@@ -176,21 +173,22 @@ func (c *call) send() (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if c.st.down || c.st.provisional { // the headers are proof enough
-			t.answered(c.st)
+			t.answered(c.st, c.transit.anew())
 		}
 		c.watchBody(resp)
 		return resp, nil
 	}
-	f = c.refine(f, err)
+	f = c.refine(f, resp, err)
 	if resp == nil {
 		c.transit.release()
+		c.st.pool.leave()
 		return nil, f
 	}
-	if f.Class == ClassApplication { // the endpoint is in good health
+	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.answered(c.st)
+		t.answered(c.st, c.transit.anew())
 	}
-	if f.Delivery == Answered && c.isCompound() {
+	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
 	}
 	c.releaseWith(resp)
@@ -217,7 +215,7 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 	if err != nil {
 		resp = nil
 	}
-	if !t.protect("Config.Classify", func() { f = t.cfg.Classify(resp, err) }) {
+	if t.protect("Classify", func() { f = t.cfg.Classify(resp, err) }) != nil {
 		return Classify(resp, err)
 	}
 	return f
@@ -242,15 +240,9 @@ func (c *call) takeBody() error {
 		return err
 	}
 	out := c.own()
-	out.Body = body
-	if out.GetBody = nil; c.rewinds() {
-		out.GetBody = c.body.getBody
-	}
+	out.Body, out.GetBody = body, w.rewind(c.body.getBody)
 	return nil
 }
-
-// rewinds reports whether Base may have the body again.
-func (c *call) rewinds() bool { return c.transit == nil || c.transit.rewinds }
 
 // takeHeld puts the body into the request, from its start, if it is held.
 func (c *call) takeHeld() bool {
@@ -264,8 +256,8 @@ func (c *call) takeHeld() bool {
 	}
 	c.reader.Reset(held.body)
 	out.Body = io.NopCloser(c.reader) // which net/http knows to be in memory
-	if out.GetBody = nil; c.rewinds() {
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil }
+	if out.GetBody = nil; c.transit == nil || c.transit.rewinds {
+		out.GetBody = c.transit.rewind(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil })
 	}
 	if held.mapped && out.ContentLength > 0 {
 		out.ContentLength = int64(len(held.body))
@@ -289,58 +281,66 @@ func (c *call) hideIdempotency() {
 }
 
 // refine completes the fault of an attempt with what only the Transport knows.
-func (c *call) refine(f *Fault, err error) *Fault {
+func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 	known := Fault{Class: ClassTransient}
 	if f != nil {
 		known = *f // which a Config.Classify may share between calls
 	}
 	known.Endpoint = c.st.active
+	if known.service && !known.Definitive {
+		known.subject = subjectOf(c.req, &known)
+	}
 	ctx := c.req.Context()
 	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {
 		switch {
 		case c.transit.saw(sawEarlier) && !c.settles(&known):
 			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
-		case known.Delivery == Refused && c.isBulk():
-			known.Delivery = bulkDelivery(&known)
+		case (known.Delivery == Refused || known.Definitive) && c.isBulk():
+			known.ofBulk(resp)
 		}
 		return &known
 	}
 	if known.Err == nil {
 		known.Err = boundedError(err)
 	}
-	known.Delivery = c.transit.delivery(known.Delivery, err, ctx.Err() == nil && !timedOut)
+	known.Delivery = c.transit.delivery(known.Delivery, err, c.out.Context().Err() == nil)
 	if known.RequestID == "" {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
 	switch {
 	case ctx.Err() == context.Canceled || c.canceledByRequest():
 		known.Class = ClassCanceled
-	case c.isLocal(err):
+	case c.body.failed() || c.transit.waited() || machineLimit(err):
 		known.Class = ClassLocal
+	case !c.transit.saw(sawHeaders) && !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2()):
+		known.Class = ClassLocal
+		if c.t.connections.direct {
+			known.Delivery = NotSent
+		}
 	case known.Delivery == NotSent && known.Class == ClassTransient && ctx.Err() == nil && !timedOut:
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
 }
 
-// isLocal reports whether err, of an attempt, is due to this machine or the caller.
-func (c *call) isLocal(err error) bool {
-	http2 := c.t.protocols[c.st.active].speaksHTTP2()
-	return c.body.failed() || c.transit.waited() || machineLimit(err) ||
-		!c.transit.saw(sawHeaders) && !sendable(c.out, http2)
-}
-
 // canceledByRequest reports whether Request.Cancel has ended the attempt. A client
 // with a Timeout closes it as well, when the deadline of the context is over.
 func (c *call) canceledByRequest() bool {
 	select {
-	case <-c.req.Cancel:
+	case <-canceled(c.req):
 		deadline, ok := c.req.Context().Deadline()
 		return !ok || time.Now().Before(deadline)
 	default:
 		return false
 	}
+}
+
+// canceled returns Request.Cancel, which some callers still set, and clients with a
+// Timeout.
+func canceled(req *http.Request) <-chan struct{} {
+	//lint:ignore SA1019 it is what a caller may have set
+	return req.Cancel
 }
 
 const (
@@ -352,17 +352,15 @@ const (
 )
 
 // unseen reports whether the request, which met fault f, was provably not looked at
-// because its connection is about to be closed, or speaks another protocol than
-// expected, and is to be sent again. It does not count as an attempt then. net/http
-// does as much for requests that it may repeat; but it would also repeat what may have
-// been carried out. Of others than these it has done so already.
+// because its connection was about to be closed, and is to be sent again. That is no
+// attempt of its own. net/http does as much by itself for requests that it may repeat,
+// but it would also repeat what may have been carried out.
 func (c *call) unseen(f *Fault) bool {
 	w, ctx := c.transit, c.req.Context()
 	if w == nil || !w.once || f.Err == nil || f.Class == ClassLocal || c.repeats == maxUnseen || ctx.Err() != nil || c.body.spent() {
 		return false
 	}
 	switch {
-	case w.saw(sawMismatch):
 	case goneAway(f.Err) && f.Delivery == Refused:
 	case f.Delivery == NotSent && w.saw(sawGotConn) && (w.saw(sawReuse) || c.repeats < unseenAtOnce):
 	default:

@@ -42,7 +42,7 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 		}
 	}
 	broken := new(atomic.Bool)
-	p.broken, p.original = broken, &callersBody{p.original, broken}
+	p.broken, p.original = broken, watched(p.original, broken)
 	if p.getBody == nil {
 		p.stream = &stream{Reader: p.original, Closer: p.original}
 		return nil
@@ -53,9 +53,18 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 			broken.Store(true)
 			return nil, err
 		}
-		return &callersBody{body, broken}, nil
+		return watched(body, broken), nil
 	}
 	return nil
+}
+
+// watched returns the caller's body, which sets broken if its reader fails. What is in
+// memory does not, and net/http treats it in a way of its own.
+func watched(body io.ReadCloser, broken *atomic.Bool) io.ReadCloser {
+	if inMemory(body) {
+		return body
+	}
+	return &callersBody{body, broken}
 }
 
 // callersBody is a body as the caller gave it. It takes note when that fails.
@@ -81,7 +90,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	if p.getBody != nil && inMemory(req.Body) {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
-		ahead = aheadOf(req.Body, maxBody+1)
+		ahead = aheadOf(req.Body, req.ContentLength, maxBody+1)
 		begin, err = ahead.wait(req.Context(), holdTimeout)
 	}
 	switch {

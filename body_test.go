@@ -127,6 +127,7 @@ func TestBatchesWorkOnEitherSide(t *testing.T) {
 	for name, form := range forms {
 		t.Run(name, func(t *testing.T) {
 			everywhere(t, func(s *story, where string) {
+				s.get(accounts) // moves the traffic: a batch is not repeated on the word of a fence
 				write := strings.Replace(form, "GET ", "POST ", 1)
 				write = strings.Replace(write, "?$top=1", "", 1)
 				write = strings.Replace(write, "Accept: application/json\r\n\r\n", "Content-Type: application/json\r\n\r\n", 1) +
@@ -372,6 +373,8 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	}
 	primary, alternate := start(), start()
 	stalled := &stallingConn{open: make(chan struct{}), closed: make(chan struct{}), wrote: make(chan struct{}, 100)}
+	release := sync.OnceFunc(func() { close(stalled.open) })
+	defer release()
 	var dialed atomic.Bool
 	base := alternate.Client().Transport.(*http.Transport) // whose certificate the primary has, too
 	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -393,12 +396,11 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
 	resp.Body.Close()
-	require.Equal(t, failover.Alternate, transport.Status().Active)
 
 	second := strings.Repeat("second", 5_000)
 	buffer.Reset()
 	buffer.WriteString(second)
-	close(stalled.open)
+	release()
 	for range 2 { // what was stalled, and that the stream is reset
 		select {
 		case <-stalled.wrote:

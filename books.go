@@ -1,9 +1,6 @@
 package failover
 
 import (
-	"context"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,61 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 )
-
-// LossReport lists the writes that an outage has put at risk: the place that serves
-// now may not have them, because replication is asynchronous. They are at risk, and
-// not lost; to learn which of them are lost, if any, look at that place, as
-// [LossReport.Verify] does.
-//
-// A report is made when the traffic leaves an endpoint, and when an outage ends at
-// the same endpoint: a failover can keep the address. What was acknowledged within
-// RPO before the outage is listed. Microsoft's failovers between datacenters aim at
-// a few seconds (the default of [Config.RPO]); the emergency response of self-service
-// disaster recovery can lose up to 15 minutes, and shows the administrator the time
-// of the last sync. [Transport.WritesSince] of that time lists exactly what came
-// after it.
-//
-// A report, its lists included, must not be changed. It does not change either: a
-// write that was under way and ends later makes a new version of the report, which
-// [EventLossGrown] and [Status] have.
-type LossReport struct {
-	// Time is when the report was made.
-	Time time.Time
-	// From is the endpoint that the writes were sent to, and To where the traffic
-	// goes since: From itself if the outage ended without a switch.
-	From, To Endpoint
-	// Reason for the switch, or for the end of the outage, in a few words.
-	Reason string
-	// URL is the origin that Verify reads from: the primary's, which stands for
-	// whatever endpoint is active.
-	URL string
-	// LastSuccess is when From last answered a request in good health before the
-	// outage, zero if it never did.
-	LastSuccess time.Time
-	// RPO is the [Config.RPO] that the report was made with.
-	RPO time.Duration
-	// AtRisk are the writes that From acknowledged within RPO before
-	// LastSuccess, or later. The last success is the anchor, and not the time of
-	// the switch, because to detect an outage takes longer than the RPO. A
-	// $batch that failed half way is listed here, too: see [OutcomePartial].
-	AtRisk []Write
-	// Unknown are the writes to From that ended without a definite answer, and that
-	// the service may still have carried out within that time: those given up on no
-	// more than 10 minutes and RPO before LastSuccess, and without a limit for
-	// Finance and Operations, where a call may run for any length of time.
-	Unknown []Write
-	// Truncated: more writes may belong here than the ledger had room for, or are
-	// of a time before the Transport was made.
-	Truncated bool
-
-	// verified is the result of the last Verify, for the status page.
-	verified *atomic.Pointer[Verification]
-	// account has the report, nil if it was not made by a Transport.
-	account *account
-}
-
-// Moved reports whether the traffic has moved to the other endpoint.
-func (r *LossReport) Moved() bool { return r.From != r.To }
 
 // maxRun is how long after a write to Dataverse was given up on it may be carried
 // out. The documented limit is 2 minutes
@@ -109,38 +51,24 @@ type books struct {
 	accounts []*account       // the last ones, oldest first
 	guarded  map[string]guard // by recordKey
 	telling  bool             // somebody tells of the accounts that have grown
+	leaving  []growth         // of accounts that are forgotten, not told of yet
+	sent     *underway        // the writes that are under way
 }
 
-// account is a report that may still grow. Guarded by books.mu but for logged.
-type account struct {
-	books           *books
-	epoch           uint64 // the one that began with the report
-	latest          *LossReport
-	atRisk, unknown []Write // of latest, with room to grow
-	untold          int     // writes added since the last event about it
-	last            Write   // that was added
-
-	logged logged
+// underway is a write that was sent and has not ended. Guarded by books.mu.
+type underway struct {
+	req        *http.Request // the caller's
+	at         Endpoint
+	began      uint64 // epoch
+	prev, next *underway
+	listed     []listed
 }
 
-// add adds a write to the report: a new version of it, which shares its memory with
-// the earlier ones.
-func (a *account) add(w Write) {
-	r := *a.latest
-	if w.Outcome == OutcomeUnknown {
-		a.unknown = append(a.unknown, w)
-		r.Unknown = slices.Clip(a.unknown)
-	} else {
-		a.atRisk = append(a.atRisk, w)
-		r.AtRisk = slices.Clip(a.atRisk)
-	}
-	a.latest = &r
-	a.untold, a.last = a.untold+1, w
+// listed is where a report lists a write that is under way.
+type listed struct {
+	account *account
+	index   int // in account.waiting
 }
-
-// logged is how many writes of a report the log has been told of. Only the
-// dispatching goroutine uses it.
-type logged struct{ atRisk, unknown, lines int }
 
 // guard of a record: an update must not create it anew.
 type guard struct {
@@ -157,6 +85,56 @@ func (b *books) open(cfg *Config, org *Org, started time.Time) {
 	if cfg.LedgerSize > 0 {
 		b.ledger = &ledger{size: cfg.LedgerSize}
 	}
+}
+
+// keeps reports whether writes are kept.
+func (b *books) keeps() bool { return b.ledger != nil }
+
+// begin takes note that a write is sent.
+func (b *books) begin(u *underway) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if u.next = b.sent; u.next != nil {
+		u.next.prev = u
+	}
+	b.sent = u
+}
+
+// end takes note that a write is not under way any more, before it is recorded: what
+// reports have to say of it is added to them then.
+func (b *books) end(u *underway) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if u.next != nil {
+		u.next.prev = u.prev
+	}
+	if u.prev != nil {
+		u.prev.next = u.next
+	} else {
+		b.sent = u.next
+	}
+	for _, l := range u.listed {
+		l.account.waiting[l.index], l.account.changed = Write{}, true
+	}
+	u.listed = nil
+}
+
+// waitingLocked lists the writes to an endpoint that are under way, in account too if
+// that is not nil.
+func (b *books) waitingLocked(at Endpoint, now time.Time, a *account) (list []Write) {
+	for u := b.sent; u != nil; u = u.next {
+		if u.at != at {
+			continue
+		}
+		label, _ := u.req.Context().Value(labelKey).(string)
+		w := describe(u.req, nil, now, "", label)
+		w.Endpoint, w.Outcome = at, OutcomeUnknown
+		if a != nil {
+			u.listed = append(u.listed, listed{a, len(list)})
+		}
+		list = append(list, w.addressed())
+	}
+	return list
 }
 
 // record enters a write that has ended. It reports whether a report has grown by
@@ -200,37 +178,52 @@ func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.epoch.Store(epoch)
-	r := b.draft(from, to, anchor, reason, epoch)
-	a := &account{books: b, epoch: epoch, latest: r, atRisk: r.AtRisk, unknown: r.Unknown}
-	r.account, r.AtRisk, r.Unknown = a, slices.Clip(r.AtRisk), slices.Clip(r.Unknown)
+	r := b.newReport(from, to, anchor)
+	r.Reason, r.RPO = reason, b.rpo
+	b.list(r, anchor.Add(-b.rpo), from, func(e *ledgerEntry) bool { return e.began >= epoch || e.ended < epoch })
+	a := r.account
+	a.epoch, a.latest, a.atRisk, a.unknown, a.changed = epoch, r, r.AtRisk, r.Unknown, true
+	a.waiting = b.waitingLocked(from, r.Time, a)
+	r = a.version()
+	var forgotten uint64
 	if len(b.accounts) == maxReports {
+		forgotten = b.accounts[0].epoch
+		b.leaving = append(b.leaving, b.accounts[0].grown()...)
 		b.accounts = b.accounts[1:]
 	}
 	b.accounts = append(b.accounts, a)
-	b.expireLocked(r.Time)
+	b.expireLocked(r.Time, forgotten)
 	for i := range r.AtRisk {
 		b.guardLocked(&r.AtRisk[i], epoch)
 	}
 	return r
 }
 
-// draft lists the writes to an endpoint that an outage has put at risk, but for those
-// that add themselves to the report of an epoch. For epoch 0 there are none.
-func (b *books) draft(from, to Endpoint, anchor time.Time, reason string, epoch uint64) *LossReport {
+// draft lists the writes that would be at risk if the traffic left an endpoint now.
+func (b *books) draft(from, to Endpoint, anchor time.Time, reason string) *LossReport {
 	r := b.newReport(from, to, anchor)
 	r.Reason, r.RPO = reason, b.rpo
-	b.list(r, anchor.Add(-b.rpo), from, func(e *ledgerEntry) bool { return e.began >= epoch || e.ended < epoch })
-	return r
+	b.list(r, anchor.Add(-b.rpo), from, func(*ledgerEntry) bool { return true })
+	return b.withWaiting(r, from)
 }
 
 // since lists the writes to both endpoints from a time on.
 func (b *books) since(from time.Time, active Endpoint) *LossReport {
 	r := b.newReport(active, active, from)
-	r.Reason = "asked for"
 	for _, at := range []Endpoint{Primary, Alternate} {
 		b.list(r, from, at, func(*ledgerEntry) bool { return true })
 	}
 	r.Truncated = r.Truncated || from.Before(b.started)
+	return b.withWaiting(r, Primary, Alternate)
+}
+
+// withWaiting adds the writes to r that are under way.
+func (b *books) withWaiting(r *LossReport, to ...Endpoint) *LossReport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, at := range to {
+		r.Unknown = append(r.Unknown, b.waitingLocked(at, r.Time, nil)...)
+	}
 	return r
 }
 
@@ -273,16 +266,9 @@ func (b *books) reports() []*LossReport {
 	defer b.mu.Unlock()
 	var list []*LossReport
 	for _, a := range b.accounts {
-		list = append(list, a.latest)
+		list = append(list, a.version())
 	}
 	return list
-}
-
-// growth is how a report has grown.
-type growth struct {
-	report *LossReport
-	by     int
-	last   Write
 }
 
 // grown returns the growth of the reports since it was last called. If there is none,
@@ -290,11 +276,9 @@ type growth struct {
 func (b *books) grown() (list []growth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	list, b.leaving = b.leaving, nil
 	for _, a := range b.accounts {
-		if a.untold > 0 {
-			list = append(list, growth{a.latest, a.untold, a.last})
-			a.untold = 0
-		}
+		list = append(list, a.grown()...)
 	}
 	b.telling = len(list) > 0
 	return list
@@ -335,7 +319,7 @@ func (b *books) guards(req *http.Request) bool {
 	defer b.mu.Unlock()
 	g, ok := b.guarded[recordKey(record)]
 	if ok && !time.Now().Before(g.until) {
-		b.expireLocked(g.until)
+		b.expireLocked(g.until, 0)
 		return false
 	}
 	return ok
@@ -354,118 +338,13 @@ func (b *books) unguard(epoch uint64, keys ...string) {
 	b.guarding.Store(len(b.guarded) > 0)
 }
 
-// expireLocked ends the guards whose time is over.
-func (b *books) expireLocked(now time.Time) {
+// expireLocked ends the guards whose time is over, and those of the reports up to an
+// epoch, which are forgotten.
+func (b *books) expireLocked(now time.Time, epoch uint64) {
 	for key, g := range b.guarded {
-		if !now.Before(g.until) {
+		if !now.Before(g.until) || g.epoch <= epoch {
 			delete(b.guarded, key)
 		}
 	}
 	b.guarding.Store(len(b.guarded) > 0)
-}
-
-// recordWrite enters a write that has just ended.
-func (t *Transport) recordWrite(w *endedWrite) {
-	if t.books.record(w) {
-		t.mu.Lock()
-		if !t.state.Load().closed {
-			t.wg.Go(t.tellGrowth)
-		}
-		t.mu.Unlock()
-	}
-	if t.cfg.OnWrite != nil {
-		t.queueWrite(w.addressed())
-	}
-}
-
-// reportLossLocked makes the report of a switch (from and to differ) or of the end of
-// an outage at one endpoint. It is to be called before the state with the epoch, which
-// is a new one, is published, and before the endpoint's faults are forgotten: its
-// anchor is released. Its report goes into the event.
-func (t *Transport) reportLossLocked(from, to Endpoint, epoch uint64, reason string) *LossReport {
-	at := &t.endpoints[from].anchor
-	r := t.books.report(from, to, epoch, at.time(t.started), reason)
-	at.release()
-	return r
-}
-
-// proposedLoss lists what would be at risk if the traffic left an endpoint now.
-func (t *Transport) proposedLoss(from, to Endpoint, reason string) *LossReport {
-	t.mu.Lock()
-	anchor := t.endpoints[from].anchor.time(t.started)
-	t.mu.Unlock()
-	return t.books.draft(from, to, anchor, reason, 0)
-}
-
-// WritesSince lists the writes, to either endpoint, that ended at from or later, and
-// those of which nobody knows whether they were carried out after from. It is for a
-// loss that the Transport cannot know the extent of: an administrator who starts an
-// emergency response of self-service disaster recovery is shown the time of the last
-// sync, and what was acknowledged later is lost. A write that was carried out before
-// from and acknowledged after it is listed as well, so that for the time of the last
-// sync the list has everything that is lost. The clocks of the service and of this
-// machine may differ: take a few seconds off.
-//
-// From and To of the report are the active endpoint. The report is truncated if
-// the ledger had no room for all of that time ([Config.LedgerSize]), or the Transport is
-// younger than from. Status does not show it.
-func (t *Transport) WritesSince(from time.Time) *LossReport {
-	return t.books.since(from, t.state.Load().active)
-}
-
-// tellGrowth tells of reports that have grown, once a second at the most.
-func (t *Transport) tellGrowth() {
-	for {
-		t.mu.Lock()
-		all := t.books.grown()
-		for _, g := range all {
-			r := g.report
-			t.emit(Event{Kind: EventLossGrown, From: r.From, To: r.To, Loss: r, Reason: g.String()})
-		}
-		t.mu.Unlock()
-		if len(all) == 0 {
-			return
-		}
-		timer := time.NewTimer(growthInterval)
-		err := wait(t.ctx, timer.C)
-		timer.Stop()
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (g *growth) String() string {
-	when := "the traffic moved"
-	if !g.report.Moved() {
-		when = "the outage ended"
-	}
-	if g.by > 1 {
-		return fmt.Sprintf("%d writes were under way at the %v when %s", g.by, g.report.From, when)
-	}
-	return fmt.Sprintf("%s %s was under way at the %v when %s", g.last.Method, g.last.Path, g.report.From, when)
-}
-
-// logLoss writes a line for each write of a report that has none yet, as long as the
-// report has not had too many.
-func (t *Transport) logLoss(r *LossReport) {
-	if r == nil || r.account == nil || !t.cfg.Logger.Enabled(context.Background(), slog.LevelWarn) {
-		return
-	}
-	a := r.account
-	writes := slices.Concat(r.AtRisk[a.logged.atRisk:], r.Unknown[a.logged.unknown:])
-	a.logged.atRisk, a.logged.unknown = len(r.AtRisk), len(r.Unknown)
-	lines := writes[:min(len(writes), maxRiskLines-a.logged.lines)]
-	a.logged.lines += len(lines)
-	ctx, host := context.Background(), slog.String("organization", t.org.Primary.Host)
-	for _, w := range lines {
-		t.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "failover: write at risk", host,
-			slog.String("at", w.Endpoint.String()), slog.String("outcome", w.Outcome.String()), slog.Time("ended", w.Time),
-			slog.String("method", w.Method), slog.String("path", w.Path), slog.String("id", w.EntityID),
-			slog.String("request_id", w.RequestID), slog.String("label", w.Label), slog.Int("status", w.Status))
-	}
-	if more := len(writes) - len(lines); more > 0 {
-		t.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "failover: more writes at risk", host, slog.Int("more", more),
-			slog.Int("at_risk", len(r.AtRisk)), slog.Int("unknown", len(r.Unknown)))
-	}
 }

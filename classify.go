@@ -1,11 +1,7 @@
 package failover
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,9 +18,17 @@ var errNoResult = errors.New("failover: round tripper returned neither response 
 // Classify judges the outcome of a round trip and returns nil for a healthy
 // answer. It is the default of [Config.Classify].
 //
-// Errors are judged by type, never by text; a non-nil err decides alone.
+// A non-nil err decides alone. It is judged by type, never by text: an err that
+// wraps a *Fault is judged as that one was, so that a program's own dialer or
+// OnProxyConnectResponse can say what it knows. Limits of this machine (file
+// descriptors, ports, buffers) are [ClassLocal]. A mistake in the request that
+// net/http refuses to send, and an error of the request's own body, have no type
+// and are [ClassTransient]; only a [Transport] can tell.
+//
 // Responses are judged by the code in the body, then by the kind of fault or page
-// it holds, then by status. The body is read only if the response is not 2xx, or
+// it holds, then by status. An answer to a request for several operations
+// ($batch, ExecuteMultiple, CreateMultiple and their like) is never [Refused],
+// except by the limits of service protection: some may have been carried out. The body is read only if the response is not 2xx, or
 // is HTML where an API answers; at most 64 KiB of it. What was read is put back:
 // resp.Body is replaced, and delivers the same bytes and the same error as before.
 // The caller closes it as usual. What does not come within 2 seconds is not waited
@@ -72,7 +76,7 @@ func misplacedPage(resp *http.Response) bool {
 // apiPath reports whether path belongs to an API that never answers in HTML. On
 // premises the name of the organization comes first.
 func apiPath(path string) bool {
-	for _, prefix := range []string{"/api/data", "/xrmservices", "/data", "/soap", "/api/services"} {
+	for _, prefix := range []string{"/api", "/xrmservices", "/data", "/soap"} {
 		if underPath(path, prefix) {
 			return true
 		}
@@ -113,15 +117,53 @@ func faultOfResponse(resp *http.Response) *Fault {
 		return f
 	}
 	a := readAnswer(resp)
+	if f.Status < 300 && helpPage(resp.Request, &a) {
+		return nil
+	}
 	f.Message = redact.Line(a.Message, answer.MaxMessage)
 	if f.RetryAfter == 0 {
 		f.RetryAfter = min(a.RetryAfter, answer.MaxRetryAfter)
 	}
 	f.judge(&a)
-	if a.Batch && f.Delivery == Refused {
-		f.Delivery = Answered // the parts before the refused one were carried out
+	f.service = f.service || marked(resp.Header)
+	switch {
+	case f.Delivery != Refused:
+	case a.Batch:
+		f.Delivery = Answered // what came before the refused part was carried out
+	case f.limited():
+	case bulk(resp.Request) && f.Definitive:
+		f.Delivery = Unknown // nobody can tell how far it came
+	case bulk(resp.Request):
+		f.Delivery = Answered
 	}
 	return f
+}
+
+// helpPage reports whether the page is the one that a WCF or ASMX service has for
+// people who open its address in a browser.
+func helpPage(req *http.Request, a *answer.Answer) bool {
+	title, _, _ := strings.Cut(a.Page, "\n")
+	path := ascii.Lower(req.URL.Path)
+	return req.Method == http.MethodGet && (strings.HasSuffix(path, ".svc") || strings.HasSuffix(path, ".asmx")) &&
+		strings.HasSuffix(title, " service")
+}
+
+// fromService reports whether resp, judged f, comes from the service itself. Where
+// it does not, something in front of the service made it up, and it says nothing
+// about the service.
+func fromService(resp *http.Response, f *Fault) bool {
+	return f == nil || f.service || marked(resp.Header)
+}
+
+// marked reports whether a header has one of the fields that only the services
+// themselves set.
+func marked(h http.Header) bool {
+	for _, key := range [...]string{"Odata-Version", "Dataserviceversion", "X-Ms-Service-Request-Id", "Req_id", "Ms-Dyn-Aid"} {
+		if h[key] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // judge sets class, delivery and code. The first rule that has an opinion decides.
@@ -129,6 +171,7 @@ func (f *Fault) judge(a *answer.Answer) {
 	switch {
 	case f.byCode(a):
 	case f.bySubcode(a):
+	case f.byDetail(a):
 	case f.byException(a):
 	case a.Token != "":
 		f.Code, f.Class, f.Delivery = a.Token, ClassAuth, Answered
@@ -143,6 +186,9 @@ func (f *Fault) judge(a *answer.Answer) {
 func (f *Fault) byCode(a *answer.Answer) bool {
 	n, ok := codeNumber(a.Code)
 	if !ok {
+		n, ok = codeNumber(a.PassedOn)
+	}
+	if !ok {
 		f.Code = answer.Word(a.Code)
 		if status, ok := codeStatus(a.Code); ok {
 			f.byStatus(status)
@@ -151,16 +197,13 @@ func (f *Fault) byCode(a *answer.Answer) bool {
 		}
 		return false
 	}
-	f.Code = formatCode(n)
+	f.Code, f.service = formatCode(n), true
 	known, listed := codes[n]
 	switch {
 	case fromPlugin(n):
 		f.Class, f.Delivery = ClassApplication, Answered
 	case n == codeUnexpected:
-		if a.Retriable != "false" {
-			return false
-		}
-		f.Class, f.Delivery = ClassApplication, Answered
+		return false // whatever ExceptionRetriable says: it always says false
 	case n == codeGenericSQL:
 		f.Class, f.Delivery = sqlFault(a.Message)
 	case listed:
@@ -193,7 +236,7 @@ func (f *Fault) bySubcode(a *answer.Answer) bool {
 		f.Class, f.Delivery = ClassTransient, Unknown
 	case "ActionNotSupported", "DestinationUnreachable", "DeserializationFailed",
 		"MustUnderstand", "VersionMismatch", "DataEncodingUnknown":
-		f.Class, f.Delivery = ClassApplication, Answered
+		f.Class, f.Delivery, f.service = ClassApplication, Answered, true
 	default: // BadContextToken, InvalidSecurity, FailedAuthentication, ...
 		if !securityNamespace(name.Space) {
 			return false
@@ -203,6 +246,23 @@ func (f *Fault) bySubcode(a *answer.Answer) bool {
 	if f.Code == "" {
 		f.Code = answer.Word(name.Local)
 	}
+	return true
+}
+
+// byDetail judges a SOAP fault by its typed detail. A contract of the service
+// declares it, so an operation of the service threw it, be it the AIF of Finance
+// and Operations or a service of the customer's. The detail that WCF itself has
+// for exceptions nobody expected says nothing.
+func (f *Fault) byDetail(a *answer.Answer) bool {
+	switch a.Detail.Space {
+	case "", "http://www.w3.org/2005/08/addressing", "http://schemas.xmlsoap.org/ws/2004/08/addressing",
+		"http://schemas.datacontract.org/2004/07/System.ServiceModel":
+		return false
+	}
+	if securityNamespace(a.Detail.Space) {
+		return false
+	}
+	f.Class, f.Delivery, f.service = ClassApplication, Answered, true
 	return true
 }
 
@@ -236,6 +296,7 @@ func securityNamespace(space string) bool {
 // a code. Types that say nothing about the cause are left to the status.
 func (f *Fault) byException(a *answer.Answer) bool {
 	name, _, _ := strings.Cut(a.Exception, ",") // the assembly may follow
+	f.service = f.service || name != ""
 	switch name[strings.LastIndexByte(name, '.')+1:] {
 	case "AxODataWriteException", // refused by validation or a key; sent with 500 as well
 		"ODataException", "ODataUnrecognizedPathException",
@@ -372,93 +433,6 @@ func retryAfter(h http.Header) time.Duration {
 		now = time.Now()
 	}
 	return min(max(at.Sub(now), 0), answer.MaxRetryAfter)
-}
-
-// faultOfError judges the error of an attempt that has no response.
-//
-// Delivery is NotSent only where the type proves it. The handshake time-out of
-// net/http, for one, has no type of its own and stays Unknown.
-func faultOfError(err error) *Fault {
-	f := &Fault{Err: boundedError(err), Class: ClassTransient}
-	switch {
-	case errors.Is(err, context.Canceled):
-		f.Class = ClassCanceled
-	case machineLimit(err):
-		f.Class = ClassLocal
-		if beforeRequest(err) {
-			f.Delivery = NotSent
-		}
-	case beforeRequest(err):
-		f.Class, f.Delivery = ClassUnavailable, NotSent
-	case tlsAlert(err):
-		// With TLS 1.3 the server may reject the client's certificate, or fail,
-		// after the request was written.
-		f.Class = ClassUnavailable
-	case goneAway(err):
-		f.Delivery = Refused
-	}
-	if !linear(err) {
-		f.Delivery = Unknown
-	}
-	return f
-}
-
-// beforeRequest reports whether err can only occur before the first byte of a
-// request is written: no address, no connection, or no TLS.
-func beforeRequest(err error) bool {
-	if opError(err, "dial", "proxyconnect", "socks connect") {
-		return true
-	}
-	var (
-		dns       *net.DNSError
-		addr      *net.AddrError
-		verify    *tls.CertificateVerificationError
-		authority x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		roots     x509.SystemRootsError
-		ech       *tls.ECHRejectionError
-		record    tls.RecordHeaderError
-	)
-	return errors.As(err, &dns) || errors.As(err, &addr) ||
-		errors.As(err, &verify) || errors.As(err, &authority) || errors.As(err, &hostname) ||
-		errors.As(err, &invalid) || errors.As(err, &roots) || errors.As(err, &ech) ||
-		errors.As(err, &record) && record.Conn != nil // set for the first record only
-}
-
-// tlsAlert reports whether TLS broke down at a time that is not known. Over TCP an
-// alert is no [tls.AlertError] but an unexported type in a [net.OpError].
-func tlsAlert(err error) bool {
-	var alert tls.AlertError
-	var record tls.RecordHeaderError
-	return opError(err, "remote error", "local error") || errors.As(err, &alert) || errors.As(err, &record) ||
-		errors.Is(err, http.ErrSchemeMismatch)
-}
-
-// opError reports whether a [net.OpError] in err's chain is about one of ops.
-func opError(err error, ops ...string) bool {
-	var op *net.OpError
-	for errors.As(err, &op) {
-		for _, name := range ops {
-			if op.Op == name {
-				return true
-			}
-		}
-		err = op.Err
-	}
-	return false
-}
-
-// linear reports whether err is about one event. Where errors of several attempts
-// are joined, the proof that one of them did not send says nothing of the others.
-func linear(err error) bool {
-	for err != nil {
-		if _, ok := err.(interface{ Unwrap() []error }); ok {
-			return false
-		}
-		err = errors.Unwrap(err)
-	}
-	return true
 }
 
 // readAnswer looks at the beginning of the body. The body is put back.

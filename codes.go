@@ -136,7 +136,8 @@ var codes = map[uint32]code{
 	0x8004ED47: {"AppLockTimeout", ClassTransient, Unknown},
 	0x8004026C: {"CannotCompleteLockRequest", ClassTransient, Answered},
 	0x80048411: {"FailedToAquireLock", ClassTransient, Answered},
-	0x80040255: {"TransactionAborted", ClassTransient, Answered}, // rolled back, mostly after a deadlock
+	0x80048D3D: {"CouldNotAcquireWriteLock", ClassTransient, Answered}, // while customizations are published, for minutes; not in Microsoft's table
+	0x80040255: {"TransactionAborted", ClassTransient, Answered},       // rolled back, mostly after a deadlock
 	0x8004C001: {"SqlErrorInStoredProcedure", ClassTransient, Answered},
 	0x80072343: {"InvalidMetadataSqlOperation", ClassTransient, Answered},
 	0x8004023E: {"OpenCrmDBConnection", ClassTransient, Answered},
@@ -201,10 +202,21 @@ func codeNumber(s string) (uint32, bool) {
 func formatCode(n uint32) string { return fmt.Sprintf("0x%08X", n) }
 
 // codeStatus returns the status that a code stands for which is no more than a
-// client error status, such as "429".
+// client error status, such as "429" or "0x1ad".
 func codeStatus(s string) (int, bool) {
-	n, err := strconv.Atoi(strings.TrimSpace(s))
-	return n, err == nil && n >= 400 && n < 500
+	s, base := strings.TrimSpace(s), 10
+	if len(s) > 2 && s[0] == '0' && s[1]|0x20 == 'x' {
+		s, base = s[2:], 16
+	}
+	n, err := strconv.ParseUint(s, base, 16)
+	return int(n), err == nil && n >= 400 && n < 500
+}
+
+// limited reports whether a limit of service protection refused the request, which
+// is decided before any part of it runs.
+func (f *Fault) limited() bool {
+	n, ok := codeNumber(f.Code)
+	return ok && codes[n].class == ClassThrottled && codes[n].delivery == Refused
 }
 
 // sqlFault returns the class and delivery of a generic SQL error by the number in

@@ -25,9 +25,10 @@ import (
 //
 // It asks nobody who they are, and moves all traffic of the organization for
 // whoever reaches it: the program decides who that is, by a middleware such as
-// onlyOperators, by the address it listens on, or both. Requests that a browser
-// sends on behalf of another site are refused (see
-// [http.CrossOriginProtection]); that is all the protection there is.
+// onlyOperators. Requests that a browser sends on behalf of another site are
+// refused (see [http.CrossOriginProtection]); that is all the protection there is.
+// An address that only operators reach does not do instead if they browse from
+// there: a hostile site can have its own name lead to that address.
 //
 // Below the path there are the actions. Each answers GET with a form, and does
 // something on POST:
@@ -39,19 +40,24 @@ import (
 //	        this Transport, which needs [Config.Authorize]. It goes on if the
 //	        caller goes away; a second one joins it
 //
-// A reason is required. It is told to OnEvent and the log: as one line of at most
-// 200 bytes, with secrets redacted as in the errors of this package. Fields come
-// form-encoded, or as strings of a JSON object, in at most 16 KiB.
+// All but verify require a reason. It is told to OnEvent and the log: as one line of
+// at most 200 bytes, with secrets redacted as in the errors of this package. Fields
+// come form-encoded, or as strings of a JSON object, in at most 16 KiB.
 //
-// For a request that prefers JSON, as StatusHandler has it, the answer is an
-// object with ok (a boolean), error (a text, empty if ok) and status (the JSON of
-// StatusHandler, after the action). Its status is 200, 400 if a field is missing
-// or wrong, 403 for a request of another site, 404 if there is no such action, 409 if the action
-// was refused (because the endpoint does not pass its probe, the Transport is closed, or
-// Verify ended early), 413 or 415 for a body that is too long or in another form. A browser is
-// sent back to the page by a 303 if the action was done, and otherwise gets the form again, with
-// the same status and the error on it. For verify a browser waits no longer than 5
-// seconds; until it has ended, verifying is true in the JSON.
+// A request that prefers JSON, as StatusHandler has it, gets an object with ok (a
+// boolean), error (a text, empty if ok) and status (the JSON of StatusHandler after
+// the action, null with 403). A browser is sent back to the page by a 303 if the
+// action was done; otherwise it gets the form again, with the error on it. For
+// verify a browser waits no longer than 5 seconds: until it has ended, verifying is
+// true in the JSON. The status of an answer is
+//
+//	200, 303  the action was done, or for a browser that verify has begun
+//	400       a field is missing or wrong
+//	403       the request was made on behalf of another site
+//	404       there is no such action
+//	409       the action was refused: the endpoint does not pass its probe, the
+//	          Transport is closed, or Verify ended early
+//	413, 415  the body is too long, or neither a form nor JSON
 func (t *Transport) ControlHandler() http.Handler {
 	return &controlHandler{t: t, page: statuspage.NewPage(), origin: http.NewCrossOriginProtection()}
 }
@@ -292,9 +298,9 @@ func (t *Transport) verifyLosses(ctx context.Context, patience time.Duration) er
 	}
 }
 
-// verifyAll verifies reports until one cannot be.
+// verifyAll verifies reports, the newest first, until one cannot be.
 func verifyAll(ctx context.Context, client *http.Client, reports []*LossReport) error {
-	for _, r := range slices.Backward(reports) { // newest first
+	for _, r := range slices.Backward(reports) {
 		if _, err := r.Verify(ctx, client); err != nil {
 			return err
 		}

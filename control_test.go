@@ -330,7 +330,7 @@ func TestCloseEndsVerify(t *testing.T) {
 			_, answer := command(s, h, "verify", nil)
 			answers <- answer
 		}()
-		time.Sleep(time.Second)
+		time.Sleep(1050 * time.Millisecond) // between two reads
 		begin := time.Now()
 		s.transport.Close()
 		assert.Zero(s, time.Since(begin))
@@ -383,5 +383,94 @@ func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
 		name, _ = situation(s)
 		assert.Equal(s, "healthy", name, "it was a while ago")
 		assert.Equal(s, failover.Recent{Faults: map[failover.Class]int{}}, s.transport.Status().Primary.Recent)
+	})
+}
+
+// Brown-outs, refused switches and writes in doubt are findings, each of them counted
+// where it happens.
+func TestThePageCountsRefusalsAndDoubts(t *testing.T) {
+	tell(t, failover.Config{MaxAttempts: -1}, func(s *story) {
+		find := func() map[string]string {
+			var r struct {
+				Findings []struct{ Name, Summary string }
+			}
+			w := control(s.transport.StatusHandler(), http.MethodGet, "/", "", "", "Accept", "application/json")
+			require.NoError(s, json.Unmarshal(w.Body.Bytes(), &r))
+			found := make(map[string]string)
+			for _, f := range r.Findings {
+				found[f.Name] = f.Summary
+			}
+			return found
+		}
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path != whoAmI }, failovertest.Status(503, nil, ""))
+		for range 3 {
+			require.Equal(s, 503, s.get(accounts))
+		}
+		synctest.Wait()
+		require.Equal(s, 1, s.count(failover.EventSwitchRefused))
+		found := find()
+		assert.Equal(s, "1 switch was refused to leave the primary in the last 5 minutes.", found["switches refused"])
+		assert.Equal(s, "All 3 attempts at the primary in the last 5 minutes failed.", found["failing"])
+
+		s.org.Primary().Heal()
+		s.org.Primary().FailNext(2, failovertest.Reset(failovertest.AfterApply))
+		for range 2 {
+			_, err := s.create("doubt")
+			require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
+		}
+		assert.Equal(s, "2 writes are in doubt, the newest since 00:00 UTC.", find()["writes in doubt"])
+		recent := s.transport.Status().Primary.Recent
+		assert.Equal(s, 2, recent.InDoubt)
+		assert.Equal(s, 1, recent.RefusedSwitches)
+		time.Sleep(10 * time.Minute)
+		found = find()
+		assert.NotContains(s, found, "switches refused")
+		assert.NotContains(s, found, "failing")
+		assert.Contains(s, found, "writes in doubt", "nobody has looked them up")
+		time.Sleep(24 * time.Hour)
+		assert.NotContains(s, find(), "writes in doubt")
+	})
+}
+
+// An organization with one address has a page, JSON, readiness and control like any
+// other, and no word of an alternate.
+func TestControlOfOneAddress(t *testing.T) {
+	tell(t, failover.Config{Alternate: failover.NoAlternate}, func(s *story) {
+		h := s.transport.ControlHandler()
+		require.Equal(s, 200, s.get(accounts))
+		for _, path := range []string{"/", "/switch", "/pin"} {
+			w := control(h, http.MethodGet, path, "", "")
+			pagecheck.Markup(s, w.Body.String(), w.Header().Get("Content-Security-Policy"))
+			assert.NotContains(s, w.Body.String(), "contoso--s", path)
+			assert.NotContains(s, w.Body.String(), `value="alternate"`, path)
+		}
+		page := control(h, http.MethodGet, "/", "", "")
+		assert.Contains(s, page.Body.String(), "One address")
+		assert.Contains(s, page.Body.String(), "Nothing to do.")
+		var fields map[string]any
+		require.NoError(s, json.Unmarshal(control(h, http.MethodGet, "/?format=json", "", "").Body.Bytes(), &fields))
+		assert.Contains(s, fields, "primary")
+		assert.NotContains(s, fields, "alternate")
+
+		status, answer := command(s, h, "switch", url.Values{"to": {"alternate"}, "reason": {"drill"}})
+		assert.Equal(s, http.StatusBadRequest, status)
+		assert.Contains(s, answer.Error, "no alternate address")
+		status, _ = command(s, h, "switch", url.Values{"to": {"primary"}, "reason": {"as it is"}})
+		assert.Equal(s, http.StatusOK, status)
+		status, _ = command(s, h, "pin", url.Values{"endpoint": {"primary"}, "reason": {"drill"}})
+		assert.Equal(s, http.StatusOK, status)
+		status, _ = command(s, h, "unpin", url.Values{"reason": {"drill"}})
+		assert.Equal(s, http.StatusOK, status)
+
+		s.org.Primary().Fail(failovertest.Refuse())
+		_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+		require.Error(s, err)
+		require.True(s, s.transport.Status().Down)
+		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "Down: the organization does not serve at its one address")
+		ready := control(s.transport.ReadyHandler(), http.MethodGet, "/", "", "")
+		assert.Equal(s, http.StatusServiceUnavailable, ready.Code)
+		assert.NotContains(s, ready.Body.String(), "alternate")
+		assert.Equal(s, s.transport.Org().Primary.String(), "https://contoso.api.crm.dynamics.com")
+		assert.Nil(s, s.transport.Org().Alternate)
 	})
 }

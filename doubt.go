@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
-
-	"github.com/d365failover/failover/internal/redact"
 )
 
 // This file keeps what is not known: which writes may have been carried out.
@@ -16,8 +16,9 @@ import (
 // InDoubt reports whether what came of a request through a [Transport] leaves the
 // outcome of a write unknown: one of its attempts may have been carried out, and
 // nothing that came later says so or rules it out. It takes what [http.Client.Do] has
-// returned. For an error it says what errors.Is(err, [ErrOutcomeUnknown]) does. For a
-// response it is the only way to learn of it: a write that is answered 502, 503, 504
+// returned. For an error it says what errors.Is(err, [ErrOutcomeUnknown]) does, and
+// more: where [http.Client.Timeout] has passed, the client keeps no more of an error
+// than its text, and InDoubt goes by that. For a response it is the only way to learn of it: a write that is answered 502, 503, 504
 // or an unexplained 500 is in doubt as much as one without an answer, and one that was
 // repeated may be so although its last attempt was answered 401 or 429.
 //
@@ -25,20 +26,31 @@ import (
 // write up before it is made again, unless making it twice is harmless.
 func InDoubt(resp *http.Response, err error) (*Fault, bool) {
 	if err != nil {
-		if !errors.Is(err, ErrOutcomeUnknown) {
-			return nil, false
-		}
 		var e *Error
-		if errors.As(err, &e) && e.doubt != nil {
-			return e.doubt, true
+		switch {
+		case errors.As(err, &e):
+			return e.doubt, e.doubt != nil
+		case errors.Is(err, ErrOutcomeUnknown), timedOutInDoubt(err):
+			return &Fault{Class: ClassTransient, Err: err}, true
 		}
-		return &Fault{Class: ClassTransient, Err: err}, true
+		return nil, false
 	}
 	if resp == nil || resp.Request == nil {
 		return nil, false
 	}
 	f, ok := resp.Request.Context().Value(doubtKey).(*Fault)
 	return f, ok
+}
+
+// timedOutInDoubt reports whether err is what a client with a Timeout makes of an
+// error of a Transport. No address has blanks in it, so none can hold that text.
+func timedOutInDoubt(err error) bool {
+	var failed *url.Error
+	if !errors.As(err, &failed) || !failed.Timeout() {
+		return false
+	}
+	text := failed.Err.Error()
+	return strings.HasPrefix(text, "failover: ") && strings.Contains(text, ": "+strings.TrimPrefix(ErrOutcomeUnknown.Error(), "failover: ")+": ")
 }
 
 // doubt is what is left in doubt by the attempts of a call at one endpoint within
@@ -95,7 +107,7 @@ func (c *call) inDoubt() *Fault {
 	return c.doubts[len(c.doubts)-1].fault
 }
 
-// tellDoubt puts what is in doubt into the ledger, and tells of it. e holds the faults.
+// tellDoubt puts what is in doubt into the ledger, and tells of it. e is complete.
 func (c *call) tellDoubt(e *Error) {
 	var last Write
 	for _, d := range c.doubts {
@@ -105,7 +117,6 @@ func (c *call) tellDoubt(e *Error) {
 		last = w.addressed()
 	}
 	f := c.inDoubt()
-	e.is, e.doubt = append(e.is, ErrOutcomeUnknown), f
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
 	c.t.emit(Event{Kind: EventOutcomeUnknown, From: f.Endpoint, To: f.Endpoint, Fault: f, Err: e, Write: &last,
@@ -133,13 +144,4 @@ func (c *call) acknowledge(resp *http.Response, outcome Outcome) {
 func (c *call) label() string {
 	label, _ := c.req.Context().Value(labelKey).(string)
 	return label
-}
-
-// failure returns the error of the call.
-func (c *call) failure() *Error {
-	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults}
-	if n := len(c.faults); n > 0 {
-		e.RetryAfter = c.faults[n-1].RetryAfter
-	}
-	return e
 }

@@ -108,9 +108,8 @@ type Config struct {
 	Classify func(*http.Response, error) *Fault
 
 	// FailureThreshold is how many counted faults in a row make the circuit
-	// breaker of an endpoint trip. A definitive fault trips it at once, and so
-	// does one that asks to be left alone (Retry-After). Zero: 3. Negative: only
-	// these two do.
+	// breaker of an endpoint trip. A definitive fault trips it at once. Zero: 3.
+	// Negative: only definitive faults do.
 	FailureThreshold int
 
 	// MaxAttempts bounds the attempts of one call, the first included. For the
@@ -206,9 +205,11 @@ type Config struct {
 	// endpoint passes its probe: for batch jobs. It goes before FailFast.
 	WaitForUp bool
 
-	// RPO is the recovery point objective: how far the copy at the other
-	// endpoint may lag behind. Writes acknowledged within it before the last
-	// success of an endpoint that is left are at risk, see [LossReport].
+	// RPO is the recovery point objective: how far the copy that takes over may lag
+	// behind. Writes acknowledged within it before the last success of an endpoint
+	// whose outage ends, or that is left, are at risk: see [LossReport]. The emergency
+	// response of self-service disaster recovery can lose up to 15 minutes; rather than
+	// a longer RPO, use [Transport.WritesSince] with the time of the last sync.
 	// Zero: 5 s. Negative: none. Source:
 	// https://learn.microsoft.com/power-platform/admin/business-continuity-disaster-recovery
 	RPO time.Duration
@@ -247,13 +248,13 @@ type Config struct {
 	// the first may come before New has returned.
 	OnEvent func(Event)
 
-	// OnWrite is told of every write once it has ended with an answer that it was
-	// carried out, in part or in whole, or without one: for a program that keeps a
-	// journal of its own, longer than the ledger. It is called in order, one at a
-	// time, away from the request path, and may call the Transport, except for Close,
-	// which waits for it. While it blocks, up to 4,096 writes are kept for it; more
-	// are dropped, which the log and [Status.WritesDropped] tell. A panic is logged.
-	// Writes that end after Close are not handed to it. Nil: nobody is told.
+	// OnWrite, if set, is called with every write once it has ended, for a program
+	// that keeps a longer journal than the ledger: writes that were acknowledged, in
+	// whole or in part, and those whose outcome is unknown. It is called in order, one
+	// write at a time, off the request path. It may call the Transport, except for
+	// Close, which waits for it. While it blocks, up to 4,096 writes wait; further ones
+	// are dropped, which the log and [Status.WritesDropped] report. Writes that end
+	// after Close are not handed over.
 	OnWrite func(Write)
 
 	// Runbook is the address of the runbook that [Transport.StatusHandler] and

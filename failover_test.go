@@ -368,7 +368,7 @@ func TestABlackHoleIsEscapedByTheDeadlinesOfThreeCallers(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Disaster(failovertest.BlackHole())
 		for range 3 {
-			ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(s.Context(), 8*time.Second)
 			_, err := s.try(ctx, http.MethodGet, s.org.URL()+accounts, "")
 			cancel()
 			require.ErrorIs(s, err, context.DeadlineExceeded)
@@ -442,7 +442,7 @@ func TestOnePoisonousQueryMovesNothing(t *testing.T) {
 			}
 		}
 		assert.NotZero(s, probes)
-		assert.LessOrEqual(s, probes, 8, "no storm of probes")
+		assert.LessOrEqual(s, probes, 15, "one every few seconds")
 	})
 }
 

@@ -244,8 +244,8 @@ func (t *Transport) load(ctx context.Context) (Record, time.Time, error) {
 	if err != nil {
 		return Record{}, clock, err
 	}
-	rec.Reason, rec.By = redact.Line(rec.Reason, maxErrorText), redact.Line(rec.By, maxErrorText)
-	rec.Frozen = redact.Line(rec.Frozen, maxErrorText)
+	rec.Reason, rec.By = redact.Line(redact.Text(rec.Reason), maxErrorText), redact.Line(rec.By, maxErrorText)
+	rec.Frozen = redact.Line(redact.Text(rec.Frozen), maxErrorText)
 	rec.Earlier = slices.Clone(rec.Earlier[max(0, len(rec.Earlier)-maxSwitches):])
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,11 +1,6 @@
 package failover
 
-import (
-	"fmt"
-	"sync"
-
-	"github.com/d365failover/failover/internal/redact"
-)
+import "sync"
 
 // maxJournal bounds the writes that wait for Config.OnWrite.
 const maxJournal = 4096
@@ -68,21 +63,10 @@ func (t *Transport) handWrites() {
 		}
 		j.mu.Unlock()
 		for _, w := range batch {
-			t.onWrite(w)
+			t.protect("OnWrite", func() { t.cfg.OnWrite(w) })
 		}
 		if dropped > 0 {
 			t.cfg.Logger.Warn("failover: writes dropped because OnWrite is slow", "organization", t.org.Primary.Host, "dropped", dropped)
 		}
 	}
-}
-
-// onWrite calls Config.OnWrite, which may panic.
-func (t *Transport) onWrite(w Write) {
-	defer func() {
-		if p := recover(); p != nil {
-			t.cfg.Logger.Error("failover: Config.OnWrite panicked", "organization", t.org.Primary.Host,
-				"panic", redact.Line(redact.Text(fmt.Sprint(p)), maxFaultText))
-		}
-	}()
-	t.cfg.OnWrite(w)
 }

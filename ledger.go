@@ -2,6 +2,7 @@ package failover
 
 import (
 	"math"
+	"math/bits"
 	"net/http"
 	"slices"
 	"sync"
@@ -15,7 +16,8 @@ import (
 // body, query, or credentials. All texts are bounded and free of control
 // characters.
 type Write struct {
-	// Time is when the attempt ended: the answer came, or was given up on.
+	// Time is when the attempt ended: the answer came, or was given up on. For a write
+	// that is under way it is when it was listed.
 	Time   time.Time
 	Method string
 	// Path of the request's URL, escaped, cut at 512 bytes. A record that was
@@ -79,14 +81,15 @@ type ledger struct {
 
 type ring struct {
 	began  time.Time
-	chunks []atomic.Pointer[chunk]
+	chunks []atomic.Pointer[[]slot] // made as they are needed, see slot
 	// dropped is the time, since began, of the latest entry that overflow has taken
 	// out, by endpoint and by whether the outcome was known.
 	dropped [2][2]atomic.Int64
 }
 
-// chunk is the slots that are made at once.
-type chunk [16]slot
+// firstSlots is how many slots the first two chunks have each. From then on each has as
+// many as all before it.
+const firstSlots = 8
 
 type slot struct {
 	mu    sync.Mutex
@@ -99,7 +102,7 @@ func (l *ledger) record(w *endedWrite, epoch *atomic.Uint64) (ended uint64) {
 	if r == nil {
 		r = l.makeRing(w.Time)
 	}
-	s := r.slot((l.next.Add(1) - 1) % uint64(l.size))
+	s := r.slot(l.size, int((l.next.Add(1)-1)%uint64(l.size)))
 	s.mu.Lock()
 	if s.entry.used {
 		r.drop(&s.entry)
@@ -114,7 +117,7 @@ func (l *ledger) record(w *endedWrite, epoch *atomic.Uint64) (ended uint64) {
 }
 
 func (l *ledger) makeRing(began time.Time) *ring {
-	r := &ring{began: began, chunks: make([]atomic.Pointer[chunk], (l.size+len(chunk{})-1)/len(chunk{}))}
+	r := &ring{began: began, chunks: make([]atomic.Pointer[[]slot], bits.Len(uint((l.size-1)/firstSlots))+1)}
 	for at := range r.dropped {
 		for unknown := range r.dropped[at] {
 			r.dropped[at][unknown].Store(math.MinInt64)
@@ -124,15 +127,20 @@ func (l *ledger) makeRing(began time.Time) *ring {
 	return l.ring.Load()
 }
 
-// slot returns the slot with an index.
-func (r *ring) slot(i uint64) *slot {
-	at := &r.chunks[i/uint64(len(chunk{}))]
-	c := at.Load()
-	if c == nil {
-		at.CompareAndSwap(nil, new(chunk))
-		c = at.Load()
+// slot returns the slot with an index, of size slots in all.
+func (r *ring) slot(size, i int) *slot {
+	n := bits.Len(uint(i / firstSlots)) // of the chunk
+	start, end := 0, firstSlots
+	if n > 0 {
+		start, end = firstSlots<<(n-1), firstSlots<<n
 	}
-	return &c[i%uint64(len(chunk{}))]
+	c := r.chunks[n].Load()
+	if c == nil {
+		slots := make([]slot, min(end, size)-start)
+		r.chunks[n].CompareAndSwap(nil, &slots)
+		c = r.chunks[n].Load()
+	}
+	return &(*c)[i-start]
 }
 
 // drop takes note that overflow takes e out.
@@ -161,8 +169,8 @@ func (l *ledger) each(f func(*ledgerEntry)) {
 		if c == nil {
 			continue
 		}
-		for i := range c {
-			c[i].read(f)
+		for i := range *c {
+			(*c)[i].read(f)
 		}
 	}
 }

@@ -164,3 +164,48 @@ func TestALossReportIsJSON(t *testing.T) {
 		assert.Contains(s, string(text), fmt.Sprintf("%q", "at risk"))
 	})
 }
+
+// Behind one address, too, another place may serve after an outage than before.
+func TestTheEndOfAnOutageAtTheSameEndpointIsReported(t *testing.T) {
+	lagging(t, 0, func(s *story) {
+		s.createLabelled("long ago")
+		time.Sleep(time.Minute)
+		lost := s.createLabelled("at risk")
+		time.Sleep(time.Second)
+		require.Equal(s, 200, s.get(accounts)) // the anchor
+		anchor := time.Now()
+		time.Sleep(2 * time.Second)
+		s.org.Primary().Fail(failovertest.Status(503, nil, ""))
+		s.org.Alternate().Fail(failovertest.Refuse())
+		for range 5 {
+			s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+		}
+		require.True(s, s.transport.Status().Down)
+		time.Sleep(time.Hour)
+		s.org.Primary().Heal()
+		time.Sleep(time.Minute)
+		require.False(s, s.transport.Status().Down)
+		require.Equal(s, 200, s.get(accounts))
+
+		report := s.transport.Status().Loss
+		require.NotNil(s, report)
+		assert.Equal(s, failover.Primary, report.From)
+		assert.Equal(s, failover.Primary, report.To)
+		assert.False(s, report.Moved())
+		assert.WithinDuration(s, anchor, report.LastSuccess, time.Millisecond)
+		assert.Equal(s, []string{"at risk"}, labels(report.AtRisk))
+		told := false
+		for _, e := range s.events {
+			told = told || e.Kind == failover.EventUp && e.Loss == report
+		}
+		assert.True(s, told)
+
+		status, _ := s.send("PATCH", lost, "application/json", `{"telephone1":"7"}`)
+		assert.Equal(s, 204, status, "it is there")
+		sent := s.org.Primary().Deliveries()
+		assert.Equal(s, "*", sent[len(sent)-1].Header.Get("If-Match"), "which the program could not know")
+		s.send("PATCH", lost, "application/json", `{"telephone1":"8"}`)
+		sent = s.org.Primary().Deliveries()
+		assert.Empty(s, sent[len(sent)-1].Header.Get("If-Match"), "and now it does")
+	})
+}

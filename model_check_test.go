@@ -32,18 +32,24 @@ func (m *model) observe(e failover.Event) {
 		m.switched = e.Time
 		m.switches = append(m.switches, e.Time)
 	case failover.EventSwitchRefused:
-		if strings.HasSuffix(e.Reason, "passes its probe") {
+		if strings.HasSuffix(e.Reason, "answers its probe") {
 			m.cleared = e.Time
 		}
+	case failover.EventRenewed:
+		if !m.found(m.now.active, good, weak, unclear) {
+			m.fail("renewed without a sign of life")
+		}
+		m.cleared = e.Time
 	case failover.EventDown:
 		active, other := m.now.active, m.now.active^1
 		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.found(other, bad, unclear, weak) {
 			m.fail("down without two failed probes")
 		}
 		next.down = true
+		m.downs = append(m.downs, e.Time)
 	case failover.EventUp:
 		m.checkRecovery(e.Time)
-		if !m.now.down || !m.found(m.now.active, good, weak, unclear) {
+		if !m.now.down || !strings.HasSuffix(e.Reason, "answers a request") && !m.found(m.now.active, good, weak, unclear) {
 			m.fail("up without a sign of life")
 		}
 		m.cleared = e.Time
@@ -100,6 +106,11 @@ func (m *model) checkSwitch(e failover.Event) {
 		return
 	}
 	fenced := m.fenced(e.From, m.switched)
+	down := strings.HasPrefix(e.Reason, "of two endpoints that were down")
+	back := strings.HasSuffix(e.Reason, "has not given a healthy answer") // of a provisional move
+	if down && !m.now.down && !m.damped(e.Time) {
+		m.fail("a switch out of down, and not down")
+	}
 	switch {
 	case m.now.pinned:
 		m.fail("automatic switch while pinned")
@@ -107,12 +118,17 @@ func (m *model) checkSwitch(e failover.Event) {
 		m.fail("switch to the %v without ConfirmSwitch", e.To)
 	case m.now.down:
 		m.checkRecovery(e.Time)
+	case down:
+	case back:
+		if m.lastServed(e.From, m.switched, e.Time).After(m.switched) {
+			m.fail("a move is taken back although the %v has served", e.From)
+		}
 	case e.Fault == nil:
 		m.checkFailback(e)
 	case !fenced && !m.found(e.From, bad):
 		m.fail("switch away from the %v, which did not fail a probe", e.From)
 	}
-	if len(m.switches) >= 4 && !m.now.down && !fenced {
+	if len(m.switches) >= 4 && !m.now.down && !down && !back && !fenced {
 		m.fail("an undirected switch after %d within the hour", len(m.switches))
 	}
 }
@@ -158,6 +174,9 @@ func (m *model) check() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
+	if status.Down && m.damped(time.Now()) {
+		got.down = m.now.down // which need not be told
+	}
 	if got != m.now && !m.closing {
 		m.fail("status is %+v, events led to %+v", status, m.now)
 	}
@@ -182,6 +201,18 @@ func (m *model) check() {
 			m.fail("write %s may have been carried out %d times", id, n)
 		}
 	}
+}
+
+// damped reports whether there were so many outages that a further one may not be
+// told of.
+func (m *model) damped(now time.Time) bool {
+	n := 0
+	for _, at := range m.downs {
+		if now.Sub(at) < 10*time.Minute {
+			n++
+		}
+	}
+	return n >= 3
 }
 
 // mayArrive: all traffic of a generation goes to one endpoint, and none goes out

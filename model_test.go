@@ -109,6 +109,7 @@ type model struct {
 	cleared   time.Time   // when a probe last closed the active breaker
 	switches  []time.Time // since a hand has cleared them
 	checked   int         // of world.arrivals
+	downs     []time.Time // when outages were told of
 }
 
 // agreement of ConfirmSwitch.

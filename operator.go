@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/d365failover/failover/internal/redact"
 	"github.com/d365failover/failover/internal/rule"
 )
 
@@ -15,7 +16,8 @@ import (
 // Switch moves all traffic to an endpoint by hand. The endpoint must pass its
 // probe, otherwise nothing changes and the probe's error is returned; so is an
 // error if ctx ends first or the Transport is closed. Requests under way are
-// not interrupted. Reason is told to OnEvent and the log. Config.ConfirmSwitch is
+// not interrupted. Reason is told to OnEvent and the log, without
+// what looks like a secret. Config.ConfirmSwitch is
 // not asked. The memory of earlier switches, and with it the latch, is cleared.
 //
 // A fail-back follows in its time if the endpoint is [Alternate] and the
@@ -23,6 +25,7 @@ import (
 // Transport stays pinned, at the new endpoint. A fleet follows
 // the switch, unless the Transport is pinned, even to where the Transport is.
 func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
+	reason = redact.Line(redact.Text(reason), maxErrorText)
 	if to != Primary && to != Alternate {
 		return fmt.Errorf("failover: no such endpoint: %d", to)
 	}
@@ -149,7 +152,7 @@ type Status struct {
 	Loss *LossReport
 	// Losses are the last 16 loss reports, oldest first.
 	Losses []*LossReport
-	// WritesDropped is how many writes OnWrite was too slow for and was never told of.
+	// WritesDropped is how many writes were dropped because OnWrite was too slow.
 	WritesDropped uint64
 }
 

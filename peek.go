@@ -12,8 +12,10 @@ const (
 	// maxPeek bounds what is read of a body, and what is made of it when it is
 	// decompressed. Codes stand at the beginning of a fault.
 	maxPeek = 64 << 10
-	// firstRead is the size of most faults.
+	// firstRead is what holds most bodies that are looked at.
 	firstRead = 4 << 10
+	// shortFault is the size of most faults, which often come without a length.
+	shortFault = 512
 	// maxEmptyReads is how many reads without data and without an error are put
 	// up with, as in [io.ErrNoProgress].
 	maxEmptyReads = 100
@@ -52,9 +54,10 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 // A readAhead reads the beginning of a body in a goroutine of its own, which
 // ends with the Read under way once it is told to stop, or the body is closed.
 type readAhead struct {
-	body io.Reader
-	max  int64         // bytes that are read at the most
-	done chan struct{} // closed when nothing more is read ahead
+	body  io.Reader
+	max   int64         // bytes that are read at the most
+	first int64         // bytes that are read at first
+	done  chan struct{} // closed when nothing more is read ahead
 
 	mu   sync.Mutex // guards what follows
 	buf  []byte     // bytes once read are not written again
@@ -62,9 +65,13 @@ type readAhead struct {
 	stop bool
 }
 
-// aheadOf begins to read a body ahead.
-func aheadOf(body io.Reader, max int64) *readAhead {
-	r := &readAhead{body: body, max: max, done: make(chan struct{})}
+// aheadOf begins to read a body ahead. Length is that of the body, negative if it
+// is not known.
+func aheadOf(body io.Reader, length, max int64) *readAhead {
+	r := &readAhead{body: body, max: max, first: firstRead, done: make(chan struct{})}
+	if length >= 0 && length < firstRead {
+		r.first = length + 1 // to see the end
+	}
 	go r.run()
 	return r
 }
@@ -87,11 +94,11 @@ func (r *readAhead) wait(ctx context.Context, timeout time.Duration) ([]byte, er
 
 func (r *readAhead) run() {
 	defer close(r.done)
-	buf := make([]byte, 0, min(firstRead, r.max))
+	buf := make([]byte, 0, min(r.first, r.max))
 	var err error
 	for empty := 0; err == nil && int64(len(buf)) < r.max && empty < maxEmptyReads; {
 		if len(buf) == cap(buf) {
-			buf = append(make([]byte, 0, min(4*int64(cap(buf)), r.max)), buf...)
+			buf = append(make([]byte, 0, min(max(4*int64(cap(buf)), firstRead), r.max)), buf...)
 		}
 		var n int
 		n, err = r.body.Read(buf[len(buf):cap(buf)])
@@ -127,7 +134,11 @@ func peek(resp *http.Response) []byte {
 	if _, ok := resp.Body.(io.Writer); ok {
 		return nil // an upgraded connection, not a body
 	}
-	r := aheadOf(resp.Body, maxPeek)
+	length := resp.ContentLength
+	if length < 0 {
+		length = shortFault - 1
+	}
+	r := aheadOf(resp.Body, length, maxPeek)
 	beginning, _ := r.wait(context.Background(), peekTimeout) // a caller who gives up ends the read itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning

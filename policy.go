@@ -10,10 +10,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/d365failover/failover/internal/ascii"
 	"github.com/d365failover/failover/internal/redact"
+	"github.com/d365failover/failover/internal/xmlpath"
 )
 
 // Policy is what an organization's service description says about failover at
@@ -228,45 +230,36 @@ var (
 )
 
 // parseWSDL reads a WSDL until its end or a policy that is known. It holds no
-// more than one token and the imports.
+// more than one token, the names of the open elements and the imports.
 func parseWSDL(r io.Reader) (policy Policy, imports []string, err error) {
-	d := xml.NewDecoder(r)
+	x := xmlpath.NewReader(r, maxWSDLDepth)
 	rooted := false
-	depth, all := 0, 0 // open elements, and those of them that are wsp:All
 	for {
-		token, err := d.Token()
+		token, err := x.Next()
 		switch {
 		case err == io.EOF && rooted:
 			return Policy{}, imports, nil
 		case err == io.EOF:
 			return Policy{}, nil, errNotWSDL
+		case err == xmlpath.ErrDepth:
+			return Policy{}, nil, errTooDeep
 		case err != nil:
 			return Policy{}, nil, err
 		}
-		switch t := token.(type) {
-		case xml.StartElement:
-			depth++
-			switch {
-			case depth == 1 && t.Name != nameDefinitions:
-				return Policy{}, nil, errNotWSDL
-			case depth == 1:
-				rooted = true
-			case depth > maxWSDLDepth:
-				return Policy{}, nil, errTooDeep
-			case t.Name == nameAll || t.Name == nameAll15:
-				all++
-			case t.Name == nameImport:
-				imports = append(imports, location(t.Attr))
-			case t.Name == namePolicy && all > 0:
-				depth-- // parsePolicy reads its end
-				if policy, err := parsePolicy(d); err != nil || policy.Known {
-					return policy, nil, err
-				}
-			}
-		case xml.EndElement:
-			depth--
-			if t.Name == nameAll || t.Name == nameAll15 {
-				all--
+		start, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		switch path := x.Path(); {
+		case len(path) == 1 && start.Name != nameDefinitions:
+			return Policy{}, nil, errNotWSDL
+		case len(path) == 1:
+			rooted = true
+		case start.Name == nameImport:
+			imports = append(imports, location(start.Attr))
+		case start.Name == namePolicy && (slices.Contains(path, nameAll) || slices.Contains(path, nameAll15)):
+			if policy, err := parsePolicy(x); err != nil || policy.Known {
+				return policy, nil, err
 			}
 		}
 	}
@@ -283,25 +276,26 @@ func location(attributes []xml.Attr) string {
 }
 
 // parsePolicy reads what follows the start of a FailoverPolicy up to its end.
-func parsePolicy(d *xml.Decoder) (Policy, error) {
+func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 	values := make(map[xml.Name]string, 2)
-	var name xml.Name // of the child that is open
-	for depth := 0; depth >= 0; {
-		token, err := d.Token()
+	depth := len(x.Path())
+	for open := true; open; {
+		token, err := x.Next()
+		if err == xmlpath.ErrDepth {
+			return Policy{}, errTooDeep
+		}
 		if err != nil {
 			return Policy{}, err
 		}
+		path := x.Path()
 		switch t := token.(type) {
-		case xml.StartElement:
-			name = t.Name
-			if depth++; depth > maxWSDLDepth {
-				return Policy{}, errTooDeep
-			}
 		case xml.EndElement:
-			depth--
+			open = len(path) > depth
 		case xml.CharData:
-			wanted := depth == 1 && (name == nameAvailable || name == nameEnabled)
-			if wanted && len(values[name])+len(t) <= maxPolicyValue {
+			if len(path) != depth+1 || path[depth] != nameAvailable && path[depth] != nameEnabled {
+				continue
+			}
+			if name := path[depth]; len(values[name])+len(t) <= maxPolicyValue {
 				values[name] += string(t)
 			}
 		}

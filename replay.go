@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"net/http"
-	"path"
 	"strings"
 
+	"github.com/d365failover/failover/internal/ascii"
 	"github.com/d365failover/failover/internal/message"
 )
 
@@ -54,26 +54,9 @@ func isReadMethod(method string) bool {
 // looks once: the body may have to be parsed for it.
 func (c *call) isRead() bool {
 	if !c.looked {
-		c.looked, c.onlyReads = true, c.reads()
+		c.looked, c.onlyReads = true, message.Reads(c.req.Method, c.req.URL, c.req.Header, c.body.held)
 	}
 	return c.onlyReads
-}
-
-// reads looks at the request: at its method, whether it is a SOAP message that
-// retrieves, or a batch of nothing but reads.
-func (c *call) reads() bool {
-	req := c.req
-	if isReadMethod(req.Method) {
-		return true
-	}
-	if req.Method != http.MethodPost {
-		return false
-	}
-	if path.Base(req.URL.Path) == "$batch" {
-		return message.BatchReads(req.Header.Get("Content-Type"), req.Header.Get("Content-Encoding"), c.body.held)
-	}
-	action, ok := message.Action(req.Header)
-	return ok && (message.Retrieves(action) || message.Reads(action, c.body.held))
 }
 
 // maySendAgain reports whether the request may be sent once more after fault f, as
@@ -110,7 +93,7 @@ func (c *call) repeatsInDoubt() bool {
 	}
 	safe := false
 	if c.t.cfg.Replay != nil {
-		c.t.protect("Config.Replay", func() { safe = c.t.cfg.Replay(c.req) })
+		c.t.protect("Replay", func() { safe = c.t.cfg.Replay(c.req) })
 	}
 	return safe
 }
@@ -122,9 +105,12 @@ var idempotencyKeys = [...]string{"Idempotency-Key", "X-Idempotency-Key"}
 // doing it once.
 func isIdempotent(req *http.Request) bool {
 	for _, key := range idempotencyKeys {
-		if _, ok := req.Header[key]; ok { // as net/http has it
+		if hasKey(req.Header, key) {
 			return true
 		}
+	}
+	if message.Overridden(req.Header) {
+		return false // whatever the method is, another one may be meant
 	}
 	switch req.Method {
 	case http.MethodPut, http.MethodDelete:
@@ -132,40 +118,72 @@ func isIdempotent(req *http.Request) bool {
 	case http.MethodPatch:
 		// Without a condition it is an upsert, which would create a stub of a
 		// record that was lost in a failover.
-		return req.Header.Get("If-Match") != "" || req.Header.Get("If-None-Match") == "*"
+		return isCondition(req.Header["If-Match"]) || isAnyTag(req.Header["If-None-Match"])
 	default:
 		return false
 	}
 }
 
-// isBulk reports whether the request is one of many operations, of which some may be
-// done when a later one is refused, and whose answer does not say which. That of a
-// $batch does: it has a part for each, once there is one that was looked at.
+// hasKey reports whether a header marks the request as idempotent, as net/http has
+// it: with a key, or without any value, which is not sent. A value that is empty
+// is sent, and is no key.
+func hasKey(h http.Header, name string) bool {
+	values, ok := h[name]
+	if !ok || len(values) == 0 {
+		return ok
+	}
+	return len(values) == 1 && strings.TrimSpace(values[0]) != ""
+}
+
+// isCondition reports whether the values of If-Match make a service refuse the
+// request unless the record exists: they are * or entity tags (RFC 9110, section
+// 13.1.1). A service may ignore what it cannot read.
+func isCondition(values []string) bool {
+	if isAnyTag(values) {
+		return true
+	}
+	for _, value := range values {
+		for tag := range strings.SplitSeq(value, ",") {
+			tag, quoted := strings.CutPrefix(strings.TrimPrefix(strings.TrimSpace(tag), "W/"), `"`)
+			tag, closed := strings.CutSuffix(tag, `"`)
+			if !quoted || !closed || tag == "" || strings.ContainsAny(tag, "\"\x00 ") {
+				return false
+			}
+		}
+	}
+	return len(values) > 0
+}
+
+// isAnyTag reports whether the value of If-Match or If-None-Match is *.
+func isAnyTag(values []string) bool {
+	return len(values) == 1 && strings.TrimSpace(values[0]) == "*"
+}
+
+// isBulk reports whether the request is one for several operations, of which some may
+// be carried out although the answer is an error. Classify goes by what it sees of a
+// request; a call has more of it.
 func (c *call) isBulk() bool {
 	if c.isRead() {
 		return false
 	}
-	if strings.HasSuffix(path.Base(c.req.URL.Path), "Multiple") { // CreateMultiple, Microsoft.Dynamics.CRM.UpdateMultiple
+	if bulk(&http.Request{Method: c.req.Method, URL: c.req.URL, Header: c.req.Header}) {
 		return true
 	}
-	if _, ok := message.Action(c.req.Header); !ok {
+	if _, ok := message.Action(c.req.Header); !ok || c.req.Method != http.MethodPost {
 		return false
 	}
-	return c.body.held == nil || bytes.Contains(c.body.held, []byte("Multiple")) // ExecuteMultiple and its like
+	return c.body.held == nil || executesMultiple(bytes.NewReader(c.body.held))
 }
 
-// isCompound reports whether the request holds several operations of which some may be
-// carried out although the answer is an error.
-func (c *call) isCompound() bool {
-	return c.isBulk() || c.req.Method == http.MethodPost && path.Base(c.req.URL.Path) == "$batch" && !c.isRead()
-}
-
-// bulkDelivery returns what is known of a bulk request to which somebody has said that
-// it was refused: a throttled one is the caller's to look at, as one is whose parts
-// are answered one by one; of a fenced one, nobody can tell how far it came.
-func bulkDelivery(f *Fault) Delivery {
-	if f.Class == ClassThrottled {
-		return Answered
+// ofBulk corrects what a fault says about a request for several operations: the limits
+// of service protection hold before the first of them, and an answer in parts says
+// itself how far it came; of a fence that answers the whole, nobody can tell.
+func (f *Fault) ofBulk(resp *http.Response) {
+	switch {
+	case f.limited():
+	case f.Definitive && !ascii.HasPrefixFold(valueOf(resp.Header, "Content-Type"), "multipart/"):
+		f.Delivery = Unknown
+	case f.Delivery == Refused:
+		f.Delivery = Answered
 	}
-	return Unknown
 }

@@ -405,7 +405,7 @@ func TestNoTextShowsASecret(t *testing.T) {
 					o.seeError(send(t, transport, method))
 				}
 				for _, e := range []failover.Endpoint{failover.Alternate, failover.Primary} {
-					o.seeError(transport.Switch(t.Context(), e, "drill"))
+					o.seeError(transport.Switch(t.Context(), e, "drill, with https://ops:"+secret+"reason@contoso.example/?token="+secret+"reason"))
 				}
 				synctest.Wait()
 				status := transport.Status()

@@ -166,23 +166,20 @@ func (t *Transport) rememberLocked(switches []time.Time) {
 // new epoch, with the connections of p. What is there now may be another place than
 // the one that has failed: then the writes of before are at risk. Moved says what
 // speaks for that, "" if nothing does.
-func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault) {
+func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 	e := t.state.Load().active
-	event := Event{Kind: EventSwitchRefused, From: e, To: e.other(), Reason: reason, Fault: f}
-	if t.org.Alternate == nil {
-		event.To = e
-	}
+	event := Event{Kind: EventRenewed, From: e, To: e, Reason: reason + "; " + moved, Fault: q.fault}
 	if moved != "" {
-		event.Kind, event.To = EventRenewed, e
-		event.Reason = reason + "; " + moved
 		event.Loss = t.reportLossLocked(e, e, t.rule.Epoch, event.Reason)
 	}
 	t.endpoints[e].reset()
 	t.publishLocked(p)
-	t.emit(event)
-	if moved != "" {
-		t.tellTokensLocked(e, e)
+	if moved == "" {
+		t.refusedLocked(q, reason)
+		return
 	}
+	t.emit(event)
+	t.tellTokensLocked(e, e)
 }
 
 // downLocked begins an outage: the rule has found that neither endpoint serves.
@@ -218,7 +215,7 @@ func (t *Transport) tellDownLocked(e Endpoint) {
 
 // upLocked ends an outage at the active endpoint: the rule has begun a new epoch. The
 // connections are those of p, nil to keep what there are: a request was answered over
-// one of them.
+// one that is older than the outage.
 func (t *Transport) upLocked(p *pool, reason string) {
 	e := t.state.Load().active
 	told := !t.outage.untold
@@ -259,22 +256,28 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 }
 
 // answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life.
-func (t *Transport) answered(st *state) {
+// was sent under st: it takes the faults off the record, and is proof of life. Anew: it
+// came over a new connection. If that ends an outage, older connections may lead to
+// another place than the one that serves.
+func (t *Transport) answered(st *state, anew bool) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
 	}
+	var p *pool // nil: goes on over the connections that there are
+	if anew && st.down && t.state.Load() == st {
+		p = t.newPool()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed {
+	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
-	e.success()
 	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.growth.NextBackOff())
+	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
-		t.upLocked(nil, fmt.Sprintf("the %v answers a request", st.active))
+		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
 	case confirmed:
 		t.publishLocked(nil)
 		if !t.rule.Pinned {

@@ -73,9 +73,11 @@ import (
 //	fleet               with Config.Shared, what is known of the fleet: member,
 //	                    apart, active, generation, since, reason and by of the
 //	                    record, loaded, failed, witnesses, error
-//	loss                the writes that the last switch put at risk: from,
-//	                    lastSuccess, rpoSeconds, truncated, atRisk, unknown
-//	losses              the last reports of this kind, newest first
+//	loss                the writes that the last outage put at risk: time of the
+//	                    report, from and to (the same if the traffic has not
+//	                    moved), reason, lastSuccess, rpoSeconds, truncated,
+//	                    atRisk, unknown
+//	losses              the last 16 reports of this kind, newest first
 //	verifying           whether their records are being read, see
 //	                    [Transport.ControlHandler]
 //	events              objects, oldest first, with kind, time, generation,
@@ -137,7 +139,7 @@ func (t *Transport) Ready() error {
 	faults, _ := t.outlook()
 	err := ErrUnavailable
 	for _, f := range faults {
-		if f != nil {
+		if f != nil && t.url(f.Endpoint) != nil {
 			err = fmt.Errorf("%w; %v: %w", err, f.Endpoint, f)
 		}
 	}
@@ -204,7 +206,7 @@ func newReport(s *Status, cfg *Config, started, now time.Time) *statuspage.Repor
 		Generation: s.Generation, Pinned: s.Pinned, Down: s.Down, Latched: s.Latched, Closed: s.Closed,
 		Primary: *endpointView(Primary, &s.Primary, s.Active),
 		Fleet:   fleetView(s.Fleet),
-		Losses:  make([]statuspage.Loss, 0, 1),
+		Losses:  make([]statuspage.Loss, 0, len(s.Losses)),
 		Events:  make([]statuspage.Event, 0, len(s.Events)),
 
 		ManualFailback: cfg.ManualFailback || cfg.ProbeInterval == never,
@@ -217,8 +219,8 @@ func newReport(s *Status, cfg *Config, started, now time.Time) *statuspage.Repor
 	if s.Alternate.URL != "" {
 		r.Alternate = endpointView(Alternate, &s.Alternate, s.Active)
 	}
-	for _, loss := range slices.Backward(s.Losses) { // newest first
-		r.Losses = append(r.Losses, *lossView(loss))
+	for _, loss := range slices.Backward(s.Losses) {
+		r.Losses = append(r.Losses, lossView(loss))
 	}
 	if len(r.Losses) > 0 {
 		r.Loss = &r.Losses[0]
@@ -351,11 +353,8 @@ func fleetView(s *FleetStatus) *statuspage.Fleet {
 }
 
 // lossView puts the writes at risk into the form of the report, in which no
-// list is null; nil if there are none to report.
-func lossView(r *LossReport) *statuspage.Loss {
-	if r == nil {
-		return nil
-	}
+// list is null.
+func lossView(r *LossReport) statuspage.Loss {
 	states := make(map[Write]string)
 	if v := r.verification(); v != nil {
 		for state, writes := range map[string][]Write{statuspage.Present: v.Present, statuspage.Missing: v.Missing, statuspage.Unreadable: v.Unreadable} {
@@ -374,8 +373,8 @@ func lossView(r *LossReport) *statuspage.Loss {
 		}
 		return list
 	}
-	return &statuspage.Loss{
-		From: r.From.String(), LastSuccess: r.LastSuccess.UTC(), RPOSeconds: inSeconds(r.RPO), Truncated: r.Truncated,
+	return statuspage.Loss{
+		Time: r.Time.UTC(), From: r.From.String(), To: r.To.String(), Reason: redact.Line(redact.Text(r.Reason), maxFaultText), LastSuccess: r.LastSuccess.UTC(), RPOSeconds: inSeconds(r.RPO), Truncated: r.Truncated,
 		AtRisk: view(r.AtRisk), Unknown: view(r.Unknown),
 	}
 }

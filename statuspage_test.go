@@ -115,7 +115,7 @@ func drawStatus(t *testing.T, s *Status) (*statuspage.Report, string) {
 func TestStatusSituations(t *testing.T) {
 	t.Parallel()
 	lost := failedOverStatus()
-	lost.Loss = statusLossExample()
+	lost.Losses = []*LossReport{statusLossExample()}
 	fleet := failedOverStatus()
 	fleet.Fleet = fleetExample()
 	pinned := failedOverStatus()
@@ -205,7 +205,7 @@ func TestStatusPageEscapes(t *testing.T) {
 		Event{Kind: EventOutcomeUnknown, Time: clockTime(4, 0, 1), Err: fault.Err},
 		Event{Kind: EventKind(200), Time: clockTime(4, 0, 2), Reason: strings.Repeat("long ", 1000), Fault: fault})
 	write := Write{Method: evil, Path: evil, EntityID: evil, RequestID: evil, Label: evil}
-	s.Loss = &LossReport{AtRisk: []Write{write}, Unknown: []Write{write}}
+	s.Losses = []*LossReport{{Reason: evil, AtRisk: []Write{write}, Unknown: []Write{write}}}
 	r, page := drawStatus(t, &s)
 	assert.NotContains(t, page, "<script")
 	assert.GreaterOrEqual(t, strings.Count(page, "&lt;script&gt;"), 12, "the canaries were not all shown")
@@ -229,7 +229,7 @@ func TestStatusJSON(t *testing.T) {
 	t.Parallel()
 	s := downStatus()
 	s.Events[3].Err = errors.New("no answer")
-	s.Fleet, s.Loss = fleetExample(), statusLossExample()
+	s.Fleet, s.Losses = fleetExample(), []*LossReport{new(LossReport), statusLossExample()}
 	s.Alternate.Recent = Recent{Succeeded: 7, Faults: map[Class]int{ClassUnavailable: 3}, InDoubt: 1, RefusedSwitches: 2}
 	r, _ := drawStatus(t, &s)
 	r.Process = statuspage.Process{Instance: s.Fleet.Member, Host: "web-1", PID: 17, Program: "orders", Version: "v1.2.3", Library: "v0.1.0", Go: "go1.26"}
@@ -273,7 +273,7 @@ func TestStatusJSONIsDocumented(t *testing.T) {
 func TestStatusJSONHasListsAndEveryClass(t *testing.T) {
 	t.Parallel()
 	s := quietStatus()
-	s.Loss = new(LossReport)
+	s.Losses = []*LossReport{new(LossReport)}
 	r, _ := drawStatus(t, &s)
 	data, err := json.Marshal(r)
 	require.NoError(t, err)

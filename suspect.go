@@ -236,6 +236,11 @@ func (c *call) roundTrip() (*http.Response, error) {
 	p, w := c.st.pool, c.transit
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
+	if w != nil && c.t.books.keeps() && !c.isRead() {
+		w.underway = underway{req: c.req, at: c.st.active, began: c.st.epoch}
+		c.t.books.begin(&w.underway)
+		defer c.t.books.end(&w.underway)
+	}
 	if w == nil || !w.givesUp || len(c.faults)+1 >= c.t.cfg.MaxAttempts {
 		return w.roundTrip(p.base, c.out)
 	}
@@ -269,7 +274,8 @@ type secondTry struct {
 	out    *http.Request // of the first one
 
 	mu     sync.Mutex
-	over   bool // the first one has ended
+	over   bool  // the first one has ended
+	pool   *pool // of the second one
 	resp   *http.Response
 	cancel context.CancelCauseFunc // nil if it was not begun
 }
@@ -286,7 +292,7 @@ func (s *secondTry) start() {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.caller)
-	s.cancel = cancel
+	s.cancel, s.pool = cancel, st.pool
 	again := s.out.Clone(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -296,11 +302,12 @@ func (s *secondTry) start() {
 	t.wg.Go(func() {
 		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
 		resp, err := exchange(st.pool.base, again)
-		if err != nil || s.win(resp) {
+		if err == nil && s.win(resp) {
 			return
 		}
 		discard(resp)
 		cancel(nil)
+		st.pool.leave()
 	})
 }
 
@@ -312,7 +319,7 @@ func (s *secondTry) win(resp *http.Response) bool {
 		return false
 	}
 	if resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, s.cancel}
+		resp.Body = &releasingBody{resp.Body, s.cancel, s.pool}
 	}
 	s.resp = resp
 	s.first.cancel(errAbandoned)

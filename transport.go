@@ -18,15 +18,17 @@ import (
 
 // RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
 // organization goes to the active one, whatever host it names; its path, query
-// and headers are kept. A request to any other host passes through to Base as
-// it is.
+// and headers are kept. Only one that follows a redirect from one endpoint to the
+// other goes to the endpoint that the redirect names. A request to any other host
+// passes through to Base as it is.
 //
 // An attempt that meets a counted fault is repeated, at the same endpoint after
 // a pause or at the other one after a switch, as long as the request may be sent
 // again, attempts are left and its context lives. It may be sent again
 //
 //   - if nothing of it was sent, or the answer proves that it was not carried out
-//     (the fence, a 429), whatever it is;
+//     (the fence, a 429), whatever it is; of a bulk request (ExecuteMultiple,
+//     CreateMultiple and their like) no answer proves that;
 //   - if its outcome is unknown, and it reads (by its method, or as a SOAP message
 //     or $batch that only reads), is a PUT, a DELETE or a PATCH with If-Match or
 //     If-None-Match: *, has an Idempotency-Key, or [WithReplay] or [Config.Replay]
@@ -34,8 +36,15 @@ import (
 //
 // unless [NoReplay] forbids it, or its body can be read only once and was begun.
 //
+// Base gets no means to repeat a write by itself that must not be repeated in doubt,
+// as net/http does over HTTP/2 when a stream is reset. A write that a graceful GOAWAY
+// has left out, or of which nothing was written, goes over another connection at once;
+// that is no attempt of its own. (If it has neither body nor Content-Type, it is in
+// doubt instead.)
+//
 // What comes back is the last response as it came, a 503 included, or an [*Error]
-// that holds the fault of every attempt; but [ErrClosed], and the error of a
+// that holds the fault of every attempt; [InDoubt] tells of either whether it leaves a
+// write in doubt. But [ErrClosed], and the error of a
 // request body that cannot be read, come as they are. Location and the other header links of a
 // response from the alternate name the primary, so that callers see one host.
 //
@@ -53,7 +62,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
-	c := call{t: t, req: req, variant: variant, at: at}
+	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
 	if st.down && t.cfg.FailFast {
 		_, err := c.enter()
 		if err != nil {
@@ -86,7 +95,7 @@ func (c *call) enter() (*state, error) {
 			case <-st.changed:
 				continue
 			case <-c.req.Context().Done():
-			case <-c.req.Cancel:
+			case <-canceled(c.req):
 			}
 			e := t.unavailable(c.req)
 			if ctx := c.req.Context(); ctx.Err() != nil {
@@ -125,6 +134,7 @@ type call struct {
 	req               *http.Request // the caller's, never changed
 	variant           int           // of the organization's host names, see Org
 	at                Endpoint      // that the caller's URL names
+	redirect          *redirection  // that the request follows, or nil
 	body              payload
 	faults            []*Fault // one for each attempt so far
 	doubts            []doubt  // that they have left
@@ -202,14 +212,8 @@ func (c *call) next(st *state, f *Fault) *state {
 	if st.down {
 		return nil // each request is sent once then
 	}
-	if q != nil && decides {
-		select {
-		case <-q.done:
-		case <-ctx.Done():
-			return nil
-		case <-c.req.Cancel:
-			return nil
-		}
+	if q != nil && decides && !c.await(q) {
+		return nil
 	}
 	now := t.state.Load()
 	if now.epoch == st.epoch && !now.down && !c.pause(now, f, throttled, q) {
@@ -235,7 +239,7 @@ func (c *call) tell(f *Fault, next *state) {
 	} else {
 		a.OutcomeUnknown = c.inDoubt() != nil
 	}
-	c.t.protect("Config.OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
+	c.t.protect("OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
 // pause waits before the request is repeated at the same endpoint. It reports
@@ -290,10 +294,21 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 			}
 		case <-c.req.Context().Done():
 			return false
-		case <-c.req.Cancel:
+		case <-canceled(c.req):
 			return false
 		}
 	}
+}
+
+// await waits for the answer to a question. It reports false if the call ends first.
+func (c *call) await(q *question) bool {
+	select {
+	case <-q.done:
+		return true
+	case <-c.req.Context().Done():
+	case <-canceled(c.req):
+	}
+	return false
 }
 
 // succeed ends a call that got a healthy answer.
@@ -310,6 +325,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	e := c.failure()
+	if resp == nil {
+		c.explain(e)
+	}
 	if c.inDoubt() != nil {
 		c.tellDoubt(e)
 		if resp != nil {
@@ -319,6 +337,24 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	if resp != nil {
 		return resp, nil
 	}
+	return nil, e
+}
+
+// failure returns the error of the call. Events share it: it is not changed once it
+// has been told.
+func (c *call) failure() *Error {
+	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, doubt: c.inDoubt()}
+	if n := len(c.faults); n > 0 {
+		e.RetryAfter = c.faults[n-1].RetryAfter
+	}
+	if e.doubt != nil {
+		e.is = append(e.is, ErrOutcomeUnknown)
+	}
+	return e
+}
+
+// explain adds to the error what has kept the call from another attempt.
+func (c *call) explain(e *Error) {
 	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
 		var faults [2]*Fault
@@ -329,12 +365,9 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 			}
 		}
 	}
-	if ctx := c.req.Context(); ctx.Err() != nil {
-		if ended := contextError(ctx); !errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx)) {
-			e.is = append(e.is, forShow(ended))
-		}
+	if ctx := c.req.Context(); ctx.Err() != nil && (!errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx))) {
+		e.is = append(e.is, forShow(contextError(ctx)))
 	}
-	return nil, e
 }
 
 // abandon ends a call in which Base has panicked: its caller gets the panic.

@@ -337,7 +337,8 @@ func TestTheErrorNamesEveryAttempt(t *testing.T) {
 		require.ErrorAs(t, err, &failure)
 		assert.Equal(t, http.MethodGet, failure.Method)
 		assert.Equal(t, orgURL+"/api/data/v9.2/accounts", failure.URL)
-		require.Len(t, failure.Attempts, 3)
+		require.Len(t, failure.Attempts, 4, "three attempts, and why the other endpoint does not serve")
+		assert.Equal(t, failover.Alternate, failure.Attempts[3].Endpoint)
 		for _, f := range failure.Attempts {
 			assert.Equal(t, failover.NotSent, f.Delivery)
 			assert.Equal(t, failover.ClassUnavailable, f.Class)

@@ -266,12 +266,16 @@ func (o *Org) probePath() string {
 	switch name := o.origins[0][Primary].name; {
 	case isDataverse(name):
 		return "/api/data/v9.2/WhoAmI"
-	case isFinOps(name):
+	case o.finOps():
 		return "/data"
 	default:
 		return o.root + "/api/data/" + cmp.Or(o.version, onPremisesVersion) + "/WhoAmI"
 	}
 }
+
+// finOps reports whether the primary is known to be a Finance and Operations
+// environment by its name.
+func (o *Org) finOps() bool { return isFinOps(o.origins[0][Primary].name) }
 
 // find returns the place of scheme and authority in o.origins.
 func (o *Org) find(scheme, authority string) (variant int, at Endpoint, ok bool) {

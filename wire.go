@@ -20,8 +20,9 @@ import (
 // protocol is that of the connections to an endpoint, as far as it is known.
 type protocol struct{ version atomic.Uint32 }
 
-// speaksHTTP2 reports whether the last connection did. It is false as long as there
-// was none.
+// speaksHTTP1 and speaksHTTP2 report whether the last connection did. Both are false
+// as long as there was none.
+func (p *protocol) speaksHTTP1() bool { return p.version.Load() == 1 }
 func (p *protocol) speaksHTTP2() bool { return p.version.Load() == 2 }
 
 // learn takes note of the version that a connection speaks.
@@ -50,49 +51,50 @@ type transit struct {
 	state       atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
 	timeout     time.Duration           // until the headers have to be there, 0 for ever
-	protocol    *protocol               // of the endpoint
+	endpoint    *endpoint
+	protocol    *protocol // of the endpoint
 	connections *connections
+	underway    underway // of a write
 
 	// What must not be repeated in doubt is sent in a form that net/http does not
 	// repeat by itself.
 	once     bool // it must not be repeated in doubt
 	rewinds  bool // Base may have GetBody
 	hollow   bool // in place of no body, it has one of no bytes
-	notOver2 bool // over HTTP/2, net/http would repeat it in this form
-	notTwice bool // over HTTP/2, net/http would repeat it in any form
+	notTwice bool // it has no body, and is stopped at the second try over HTTP/2
 
 	givesUp bool // it can be given up where nobody answers, see waits
 }
 
 // Marks of a transit.
 const (
-	sawGetConn  = 1 << iota // Base asked for a connection
-	sawGotConn              // and got one
-	sawDial                 // and has begun to make one
-	sawHeaders              // the headers were written to the connection
-	sawHTTP2                // which speaks HTTP/2
-	sawReuse                // and was used before
-	sawEarlier              // a connection before it may have delivered the request
-	sawMismatch             // the request was held back: its form is for HTTP/1
+	sawGetConn = 1 << iota // Base asked for a connection
+	sawGotConn             // and got one
+	sawDial                // and has begun to make one
+	sawHeaders             // the headers were written to the connection
+	sawHTTP2               // which speaks HTTP/2
+	sawReuse               // and was used before
+	sawEarlier             // a connection before it may have delivered the request
 )
 
 func (w *transit) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
 
+// anew reports whether the last try went over a new connection.
+func (w *transit) anew() bool { return w.saw(sawGotConn) && !w.saw(sawReuse) }
+
 // plan chooses the form of a request.
 func (w *transit) plan(req *http.Request, once bool) {
-	http2 := w.protocol.speaksHTTP2()
 	w.once, w.rewinds = once, true
 	switch {
 	case !once:
 	case !bodyless(req):
-		w.rewinds = !http2 && w.connections.direct
-		w.notOver2 = w.rewinds
-	case isReadMethod(req.Method): // net/http probes such bodies over HTTP/1, and sends none
-		w.hollow, w.notOver2, w.notTwice = !http2, !http2, http2
-	case valueOf(req.Header, "Content-Type") != "":
-		w.hollow, w.notOver2 = http2, !http2
-	default:
-		w.notTwice = true
+		w.rewinds = w.protocol.speaksHTTP1() && w.connections.direct
+	case isReadMethod(req.Method): // net/http looks into such bodies before it sends them over HTTP/1
+		w.hollow = !w.protocol.speaksHTTP2()
+		w.notTwice = !w.hollow
+	default: // proxies hand it on without a length, which some servers want a type for
+		w.hollow = w.protocol.speaksHTTP2() && valueOf(req.Header, "Content-Type") != ""
+		w.notTwice = !w.hollow
 	}
 }
 
@@ -100,7 +102,7 @@ func bodyless(req *http.Request) bool { return req.Body == nil || req.Body == ht
 
 // context returns the context to send the request with.
 func (w *transit) context(ctx context.Context, timeout time.Duration) context.Context {
-	if timeout > 0 || w.notOver2 || w.notTwice || w.givesUp {
+	if timeout > 0 || w.notTwice || w.givesUp {
 		ctx, w.cancel = context.WithCancelCause(ctx)
 		w.timeout = timeout
 	}
@@ -129,19 +131,18 @@ func (w *transit) dialing() {
 // gotConn is called before anything is written to a connection.
 func (w *transit) gotConn(info httptrace.GotConnInfo) {
 	w.tryAgain()
-	marks := uint32(sawGotConn)
+	marks, http2 := uint32(sawGotConn), w.protocol.speaksHTTP2()
 	if conn, ok := info.Conn.(*tls.Conn); ok {
-		w.protocol.learn(conn.ConnectionState().NegotiatedProtocol == "h2")
+		http2 = conn.ConnectionState().NegotiatedProtocol == "h2"
+		w.protocol.learn(http2)
 	}
-	if w.protocol.speaksHTTP2() {
+	if http2 {
 		marks |= sawHTTP2
 	}
 	if info.Reused {
 		marks |= sawReuse
-	}
-	if w.notOver2 && marks&sawHTTP2 != 0 {
-		marks |= sawMismatch
-		w.cancel(errMismatch) // net/http looks at the context once more before it writes
+	} else {
+		w.endpoint.connected(info.Conn)
 	}
 	w.seen.Or(marks)
 }
@@ -155,13 +156,28 @@ func (w *transit) tryAgain() {
 			w.cancel(errMayBeDone) // net/http looks at the context once more before it writes
 		}
 	}
-	w.seen.And(^uint32(sawHeaders | sawReuse))
+	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse))
 }
 
-var (
-	errMismatch  = errors.New("failover: the endpoint speaks HTTP/2 now")
-	errMayBeDone = errors.New("failover: the request may have been carried out and is not repeated")
-)
+// rewind returns the GetBody that Base may have: one that fails when net/http means to
+// repeat what may have been carried out, as it does if an endpoint that spoke HTTP/1
+// turns to HTTP/2.
+func (w *transit) rewind(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+	switch {
+	case w == nil || !w.once || getBody == nil:
+		return getBody
+	case !w.rewinds:
+		return nil
+	}
+	return func() (io.ReadCloser, error) {
+		if w.saw(sawEarlier) || w.saw(sawHTTP2|sawHeaders) {
+			return nil, errMayBeDone
+		}
+		return getBody()
+	}
+}
+
+var errMayBeDone = errors.New("failover: the request may have been carried out and is not repeated")
 
 const (
 	transitOpen = iota
@@ -199,8 +215,6 @@ func (w *transit) roundTrip(base http.RoundTripper, req *http.Request) (*http.Re
 			resp.Body.Close()
 		}
 		return nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
-	case err != nil && w.saw(sawMismatch):
-		return nil, errMismatch
 	case err != nil && w.notTwice && w.saw(sawEarlier):
 		return nil, errMayBeDone
 	}
@@ -270,7 +284,7 @@ func (w *transit) waited() bool {
 
 // connections is what is known about those of Base.
 type connections struct {
-	// direct: Base is an *http.Transport, whose hooks and errors are about the
+	// direct: requests go to an *http.Transport, whose hooks and errors are about the
 	// whole of an attempt.
 	direct bool
 	// limited: Base makes requests wait for one of a limited number of connections.
@@ -284,7 +298,7 @@ func (t *Transport) knowBase() {
 	if !ok {
 		return
 	}
-	t.connections.direct, t.connections.limited = true, base.MaxConnsPerHost > 0
+	t.connections.direct, t.connections.limited = t.cfg.Instrument == nil, base.MaxConnsPerHost > 0
 	for e := range t.protocols {
 		if scheme, _ := t.org.origin(0, Endpoint(e)); speaksOnlyHTTP2(base, scheme) {
 			t.protocols[e].learn(true)

@@ -85,10 +85,12 @@ func storm(t *testing.T, seed uint64, count int, all *totals) {
 		},
 	})
 	require.NoError(t, err)
+	began := time.Now()
 
 	stop := make(chan struct{})
 	var weather sync.WaitGroup
 	weather.Go(func() { changeWeather(org, rand.New(rand.NewPCG(seed, 1)), stop) })
+	weather.Go(func() { switchByHand(t, transport, rand.New(rand.NewPCG(seed, 0)), stop) })
 	seen := ledgerOfWrites{acknowledged: make(map[string]int), failed: make(map[string]error)}
 	var mu sync.Mutex
 	var callers sync.WaitGroup
@@ -112,6 +114,7 @@ func storm(t *testing.T, seed uint64, count int, all *totals) {
 	weather.Wait()
 	transport.Close() // every event is delivered now
 	seen.check(t, org)
+	seen.checkBooks(t, org, transport, began)
 	assert.EqualValues(t, seen.inDoubt, reported.Load(), "unknown outcomes reported")
 	all.acknowledged.Add(int64(len(seen.acknowledged)))
 	all.inDoubt.Add(int64(seen.inDoubt))
@@ -128,7 +131,7 @@ func newWrite(t *testing.T, org *failovertest.Org, random *rand.Rand, id string)
 	if random.IntN(2) == 0 {
 		body = struct{ io.Reader }{body} // without GetBody
 	}
-	req, err := http.NewRequest(method, org.URL()+path, body)
+	req, err := http.NewRequestWithContext(failover.WithLabel(t.Context(), id), method, org.URL()+path, body)
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Test-Id", id)
@@ -184,6 +187,50 @@ func (l *ledgerOfWrites) check(t *testing.T, org *failovertest.Org) {
 		if _, answered := err.(*failover.Fault); open[id] > 0 && !answered {
 			assert.ErrorIs(t, err, failover.ErrOutcomeUnknown, "write %s may have been carried out", id)
 		}
+	}
+}
+
+// checkBooks holds the books against what the callers saw: they have every write that
+// was acknowledged or left in doubt, with the endpoint that carried it out.
+func (l *ledgerOfWrites) checkBooks(t *testing.T, org *failovertest.Org, transport *failover.Transport, began time.Time) {
+	all := transport.WritesSince(began)
+	require.False(t, all.Truncated)
+	sides := []*failovertest.Datacenter{org.Primary(), org.Alternate()}
+	appliedAt := make(map[string]failover.Endpoint)
+	for e, d := range sides {
+		for _, r := range d.Deliveries() {
+			if r.Applied {
+				appliedAt[r.ID] = failover.Endpoint(e)
+			}
+		}
+	}
+	acknowledged, unknown := make(map[string]bool), make(map[string]bool)
+	for _, w := range all.AtRisk {
+		acknowledged[w.Label] = true
+		assert.Equal(t, appliedAt[w.Label], w.Endpoint, "endpoint of write %s", w.Label)
+	}
+	for _, w := range all.Unknown {
+		unknown[w.Label] = true
+	}
+	for id := range l.acknowledged {
+		assert.True(t, acknowledged[id], "write %s was acknowledged and is not in the ledger", id)
+	}
+	for id, err := range l.failed {
+		if errors.Is(err, failover.ErrOutcomeUnknown) {
+			assert.True(t, unknown[id], "the outcome of write %s is unknown and it is not in the ledger", id)
+		}
+	}
+}
+
+// switchByHand moves the traffic now and then, to where it may not be welcome.
+func switchByHand(t *testing.T, transport *failover.Transport, random *rand.Rand, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(random.IntN(10_000)) * time.Millisecond):
+		}
+		transport.Switch(t.Context(), failover.Endpoint(random.IntN(2)), "by hand") // which a probe may refuse
 	}
 }
 

@@ -95,6 +95,19 @@ func TestPortsAreAttributes(t *testing.T) {
 	has(t, points, 0, "failover.active", "failover.organization=localhost:8443", "server.address=localhost", "server.port=9443")
 }
 
+// An organization with one address has the metrics of its alternate, too, which say
+// that nothing goes there.
+func TestOneAddressIsObserved(t *testing.T) {
+	t.Parallel()
+	reader := sdk.NewManualReader()
+	transport, err := failoverotel.New("https://contoso.crm.dynamics.com", &failover.Config{Alternate: failover.NoAlternate}, meterOf(reader))
+	require.NoError(t, err)
+	defer transport.Close()
+	points := collect(t, reader)
+	has(t, points, 1, "failover.active", "failover.endpoint=primary", "server.address=contoso.crm.dynamics.com")
+	has(t, points, 0, "failover.active", "failover.endpoint=alternate")
+}
+
 // globalReader reads from the global provider, which it sets when first called.
 var globalReader = sync.OnceValue(func() *sdk.ManualReader {
 	reader := sdk.NewManualReader()

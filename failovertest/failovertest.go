@@ -13,9 +13,9 @@ import (
 // a nil *Config, are the defaults.
 type Config struct {
 	// Host is the primary endpoint's host name, without a port. Default:
-	// "contoso.api.crm.dynamics.com". With the default AlternateHost the
+	// "contoso.api.crm.dynamics.com". Unless AlternateHost is set, the
 	// organization also answers to the name without its ".api" label, or with
-	// one if Host has none, as Dataverse does.
+	// one if Host has none, as Dataverse does; Finance and Operations does not.
 	Host string
 	// AlternateHost is the alternate endpoint's host name. Default: Host with
 	// "--s" added to its first label, Microsoft's rule for Dataverse. Set it
@@ -26,7 +26,7 @@ type Config struct {
 	// Finance and Operations has one address unless AlternateHost is set,
 	// because there is no rule to derive another. Default: false.
 	OneAddress bool
-	// Lag is how long a write takes to reach the other datacenter. Default:
+	// Lag is how long a write takes to reach the other datacenters. Default:
 	// none, every write is there at once.
 	Lag time.Duration
 	// Accounts is the number of records the entity set "accounts" starts with,

@@ -128,6 +128,9 @@ func TestFailoverLosesTheNewestWrites(t *testing.T) {
 
 		const back = "33333333-0000-0000-0000-000000000000"
 		must(t, org, client, "POST", org.AlternateURL()+api+"accounts", `{"name":"back","accountid":"`+back+`"}`)
+		time.Sleep(time.Hour)
+		_, ok = org.Primary().Lookup("accounts", back)
+		assert.False(t, ok, "the primary takes nothing before the fail-back")
 		org.FailBack()
 		r = must(t, org, client, "GET", org.URL()+api+"accounts("+back+")", "")
 		assert.Equal(t, 200, r.StatusCode, "a fail-back replicates fully")

@@ -90,14 +90,14 @@ func TestSetLatencyDelaysEveryRequest(t *testing.T) {
 
 func TestMaxConcurrentRefusesWhatIsTooMuch(t *testing.T) {
 	both(t, &failovertest.Config{MaxConcurrent: 2, OneAddress: true}, func(t *testing.T, org *failovertest.Org) {
-		arrived := make(chan struct{}, 2)
+		arrived := make(chan struct{}, 3)
 		org.Primary().FailWhen(func(r *http.Request) bool {
 			match := strings.HasSuffix(r.URL.Path, "/contacts")
 			if match {
 				arrived <- struct{}{}
 			}
 			return match
-		}, failovertest.Hang())
+		}, failovertest.Delay(time.Hour))
 		client := org.Client()
 		ended := make(chan error, 2)
 		for range 2 {
@@ -107,7 +107,10 @@ func TestMaxConcurrentRefusesWhatIsTooMuch(t *testing.T) {
 			}()
 			<-arrived
 		}
-		r := must(t, org, client, "GET", org.URL()+api+"WhoAmI", "")
+		r := must(t, org, client, "POST", org.URL()+api+"contacts", "{}")
+		assert.Equal(t, 429, r.StatusCode, "also instead of a delay")
+		assert.Len(t, org.Primary().Rows("contacts"), 2)
+		r = must(t, org, client, "GET", org.URL()+api+"WhoAmI", "")
 		assert.Equal(t, 429, r.StatusCode)
 		assert.Equal(t, "0x80072326", r.code(t))
 		assert.Equal(t, "1", r.Header.Get("Retry-After"))
@@ -164,9 +167,13 @@ func TestRequestsCountsWhatABlackHoleSwallows(t *testing.T) {
 		old.Timeout = 200 * time.Millisecond
 		_, err := send(t, org, old, "POST", org.URL()+api+"contacts", "{}")
 		require.Error(t, err)
-		assert.Equal(t, 2, org.Primary().Requests())
-		assert.Len(t, org.Primary().Deliveries(), 1)
+		arrived(t, org.Primary(), 2)
+		d := org.Primary().Deliveries()
+		assert.Len(t, d, 1)
 		assert.Empty(t, org.Primary().Rows("contacts"))
+		if d[0].Proto == "HTTP/1.1" { // the caller closes the connection when it gives up
+			assert.Eventually(t, func() bool { return org.Primary().OpenConnections() == 0 }, 10*time.Second, time.Millisecond)
+		}
 	})
 }
 

@@ -13,7 +13,8 @@ type Recovery struct {
 	// Old is how the datacenter that is left fails, from the moment it stops
 	// until the organization returns to it. Default: it answers with the
 	// fence. [Refuse] resets its connections, [BlackHole] leaves them open and
-	// silent, [Status] and [ServerBusy] answer on them.
+	// silent, [Status] and [ServerBusy] answer on them. Where there is an Old,
+	// it replaces failures of [Datacenter.Fail] and its like, and so does During.
 	Old Failure
 	// During is how both datacenters fail during Downtime. Default: the old
 	// one as Old says, and the new one answers with the fence.
@@ -56,9 +57,9 @@ type LostWrite struct {
 // takes [Recovery.Downtime], and [Recovery.NameAfter] if that is longer. A nil
 // Recovery means the defaults.
 //
-// Drill does nothing and returns nil unless the organization is at its primary
-// datacenter. Moves that are asked for at the same time are made one after
-// the other.
+// Drill does nothing and returns nil if the organization is not at its primary
+// datacenter or is closed. Calls of Drill, [Org.EmergencyResponse] and
+// [Org.SwitchBack] at the same time are carried out one after the other.
 func (o *Org) Drill(r *Recovery) *RecoveryReport {
 	return o.recover(o.primary, o.secondary, r, false)
 }
@@ -75,8 +76,8 @@ func (o *Org) EmergencyResponse(r *Recovery) *RecoveryReport {
 // SwitchBack moves the organization back to its primary datacenter, as
 // [Org.Drill] moves it away: the name with it, and no write is lost; what an
 // emergency response lost stays lost. It heals no [Failure] of
-// [Datacenter.Fail]. SwitchBack does nothing and returns nil unless the
-// organization is at [Org.Secondary].
+// [Datacenter.Fail]. SwitchBack does nothing and returns nil if the organization
+// is not at [Org.Secondary] or is closed.
 func (o *Org) SwitchBack(r *Recovery) *RecoveryReport {
 	return o.recover(o.secondary, o.primary, r, false)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +51,14 @@ func everywhere(t *testing.T, cfg *failovertest.Config, test func(t *testing.T, 
 			test(t, org, old, fresh)
 		})
 	})
+}
+
+// arrived waits until a datacenter has been sent n requests, which a caller that
+// gives up is not told of.
+func arrived(t *testing.T, d *failovertest.Datacenter, n int) {
+	t.Helper()
+	assert.Eventually(t, func() bool { return d.Requests() >= n }, 10*time.Second, time.Millisecond)
+	assert.Equal(t, n, d.Requests())
 }
 
 // olds says for every way to leave a datacenter what a client meets that still
@@ -106,7 +115,7 @@ func TestDrillLeavesOldConnectionsAtTheOldDatacenter(t *testing.T) {
 				r, err := send(t, org, old, "GET", whoAmI, "")
 				row.check(t, r, err)
 				if row.stuck {
-					assert.Equal(t, before+1, org.Primary().Requests(), "the old connection leads to the old datacenter")
+					arrived(t, org.Primary(), before+1)
 				} else {
 					assert.Equal(t, before, org.Primary().Requests())
 				}
@@ -260,6 +269,63 @@ func TestNeitherDatacenterServesDuringDowntime(t *testing.T) {
 	}
 }
 
+func TestTheOldDatacenterFailsAsToldAfterTheDowntime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(nil)
+		defer org.Close()
+		client := org.Client() // keeps its connection
+		client.Timeout = 10 * time.Second
+		whoAmI := org.URL() + api + "WhoAmI"
+		must(t, org, client, "GET", whoAmI, "")
+		done := make(chan *failovertest.RecoveryReport)
+		go func() {
+			done <- org.Drill(&failovertest.Recovery{Downtime: time.Minute, During: failovertest.ServerBusy(), Old: failovertest.BlackHole()})
+		}()
+		synctest.Wait()
+		assert.Equal(t, "ServiceUnavailable", must(t, org, client, "GET", whoAmI, "").code(t))
+		<-done
+		ended := make(chan error)
+		go func() {
+			client := *client
+			client.Timeout = 0
+			_, err := send(t, org, &client, "POST", org.URL()+api+"contacts", "{}")
+			ended <- err
+		}()
+		time.Sleep(time.Hour)
+		select {
+		case err := <-ended:
+			t.Fatalf("a black hole answers: %v", err)
+		default:
+		}
+		org.SwitchBack(nil)
+		assert.True(t, wasReset(<-ended), "what was lost does not come back")
+		assert.Empty(t, org.Primary().Rows("contacts"))
+	})
+}
+
+// What a Recovery says comes before what Fail says, also where that would have
+// happened earlier.
+func TestDowntimeReplacesOtherFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(nil)
+		defer org.Close()
+		client := org.Client()
+		org.Primary().Fail(failovertest.Refuse())
+		done := make(chan *failovertest.RecoveryReport)
+		go func() {
+			done <- org.EmergencyResponse(&failovertest.Recovery{Downtime: time.Minute, During: failovertest.ServerBusy()})
+		}()
+		synctest.Wait()
+		assert.Equal(t, "ServiceUnavailable", must(t, org, client, "GET", org.URL()+api+"WhoAmI", "").code(t))
+		<-done
+		org.SwitchBack(nil)
+		_, err := send(t, org, org.Client(), "GET", org.URL()+api+"WhoAmI", "")
+		assert.ErrorIs(t, err, syscall.ECONNREFUSED, "nothing has healed it")
+	})
+}
+
 // The name service is late: the new datacenter serves and nobody gets there.
 func TestNameThatMovesLateAndFlickers(t *testing.T) {
 	t.Parallel()
@@ -346,13 +412,13 @@ func TestSwitchBackWaitsForTheDrill(t *testing.T) {
 // acknowledged, and an emergency loses exactly those it reports.
 func TestTheReportOfAMoveUnderTrafficIsExact(t *testing.T) {
 	t.Parallel()
-	everywhere(t, &failovertest.Config{OneAddress: true, Accounts: -1, Lag: 20 * time.Millisecond},
+	everywhere(t, &failovertest.Config{OneAddress: true, Accounts: -1, Lag: time.Hour},
 		func(t *testing.T, org *failovertest.Org, old, fresh *http.Client) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			acknowledged := make(chan string, 1<<16)
-			done := make(chan struct{})
-			for w := range 4 {
+			const writers = 4
+			acknowledged, done := make(chan string, 1<<16), make(chan struct{})
+			for w := range writers {
 				client := []*http.Client{old, fresh}[w%2]
 				go func() {
 					defer func() { done <- struct{}{} }()
@@ -362,40 +428,46 @@ func TestTheReportOfAMoveUnderTrafficIsExact(t *testing.T) {
 						if err == nil && r.StatusCode == 204 {
 							acknowledged <- id
 						}
-						timer := time.NewTimer(time.Millisecond)
-						<-timer.C
+						time.Sleep(time.Millisecond) // or a bubble's time would stand still
 					}
 				}()
 			}
-			pause := func() { timer := time.NewTimer(100 * time.Millisecond); <-timer.C }
-			lost := make(map[string]bool)
-			downtime := &failovertest.Recovery{Downtime: 10 * time.Millisecond}
-			pause()
+			all := make(map[string]bool)
+			progress := func() { // until writes were made and acknowledged from now on
+				for n := len(acknowledged) + 2*writers; n > 0; n-- {
+					all[<-acknowledged] = true
+				}
+			}
+			progress()
 			for range 2 {
-				assert.Empty(t, org.Drill(downtime).Lost)
+				assert.Empty(t, org.Drill(&failovertest.Recovery{Downtime: 10 * time.Millisecond}).Lost)
 				old.CloseIdleConnections()
-				pause()
+				progress()
 				assert.Empty(t, org.SwitchBack(&failovertest.Recovery{Old: failovertest.Refuse()}).Lost)
-				pause()
+				progress()
 			}
 			report := org.EmergencyResponse(&failovertest.Recovery{Downtime: 10 * time.Millisecond, Old: failovertest.Refuse()})
+			progress()
+			cancel()
+			for range writers {
+				<-done
+			}
+			close(acknowledged)
+			for id := range acknowledged {
+				all[id] = true
+			}
+			lost := make(map[string]bool)
 			for _, w := range report.Lost {
 				assert.True(t, w.Time.After(report.LastSync))
 				assert.False(t, w.Time.After(report.Stopped))
 				lost[w.ID] = true
 			}
 			assert.NotEmpty(t, lost)
-			pause()
-			cancel()
-			for range 4 {
-				<-done
-			}
-			close(acknowledged)
 			at := make(map[string]bool)
 			for _, record := range org.Secondary().Rows("contacts") {
 				at[record["contactid"].(string)] = true
 			}
-			for id := range acknowledged {
+			for id := range all {
 				assert.NotEqual(t, lost[id], at[id], id)
 			}
 		})

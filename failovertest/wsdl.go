@@ -22,7 +22,7 @@ func (d *Datacenter) wsdl(r *request) *answer {
 	case r.query.Get("wsdl") == "":
 		text = fmt.Sprintf(wsdlRoot, nsContracts, nsServices, address)
 	case r.query.Get("wsdl") == "wsdl0":
-		text = fmt.Sprintf(wsdlServices, nsServices, nsFailover, !d.fenced)
+		text = fmt.Sprintf(wsdlServices, nsServices, nsFailover, d.org.alternate != nil, !d.fenced)
 	default:
 		return newAnswer(http.StatusNotFound, "text/html", nil)
 	}
@@ -56,8 +56,8 @@ const wsdlServices = `<?xml version="1.0" encoding="utf-8"?>
           <ms-xrm:Authentication>OnlineFederation</ms-xrm:Authentication>
         </ms-xrm:AuthenticationPolicy>
         <ms-xrm:FailoverPolicy xmlns:ms-xrm="%[2]s">
-          <ms-xrm:FailoverAvailable>true</ms-xrm:FailoverAvailable>
-          <ms-xrm:EndpointEnabled>%[3]t</ms-xrm:EndpointEnabled>
+          <ms-xrm:FailoverAvailable>%[3]t</ms-xrm:FailoverAvailable>
+          <ms-xrm:EndpointEnabled>%[4]t</ms-xrm:EndpointEnabled>
         </ms-xrm:FailoverPolicy>
       </wsp:All>
     </wsp:ExactlyOne>

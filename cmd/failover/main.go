@@ -13,7 +13,9 @@ import (
 
 	"github.com/d365failover/failover/cmd/failover/internal/check"
 	"github.com/d365failover/failover/cmd/failover/internal/dr"
+	"github.com/d365failover/failover/cmd/failover/internal/drill"
 	"github.com/d365failover/failover/cmd/failover/internal/proxy"
+	"github.com/d365failover/failover/cmd/failover/internal/remote"
 )
 
 func main() {
@@ -32,7 +34,13 @@ type command struct {
 // commands are in the order of the help text.
 var commands = []command{
 	{"check", "would a failover work from this machine?", check.Main},
+	{"drill", "measure a failover while it happens: RTO and RPO", drill.Main},
 	{"dr", "what Microsoft says about disaster recovery of an environment", dr.Main},
+	{"status", "show what a running process does", remote.Status},
+	{"switch", "move the traffic of a running process", remote.Switch},
+	{"pin", "keep the traffic of a running process where you say", remote.Pin},
+	{"unpin", "let a running process decide by itself again", remote.Unpin},
+	{"verify", "look for the writes that a switch put at risk", remote.Verify},
 	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
 }
 

@@ -30,7 +30,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
+	"github.com/d365failover/failover/auth"
 	"github.com/d365failover/failover/failovertest"
 )
 

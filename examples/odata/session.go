@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/internal/timeline"
+	"github.com/d365failover/failover/internal/timeline"
 )
 
 // session is one run of the program.

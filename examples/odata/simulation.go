@@ -5,8 +5,8 @@ import (
 	"io"
 	"time"
 
-	"github.com/d365failover/failover/examples/internal/timeline"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/internal/timeline"
 )
 
 // lag is how far the simulated alternate is behind the primary. Microsoft

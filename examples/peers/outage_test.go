@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
-	"github.com/d365failover/failover/examples/internal/signin"
+	"github.com/d365failover/failover/auth"
+	"github.com/d365failover/failover/auth/authtest"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -58,7 +58,7 @@ func newWorld(t *testing.T, p peer) *world {
 // demand makes each endpoint want its own token. A Heal ends that.
 func (w *world) demand() {
 	for _, d := range []*failovertest.Datacenter{w.org.Primary(), w.org.Alternate()} {
-		signin.Demand(d, "https://"+strings.Replace(d.Host(), ".api.", ".", 1))
+		authtest.Demand(d, "https://"+strings.Replace(d.Host(), ".api.", ".", 1))
 	}
 }
 

@@ -23,8 +23,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/auth"
-	"github.com/d365failover/failover/examples/internal/signin"
+	"github.com/d365failover/failover/auth"
+	"github.com/d365failover/failover/auth/authtest"
 	"github.com/d365failover/failover/failovertest"
 )
 
@@ -129,7 +129,7 @@ func TestABearerTokenPolicyOutsideHasOneAudience(t *testing.T) {
 	t.Parallel()
 	org := failovertest.Start(nil)
 	defer org.Close()
-	service := signin.Start(org)
+	service := authtest.Start(org)
 	defer service.Close()
 	credential, err := service.Credential()
 	require.NoError(t, err)
@@ -137,7 +137,7 @@ func TestABearerTokenPolicyOutsideHasOneAudience(t *testing.T) {
 	tokens, err := auth.New(auth.Config{Organization: org.URL(), Source: auth.FromCredential(credential)})
 	require.NoError(t, err)
 	defer tokens.Close()
-	signin.Demand(org.Alternate(), "https://contoso--s.crm.dynamics.com")
+	authtest.Demand(org.Alternate(), "https://contoso--s.crm.dynamics.com")
 	org.Disaster(failovertest.Refuse())
 	for _, test := range []struct {
 		name      string

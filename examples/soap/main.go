@@ -28,8 +28,8 @@ import (
 	"time"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/examples/internal/timeline"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/internal/timeline"
 )
 
 func main() {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/d365failover/failover/examples/internal/timeline"
+	"github.com/d365failover/failover/internal/timeline"
 )
 
 // traffic is the work of a program that does not know that datacenters fail.

@@ -17,13 +17,15 @@ import (
 func decompressed(raw []byte, encoding string) []byte {
 	var r io.Reader
 	var err error
+	packed := bytes.NewReader(raw[:min(len(raw), maxPacked)])
 	switch {
 	case bytes.HasPrefix(raw, []byte{0x1f, 0x8b}):
-		r, err = gzip.NewReader(bytes.NewReader(raw))
+		r, err = gzip.NewReader(packed)
 	case strings.EqualFold(strings.TrimSpace(encoding), "deflate"):
 		// RFC 9110, section 8.4.1.2, means zlib; some servers send bare deflate.
-		if r, err = zlib.NewReader(bytes.NewReader(raw)); err != nil {
-			r, err = flate.NewReader(bytes.NewReader(raw)), nil
+		if r, err = zlib.NewReader(packed); err != nil {
+			packed.Seek(0, io.SeekStart)
+			r, err = flate.NewReader(packed), nil
 		}
 	default:
 		switch ascii.Lower(strings.TrimSpace(encoding)) {
@@ -68,6 +70,9 @@ func utf8Text(b []byte) []byte {
 // that is not UTF-8 (Latin-1, or a character cut in two) by U+FFFD, so that the
 // decoders of JSON and XML do not stop at either.
 func plain(b []byte) []byte {
+	if isPlain(b) {
+		return b
+	}
 	return bytes.Map(func(r rune) rune {
 		switch {
 		case r < ' ' || r == 0x7f:
@@ -77,4 +82,14 @@ func plain(b []byte) []byte {
 		}
 		return r
 	}, b)
+}
+
+// isPlain reports whether plain has nothing to do.
+func isPlain(b []byte) bool {
+	for i := range len(b) {
+		if b[i] < ' ' || b[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

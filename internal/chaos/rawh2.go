@@ -63,8 +63,10 @@ func (c *h2Conn) serve(script h2Script) {
 					id = field.Value
 				}
 			}
-			ids[f.StreamID] = id
-			c.side.note(id, delivery{arrived: 1})
+			if _, trailer := ids[f.StreamID]; !trailer {
+				ids[f.StreamID] = id
+				c.side.note(id, delivery{arrived: 1})
+			}
 			ended = f.StreamEnded()
 		case *http2.DataFrame:
 			ended = f.StreamEnded()

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
 )
 
 // maxBatchDepth is the deepest multipart read: a change set within a batch.
@@ -37,35 +39,24 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 	return false
 }
 
-// batchReads reports whether the body of a $batch holds nothing but requests that
-// read. In doubt it says no.
-func BatchReads(contentType, encoding string, body []byte) bool {
-	r := rewriter{org: nobody{}, body: body}
-	kind, boundary := contentKind(contentType, encoding)
-	return kind == kindMultipart && r.batch(0, len(body), boundary, 1) && !r.writes
-}
-
 // part finds the edits of one part of a batch or change set, headers included.
 func (r *rewriter) part(start, end, depth int) bool {
 	fields, content, ok := r.fields(start, end)
 	if !ok {
 		return false
 	}
-	switch strings.ToLower(r.field(fields, "Content-Transfer-Encoding")) {
+	switch strings.ToLower(r.field(fields, "content-transfer-encoding")) {
 	case "", "binary", "8bit", "7bit":
 	default:
-		r.writes = true
 		return true
 	}
 	mark := len(r.edits)
-	kind, boundary := contentKind(r.field(fields, "Content-Type"), "")
+	kind, boundary := contentKind(r.field(fields, "content-type"), "")
 	switch {
 	case kind == kindHTTP:
 		ok = r.request(content, end)
 	case kind == kindMultipart && depth < maxBatchDepth:
 		ok = r.batch(content, end, boundary, depth+1)
-	default:
-		r.writes = true
 	}
 	return ok && r.fixLength(fields, mark, content, end)
 }
@@ -85,12 +76,12 @@ func (r *rewriter) request(start, end int) bool {
 		return false
 	}
 	for _, f := range fields {
-		if f.is("Host") {
+		if f.is("host") {
 			r.host(f.start, f.end)
 		}
 	}
 	mark := len(r.edits)
-	if k, _ := contentKind(r.field(fields, "Content-Type"), r.field(fields, "Content-Encoding")); k == kindJSON {
+	if k, _ := contentKind(r.field(fields, "content-type"), r.field(fields, "content-encoding")); k == kindJSON {
 		r.json(content, end)
 	}
 	return r.fixLength(fields, mark, content, end)
@@ -115,7 +106,6 @@ func (r *rewriter) requestLine(start, end int) bool {
 	if method == 0 || method == len(line) || line[method] != ' ' {
 		return false
 	}
-	r.writes = r.writes || !isReadMethod(string(line[:method]))
 	target, _, _ := bytes.Cut(line[method+1:], []byte(" "))
 	start += method + 1
 	end = start + len(target)
@@ -128,11 +118,18 @@ func (r *rewriter) requestLine(start, end int) bool {
 
 // headerField is a header field of a part; [start, end) is its value.
 type headerField struct {
-	name string
+	name []byte
 	span
 }
 
-func (f headerField) is(name string) bool { return strings.EqualFold(f.name, name) }
+// is compares the name with one in lower case.
+func (f headerField) is(name string) bool {
+	return len(f.name) == len(name) && ascii.HasPrefixFold(f.name, name)
+}
+
+// maxFields is how many fields the header of a part or request may have. Each takes
+// more memory than the three bytes that it can be written in.
+const maxFields = 256
 
 // fields reads the header fields from start up to the empty line, or to end: the
 // line end of the empty line may be the delimiter's. content is what follows.
@@ -155,14 +152,17 @@ func (r *rewriter) fields(start, end int) (fields []headerField, content int, ok
 			}
 			from := start + len(line) - len(bytes.TrimLeft(value, " \t"))
 			to := max(from, start+len(bytes.TrimRight(line, " \t")))
-			fields = append(fields, headerField{string(name), span{from, to}})
+			if len(fields) == maxFields {
+				return nil, 0, false
+			}
+			fields = append(fields, headerField{name, span{from, to}})
 		}
 		start = next
 	}
 	return fields, end, true
 }
 
-// field returns the value of the first field of that name, or "".
+// field returns the value of the first field of that name, in lower case, or "".
 func (r *rewriter) field(fields []headerField, name string) string {
 	for _, f := range fields {
 		if f.is(name) {
@@ -182,7 +182,7 @@ func (r *rewriter) fixLength(fields []headerField, mark, start, end int) bool {
 		last = max(last, e.end)
 	}
 	for _, f := range fields {
-		if !f.is("Content-Length") {
+		if !f.is("content-length") {
 			continue
 		}
 		n, err := strconv.ParseUint(string(r.body[f.start:f.end]), 10, 31)

@@ -5,6 +5,9 @@ import (
 	"encoding/xml"
 	"io"
 	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/xmlpath"
 )
 
 // maxXMLDepth is the deepest nesting read: entities in entities are a few dozen
@@ -25,10 +28,10 @@ const (
 // soap finds wsa:To in the header of a SOAP 1.1 or 1.2 envelope. Other XML, and
 // an envelope with a document type, has no edits.
 func (r *rewriter) soap() {
-	e := envelope{dec: xml.NewDecoder(bytes.NewReader(r.body))}
+	e := envelope{Reader: xmlpath.NewReader(bytes.NewReader(r.body), maxXMLDepth)}
 	for {
-		before := int(e.dec.InputOffset())
-		token, err := e.dec.Token()
+		before := int(e.Offset())
+		token, err := e.Next()
 		if err == io.EOF {
 			break
 		}
@@ -48,8 +51,7 @@ func (r *rewriter) soap() {
 
 // envelope is what is known of a SOAP envelope while its tokens are read.
 type envelope struct {
-	dec    *xml.Decoder
-	depth  int      // open elements
+	*xmlpath.Reader
 	space  string   // of the Envelope, "" before it
 	header bool     // the last child of Envelope is Header
 	inTo   bool     // within Envelope/Header/To
@@ -69,28 +71,37 @@ type envelope struct {
 func (e *envelope) read(token xml.Token, start int) bool {
 	switch t := token.(type) {
 	case xml.StartElement:
-		if e.depth == 0 && !e.open(t) {
-			return false
-		}
-		if e.depth == 1 {
+		switch len(e.Path()) {
+		case 1:
+			return e.open(t)
+		case 2:
 			e.header = t.Name == xml.Name{Space: e.space, Local: "Header"}
 		}
 		if e.header {
 			e.readHeader(t)
 		}
-		e.depth++
-		return e.depth <= maxXMLDepth
 	case xml.EndElement:
-		e.depth--
-		if e.depth == 2 && e.inTo {
+		if len(e.Path()) == 3 && e.inTo {
 			e.to[len(e.to)-1].end, e.inTo = start, false
 		}
 	case xml.CharData:
-		return e.depth > 0 || len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
+		return len(e.Path()) > 0 || len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
+	case xml.ProcInst:
+		return t.Target != "xml" || isUTF8(t)
 	case xml.Directive:
 		return false
 	}
 	return true
+}
+
+// isUTF8 reports whether an XML declaration names no other encoding than UTF-8.
+func isUTF8(declaration xml.ProcInst) bool {
+	_, encoding, found := strings.Cut(string(declaration.Inst), "encoding")
+	if !found {
+		return true
+	}
+	encoding = strings.TrimLeft(encoding, "="+xmlSpace)
+	return len(encoding) > 6 && ascii.EqualFold("utf-8", encoding[1:6]) && encoding[0] == encoding[6]
 }
 
 // open takes the root element.
@@ -105,12 +116,12 @@ func (e *envelope) open(t xml.StartElement) bool {
 
 // readHeader takes the start of the Header or of an element in it.
 func (e *envelope) readHeader(t xml.StartElement) {
-	switch {
-	case e.depth == 1:
+	switch depth := len(e.Path()); {
+	case depth == 2:
 		e.addIDs(t)
-	case e.depth == 2 && (t.Name == xml.Name{Space: wsa10Space, Local: "To"} || t.Name == xml.Name{Space: wsa04Space, Local: "To"}):
+	case depth == 3 && (t.Name == xml.Name{Space: wsa10Space, Local: "To"} || t.Name == xml.Name{Space: wsa04Space, Local: "To"}):
 		e.addIDs(t)
-		e.to = append(e.to, span{start: int(e.dec.InputOffset())})
+		e.to = append(e.to, span{start: int(e.Offset())})
 		e.inTo = true
 	case t.Name == xml.Name{Space: xencSpace, Local: "EncryptedData"}:
 		e.encrypted = true

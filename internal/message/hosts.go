@@ -9,24 +9,9 @@ type Hosts interface {
 	MapHost(authority string) (mapped string, ok bool)
 }
 
-// nobody has no addresses.
-type nobody struct{}
-
-func (nobody) Other() string                   { return "\x00." }
-func (nobody) MapURL(s string) (string, bool)  { return s, false }
-func (nobody) MapHost(s string) (string, bool) { return s, false }
-
 func valueOf(h http.Header, canonical string) string {
 	if values := h[canonical]; len(values) > 0 {
 		return values[0]
 	}
 	return ""
-}
-
-func isReadMethod(method string) bool {
-	switch method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
-	}
-	return false
 }

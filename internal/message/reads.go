@@ -1,143 +1,136 @@
 package message
 
 import (
-	"bytes"
-	"encoding/xml"
-	"mime"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// servicesSpace begins the actions of Organization.svc, such as
-// http://schemas.microsoft.com/xrm/2011/Contracts/Services/IOrganizationService/Retrieve,
-// and is the namespace of its messages.
-const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
-
-// soapAction returns the action that the headers of a SOAP request name: in
-// SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
-// (SOAP 1.2, RFC 3902). It is "" if they name none; ok reports whether the request
-// may be a SOAP message at all.
-func Action(h http.Header) (action string, ok bool) {
-	contentType := valueOf(h, "Content-Type")
-	if ascii.HasPrefixFold(contentType, "application/json") {
-		return "", false
-	}
-	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
-		if action := strings.Trim(valueOf(h, key), " \""); action != "" {
-			return action, true
-		}
-	}
-	if kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding")); kind != kindXML {
-		return "", false
-	}
-	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return "", true
-	}
-	return params["action"], true
-}
-
-// retrieves reports whether an action reads whatever the envelope holds.
-func Retrieves(action string) bool {
-	operation, ok := strings.CutPrefix(action, servicesSpace+"/IOrganizationService/")
-	return ok && (operation == "Retrieve" || operation == "RetrieveMultiple")
-}
-
-// executes reports whether an action runs the request that the envelope holds.
-func executes(action string) bool {
-	return action == servicesSpace+"/IOrganizationService/Execute"
-}
-
-// readsOnly reports whether an organization request of that name reads. Names of
-// custom requests begin with a publisher's prefix, never with Retrieve.
-func readsOnly(name string) bool {
-	return name == "WhoAmI" || strings.HasPrefix(name, "Retrieve")
-}
-
-// soapReads reports whether the SOAP message in body retrieves, or executes a
-// request that reads (WhoAmI, RetrieveVersion, Retrieve...). The action is taken
-// from wsa:Action if it is "". In doubt, soapReads says no.
-func Reads(action string, body []byte) bool {
-	var m soapMessage
-	dec := xml.NewDecoder(bytes.NewReader(body))
-	for {
-		token, err := dec.Token()
-		if err != nil {
-			break // the end, unless the envelope is broken: then names are missing
-		}
-		switch t := token.(type) {
-		case xml.StartElement:
-			if len(m.path) == maxXMLDepth {
-				return false
-			}
-			m.open(t)
-		case xml.CharData:
-			m.text(t)
-		case xml.EndElement:
-			m.path = m.path[:len(m.path)-1]
-		}
-	}
-	if action == "" {
-		action = strings.TrimSpace(m.action)
-	}
-	if Retrieves(action) {
-		return true
-	}
-	name := strings.TrimSpace(m.name)
-	if m.kind == "" {
-		m.kind = name
-	}
-	return executes(action) && readsOnly(name) && readsOnly(m.kind)
-}
-
-// soapMessage collects what says which operation an envelope asks for.
-type soapMessage struct {
-	path   []xml.Name
-	action string // wsa:Action
-	name   string // Execute/request/RequestName
-	kind   string // the type of Execute/request without "Request", "" if it is the general one
-}
-
-func (m *soapMessage) open(t xml.StartElement) {
-	m.path = append(m.path, t.Name)
-	if !m.at("Body", "Execute", "request") {
-		return
-	}
-	for _, a := range t.Attr {
-		if a.Name.Space == "http://www.w3.org/2001/XMLSchema-instance" && a.Name.Local == "type" {
-			_, kind, found := strings.Cut(strings.TrimSpace(a.Value), ":")
-			if !found {
-				kind = strings.TrimSpace(a.Value)
-			}
-			if m.kind = strings.TrimSuffix(kind, "Request"); m.kind == "Organization" {
-				m.kind = ""
-			}
-		}
-	}
-}
-
-func (m *soapMessage) text(t xml.CharData) {
-	switch {
-	case m.at("Header", "Action"):
-		m.action += string(t)
-	case m.at("Body", "Execute", "request", "RequestName"):
-		m.name += string(t)
-	}
-}
-
-// at reports whether the current element is the one reached from the envelope
-// by these local names.
-func (m *soapMessage) at(names ...string) bool {
-	if len(m.path) != len(names)+1 || m.path[0].Local != "Envelope" ||
-		m.path[0].Space != soap11Space && m.path[0].Space != soap12Space {
+// Safe reports whether a request changes nothing by what its line and its header
+// say: its method reads (RFC 9110, section 9.2.1), no header replaces the method,
+// and the resource is not one that a GET takes something away from. Every read of
+// the program passes here, so Safe allocates nothing, and looks for headers in
+// their canonical form only: servers that let one replace a method that reads are
+// rare as it is.
+func Safe(method string, u *url.URL, h http.Header) bool {
+	if !isReadMethod(method) || takes(u) {
 		return false
 	}
-	for i, name := range names {
-		if m.path[i+1].Local != name {
+	for _, name := range canonicalOverrides {
+		if _, found := h[name]; found {
 			return false
 		}
 	}
 	return true
+}
+
+// Reads reports whether a request changes nothing at the organization: it is
+// [Safe], or its body is a SOAP message or a $batch that only reads. What any
+// server could take for a write, if it reads less strictly than its standard asks,
+// is none. So in doubt, Reads says no. body is all of the request's body, as it is
+// sent; it is not parsed before a glance shows that it may read.
+func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
+	if isReadMethod(method) {
+		return Safe(method, u, h)
+	}
+	if method != http.MethodPost || len(body) == 0 || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
+		return false // nearly always
+	}
+	if Overridden(h) {
+		return false
+	}
+	if path.Base(u.Path) == "$batch" {
+		return batchReads(h, body)
+	}
+	return soapReads(h, body)
+}
+
+// isReadMethod reports whether requests with the method change nothing.
+func isReadMethod(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// Overridden reports whether a header may replace the method of the request, as it
+// does for servers that allow for proxies which know GET and POST only. The name
+// is compared as servers do, whatever spelling the header was set in.
+func Overridden(h http.Header) bool {
+	for name := range h {
+		switch len(name) {
+		case len("x-http-method"), len("x-method-override"), len("x-http-method-override"):
+			for _, override := range overrides {
+				if ascii.EqualFold(override, name) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+var (
+	overrides          = [...]string{"x-http-method", "x-http-method-override", "x-method-override"}
+	canonicalOverrides = [...]string{"X-Http-Method", "X-Http-Method-Override", "X-Method-Override"}
+)
+
+// takes reports whether a GET takes something away: the next message of a queue
+// (Finance and Operations, /api/connector/dequeue). The word anywhere in the path
+// will do.
+//
+// Source: https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/data-entities/recurring-integrations
+func takes(u *url.URL) bool {
+	if u.Opaque != "" {
+		target, err := url.PathUnescape(u.Opaque)
+		return err != nil || hasFold(target, "dequeue")
+	}
+	if strings.IndexByte(u.Path, 'q') < 0 && strings.IndexByte(u.Path, 'Q') < 0 {
+		return false // nearly always
+	}
+	return hasFold(u.Path, "dequeue")
+}
+
+// hasFold reports whether word, in lower case, occurs in s in any case.
+func hasFold(s, word string) bool {
+	for i := range len(s) {
+		if ascii.HasPrefixFold(s[i:], word) {
+			return true
+		}
+	}
+	return false
+}
+
+// only returns the one value of a header, whose name is given in lower case, in
+// whatever spelling it was set. It returns false if there are several: servers
+// choose differently.
+func only(h http.Header, name string) (value string, ok bool) {
+	found := false
+	for key, values := range h {
+		if !ascii.EqualFold(name, key) {
+			continue
+		}
+		for _, v := range values {
+			if found {
+				return "", false
+			}
+			value, found = v, true
+		}
+	}
+	return value, true
+}
+
+// plainKind tells how to read the body of a request for certain: its one
+// Content-Type says so, in UTF-8, and nothing is compressed.
+func plainKind(h http.Header) (k kind, params map[string]string) {
+	contentType, ok := only(h, "content-type")
+	encoding, plain := only(h, "content-encoding")
+	if !ok || !plain {
+		return kindOther, nil
+	}
+	return parseKind(contentType, encoding)
 }

@@ -16,14 +16,14 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// rewriteBody returns the body of a request as the endpoint to expects it: the
+// Rewrite returns the body of a request as the endpoint to expects it: the
 // places that address the organization itself name its host. These are
 //
-//   - in JSON, the values of "@odata.id" and "…@odata.bind" (and of their OData
-//     4.01 short forms "@id", "…@bind"; a bind may be an array), if they begin
-//     with an absolute URL;
+//   - in JSON, the values of "@odata.id" and "…@odata.bind" (and, in the outermost
+//     object, of their OData 4.01 short forms "@id", "…@bind"; a bind may be an
+//     array), if they begin with an absolute URL;
 //   - in a SOAP envelope, the wsa:To header, unless it is signed;
-//   - in a $batch, the request lines (target, and $id as in rewriteQuery), Host
+//   - in a $batch, the request lines (target, and $id as in [RewriteQuery]), Host
 //     headers and JSON bodies of its parts. A part's Content-Length follows.
 //
 // Column values are never touched, whatever they contain. All other bytes are
@@ -32,7 +32,8 @@ import (
 // that writes the host itself with escapes (\u002d, &#45;, %2D): it means the
 // same, but nobody writes it, and looking for it would cost every request.
 //
-// header is the request's, urlPath its URL's path. body is not modified.
+// contentType and encoding are those of the request, urlPath is its URL's path. body
+// is not modified. Memory is in proportion to the body.
 func Rewrite(o Hosts, contentType, encoding, urlPath string, body []byte) ([]byte, bool) {
 	kind, boundary := contentKind(contentType, encoding)
 	if kind == kindOther {
@@ -55,7 +56,7 @@ func Rewrite(o Hosts, contentType, encoding, urlPath string, body []byte) ([]byt
 	return splice(body, r.edits), true
 }
 
-// rewriteQuery maps the absolute entity URL in the $id parameter of a raw query
+// RewriteQuery maps the absolute entity URL in the $id parameter of a raw query
 // (DELETE …/$ref?$id=…), percent-encoded or not. All other bytes are kept.
 func RewriteQuery(o Hosts, rawQuery string) (string, bool) {
 	if !strings.Contains(rawQuery, "id=") {
@@ -134,36 +135,46 @@ const (
 // contentKind tells how to read a body; boundary is that of a multipart.
 // Bodies that are compressed or not in UTF-8 are of kindOther.
 func contentKind(contentType, contentEncoding string) (k kind, boundary string) {
-	switch contentType { // nearly all are one of these
-	case "application/json", "application/json; charset=utf-8":
-		if contentEncoding == "" {
-			return kindJSON, ""
+	k, params := parseKind(contentType, contentEncoding)
+	return k, params["boundary"]
+}
+
+// parseKind is contentKind with all parameters of the media type.
+func parseKind(contentType, contentEncoding string) (k kind, params map[string]string) {
+	if contentEncoding == "" {
+		switch contentType { // nearly all are one of these
+		case "application/json", "application/json; charset=utf-8":
+			return kindJSON, nil
+		case "application/http":
+			return kindHTTP, nil
+		case "":
+			return kindOther, nil
 		}
 	}
 	if e := strings.TrimSpace(contentEncoding); e != "" && !strings.EqualFold(e, "identity") {
-		return kindOther, ""
+		return kindOther, nil
 	}
 	media, params, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return kindOther, ""
+		return kindOther, nil
 	}
 	switch strings.ToLower(params["charset"]) {
 	case "", "utf-8", "utf8", "us-ascii":
 	default:
-		return kindOther, ""
+		return kindOther, nil
 	}
 	switch media {
 	case "application/soap+xml", "text/xml", "application/xml":
-		return kindXML, ""
+		return kindXML, params
 	case "multipart/mixed":
-		return kindMultipart, params["boundary"]
+		return kindMultipart, params
 	case "application/http":
-		return kindHTTP, ""
+		return kindHTTP, params
 	}
 	if media == "application/json" || strings.HasSuffix(media, "+json") {
-		return kindJSON, ""
+		return kindJSON, params
 	}
-	return kindOther, ""
+	return kindOther, nil
 }
 
 // A span is the bytes [start, end) of a body.
@@ -200,8 +211,6 @@ type rewriter struct {
 	org   Hosts
 	body  []byte
 	edits []edit
-	// writes: a batch holds something other than requests that read.
-	writes bool
 }
 
 // replace adds the edit of [start, end), if it is one.
@@ -347,7 +356,7 @@ func (r *rewriter) json(start, end int) {
 			top = &levels[len(levels)-1]
 		case string:
 			if top.name {
-				top.name, top.link = false, isLink(token)
+				top.name, top.link = false, isLink(token, len(levels) == 2)
 				continue
 			}
 			if top.link { // between tokens is only white space, a colon or a comma
@@ -360,8 +369,10 @@ func (r *rewriter) json(start, end int) {
 }
 
 // isLink reports whether a member's value is the URL of an entity: the control
-// information "id" and the bind operation of the OData JSON Format, 4.0 and 4.01.
-func isLink(name string) bool {
-	return name == "@odata.id" || name == "@id" ||
-		strings.HasSuffix(name, "@odata.bind") || strings.HasSuffix(name, "@bind")
+// information "id" and the bind operation of the OData JSON Format. The short names
+// of OData 4.01 are those of other formats too, of JSON-LD for one, so that a value
+// of the caller's own may have them: they count in the outermost object only.
+func isLink(name string, outermost bool) bool {
+	return name == "@odata.id" || strings.HasSuffix(name, "@odata.bind") ||
+		outermost && (name == "@id" || strings.HasSuffix(name, "@bind"))
 }

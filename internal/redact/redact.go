@@ -1,16 +1,17 @@
 // Package redact makes texts of strangers fit for a log line: bounded, in one
-// line, and without the secrets that addresses may carry.
+// line, and without secrets.
 package redact
 
 import (
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// Max is how much of a text is looked at, in bytes.
-const Max = 2048
+// hidden stands in place of a secret.
+const hidden = "[redacted]"
 
 // URL returns scheme, host and path of u: nothing that may hold a secret.
 func URL(u *url.URL) string {
@@ -20,91 +21,78 @@ func URL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }
 
-// Error returns the text of err without the secrets that addresses in it
-// may carry. net/http and net/url quote whole URLs in their errors.
+// Error returns the text of err by the rules of [Text]. Addresses that a
+// [url.Error] anywhere in err quotes are redacted as a whole, whatever they hold:
+// net/http and net/url quote them as they are. Those of the outermost ones are
+// left out.
 func Error(err error) string {
 	for {
 		wrapped, ok := err.(*url.Error)
 		if !ok || wrapped.Err == nil {
 			break
 		}
+		if wrapped.Op == "parse" {
+			return "invalid address" // the reason may quote a part of the user info
+		}
 		err = wrapped.Err
 	}
-	return Text(err.Error())
-}
-
-// Text redacts every word of s that looks like an address or follows the
-// name of an authorization scheme. It rather takes too much than too little. Of a
-// very long s it looks at the whole words of the beginning.
-func Text(s string) string {
-	if len(s) > Max {
-		// A word cut in two could be a password without its at sign.
-		s = s[:strings.LastIndexFunc(s[:Max], isWordEnd)+1]
-	}
-	var b strings.Builder
-	secret := false
-	for len(s) > 0 {
-		n := strings.IndexFunc(s, isWordEnd)
-		if n < 0 {
-			n = len(s)
+	text := err.Error()
+	for _, wrapped := range urlErrors(err, nil) {
+		if wrapped.Op == "parse" {
+			text = strings.ReplaceAll(text, wrapped.Error(), "invalid address")
+			continue
 		}
-		if word := s[:n]; word != "" {
-			if secret {
-				word = "[redacted]"
-			}
-			secret = strings.EqualFold(word, "bearer") || strings.EqualFold(word, "basic")
-			b.WriteString(redactWord(word))
+		shown := hidden
+		if u, err := url.Parse(wrapped.URL); err == nil && u.Host != "" {
+			shown = URL(u)
 		}
-		if s = s[n:]; s != "" {
-			_, size := utf8.DecodeRuneInString(s)
-			b.WriteString(s[:size])
-			s = s[size:]
+		if wrapped.URL != "" {
+			text = strings.ReplaceAll(text, strconv.Quote(wrapped.URL), strconv.Quote(shown))
+			text = strings.ReplaceAll(text, wrapped.URL, shown)
 		}
 	}
-	return b.String()
+	return Text(text)
 }
 
-func isWordEnd(r rune) bool {
-	return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("\"<>`", r)
-}
+// maxErrors is how many errors with addresses are looked at.
+const maxErrors = 16
 
-// redactWord takes user info, query and fragment out of an address. Where both
-// an at sign and a query occur nobody can tell which hides the other, so only
-// the scheme is kept.
-func redactWord(word string) string {
-	scheme, rest, ok := strings.Cut(word, "://")
-	if !ok {
-		if i := strings.IndexAny(word, "?#"); i >= 0 && strings.Contains(word, "/") {
-			return word[:i]
+// urlErrors appends the errors with addresses in the tree of err to found.
+func urlErrors(err error, found []*url.Error) []*url.Error {
+	if len(found) == maxErrors {
+		return found
+	}
+	if one, ok := err.(*url.Error); ok && one.Err != nil {
+		found = append(found, one)
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		found = urlErrors(wrapper.Unwrap(), found)
+	case interface{ Unwrap() []error }:
+		for _, one := range wrapper.Unwrap() {
+			found = urlErrors(one, found)
 		}
-		return word
 	}
-	at, query := strings.LastIndexByte(rest, '@'), strings.IndexAny(rest, "?#")
-	switch {
-	case at >= 0 && query >= 0:
-		rest = "[redacted]"
-	case at >= 0:
-		rest = rest[at+1:]
-	case query >= 0:
-		rest = rest[:query]
-	}
-	return scheme + "://" + rest
+	return found
 }
 
-// isPlain reports whether s is visible ASCII without blanks, as ids are.
-func isPlain(s string) bool {
+// isOneLine reports whether s is visible ASCII with single blanks between words,
+// as nearly all texts are.
+func isOneLine(s string) bool {
+	blank := true
 	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
+		if s[i] < ' ' || s[i] > '~' || s[i] == ' ' && blank {
 			return false
 		}
+		blank = s[i] == ' '
 	}
-	return true
+	return s == "" || !blank
 }
 
 // Line returns s as one line of at most limit bytes of valid UTF-8: runs of
 // blanks, control and invisible formatting characters become one blank.
 func Line(s string, limit int) string {
-	if len(s) <= limit && isPlain(s) {
+	if len(s) <= limit && isOneLine(s) {
 		return s
 	}
 	var b strings.Builder

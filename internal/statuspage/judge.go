@@ -43,7 +43,7 @@ func (f Finding) Verdict() string {
 		return ""
 	}
 	words := map[string]string{
-		CauseUs: "Most likely us: ", CauseMicrosoft: "Most likely Microsoft: ", CauseEither: "Us or Microsoft is open: ",
+		CauseUs: "Most likely us: ", CauseMicrosoft: "Most likely Microsoft: ", CauseEither: "Us or Microsoft? Not clear: ",
 	}
 	if before := words[f.Cause]; before != "" {
 		return before + f.Why + "."

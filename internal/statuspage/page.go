@@ -103,6 +103,26 @@ func (p view) Renewed() bool { return true }
 func (p view) First() Finding    { return p.Findings[0] }
 func (p view) Others() []Finding { return p.Findings[1:] }
 
+// shownLoss is a loss report as the page shows it: open as long as somebody has to
+// do something about it, and the newest one always.
+type shownLoss struct {
+	Loss *Loss
+	Open bool
+}
+
+// LossesWithWrites returns the reports to show: the newest, and the earlier ones
+// that list writes.
+func (p view) LossesWithWrites() []shownLoss {
+	var shown []shownLoss
+	for i := range p.Losses {
+		l := &p.Losses[i]
+		if i == 0 || l.Writes() > 0 {
+			shown = append(shown, shownLoss{l, i == 0 || l.Count(Present) < l.Writes()})
+		}
+	}
+	return shown
+}
+
 // Newest returns the events for reading from the top.
 func (p view) Newest() []Event {
 	newest := slices.Clone(p.Events)

@@ -47,6 +47,29 @@ func TestPageBoundsWrites(t *testing.T) {
 	assert.Contains(t, page, "And 23 more")
 }
 
+// Earlier reports are open as long as somebody has to look at their writes, and not
+// shown at all without any.
+func TestEarlierReports(t *testing.T) {
+	t.Parallel()
+	report := func(at time.Time, states ...string) Loss {
+		l := Loss{Time: at, From: "primary", To: "primary"}
+		for _, state := range states {
+			l.AtRisk = append(l.AtRisk, Write{State: state})
+		}
+		return l
+	}
+	r := failedOverReport()
+	r.Losses = []Loss{report(clockTime(5, 0, 0)), report(clockTime(4, 0, 0), Present, Missing), report(clockTime(3, 0, 0)), report(clockTime(2, 0, 0), Present)}
+	var open []bool
+	for _, l := range (view{r, nil}).LossesWithWrites() {
+		open = append(open, l.Open)
+	}
+	assert.Equal(t, []bool{true, true, false}, open)
+	page := draw(t, r)
+	assert.Contains(t, page, "an outage at the primary has ended")
+	assert.NotContains(t, page, "03:00:00")
+}
+
 // The page renews itself, but not what somebody types into.
 func TestFormsAreNotRenewed(t *testing.T) {
 	t.Parallel()

@@ -149,9 +149,12 @@ type Fleet struct {
 	Error      string    `json:"error,omitempty"`
 }
 
-// Loss are the writes that a switch has put at risk.
+// Loss are the writes that an outage has put at risk.
 type Loss struct {
+	Time        time.Time `json:"time,omitzero"`
 	From        string    `json:"from"`
+	To          string    `json:"to"` // From if the traffic has not moved
+	Reason      string    `json:"reason,omitempty"`
 	LastSuccess time.Time `json:"lastSuccess,omitzero"`
 	RPOSeconds  float64   `json:"rpoSeconds"`
 	Truncated   bool      `json:"truncated"`

@@ -1,8 +1,12 @@
 package check
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -63,6 +67,41 @@ func TestSaysTheRightThing(t *testing.T) {
 			mend: "asks for tokens for contoso--s.crm.dynamics.com, and this one is for contoso.crm.dynamics.com",
 		},
 		{
+			name: "an alternate that asks for tokens for the primary", world: func(w *world) {
+				own := "Bearer " + w.org.Token("contoso--s.crm.dynamics.com")
+				w.org.Alternate().FailWhen(func(r *http.Request) bool {
+					return r.Header.Get("Authorization") == own || r.Header.Get("Authorization") == ""
+				}, failovertest.Status(http.StatusUnauthorized, http.Header{"Www-Authenticate": {
+					"Bearer authorization_uri=https://login.example/authorize, resource_id=https://contoso.crm.dynamics.com/"}}, ""))
+			},
+			answer: "yes", exit: 0, words: []string{"! asks for contoso.crm.dynamics.com", "refused contoso--s.crm.dynamics.com", "· fenced"},
+			mend: "accepts tokens for contoso.crm.dynamics.com only, not for its own address",
+		},
+		{
+			name: "no token for the address of the alternate", world: func(w *world) {
+				own := w.source
+				w.source = func(ctx context.Context, audience string) (string, error) {
+					if strings.Contains(audience, "--s") {
+						return "", errors.New("the sign-in service answered 400 (AADSTS500011)")
+					}
+					return own(ctx, audience)
+				}
+			},
+			answer: "yes", exit: 0, words: []string{"! accepts contoso.crm.dynamics.com", "AADSTS500011"}, mend: "has no token for contoso--s.api.crm.dynamics.com itself",
+		},
+		{
+			name: "an alternate that asks for tokens for a stranger", world: func(w *world) {
+				own := w.source
+				w.source = func(ctx context.Context, audience string) (string, error) {
+					assert.NotContains(w.t, audience, "stranger", "no token is asked for that would be good elsewhere")
+					return own(ctx, audience)
+				}
+				w.org.Alternate().Fail(failovertest.Status(http.StatusUnauthorized, http.Header{"Www-Authenticate": {
+					"Bearer authorization_uri=https://login.example/authorize, resource_id=https://stranger.example/"}}, ""))
+			},
+			answer: "no", exit: 1, mend: "asks for tokens for stranger.example",
+		},
+		{
 			name: "other organization", world: func(w *world) {
 				other := failovertest.Start(&failovertest.Config{Host: w.alternate.Host, AlternateHost: "fabrikam.crm.dynamics.com"})
 				w.t.Cleanup(other.Close)
@@ -118,8 +157,31 @@ func TestSaysTheRightThing(t *testing.T) {
 			answer: "yes", exit: 0, words: []string{"with 1 reservation"}, mend: "set up NTP",
 		},
 		{
-			name: "only one address", world: func(w *world) { w.alternate = nil }, answer: "yes", exit: 0,
+			name: "only one address, as the command line says", world: func(w *world) { w.alternate = nil }, answer: "yes", exit: 0,
 			words: []string{"has one address", "self-service disaster recovery"},
+		},
+		{
+			name: "only one address, as the organization says", world: func(w *world) {
+				w.serve(failovertest.Start(&failovertest.Config{OneAddress: true}))
+				w.zone.set(w.alternate.Host, "")
+			}, answer: "yes", exit: 0,
+			words: []string{"has one address (contoso--s.api.crm.dynamics.com does not exist, and the organization does not claim", "· no such host"},
+		},
+		{
+			name: "an alternate that accepts tokens for the primary only", world: func(w *world) {
+				w.org.Alternate().AcceptAudiences("contoso.crm.dynamics.com")
+				w.org.FailOver()
+			},
+			// The challenge of the simulator names the address that was asked.
+			answer: "no", exit: 1, words: []string{"401: refuses the token"}, mend: "refuses the token although it is for the audience that it asks for",
+		},
+		{
+			name: "Finance and Operations", world: func(w *world) {
+				w.serve(failovertest.Start(&failovertest.Config{Host: "contoso.operations.dynamics.com"}))
+				w.primary, w.alternate = mustParse(w.t, w.org.URL()), nil
+				w.zone.set(w.primary.Host, "192.0.2.10")
+			}, answer: "yes", exit: 0,
+			words: []string{"has one address", "not asked: no WSDL here", "✓ 200"},
 		},
 		{
 			name: "HTTP/2 off", world: (*world).http1, answer: "yes", exit: 0,
@@ -135,6 +197,13 @@ func TestSaysTheRightThing(t *testing.T) {
 		{
 			name: "nothing listens", world: func(w *world) { w.org.Alternate().Fail(failovertest.Refuse()) },
 			answer: "no", exit: 1, words: []string{"connection refused"}, mend: "If a firewall decides here",
+		},
+		{
+			name: "a firewall that drops", world: func(w *world) {
+				w.org.Alternate().Fail(failovertest.BlackHole())
+				w.timeout = 500 * time.Millisecond
+			},
+			answer: "no", exit: 1, words: []string{"✗ no answer in time"}, mend: "No connection to contoso--s.api.crm.dynamics.com, port 443 (no answer in time)",
 		},
 		{
 			name: "nobody signed in", world: func(w *world) { w.source = nil }, answer: "cannot tell", exit: 2,
@@ -198,4 +267,30 @@ func found(printed, words string) bool {
 		}
 	}
 	return strings.Contains(squeeze(plain.String()), squeeze(words))
+}
+
+// TestMainOnThisMachine runs the whole command against a server whose
+// certificate this machine does not trust, which is as far as it gets.
+func TestMainOnThisMachine(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(nil)
+	t.Cleanup(server.Close)
+	var out, problems bytes.Buffer
+	assert.Equal(t, 1, Main(t.Context(), []string{server.URL, "-sign-in", "none", "-json"}, &out, &problems))
+	assert.Empty(t, problems.String())
+	var report Report
+	require.NoError(t, json.Unmarshal(out.Bytes(), &report))
+	assert.Equal(t, "no", report.Verdict.Answer)
+	require.Len(t, report.Endpoints, 1)
+	assert.Contains(t, report.Endpoints[0].TLS.Error, "does not trust")
+	assert.Equal(t, "Acme Co", report.Endpoints[0].TLS.Chain[0].Issuer)
+
+	out.Reset()
+	assert.Equal(t, 1, Main(t.Context(), []string{server.URL, "-sign-in", "none"}, &out, &problems))
+	assert.Contains(t, out.String(), "✗ the certificate is of an authority")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.Equal(t, 2, Main(ctx, []string{server.URL, "-sign-in", "none"}, &out, &problems))
+	assert.Contains(t, problems.String(), "interrupted")
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/d365failover/failover"
@@ -97,7 +99,8 @@ type AudienceFacts struct {
 	// Instead is the audience of another token that the endpoint accepted after
 	// it had refused that one.
 	Instead string `json:"instead,omitempty"`
-	Error   string `json:"error,omitempty"` // of the sign-in
+	// Error says why there is no token for the endpoint's own address.
+	Error string `json:"error,omitempty"`
 }
 
 // WhoAmIFacts are about the answer to an authorised request.
@@ -196,40 +199,62 @@ func (s *survey) name(ctx context.Context, host string) *NameFacts {
 func (s *survey) connect(ctx context.Context, f *Facts, transport *http.Transport, client *http.Client, endpoint *url.URL) *http.Response {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	// A transport goes on dialling after a request was given up, and dials again
+	// for later ones: only what the first request waited for is noted.
+	var (
+		mu    sync.Mutex
+		over  bool
+		begun time.Time // the handshake
+	)
+	note := func(set func()) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			set()
+		}
+	}
 	dial := transport.DialContext
 	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		start := time.Now()
 		conn, err := dial(ctx, network, addr)
-		f.TCP = &TCPFacts{Seconds: time.Since(start).Seconds()}
+		tcp := &TCPFacts{Seconds: time.Since(start).Seconds()}
 		if err != nil {
-			f.TCP.Error = reason(err)
-			return nil, err
+			tcp.Error = reason(err)
+		} else {
+			tcp.Address = conn.RemoteAddr().String()
 		}
-		f.TCP.Address = conn.RemoteAddr().String()
-		return conn, nil
+		note(func() { f.TCP = tcp })
+		return conn, err
 	}
 	if f.Proxy != nil {
 		transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-			f.Proxy.Status = resp.StatusCode
+			note(func() { f.Proxy.Status = resp.StatusCode })
 			return nil
 		}
 	}
-	var start time.Time
 	trace := &httptrace.ClientTrace{
-		TLSHandshakeStart: func() { start = time.Now() },
+		TLSHandshakeStart: func() { note(func() { begun = time.Now() }) },
 		TLSHandshakeDone: func(state tls.ConnectionState, err error) {
-			f.TLS = tlsFacts(state, err, s.now())
-			f.TLS.Seconds = time.Since(start).Seconds()
+			note(func() {
+				f.TLS = tlsFacts(state, err, s.now())
+				f.TLS.Seconds = time.Since(begun).Seconds()
+			})
 		},
 	}
 	resp, err := get(httptrace.WithClientTrace(ctx, trace), client, endpoint, "")
 	if err == nil {
 		drain(resp)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	over = true
+	switch {
+	case err == nil:
 		f.HTTP = &HTTPFacts{Version: resp.Proto}
 		return resp
-	}
-	switch {
-	case f.TCP == nil, f.TCP.Error != "", f.TLS != nil && f.TLS.Error != "": // told there
+	case f.TCP == nil:
+		f.TCP = &TCPFacts{Error: reason(err)}
+	case f.TCP.Error != "", f.TLS != nil && f.TLS.Error != "": // told there
 	case f.Proxy != nil && f.TLS == nil:
 		f.Proxy.Error = reason(err)
 	default:
@@ -281,21 +306,24 @@ func (s *survey) clock(f *Facts, resp *http.Response) {
 	f.Clock = &ClockFacts{Ahead: ahead.Seconds()}
 }
 
-// token gets the token for an endpoint, "" if there is none to be had.
+// token gets the token for an endpoint, "" if there is none to be had. If there
+// is none for the endpoint's own address, one for the organization's other
+// address is tried.
 func (s *survey) token(ctx context.Context, f *AudienceFacts, endpoint *url.URL) string {
 	if s.source == nil {
 		return ""
 	}
-	audience := signin.AudienceOf(endpoint)
-	token, err := s.source(ctx, audience)
-	if err != nil {
-		f.Error = reason(err)
-		return ""
+	own := signin.AudienceOf(endpoint)
+	for _, audience := range append([]string{own}, s.audiences...) {
+		token, err := s.source(ctx, audience)
+		if err != nil {
+			f.Error = cmp.Or(f.Error, reason(err))
+			continue
+		}
+		f.Token = cmp.Or(signin.Audience(token), audience)
+		return token
 	}
-	if f.Token = signin.Audience(token); f.Token == "" {
-		f.Token = audience
-	}
-	return token
+	return ""
 }
 
 // rounds is how many times an authorised request is made to time it.

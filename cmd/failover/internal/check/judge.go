@@ -215,10 +215,7 @@ func (j *judgement) http(probe time.Duration) {
 				j.host, console.Duration(median), console.Duration(probe))
 		}
 	}
-	j.add("HTTP", l, text, "%s", mend)
-	if mend == "" {
-		j.findings[len(j.findings)-1].mend = ""
-	}
+	j.findings = append(j.findings, finding{"HTTP", l, text, mend})
 }
 
 func (j *judgement) clock() {
@@ -294,6 +291,10 @@ func (j *judgement) audience() {
 	case a.Instead != "":
 		j.add("audience", warning, "asks for "+asked+"\nrefused "+hostOf(a.Token), "%s accepts tokens for %s only, not for its own "+
 			"address: set Config.Audiences of package auth, or whatever asks for tokens in your program.", j.host, hostOf(a.Instead))
+	case a.Error != "" && a.Token != "" && (j.serves || j.fenced):
+		j.add("audience", warning, "accepts "+hostOf(a.Token)+"\nno token for its own address: "+a.Error, "The sign-in service has no "+
+			"token for %s itself (%s), which accepts those for %s: have your program send them there, as package auth does.",
+			j.host, a.Error, hostOf(a.Token))
 	case a.Error != "":
 		j.add("audience", unclear, "asks for "+asked+"\nno token: "+a.Error, "")
 	case a.Token == "":

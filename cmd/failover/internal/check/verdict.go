@@ -40,12 +40,12 @@ func decide(primary, alternate *judgement) Verdict {
 	switch {
 	case alternate.absent && !available && primary.serves:
 		// Nothing says that there should be a second one.
-		alternate.soften("name", notable)
+		alternate.soften("name", notable, "")
 		return oneAddress(primary, fmt.Sprintf(" (%s does not exist, and the organization does not claim to have an alternate)", alternate.host))
 	case alternate.absent && available:
-		alternate.soften("name", unclear)
-		alternate.findings[0].mend = fmt.Sprintf("The organization says that it has an alternate endpoint, but %s does not exist in "+
-			"DNS as this machine sees it. Some names appear only with the failover: ask Microsoft, and whoever runs the name servers here.", alternate.host)
+		alternate.soften("name", unclear, fmt.Sprintf("The organization says that it has an alternate endpoint, but %s does not exist in "+
+			"DNS as this machine sees it. Some names appear only with the failover: ask Microsoft, and whoever runs the name servers here.",
+			alternate.host))
 	case primary.id != "" && alternate.id != "" && primary.id != alternate.id:
 		alternate.add("WhoAmI", broken, "another organization", "%s serves another organization (%s) than %s (%s): set "+
 			"Config.Alternate to the right address, or Config.OrganizationID so that it is never used.",
@@ -60,14 +60,12 @@ func decide(primary, alternate *judgement) Verdict {
 	return total("Both endpoints answer this machine as they should: %s", state(primary, alternate), primary, alternate)
 }
 
-// soften lowers the level of a finding that is normal in the light of others.
-func (j *judgement) soften(check string, to level) {
+// soften replaces the level of a finding that others put into another light, and
+// what to do about it.
+func (j *judgement) soften(check string, to level, mend string) {
 	for i := range j.findings {
-		if j.findings[i].check == check && j.findings[i].level > to {
-			j.findings[i].level = to
-			if to <= notable {
-				j.findings[i].mend = ""
-			}
+		if f := &j.findings[i]; f.check == check {
+			f.level, f.mend = to, mend
 		}
 	}
 }

@@ -37,23 +37,27 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	org := failovertest.Start(nil)
-	t.Cleanup(org.Close)
 	w := &world{t: t, org: org, zone: newZone(t)}
 	for _, host := range []string{org.Primary().Host(), org.Alternate().Host()} {
 		w.zone.set(host, "192.0.2.10")
 	}
-	base := org.Transport()
-	w.network = &network.Network{
-		Dial: base.DialContext, Roots: base.TLSClientConfig.RootCAs,
-		NameServers: []string{w.zone.addr}, Lookup: w.zone.lookup, Hosts: t.TempDir() + "/hosts",
-	}
-	w.source = func(_ context.Context, audience string) (string, error) {
-		return org.Token(strings.TrimPrefix(audience, "https://")), nil
-	}
+	w.network = &network.Network{NameServers: []string{w.zone.addr}, Lookup: w.zone.lookup, Hosts: t.TempDir() + "/hosts"}
+	w.serve(org)
 	w.now, w.timeout, w.probe = time.Now, 5*time.Second, 5*time.Second
 	w.say = func(string) {}
 	w.primary, w.alternate = mustParse(t, org.URL()), mustParse(t, org.AlternateURL())
 	return w
+}
+
+// serve puts an organization into the world.
+func (w *world) serve(org *failovertest.Org) {
+	w.t.Cleanup(org.Close)
+	w.org = org
+	base := org.Transport()
+	w.network.Dial, w.network.Roots = base.DialContext, base.TLSClientConfig.RootCAs
+	w.source = func(_ context.Context, audience string) (string, error) {
+		return org.Token(strings.TrimPrefix(audience, "https://")), nil
+	}
 }
 
 func mustParse(t *testing.T, s string) *url.URL {
@@ -74,7 +78,7 @@ func (w *world) check() (*Report, string) {
 	}
 	encoded, err := json.Marshal(report)
 	require.NoError(w.t, err)
-	for _, host := range []string{w.org.Primary().Host(), w.org.Alternate().Host()} {
+	for _, host := range []string{w.primary.Host, w.org.Primary().Host()} {
 		require.NotContains(w.t, out.String()+string(encoded), w.org.Token(host), "no token is shown")
 	}
 	return report, out.String()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -97,6 +98,9 @@ func (c *Command) help() {
 	fmt.Fprint(out, "\nFlags:\n")
 	c.VisitAll(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
+		if d := f.DefValue; d != "" && d != "0" && d != "0s" && d != "false" && !strings.Contains(usage, "default") {
+			usage += " (default " + d + ")"
+		}
 		fmt.Fprintf(out, "  %s\n", strings.TrimSpace("-"+f.Name+" "+value))
 		fmt.Fprint(out, Wrap(usage, "      "))
 	})
@@ -120,9 +124,21 @@ func Cell(mark, s string, width int) string {
 	return mark + strings.Join(lines, "\n"+strings.Repeat(" ", indent))
 }
 
-// wrap breaks s into lines, and keeps the breaks that it has.
+// Clean replaces control characters other than line breaks: what a stranger has
+// written must not command the terminal.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r) {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// wrap cleans s and breaks it into lines, and keeps the breaks that it has.
 func wrap(s string, width int) []string {
 	var lines []string
+	s = Clean(s)
 	for line := range strings.SplitSeq(strings.TrimRight(s, "\n"), "\n") {
 		for part := range strings.SplitSeq(text.WrapSoft(line, width), "\n") {
 			lines = append(lines, strings.TrimRight(part, " "))
@@ -201,6 +217,9 @@ func (p *Progress) End() {
 
 // Duration returns d as people say it: "840 ms", "7.2 s", "3 min 12 s", "2 h 5 min".
 func Duration(d time.Duration) string {
+	if d.Round(time.Second) >= time.Minute {
+		d = d.Round(time.Second)
+	}
 	switch {
 	case d < 0:
 		return "-" + Duration(-d)
@@ -211,7 +230,6 @@ func Duration(d time.Duration) string {
 	case d < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < time.Hour:
-		d = d.Round(time.Second)
 		return fmt.Sprintf("%d min %d s", d/time.Minute, d%time.Minute/time.Second)
 	}
 	d = d.Round(time.Minute)

@@ -27,6 +27,8 @@ import (
 type Network struct {
 	// Dial connects to a host and port. Nil: as package net does.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialTLS connects and makes the handshake. Nil: as Dial and Roots have it.
+	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Roots are the authorities to trust. Nil: those of the system.
 	Roots *x509.CertPool
 	// Proxy of a request, as in [http.Transport]. Nil: none.
@@ -61,6 +63,7 @@ func (n *Network) Transport() *http.Transport {
 	return &http.Transport{
 		Proxy:               n.Proxy,
 		DialContext:         n.dial,
+		DialTLSContext:      n.DialTLS,
 		TLSClientConfig:     &tls.Config{RootCAs: n.Roots},
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,
@@ -131,8 +134,11 @@ type Records struct {
 }
 
 // Records asks the name servers in turn for the records of a host. ok is false
-// if none of them answers.
+// if none of them answers, or if host is an IP address or a name of this machine.
 func (n *Network) Records(ctx context.Context, host string) (r Records, ok bool) {
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" {
+		return r, false
+	}
 	for _, server := range n.NameServers {
 		for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
 			answer := exchange(ctx, server, host, kind)

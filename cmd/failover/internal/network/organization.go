@@ -9,39 +9,25 @@ import (
 )
 
 // Endpoints returns the address of an organization and that of its alternate
-// endpoint, nil if there is no rule that leads to one. An alternate that is
-// given is taken instead of the rule's; "none" says that there is no second one. Errors name
-// no user information, path or query.
+// endpoint, nil if it has none. An alternate that is given is taken instead of
+// that of Microsoft's rule; [failover.NoAlternate] says that there is no second
+// address. Errors name no user information, path or query.
 func Endpoints(organization, alternate string) (primary, second *url.URL, err error) {
-	primary, err = origin(organization)
-	if err != nil {
+	if primary, err = origin(organization); err != nil {
 		return nil, nil, err
 	}
 	switch alternate {
-	case "none":
+	case failover.NoAlternate:
 		return primary, nil, nil
 	case "":
 		org, err := failover.ParseOrg(organization)
-		if err != nil {
-			if dataverse(primary.Hostname()) {
-				return nil, nil, err
-			}
-			return primary, nil, nil // no rule leads to an alternate
-		}
-		return org.Primary, org.Alternate, nil
+		return org.Primary, org.Alternate, err
 	}
 	second, err = origin(alternate)
 	if err == nil && second.Host == primary.Host {
 		err = errors.New("-alternate names the organization's own address")
 	}
 	return primary, second, err
-}
-
-// dataverse reports whether the rule for alternate addresses applies to a host.
-func dataverse(host string) bool {
-	_, domain, _ := strings.Cut(strings.ToLower(host), ".")
-	_, err := failover.ParseOrg("https://contoso." + domain)
-	return err == nil
 }
 
 func origin(s string) (*url.URL, error) {

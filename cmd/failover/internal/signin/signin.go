@@ -28,8 +28,8 @@ const TokenVariable = "FAILOVER_TOKEN"
 type Source func(ctx context.Context, audience string) (string, error)
 
 // Usage describes the flag that [New] is given the value of.
-const Usage = "`how` to get tokens: \"default\" tries what the Azure SDK does (environment, workload identity, " +
-	"managed identity, az login, azd), \"token\" takes the one in the environment variable " + TokenVariable +
+const Usage = "`how` to get tokens: \"default\" does as the Azure SDK (environment, workload identity, " +
+	"managed identity, az login, azd) and need not be given, \"token\" takes the one in the environment variable " + TokenVariable +
 	", \"none\" goes without"
 
 // Flag adds the flag -sign-in.
@@ -46,7 +46,12 @@ func New(how, host string) (Source, error) {
 		if token == "" {
 			return nil, errors.New("-sign-in token: the environment variable " + TokenVariable + " is empty")
 		}
-		return func(context.Context, string) (string, error) { return token, nil }, nil
+		return func(context.Context, string) (string, error) {
+			if end := claimsOf(token).Exp; end > 0 && time.Now().After(time.Unix(end, 0)) {
+				return "", errors.New("the token in " + TokenVariable + " has expired")
+			}
+			return token, nil
+		}, nil
 	case "default":
 		options := &azidentity.DefaultAzureCredentialOptions{}
 		if os.Getenv("AZURE_AUTHORITY_HOST") == "" {
@@ -66,15 +71,16 @@ func New(how, host string) (Source, error) {
 const timeout = 30 * time.Second
 
 func fromCredential(credential azcore.TokenCredential) Source {
-	return func(ctx context.Context, audience string) (string, error) {
+	c := &cache{kept: make(map[string]*kept), get: func(ctx context.Context, audience string) (azcore.AccessToken, error) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}})
 		if err != nil {
-			return "", errors.New(cause(err))
+			return azcore.AccessToken{}, errors.New(cause(err))
 		}
-		return token.Token, nil
-	}
+		return token, nil
+	}}
+	return c.token
 }
 
 // cloudOf returns the cloud that an organization of this host signs in to.
@@ -125,19 +131,21 @@ func entraCode(text string) string {
 
 // Audience returns the audience that a token says it is for, "" if it does not.
 // The token is not verified.
-func Audience(token string) string {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return ""
+func Audience(token string) string { return strings.TrimRight(claimsOf(token).Aud, "/") }
+
+// claims are what is read of a token.
+type claims struct {
+	Aud string `json:"aud"`
+	Exp int64  `json:"exp"` // seconds since 1970
+}
+
+func claimsOf(token string) (c claims) {
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
+			_ = json.Unmarshal(payload, &c) // what is no JSON says nothing
+		}
 	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	var claims struct {
-		Aud string `json:"aud"`
-	}
-	if err != nil || json.Unmarshal(payload, &claims) != nil {
-		return ""
-	}
-	return strings.TrimRight(claims.Aud, "/")
+	return c
 }
 
 // AudienceOf returns the audience of tokens for an address: the address without

@@ -1,0 +1,132 @@
+package auth_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"net/http"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/auth"
+	"github.com/d365failover/failover/auth/authtest"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// quiet keeps the log out of the examples' output.
+var quiet = slog.New(slog.DiscardHandler)
+
+// Tokens of azidentity, one for each endpoint. The sign-in service goes away
+// before the organization does, and nobody notices.
+func Example() {
+	org := failovertest.Start(nil) // a simulated organization
+	defer org.Close()
+	service := authtest.Start(org) // and its sign-in service
+	defer service.Close()
+
+	tokens, err := auth.New(auth.Config{
+		Organization: org.URL(),
+		// A real one: azidentity.NewClientSecretCredential(tenant, client, secret, nil)
+		Source: auth.FromCredentials(service.Credential),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tokens.Close()
+	if err := tokens.Warm(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	cfg := tokens.Configure(failover.Config{Logger: quiet})
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	show := func() {
+		resp, err := client.Get(org.URL() + "/api/data/v9.2/accounts?$top=1")
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		at := transport.Status().Active
+		fmt.Println(resp.Status, "from the", at, "with a token for", tokens.State(at).Audience)
+	}
+	show()
+	service.Close()
+	org.Disaster(failovertest.Refuse())
+	show()
+	// Output:
+	// 200 OK from the primary with a token for https://contoso.crm.dynamics.com
+	// 200 OK from the alternate with a token for https://contoso--s.crm.dynamics.com
+}
+
+// The same with golang.org/x/oauth2 and nothing of Azure's.
+func ExampleFromOAuth2() {
+	org := failovertest.Start(nil)
+	defer org.Close()
+	service := authtest.Start(org)
+	defer service.Close()
+
+	// A real one has the TokenURL
+	// https://login.microsoftonline.com/<tenant>/oauth2/v2.0/token and
+	// AuthStyle: oauth2.AuthStyleInParams.
+	grant := service.OAuth2()
+	tokens, err := auth.New(auth.Config{
+		Organization: org.URL(),
+		Source:       auth.FromOAuth2(grant, service.Client()),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tokens.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{
+		Authorize: tokens.Authorize, // all that is needed if the audiences are known
+		Logger:    quiet,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	org.Disaster(failovertest.Refuse())
+	resp, err := client.Get(org.URL() + "/api/data/v9.2/WhoAmI")
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.Status, "from the", transport.Status().Active)
+	// Output: 200 OK from the alternate
+}
+
+// Where it is known which audience an endpoint wants, that settles it.
+func ExampleConfig_audiences() {
+	org := failovertest.Start(nil)
+	defer org.Close()
+	service := authtest.Start(org)
+	defer service.Close()
+
+	own := "https://contoso.crm.dynamics.com"
+	tokens, err := auth.New(auth.Config{
+		Organization: org.URL(),
+		Source:       auth.FromCredentials(service.Credential),
+		Audiences:    [2]string{failover.Primary: own, failover.Alternate: own},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tokens.Close()
+
+	req, err := http.NewRequest(http.MethodGet, org.AlternateURL(), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := tokens.Authorize(req); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(authtest.Audience(req.Header))
+	fmt.Println(service.Asked())
+	// Output:
+	// https://contoso.crm.dynamics.com
+	// [https://contoso.crm.dynamics.com/.default]
+}

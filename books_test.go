@@ -1,0 +1,198 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A write that ends after the report was made belongs to it if it was made before.
+func TestLateWrites(t *testing.T) {
+	t.Parallel()
+	b := newBooks(64)
+	b.report(Primary, Alternate, 1, time.Now(), "failover")
+	b.report(Alternate, Primary, 2, time.Now(), "fail-back")
+	b.report(Primary, Primary, 3, time.Now(), "end of an outage")
+	late := func(at Endpoint, began uint64, label string) {
+		w := ended(at, OutcomeAcknowledged, time.Now(), label)
+		w.began = began
+		b.record(w)
+	}
+	late(Primary, 0, "before all")
+	late(Primary, 1, "cannot be, but is after the failover")
+	late(Primary, 2, "after the fail-back")
+	late(Primary, 3, "in time")
+	late(Alternate, 1, "at the alternate")
+	late(Alternate, 2, "too late for the fail-back")
+	var got [][]string
+	for _, r := range b.reports() {
+		got = append(got, labels(r.AtRisk))
+	}
+	assert.Equal(t, [][]string{
+		{"before all"},
+		{"at the alternate"},
+		{"before all", "cannot be, but is after the failover", "after the fail-back"},
+	}, got)
+	next := b.report(Primary, Alternate, 4, time.Now(), "")
+	assert.Len(t, next.AtRisk, 4, "each is in the ledger once, whatever reports it is in")
+}
+
+// The cost of late writes is in proportion to their number.
+// Not parallel: it counts the bytes that all goroutines allocate.
+func TestLateWritesAreLinear(t *testing.T) {
+	cost := func(n int) uint64 {
+		b := newBooks(16)
+		b.report(Primary, Alternate, 1, time.Now(), "")
+		w := ended(Primary, OutcomeAcknowledged, time.Now(), "late")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range n {
+			b.record(w)
+		}
+		runtime.ReadMemStats(&after)
+		require.Len(t, b.reports()[0].AtRisk, n)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	small, large := cost(500), cost(8000)
+	assert.Less(t, large, 32*small, "sixteen times as many")
+}
+
+func TestReportsAreNotChanged(t *testing.T) {
+	t.Parallel()
+	b := newBooks(16)
+	b.record(ended(Primary, OutcomeAcknowledged, time.Now(), "first"))
+	r := b.report(Primary, Alternate, 1, time.Now(), "")
+	b.record(ended(Primary, OutcomeAcknowledged, time.Now(), "second"))
+	second := b.reports()[0]
+	mine := append(second.AtRisk, Write{Label: "mine"})
+	b.record(ended(Primary, OutcomeAcknowledged, time.Now(), "third"))
+	assert.Equal(t, []string{"first"}, labels(r.AtRisk))
+	assert.Equal(t, []string{"first", "second", "mine"}, labels(mine), "nobody writes into the memory of another")
+	assert.Equal(t, []string{"first", "second", "third"}, labels(b.reports()[0].AtRisk))
+}
+
+func TestTheLastReportsAreKept(t *testing.T) {
+	t.Parallel()
+	b := newBooks(16)
+	for n := range 20 {
+		b.report(Endpoint(n%2), Endpoint(1-n%2), uint64(n+1), time.Now(), fmt.Sprint(n))
+	}
+	reports := b.reports()
+	require.Len(t, reports, 16)
+	assert.Equal(t, "4", reports[0].Reason, "oldest first")
+	assert.Equal(t, "19", reports[15].Reason)
+}
+
+// The success that ends an outage is not what its report starts from.
+func TestTheAnchorIsHeldFromTheFirstFault(t *testing.T) {
+	t.Parallel()
+	started := time.Now()
+	at := func(d time.Duration) time.Time { return started.Add(d) }
+	var a anchor
+	assert.True(t, a.time(started).IsZero(), "never")
+	a.hold()
+	a.succeeded(time.Second)
+	assert.True(t, a.time(started).IsZero(), "it had never succeeded before the outage")
+	a.release()
+	assert.Equal(t, at(time.Second), a.time(started))
+	a.hold()
+	a.succeeded(time.Minute)
+	a.hold() // the second fault
+	assert.Equal(t, at(time.Second), a.time(started))
+	a.release()
+	assert.Equal(t, at(time.Minute), a.time(started))
+}
+
+func TestAnEndpointHoldsItsAnchorForAnOutage(t *testing.T) {
+	t.Parallel()
+	e := endpoint{breaker: newBreaker(3, 3, time.Second)}
+	started := time.Now()
+	e.succeeded(time.Second)
+	e.fault(&Fault{Class: ClassTransient})
+	e.succeeded(2 * time.Second) // answers a request from before the outage
+	assert.Equal(t, started.Add(time.Second), e.anchor.time(started))
+	e.success()
+	assert.Equal(t, started.Add(2*time.Second), e.anchor.time(started), "it was a blip")
+	for range 3 {
+		e.fault(&Fault{Class: ClassTransient})
+	}
+	e.succeeded(3 * time.Second)
+	e.success()
+	assert.Equal(t, started.Add(2*time.Second), e.anchor.time(started), "one answer does not mend a breaker that has tripped")
+	e.reset()
+	assert.Equal(t, started.Add(3*time.Second), e.anchor.time(started))
+}
+
+// A request that is answered ends an outage, whatever the probes say. Its own success is
+// not the anchor, however soon the breaker closes.
+func TestTheAnswerThatEndsAnOutageIsNotItsAnchor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if !broken.Load() {
+				return acknowledging(req)
+			}
+			resp := replyWith(503, "")
+			resp.Request = req
+			return resp, nil
+		}), Config{Rise: -1, Probe: func(context.Context, *http.Client, *url.URL) error { return errors.New("no answer") }})
+		post(t, transport, "/api/data/v9.2/accounts", "at risk", "", "")
+		anchor := time.Now()
+		time.Sleep(time.Minute)
+		broken.Store(true)
+		for !transport.Status().Down {
+			post(t, transport, "/api/data/v9.2/accounts", "refused", "", "")
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Minute)
+		broken.Store(false)
+		post(t, transport, "/api/data/v9.2/accounts", "after", "", "")
+		require.False(t, transport.Status().Down)
+		report := transport.Status().Loss
+		require.NotNil(t, report)
+		assert.WithinDuration(t, anchor, report.LastSuccess, time.Millisecond)
+		assert.Contains(t, labels(report.AtRisk), "at risk")
+		transport.Close()
+	})
+}
+
+// A page that something in front of the service has made up says nothing about it.
+func TestAPageOfAFrontEndIsNoAnchor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		answers := map[string]*http.Response{
+			"/api/data/v9.2/page":    replyWith(404, "<html><title>Not Found</title></html>", "Content-Type", "text/html"),
+			"/api/data/v9.2/service": replyWith(404, notFoundBody, "Content-Type", "application/json", "OData-Version", "4.0"),
+		}
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp, err := acknowledging(req)
+			if answer := answers[req.URL.Path]; answer != nil {
+				resp, answer.Request = answer, req
+			}
+			return resp, err
+		}), Config{MinDwell: time.Hour, ProbeInterval: -1})
+		lastSuccess := func() time.Time { return transport.Status().Primary.LastSuccess }
+		post(t, transport, "/api/data/v9.2/accounts", "at risk", "", "")
+		written := time.Now()
+		time.Sleep(time.Minute)
+		post(t, transport, "/api/data/v9.2/page", "", "", "")
+		assert.WithinDuration(t, written, lastSuccess(), time.Millisecond)
+		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+		assert.Equal(t, []string{"at risk"}, labels(transport.Status().Loss.AtRisk), "the page does not empty the report")
+		require.NoError(t, transport.Switch(t.Context(), Primary, "by hand"))
+		post(t, transport, "/api/data/v9.2/service", "", "", "")
+		assert.WithinDuration(t, time.Now(), lastSuccess(), time.Millisecond, "a 404 of the service is a sign of health")
+		transport.Close()
+	})
+}

@@ -1,0 +1,163 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// This file has what an intermediary owes to both sides of it: informational
+// responses, trailers, and headers that are for one hop only.
+
+// hopHeaders are for one connection only (RFC 9110, section 7.6.1).
+var hopHeaders = []string{
+	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// ofTheWay reports whether a header tells of the way that a request has come,
+// which is no business of the organization.
+func ofTheWay(name string) bool {
+	switch name {
+	case "Forwarded", "Via", "X-Real-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Client-Ip", "X-Envoy-External-Address", "True-Client-Ip", "Http2-Settings":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
+}
+
+// ownToTheProxy removes from a response what callers would take for a word of the
+// proxy's, and what speaks of the organization's own address.
+func ownToTheProxy(h http.Header) {
+	h.Del(outcomeHeader)
+	h.Del("Alt-Svc")
+	h.Del("Strict-Transport-Security")
+}
+
+// mayTrail reports whether a field may come in a trailer. Recipients may merge
+// trailers into headers, where a late word on framing, routing, credentials,
+// conditions or the form of the content would do harm (RFC 9110, section 6.5.1).
+func mayTrail(name string) bool {
+	switch name {
+	case "Authorization", "Authentication-Info", "Cookie", "Set-Cookie", "Www-Authenticate", "Host", "Location", "Expect", "Range",
+		"Age", "Cache-Control", "Date", "Expires", "Max-Forwards", "Pragma", "Retry-After", "Vary", "Warning",
+		"Idempotency-Key", "X-Idempotency-Key", "Soapaction", "Alt-Svc", "Strict-Transport-Security", outcomeHeader:
+		return false
+	}
+	return !slices.Contains(hopHeaders, name) && !ofTheWay(name) && !strings.HasPrefix(name, "Content-") &&
+		!strings.HasPrefix(name, "If-") && !strings.HasPrefix(name, "Proxy-") && !strings.HasPrefix(name, "X-Http-Method")
+}
+
+func dropTrailers(h http.Header) {
+	for name := range h {
+		if !mayTrail(name) {
+			delete(h, name)
+		}
+	}
+}
+
+// callerBody is the body of a caller's request. It notes for the exchange whether
+// it broke off, and passes its trailers on.
+type callerBody struct {
+	io.ReadCloser
+	exchange *exchange
+	trailer  http.Header // of the caller's request, complete once the body has ended
+}
+
+func (b *callerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case err == io.EOF:
+		for name := range b.exchange.trailer {
+			b.exchange.trailer[name] = b.trailer[name]
+		}
+	case err != nil:
+		b.exchange.brokeOff.Store(true)
+	}
+	return n, err
+}
+
+// announced returns the trailers that may be passed on, without their values.
+func announced(trailer http.Header) http.Header {
+	var names http.Header
+	for name := range trailer {
+		if mayTrail(name) {
+			if names == nil {
+				names = make(http.Header)
+			}
+			names[name] = nil
+		}
+	}
+	return names
+}
+
+// answerBody is the body of an answer. Trailers are there after its Close.
+type answerBody struct {
+	io.ReadCloser
+	resp *http.Response
+}
+
+func (b *answerBody) Close() error {
+	err := b.ReadCloser.Close()
+	dropTrailers(b.resp.Trailer)
+	return err
+}
+
+// maxInformational is how many informational responses to one request are read.
+const maxInformational = 16
+
+var errTooManyInformational = errors.New("too many informational responses")
+
+// boundInformational returns a trace that ends a request whose informational
+// responses do not end.
+func boundInformational() *httptrace.ClientTrace {
+	n := new(atomic.Int32) // since the latest attempt began
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { n.Store(0) },
+		Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			if n.Add(1) > maxInformational {
+				return errTooManyInformational
+			}
+			return nil
+		},
+	}
+}
+
+// answerWriter writes the answer to a caller.
+type answerWriter struct {
+	http.ResponseWriter
+	req *http.Request
+}
+
+// WriteHeader writes a header. Informational ones are not for HTTP/1.0, and lose
+// the fields that are for one hop or the proxy's own. The server itself writes 100
+// when the organization asks for the body of a caller that waits for that, which
+// may be at any time, so nothing else is written to such a caller.
+func (w *answerWriter) WriteHeader(status int) {
+	h := w.Header()
+	if status >= 200 {
+		if !w.req.ProtoAtLeast(1, 1) {
+			// A body in chunks means nothing to HTTP/1.0, so what follows this
+			// request is not the next one (RFC 9112, section 6.1).
+			h.Set("Connection", "close")
+		}
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	if !w.req.ProtoAtLeast(1, 1) || status <= http.StatusSwitchingProtocols || w.req.Header.Get("Expect") != "" {
+		return // HTTP/2 lets a 101 through as if it were informational
+	}
+	for _, name := range hopHeaders {
+		h.Del(name)
+	}
+	ownToTheProxy(h)
+	dropConnectionChallenges(h)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,154 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestClassString(t *testing.T) {
+	t.Parallel()
+	want := map[Class]string{
+		ClassApplication: "application", ClassAuth: "auth", ClassThrottled: "throttled", ClassTransient: "transient",
+		ClassUnavailable: "unavailable", ClassCanceled: "canceled", ClassLocal: "local", 200: "Class(200)",
+	}
+	for c, s := range want {
+		assert.Equal(t, s, c.String())
+	}
+}
+
+func TestDeliveryString(t *testing.T) {
+	t.Parallel()
+	want := map[Delivery]string{Unknown: "unknown", NotSent: "not sent", Refused: "refused", Answered: "answered", 9: "Delivery(9)"}
+	for d, s := range want {
+		assert.Equal(t, s, d.String())
+	}
+}
+
+func TestFaultCounted(t *testing.T) {
+	t.Parallel()
+	for c := ClassApplication; c <= ClassLocal; c++ {
+		f := &Fault{Class: c}
+		assert.Equal(t, c == ClassTransient || c == ClassUnavailable, f.counted(), "%v", c)
+	}
+}
+
+func TestFaultText(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, why string
+		fault     Fault
+		want      string
+	}{
+		{"fence", "the name of a code helps whoever reads a log", Fault{Class: ClassUnavailable, Definitive: true, Delivery: Refused, Status: 500, Code: "0x8004B065", RequestID: "r-1"},
+			"unavailable (definitive), request refused: status 500 0x8004B065 DatacenterNotAvailable (request id r-1)"},
+		{"message", "messages quote record data", Fault{Class: ClassApplication, Delivery: Answered, Status: 400, Code: "0x80040203", Message: "SECRET"},
+			"application, request answered: status 400 0x80040203"},
+		{"error", "the reason is the underlying error's", Fault{Class: ClassTransient, Err: io.ErrUnexpectedEOF},
+			"transient, request outcome unknown: unexpected EOF"},
+		{"zero", "the zero value has a text", Fault{}, "application, request outcome unknown"},
+		{"multi-line error", "logs are line by line", Fault{Class: ClassUnavailable, Delivery: NotSent, Err: errors.New("a\r\nlevel=error\x1b[31m \u202eb")},
+			"unavailable, request not sent: a level=error [31m b"},
+	}
+	for _, tt := range tests {
+		require.NotEmpty(t, tt.why)
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, tt.want, tt.fault.Error(), tt.why)
+			assert.Equal(t, tt.fault.Err, errors.Unwrap(&tt.fault))
+		})
+	}
+}
+
+// canary is planted where secrets are; it must never come out.
+const canary = "s3cr3t"
+
+func TestErrorsHideSecrets(t *testing.T) {
+	t.Parallel()
+	_, parseErr := url.Parse(fmt.Sprintf("https://user:%s@contoso.com:port/", canary))
+	require.Error(t, parseErr)
+	errs := map[string]error{
+		"url error with query":     &url.Error{Op: "Get", URL: "https://contoso.com/api?sig=" + canary, Err: io.EOF},
+		"nested url errors":        &url.Error{Op: "Get", URL: canary, Err: &url.Error{Op: "Post", URL: canary, Err: io.EOF}},
+		"wrapped url error":        fmt.Errorf("token: %w", &url.Error{Op: "Post", URL: "https://login.contoso.com/token?code=" + canary, Err: io.EOF}),
+		"parse error":              parseErr,
+		"proxy with user info":     fmt.Errorf("proxyconnect via http://user:%s@proxy.contoso.com:8080 failed", canary),
+		"user info with a query":   fmt.Errorf("dial https://user:x?%s@contoso.com failed", canary),
+		"query with an at sign":    fmt.Errorf("get https://contoso.com/p?a=b@c&sig=%s failed", canary),
+		"slash in password":        fmt.Errorf("dial socks5://user:a/%s@proxy failed", canary),
+		"fragment":                 fmt.Errorf("get https://contoso.com/cb#access_token=%s failed", canary),
+		"relative address":         fmt.Errorf(`bad Location "/cb?code=%s"`, canary),
+		"bearer token":             fmt.Errorf("header Authorization: Bearer %s rejected", canary),
+		"basic credentials":        fmt.Errorf("Proxy-Authorization: basic  %s", canary),
+		"angle brackets":           fmt.Errorf("see <https://u:%s@contoso.com/>", canary),
+		"cut in the password":      fmt.Errorf("%s dial https://user:%s%s@contoso.com", strings.Repeat("\t", maxErrorText-50), canary, strings.Repeat("x", 99)),
+		"operation on a url error": &net.OpError{Op: "proxyconnect", Net: "tcp", Err: &url.Error{Op: "parse", URL: "http://u:" + canary + "@p", Err: io.EOF}},
+	}
+	for name, err := range errs {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := Classify(nil, err)
+			require.NotNil(t, f)
+			assert.NotContains(t, f.Error(), canary)
+			e := &Error{Method: "GET", URL: "https://contoso.com/p?" + canary, Attempts: []*Fault{f}}
+			assert.NotContains(t, e.Error(), canary)
+			assert.ErrorIs(t, e, err, "the error itself stays at hand")
+		})
+	}
+}
+
+func TestError(t *testing.T) {
+	t.Parallel()
+	dial := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	first := Classify(nil, dial)
+	second := Classify(nil, context.DeadlineExceeded)
+	second.Endpoint = Alternate
+	e := &Error{
+		Method: "POST", URL: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts",
+		Attempts: []*Fault{first, second}, RetryAfter: time.Second, is: []error{ErrOutcomeUnknown},
+	}
+	assert.Equal(t, "failover: POST https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts: outcome of the write is unknown: "+
+		"primary: unavailable, request not sent: dial tcp: connection refused; "+
+		"alternate: transient, request outcome unknown: context deadline exceeded", e.Error())
+	assert.Equal(t, []error{ErrOutcomeUnknown, first, second}, e.Unwrap())
+
+	var err error = &url.Error{Op: "Post", URL: e.URL, Err: e} // what http.Client makes of it
+	assert.ErrorIs(t, err, ErrOutcomeUnknown)
+	assert.NotErrorIs(t, err, ErrUnavailable)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	var fault *Fault
+	require.ErrorAs(t, err, &fault)
+	assert.Same(t, first, fault, "the first attempt comes first")
+	var op *net.OpError
+	require.ErrorAs(t, err, &op)
+	assert.Same(t, dial, op)
+	assert.True(t, err.(net.Error).Timeout(), "the last attempt timed out")
+
+	e.Attempts = e.Attempts[:1]
+	assert.False(t, e.Timeout())
+	assert.False(t, (&Error{}).Timeout(), "no attempt, no time-out")
+}
+
+func TestErrorTextIsBounded(t *testing.T) {
+	t.Parallel()
+	long := errors.New(strings.Repeat("ü\n", 1<<16))
+	f := Classify(nil, long)
+	assert.LessOrEqual(t, len(f.Error()), maxFaultText)
+	assert.True(t, utf8.ValidString(f.Error()))
+	e := &Error{Method: "GET", URL: "https://contoso.com/" + strings.Repeat("x", 1<<16)}
+	for range 100 {
+		e.Attempts = append(e.Attempts, f)
+	}
+	assert.LessOrEqual(t, len(e.Error()), maxErrorText)
+	assert.NotContains(t, e.Error(), "\n")
+}

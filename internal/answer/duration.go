@@ -1,0 +1,80 @@
+package answer
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxRetryAfter caps [Fault.RetryAfter]: one mistaken header must not stop a caller
+// for a day.
+const MaxRetryAfter = 5 * time.Minute
+
+// Seconds returns n Seconds between 0 and MaxRetryAfter.
+func Seconds(n float64) time.Duration {
+	return time.Duration(min(max(n, 0), MaxRetryAfter.Seconds()) * float64(time.Second))
+}
+
+// milliseconds reads the RetryAfter of WS-Addressing, an unsigned long.
+func milliseconds(s string) time.Duration {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return Seconds(float64(n) / 1000)
+}
+
+// xsDuration reads an xs:duration ("PT5M1.5S") or a .NET TimeSpan ("00:05:01").
+// Years and months have no length and do not occur; they and all else that cannot
+// be read are 0.
+func xsDuration(s string) time.Duration {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789.:PTDHMS", r) }) {
+		return 0 // a sign, an exponent, NaN
+	}
+	if strings.Contains(s, ":") {
+		return timeSpan(s)
+	}
+	date, clock, _ := strings.Cut(strings.TrimPrefix(s, "P"), "T")
+	if days, ok := strings.CutSuffix(date, "D"); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0
+		}
+		return Seconds(float64(n) * 86400) // capped: the time of day adds nothing
+	}
+	if date != "" {
+		return 0
+	}
+	d, err := time.ParseDuration(strings.ToLower(clock)) // the same grammar in lower case
+	if err != nil {
+		return 0
+	}
+	return min(d, MaxRetryAfter)
+}
+
+// timeSpan reads "[d.]hh:mm:ss[.fffffff]".
+func timeSpan(s string) time.Duration {
+	parts := strings.Split(s, ":")
+	if len(parts) != 3 {
+		return 0
+	}
+	var total float64
+	if days, hours, ok := strings.Cut(parts[0], "."); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0
+		}
+		total, parts[0] = float64(n)*24, hours
+	}
+	for i, part := range parts {
+		n, err := strconv.ParseFloat(part, 64)
+		if err != nil || n < 0 {
+			return 0
+		}
+		if i > 0 {
+			total *= 60
+		}
+		total += n
+	}
+	return Seconds(total)
+}

@@ -1,0 +1,21 @@
+package answer
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestXSDuration(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]time.Duration{
+		"PT30S": 30 * time.Second, "PT2M3S": 123 * time.Second, "PT1.5S": 1500 * time.Millisecond, "PT4M59.9S": 299900 * time.Millisecond,
+		"PT5M1S": 5 * time.Minute, "PT1H": 5 * time.Minute, "P1D": 5 * time.Minute, "P1DT2H": 5 * time.Minute, "P0D": 0,
+		"00:00:30": 30 * time.Second, "00:02:03.5": 123500 * time.Millisecond, "1.00:00:00": 5 * time.Minute, "0.00:00:07": 7 * time.Second,
+		"": 0, "P": 0, "PT": 0, "P1Y": 0, "-PT5S": 0, "PT-5S": 0, "5": 0, "00:30": 0, "00:NaN:01": 0, "::": 0, "x": 0, "1e9:0:0": 0,
+		"PT99999999999999999999H": 0,
+	} {
+		assert.Equal(t, want, xsDuration(in), in)
+	}
+}

@@ -1,0 +1,58 @@
+package answer
+
+import (
+	"html"
+	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/redact"
+)
+
+// readHTML collects the title and the headings of a page.
+func (a *Answer) readHTML(text []byte) {
+	a.html = true
+	s := string(text)
+	folded := ascii.Lower(s)
+	for _, tag := range []string{"<title", "<h1", "<h2", "<h3"} {
+		heading := element(s, folded, tag)
+		if heading == "" {
+			continue
+		}
+		first(&a.Message, heading)
+		a.Page += ascii.Lower(strings.ReplaceAll(heading, "\u2019", "'")) + "\n"
+	}
+}
+
+// element returns the text of the first element in s that begins with tag;
+// folded is s in lower case.
+func element(s, folded, tag string) string {
+	start := strings.Index(folded, tag)
+	if start < 0 {
+		return ""
+	}
+	open := strings.IndexByte(s[start:], '>')
+	if open < 0 {
+		return ""
+	}
+	from := start + open + 1
+	to := strings.Index(folded[from:], "</"+tag[1:])
+	if to < 0 {
+		return "" // cut off, or no element at all
+	}
+	return redact.Line(html.UnescapeString(withoutTags(s[from:from+min(to, maxText)])), MaxMessage)
+}
+
+// withoutTags returns s without what stands between angle brackets.
+func withoutTags(s string) string {
+	var b strings.Builder
+	for {
+		text, rest, ok := strings.Cut(s, "<")
+		b.WriteString(text)
+		if !ok {
+			return b.String()
+		}
+		if _, s, ok = strings.Cut(rest, ">"); !ok {
+			return b.String()
+		}
+	}
+}

@@ -1,0 +1,46 @@
+package chaos
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// Whatever a server does to the stream of a write, before it has carried it out or
+// after: the write is carried out once at the most, and its caller knows.
+func TestNoStreamCarriesAWriteOutTwice(t *testing.T) {
+	t.Parallel()
+	all := wireCells()
+	if !*full { // a part that has every break-off, shape and aftermath
+		all = slices.DeleteFunc(all, func(c wireCell) bool { return c.warm == c.shape.body && c.then != dies })
+	}
+	ours, bare := make([]wireResult, len(all)), make([]wireResult, len(all))
+	slots := make(chan struct{}, 16*runtime.GOMAXPROCS(0))
+	var wg sync.WaitGroup
+	for i, c := range all {
+		slots <- struct{}{}
+		wg.Go(func() {
+			ours[i] = c.play(true)
+			if *full || i%10 == 0 {
+				bare[i] = c.play(false)
+			}
+			<-slots
+		})
+	}
+	wg.Wait()
+	var doubled, doubts, carriedOut, good, bareDoubled, bareGood int
+	for i, r := range ours {
+		assert.Empty(t, r.wrong(), "%v", r.cell)
+		doubled += count(r.applied > 1)
+		doubts += count(r.inDoubt)
+		carriedOut += count(r.inDoubt && r.applied == 1)
+		good += count(r.good)
+		bareDoubled += count(bare[i].applied > 1)
+		bareGood += count(bare[i].good)
+	}
+	t.Logf("%d cells: %d answered, %d in doubt of which %d carried out, %d doubled; without a Transport: %d answered, %d doubled",
+		len(all), good, doubts, carriedOut, doubled, bareGood, bareDoubled)
+}

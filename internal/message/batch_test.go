@@ -1,0 +1,115 @@
+package message
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// crlf gives s the line ends of the wire.
+func crlf(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
+
+var rewriteBatchCases = []rewriteCase{
+	{name: "absolute URL", why: "the first of the three forms of a request line; header order and case stay",
+		body: crlf("--batch_1\nCONTENT-type: application/http\nContent-Transfer-Encoding: binary\n\n" +
+			"GET https://{M}/api/data/v9.2/accounts?$filter=websiteurl%20eq%20'https://{K}/' HTTP/1.1\nAccept: application/json\nIf-Match: W/\"{K}\"\n\n--batch_1--\n")},
+	{name: "absolute path and Host", why: "the second form",
+		body: crlf("--batch_1\nContent-Type: application/http\nContent-ID: 1\n\nGET /api/data/v9.2/accounts HTTP/1.1\nhOST:  {M} \nX-From: {K}\n\n--batch_1--")},
+	{name: "relative path", why: "the third form names no host",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET accounts?$search={K} HTTP/1.1\n\n--batch_1--")},
+	{name: "change set", why: "writes are one level deeper, with bodies of their own",
+		body: crlf("preamble {K}\n--batch_1\nContent-Type: multipart/mixed;\n boundary=set_1\n\n--set_1 \t\nContent-Type: application/http; msgtype=request\nContent-ID: 1\n\n" +
+			"POST https://{M}/api/data/v9.2/tasks HTTP/1.1\nContent-Type: application/json;type=entry\n\n" +
+			"{\"description\":\"https://{K}/\",\"x@odata.bind\":\"https://{M}/api/data/v9.2/accounts(1)\"}\n" +
+			"--set_1\nContent-Type: application/http\n\nPATCH $1 HTTP/1.1\nContent-Type: application/json\n\n{\"y@odata.bind\":\"https://{M}/a\"}\n\n--set_1--\n\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https://{M}/api HTTP/1.1\n--batch_1--\nepilogue https://{K}/")},
+	{name: "bare line feeds", why: "hand-written batches; their line ends stay",
+		body: "--batch_1\nContent-Type: application/http\n\nPOST https://{M}/api HTTP/1.1\nHost: {M}\nContent-Type: application/json\n\n{\"@odata.id\":\"https://{M}/\"}\n--batch_1--\n"},
+	{name: "blank line before the request", why: "readers skip it (RFC 9112, section 2.2)",
+		body: crlf("--batch_1\nContent-Type: application/http\n\n\n\nGET https://{M}/api HTTP/1.1\n\n\n--batch_1--\n")},
+	{name: "no version", why: "the target ends with the line", body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{M}/api\n\n--batch_1--\n")},
+	{name: "disassociate", why: "the entity is named in the query",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nDELETE accounts(1)/x/$ref?$id=https://{M}/api/contacts(2) HTTP/1.1\n\n--batch_1--\n")},
+	{name: "delimiter-like text", why: "a delimiter is a whole line",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST https://{M}/api HTTP/1.1\nContent-Type: application/json\n\n" +
+			"{\"a\":\"--batch_1--\",\n \"--batch_1\":0, \"x@odata.bind\":\"https://{M}/\"\n}\n--batch_1--\n")},
+	{name: "longer delimiter", why: "another boundary may begin like ours",
+		body: crlf("--batch_1\nContent-Type: multipart/mixed; boundary=batch_12\n\n--batch_12\nContent-Type: application/http\n\nGET https://{M}/ HTTP/1.1\n\n--batch_12--\n--batch_1--\n")},
+	{name: "unchanged length", why: "a part without a change keeps its length as written",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST https://{M}/ HTTP/1.1\nContent-Length: 003\n\na\n--batch_1--\n")},
+	{name: "unreadable JSON in one part", why: "the organization refuses that part, the others are served",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST https://{M}/api HTTP/1.1\nContent-Type: application/json\n\n{\"@odata.id\":\"https://{K}/\"\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https://{M}/api HTTP/1.1\n\n--batch_1--\n")},
+	{name: "encoded part", why: "a compressed, base64 or unknown part is data",
+		body: crlf("--batch_1\nContent-Type: application/http\nContent-Transfer-Encoding: base64\n\nGET https://{K}/api HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: text/plain\n\nGET https://{K}/api HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: application/http\n\nPOST https://{M}/api HTTP/1.1\nContent-Type: application/json\nContent-Encoding: gzip\n\n{\"@odata.id\":\"https://{K}/\"}\n\n--batch_1--\n")},
+	{name: "multipart within a request", why: "a batch cannot be sent within a batch: its body is data",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST https://{M}/api/data/v9.2/$batch HTTP/1.1\nContent-Type: multipart/mixed; boundary=x\n\n" +
+			"--x\nContent-Type: application/http\n\nGET https://{K}/api HTTP/1.1\n\n--x--\n--batch_1--\n")},
+	{name: "third level", why: "change sets do not nest",
+		body: crlf("--batch_1\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: multipart/mixed; boundary=y\n\n--y\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--y--\n--x--\n--batch_1--\n")},
+	{name: "SOAP in a part", why: "only the Web API has batches",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST https://{M}/ HTTP/1.1\nContent-Type: text/xml\n\n" + envelopeOf("<a:To>https://{K}/</a:To>", "") + "\n--batch_1--\n")},
+
+	{name: "no final boundary", why: "cut short: does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/api HTTP/1.1\n\n")},
+	{name: "no final boundary of the change set", why: "cut short: does not parse",
+		body: crlf("--batch_1\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "only a final boundary", why: "no parts: does not parse", body: "https://{K}/\n--batch_1--\n"},
+	{name: "no boundary", why: "cannot be parsed", contentType: "multipart/mixed", body: crlf("--\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n----\n")},
+	{name: "other boundary", why: "cannot be parsed", contentType: "multipart/mixed; boundary=other",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "other multipart", why: "form data is data", contentType: `multipart/form-data; boundary="batch_1"`,
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "other path", why: "multipart sent elsewhere is an upload", path: "/api/data/v9.2/accounts",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "header without a colon", why: "does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\nHost {K}\n\n--batch_1--\n")},
+	{name: "space in a header name", why: "servers read it differently (RFC 9112, section 5.1)",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\nContent-Length : 1\n\n--batch_1--\n")},
+	{name: "folded first header", why: "nothing to fold into: does not parse", body: crlf("--batch_1\n Content-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "no request line", why: "does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\n--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "method of other characters", why: "a request line must not become a delimiter", contentType: `multipart/mixed; boundary="x https://` + rewriteAlternate + `/"`,
+		body: crlf("--x https://" + rewriteAlternate + "/\nContent-Type: application/http\n\n--x https://{K}/\n\n--x https://" + rewriteAlternate + "/--\n")},
+	{name: "tab in the request line", why: "does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\nGET\thttps://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "no method", why: "does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\n https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "folded host", why: "no name of the pair", body: crlf("--batch_1\nContent-Type: application/http\n\nGET / HTTP/1.1\nHost: {K}\n {K}\n\n--batch_1--\n")},
+	{name: "length beyond the part", why: "a server that trusts it sees other parts than we do",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST x HTTP/1.1\nContent-Type: text/plain\nContent-Length: 100\n\na\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "length beyond the delimiter's line end", why: "the line end is the most that is counted by mistake",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST x HTTP/1.1\nContent-Type: text/plain\nContent-Length: 4\n\na\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "length before the link", why: "the server would read half of the body",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST x HTTP/1.1\nContent-Type: application/json\nContent-Length: 9\n\n{\"@odata.id\":\"https://{K}/\"}\n--batch_1--\n")},
+	{name: "length that is no number", why: "does not parse",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST x HTTP/1.1\nContent-Type: application/json\nContent-Length: +40\n\n{\"@odata.id\":\"https://{K}/\"}\n--batch_1--\n")},
+}
+
+func TestRewriteBatch(t *testing.T) {
+	t.Parallel()
+	runRewriteCases(t, typeBatch, rewriteBatchCases)
+}
+
+func TestRewriteBatchCorrectsContentLength(t *testing.T) {
+	t.Parallel()
+	// lengthBatch has a length in every place there can be one.
+	lengthBatch := func(host string, trailing int) string {
+		body := `{"x@odata.bind":["https://` + host + `/a","https://` + host + `/b"]}`
+		request := crlf(fmt.Sprintf("POST https://%s/tasks HTTP/1.1\nContent-Type: application/json\ncontent-LENGTH: %d\nHost: %s\n\n%s", host, len(body)+trailing, host, body))
+		other := crlf("POST tasks HTTP/1.1\nContent-Length: 2\nContent-Type: application/json\n\n{}")
+		set := crlf("--s\nContent-Type: application/http\nContent-Length: "+fmt.Sprint(len(request)+trailing)+"\n\n") + request +
+			crlf("\n--s\nContent-Type: application/http\n\n") + other + crlf("\n--s--")
+		return crlf(fmt.Sprintf("--batch_1\nContent-Length:%d\nContent-Type: multipart/mixed; boundary=s\n\n", len(set)+trailing)) +
+			set + crlf("\n--batch_1--\n")
+	}
+	for _, trailing := range []int{0, 2} { // with the line end before the delimiter or without it
+		in, want := lengthBatch(rewritePrimary, trailing), lengthBatch(rewriteAlternate, trailing)
+		got, changed := rewriteFor(toAlternate, contentType(typeBatch), batchPath, []byte(in))
+		assert.True(t, changed)
+		assert.Equal(t, want, string(got))
+		back, _ := rewriteFor(toPrimary, contentType(typeBatch), batchPath, got)
+		assert.Equal(t, in, string(back))
+	}
+}

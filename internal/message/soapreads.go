@@ -1,0 +1,251 @@
+package message
+
+import (
+	"bytes"
+	"encoding/xml"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/xmlpath"
+)
+
+// servicesSpace is the namespace of the messages of Organization.svc.
+const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
+
+// actionPrefix begins its actions, such as
+// http://schemas.microsoft.com/xrm/2011/Contracts/Services/IOrganizationService/Retrieve.
+const actionPrefix = servicesSpace + "/IOrganizationService/"
+
+const instanceSpace = "http://www.w3.org/2001/XMLSchema-instance"
+
+// Action returns the action that the headers of a SOAP request name: in
+// SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
+// (SOAP 1.2, RFC 3902). It is "" if they name none; ok reports whether the request
+// may be a SOAP message at all.
+func Action(h http.Header) (action string, ok bool) {
+	contentType := valueOf(h, "Content-Type")
+	if ascii.HasPrefixFold(contentType, "application/json") {
+		return "", false
+	}
+	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
+		if action := unquote(valueOf(h, key)); action != "" {
+			return action, true
+		}
+	}
+	if kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding")); kind != kindXML {
+		return "", false
+	}
+	_, params, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return "", true
+	}
+	return params["action"], true
+}
+
+func unquote(action string) string { return strings.Trim(action, " \t\"") }
+
+// soapReads reports whether a request is a SOAP message that retrieves, or
+// executes a request that reads (WhoAmI, RetrieveVersion, Retrieve...).
+//
+// SOAP 1.1 names the operation in the header SOAPAction, SOAP 1.2 in wsa:Action or
+// in the media type, and the element in the body names it as well. Which of them a
+// server goes by depends on its binding. So all that are there have to name the
+// same operation.
+func soapReads(h http.Header, body []byte) bool {
+	o := operation{}
+	for key, values := range h {
+		if !ascii.EqualFold("soapaction", key) {
+			continue
+		}
+		for _, v := range values {
+			if action := unquote(v); action != "" && !o.named(action) {
+				return false
+			}
+		}
+	}
+	if !namesRead(body) {
+		return false // nearly all writes, at a hundredth of the cost of parsing
+	}
+	kind, params := plainKind(h)
+	if action := unquote(params["action"]); kind != kindXML || action != "" && !o.named(action) {
+		return false
+	}
+	return o.readsOnly(body)
+}
+
+// namesRead reports whether a name that isReadName accepts occurs in body.
+func namesRead(body []byte) bool {
+	return bytes.Contains(body, []byte("Retrieve")) || bytes.Contains(body, []byte("WhoAmI"))
+}
+
+// isReadName reports whether an organization request of that name reads. Names of
+// custom requests begin with a publisher's prefix, never with Retrieve.
+func isReadName(name string) bool {
+	return name == "WhoAmI" || strings.HasPrefix(name, "Retrieve") && letters([]byte(name)) == len(name)
+}
+
+// operation is what a SOAP message asks for, as far as it was read.
+type operation struct {
+	action string // of IOrganizationService: Retrieve, RetrieveMultiple or Execute
+	space  string // of the Envelope, "" before it
+	body   bool   // Body has begun
+	root   bool   // the Envelope has ended
+	name   string // of the element in Body
+	kind   string // the type of the executed request without "Request", "" if it is the general one
+	runs   bool   // Execute/request has begun
+	text   *string
+	called *string // RequestName
+	acted  *string // wsa:Action
+}
+
+// named takes note of an action. It returns false if that does not read, or is not
+// the same as another one.
+func (o *operation) named(action string) bool {
+	name, ok := strings.CutPrefix(action, actionPrefix)
+	switch name {
+	case "Retrieve", "RetrieveMultiple", "Execute":
+	default:
+		return false
+	}
+	if !ok || o.action != "" && o.action != name {
+		return false
+	}
+	o.action = name
+	return true
+}
+
+// readsOnly reads the whole message.
+func (o *operation) readsOnly(body []byte) bool {
+	r := xmlpath.NewReader(bytes.NewReader(body), maxXMLDepth)
+	for {
+		start := r.Offset()
+		token, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil || !o.read(token, body[start:r.Offset()], r.Path()) {
+			return false
+		}
+	}
+	if !o.root || o.action == "" || o.name != o.action {
+		return false
+	}
+	if o.name != "Execute" {
+		return true
+	}
+	return o.called != nil && isReadName(*o.called) && (o.kind == "" || o.kind == *o.called)
+}
+
+// read takes the next token, which is written as raw. It returns false if the message does not read, or
+// readers could disagree on what it asks for.
+func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
+	switch t := token.(type) {
+	case xml.StartElement:
+		return o.text == nil && o.open(t, at)
+	case xml.EndElement:
+		return o.close(at)
+	case xml.CharData:
+		switch {
+		case len(at) == 0:
+			return len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
+		case o.text != nil:
+			if *o.text != "" || !bytes.Equal(t, raw) { // in pieces, or with escapes
+				return false
+			}
+			*o.text = string(t)
+		default:
+			return !holdsMessage(t)
+		}
+	case xml.ProcInst:
+		return t.Target == "xml" && isUTF8(t) && bytes.IndexByte(t.Inst, '<') < 0
+	case xml.Comment:
+		return o.text == nil && bytes.IndexByte(t, '<') < 0
+	case xml.Directive:
+		return false
+	}
+	return true
+}
+
+// holdsMessage reports whether a text, without its escapes, may hold a message for
+// somebody who does not tell text from elements. FetchXML is not taken for one.
+func holdsMessage(text []byte) bool {
+	if bytes.IndexByte(text, '<') < 0 {
+		return false
+	}
+	for _, name := range [...]string{"Envelope", "Header", "Body", "Action", "RequestName", "Request\""} {
+		if bytes.Contains(text, []byte(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// open takes the start of an element. Elements that a reader could take for one
+// that matters by their local name alone have to be where they belong.
+func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
+	kind, typed := "", false
+	for _, a := range t.Attr {
+		value := strings.Trim(a.Value, xmlSpace)
+		name, isRequest := strings.CutSuffix(value[strings.LastIndexByte(value, ':')+1:], "Request")
+		switch {
+		case strings.ContainsAny(value, "<>]"):
+			return false
+		case !isRequest:
+			continue
+		case typed || a.Name != xml.Name{Space: instanceSpace, Local: "type"} || name != "Organization" && !isReadName(name):
+			return false
+		case name != "Organization":
+			kind = name
+		}
+		typed = true
+	}
+	switch name := t.Name.Local; {
+	case len(at) == 1: // the Envelope, and the only one
+		o.space = t.Name.Space
+		return !o.root && name == "Envelope" && (o.space == soap11Space || o.space == soap12Space)
+	case len(at) == 2: // Header, then Body
+		first := !o.body
+		o.body = name == "Body"
+		return first && t.Name.Space == o.space && (o.body || name == "Header")
+	case len(at) == 3 && o.body:
+		first := o.name == ""
+		o.name = name
+		return first && t.Name.Space == servicesSpace && (name == "Retrieve" || name == "RetrieveMultiple" || name == "Execute")
+	case len(at) == 3 && name == "Action":
+		return o.begin(&o.acted, t.Name.Space == wsa04Space || t.Name.Space == wsa10Space)
+	case len(at) == 4 && o.name == "Execute":
+		first := !o.runs
+		o.runs, o.kind = true, kind
+		return first && name == "request" && t.Name.Space == servicesSpace
+	case len(at) == 5 && o.runs && name == "RequestName":
+		return o.begin(&o.called, true)
+	case name == "Envelope", name == "Header", name == "Body", name == "Action", name == "RequestName":
+		return false // elsewhere
+	}
+	return true
+}
+
+// begin begins to take the text of an element that may be there once.
+func (o *operation) begin(text **string, ok bool) bool {
+	if !ok || *text != nil {
+		return false
+	}
+	*text = new(string)
+	o.text = *text
+	return true
+}
+
+// close takes the end of the innermost element of at.
+func (o *operation) close(at []xml.Name) bool {
+	o.root = o.root || len(at) == 1
+	if o.text == nil {
+		return true
+	}
+	*o.text = strings.Trim(*o.text, xmlSpace)
+	isAction := o.text == o.acted
+	o.text = nil
+	return !isAction || o.named(*o.acted)
+}

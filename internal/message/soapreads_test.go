@@ -1,0 +1,146 @@
+package message
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+const (
+	soapURL = "https://" + rewritePrimary + "/XRMServices/2011/Organization.svc/web"
+
+	soap11 = `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" xmlns:a="http://www.w3.org/2005/08/addressing" ` + soapNames
+	soap12 = `<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://www.w3.org/2005/08/addressing" ` + soapNames
+
+	soapNames = `xmlns:v="` + servicesSpace + `" xmlns:i="http://www.w3.org/2001/XMLSchema-instance" ` +
+		`xmlns:c="http://schemas.microsoft.com/crm/2011/Contracts" xmlns:x="http://schemas.microsoft.com/xrm/2011/Contracts">`
+
+	bodyRetrieve = `<s:Body><v:Retrieve><v:entityName>account</v:entityName><v:columnSet><x:AllColumns>true</x:AllColumns></v:columnSet></v:Retrieve></s:Body></s:Envelope>`
+	bodyCreate   = `<s:Body><v:Create><v:entity><x:LogicalName>account</x:LogicalName></v:entity></v:Create></s:Body></s:Envelope>`
+)
+
+// acted returns a header with a wsa:Action.
+func acted(operation string) string {
+	return `<s:Header><a:Action s:mustUnderstand="1">` + actionPrefix + operation + `</a:Action></s:Header>`
+}
+
+// executed returns the rest of an envelope that executes a request.
+func executed(kind, name string) string {
+	return `<s:Body><v:Execute><v:request i:type="` + kind + `"><x:Parameters/><x:RequestId i:nil="true"/><x:RequestName>` + name +
+		`</x:RequestName></v:request></v:Execute></s:Body></s:Envelope>`
+}
+
+// headers of the two bindings of Organization.svc.
+func type11(operation string) string {
+	return "Content-Type: text/xml; charset=utf-8\nSoapaction: \"" + actionPrefix + operation + `"`
+}
+
+const type12 = "Content-Type: application/soap+xml; charset=utf-8"
+
+var soapReadCases = []readCase{
+	{name: "1.1 Retrieve", reads: true, why: "named by header and body", header: type11("Retrieve"), body: soap11 + bodyRetrieve},
+	{name: "1.1 Retrieve, spelling by force", reads: true, why: "on the wire the name has no case", header: "content-type: text/xml\nSOAPAction: " + actionPrefix + "Retrieve", body: soap11 + bodyRetrieve},
+	{name: "1.1 WhoAmI", reads: true, why: "named by the request", header: type11("Execute"), body: soap11 + executed("c:WhoAmIRequest", "WhoAmI")},
+	{name: "1.1 general request", reads: true, why: "the general type says nothing", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "RetrieveVersion")},
+	{name: "1.1 both actions", reads: true, why: "they agree", header: type11("Retrieve"), body: soap11 + acted("Retrieve") + bodyRetrieve},
+	{name: "1.2 by wsa:Action", reads: true, why: "named by envelope and body", body: `<?xml version="1.0" encoding="UTF-8" standalone="yes"?>` + "\n" + soap12 + acted("Retrieve") + bodyRetrieve},
+	{name: "1.2 by media type", reads: true, why: "named by header and body", header: type12 + `; action="` + actionPrefix + `Retrieve"`, body: "\ufeff" + soap12 + bodyRetrieve},
+	{name: "1.2 RetrieveMultiple", reads: true, why: "a query", body: soap12 + acted("RetrieveMultiple") + strings.ReplaceAll(bodyRetrieve, "v:Retrieve>", "v:RetrieveMultiple>")},
+	{name: "1.2 typed query", reads: true, why: "types in a query do not matter", body: soap12 + acted("RetrieveMultiple") + `<s:Body><v:RetrieveMultiple><v:query i:type="x:QueryExpression"><x:EntityName>account</x:EntityName></v:query></v:RetrieveMultiple></s:Body></s:Envelope>`},
+	{name: "FetchXML", reads: true, why: "a query in a text", body: soap12 + acted("RetrieveMultiple") + `<s:Body><v:RetrieveMultiple><v:query i:type="x:FetchExpression"><x:Query>&lt;fetch top="5"&gt;&lt;entity name="account"&gt;&lt;attribute name="name" /&gt;&lt;/entity&gt;&lt;/fetch&gt;</x:Query></v:query></v:RetrieveMultiple></s:Body></s:Envelope>`},
+	{name: "message in a text", why: "some do not tell text from elements", body: soap12 + acted("Retrieve") + strings.Replace(bodyRetrieve, "account", "<![CDATA[<s:Body><v:Create/></s:Body>]]>", 1)},
+	{name: "message in a comment", why: "some do not tell comments from elements", body: "<!-- " + strings.ReplaceAll(bodyCreate, "</s:Envelope>", "") + " -->" + soap12 + acted("Retrieve") + bodyRetrieve},
+	{name: "name in a header", why: "some look anywhere", body: soap12 + strings.Replace(acted("Retrieve"), "</s:Header>", "<x:RequestName>WinOpportunity</x:RequestName></s:Header>", 1) + bodyRetrieve},
+	{name: "comments", reads: true, why: "outside of names they do not matter", body: "<!-- a -->" + soap12 + acted("Retrieve") + "<!-- b -->" + bodyRetrieve},
+
+	{name: "1.1 Create", why: "a write", header: type11("Create"), body: soap11 + bodyCreate},
+	{name: "1.2 Create", why: "a write", body: soap12 + acted("Create") + bodyCreate},
+	{name: "1.2 Create that mentions Retrieve", why: "a write", body: soap12 + acted("Create") + strings.Replace(bodyCreate, "account", "Retrieve", 1)},
+	{name: "1.2 Create with a left-over SOAPAction", why: "servers of SOAP 1.2 go by wsa:Action", header: type12 + "\nSoapaction: " + actionPrefix + "Retrieve", body: soap12 + acted("Create") + bodyRetrieve},
+	{name: "1.2 Create with the media type of Retrieve", why: "servers go by one of them", header: type12 + `; action="` + actionPrefix + `Retrieve"`, body: soap12 + acted("Create") + bodyRetrieve},
+	{name: "1.2 Retrieve that creates", why: "the element in the body may decide", body: soap12 + acted("Retrieve") + bodyCreate},
+	{name: "1.1 Retrieve with wsa:Action Create", why: "the two differ", header: type11("Retrieve"), body: soap11 + acted("Create") + bodyRetrieve},
+	{name: "two SOAPActions", why: "servers choose differently", header: type11("Retrieve") + "\nSOAPAction: " + actionPrefix + "Create", body: soap11 + bodyRetrieve},
+	{name: "two wsa:Actions", why: "servers choose differently", body: soap12 + strings.Replace(acted("Retrieve"), "</s:Header>", strings.TrimPrefix(acted("Retrieve"), "<s:Header>"), 1) + bodyRetrieve},
+	{name: "Action of another namespace", why: "some look at the local name", body: soap12 + strings.ReplaceAll(acted("Retrieve"), "a:Action", "v:Action") + bodyRetrieve},
+	{name: "second Action, nested", why: "some look anywhere", header: type11("Retrieve"), body: soap11 + `<s:Header><x:y><a:Action>Create</a:Action></x:y></s:Header>` + bodyRetrieve},
+	{name: "no action", why: "servers go by the element, or by nothing", body: soap12 + bodyRetrieve},
+	{name: "empty SOAPAction", why: "names nothing", header: "Content-Type: text/xml\nSoapaction: \"\"", body: soap11 + bodyRetrieve},
+	{name: "action of another service", why: "a name is not enough", header: "Content-Type: text/xml\nSoapaction: urn:contoso/IOrganizationService/Retrieve", body: soap11 + bodyRetrieve},
+	{name: "element of another service", why: "a name is not enough", header: type11("Retrieve"), body: strings.ReplaceAll(soap11, servicesSpace, "urn:contoso") + bodyRetrieve},
+	{name: "action in pieces", why: "readers join texts differently", body: soap12 + strings.Replace(acted("Retrieve"), "Retrieve", "Re<!-- -->trieve", 1) + bodyRetrieve},
+
+	{name: "two operations", why: "some carry out the last", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "</s:Body>", "<v:Create/></s:Body>", 1)},
+	{name: "two bodies", why: "some carry out the last", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "</s:Envelope>", "<s:Body><v:Create/></s:Body></s:Envelope>", 1)},
+	{name: "two envelopes", why: "some read on", header: type11("Retrieve"), body: soap11 + bodyRetrieve + soap11 + bodyCreate},
+	{name: "header behind the body", why: "some look there", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "</s:Envelope>", acted("Create")+"</s:Envelope>", 1)},
+	{name: "body of another namespace", why: "some look at the local name", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "<s:Body>", "<v:Body><v:Create/></v:Body><s:Body>", 1)},
+	{name: "other envelope", why: "not SOAP", header: type11("Retrieve"), body: strings.ReplaceAll(soap11, "schemas.xmlsoap.org", "contoso.example") + bodyRetrieve},
+	{name: "cut short", why: "more may come", header: type11("Retrieve"), body: strings.TrimSuffix(soap11+bodyRetrieve, "</s:Envelope>")},
+	{name: "text behind", why: "does not parse", header: type11("Retrieve"), body: soap11 + bodyRetrieve + "x"},
+	{name: "document type", why: "entities could mean anything", header: type11("Retrieve"), body: `<!DOCTYPE s:Envelope [<!ENTITY n "Create">]>` + soap11 + bodyRetrieve},
+	{name: "processing instruction", why: "not allowed in SOAP; some carry them out", header: type11("Retrieve"), body: `<?contoso Create?>` + soap11 + bodyRetrieve},
+	{name: "declared UTF-16", why: "the bytes are not what they say", header: type11("Retrieve"), body: `<?xml version="1.0" encoding="utf-16"?>` + soap11 + bodyRetrieve},
+	{name: "too deep", why: "the reader's memory is bounded", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "account", strings.Repeat("<x>", 2000)+strings.Repeat("</x>", 2000), 1)},
+
+	{name: "WinOpportunity", why: "a write", header: type11("Execute"), body: soap11 + executed("c:WinOpportunityRequest", "WinOpportunity")},
+	{name: "WinOpportunity called WhoAmI", why: "the type may decide", header: type11("Execute"), body: soap11 + executed("c:WinOpportunityRequest", "WhoAmI")},
+	{name: "WhoAmI called WinOpportunity", why: "the name may decide", header: type11("Execute"), body: soap11 + executed("c:WhoAmIRequest", "WinOpportunity")},
+	{name: "WhoAmI called RetrieveVersion", why: "nobody writes it", header: type11("Execute"), body: soap11 + executed("c:WhoAmIRequest", "RetrieveVersion")},
+	{name: "custom request", why: "nobody knows what it does", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "contoso_RetrieveAndClose")},
+	{name: "odd name", why: "names are of letters", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "Retrieve;WinOpportunity")},
+	{name: "ExecuteMultiple", why: "holds writes", header: type11("Execute"), body: soap11 + executed("x:ExecuteMultipleRequest", "ExecuteMultiple")},
+	{name: "request within a request", why: "what is inside may be carried out", header: type11("Execute"),
+		body: soap11 + strings.Replace(executed("c:RetrieveVersionRequest", "RetrieveVersion"), "<x:Parameters/>", `<x:Parameters><x:value i:type="x:CreateRequest"/></x:Parameters>`, 1)},
+	{name: "name within a request", why: "what is inside may be carried out", header: type11("Execute"),
+		body: soap11 + strings.Replace(executed("c:RetrieveVersionRequest", "RetrieveVersion"), "<x:Parameters/>", `<x:Parameters><x:value><x:RequestName>Retrieve</x:RequestName></x:value></x:Parameters>`, 1)},
+	{name: "two names", why: "some take the last", header: type11("Execute"),
+		body: soap11 + strings.Replace(executed("c:WhoAmIRequest", "WhoAmI"), "</x:RequestName>", "</x:RequestName><x:RequestName>WhoAmI</x:RequestName>", 1)},
+	{name: "two names, one a write", why: "some take the last", header: type11("Execute"),
+		body: soap11 + strings.Replace(executed("c:WhoAmIRequest", "WhoAmI"), "</x:RequestName>", "</x:RequestName><x:RequestName>WinOpportunity</x:RequestName>", 1)},
+	{name: "name in pieces", why: "some take the first", header: type11("Execute"),
+		body: soap11 + executed("x:OrganizationRequest", "Retrieve<!-- -->Version")},
+	{name: "name with an escape", why: "nobody writes it", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "&#87;hoAmI")},
+	{name: "name in a section", why: "nobody writes it", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "<![CDATA[WhoAmI]]>")},
+	{name: "type of another attribute", why: "some look at the local name", header: type11("Execute"), body: soap11 + strings.Replace(executed("c:WinOpportunityRequest", "WhoAmI"), "i:type", "type", 1)},
+	{name: "name with a child", why: "some take its text", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "WhoAmI<x:y/>")},
+	{name: "no name", why: "the type alone", header: type11("Execute"), body: soap11 + strings.NewReplacer("<x:RequestName>WhoAmI</x:RequestName>", "").Replace(executed("c:WhoAmIRequest", "WhoAmI"))},
+	{name: "two requests", why: "some carry out the last", header: type11("Execute"),
+		body: soap11 + strings.Replace(executed("c:WhoAmIRequest", "WhoAmI"), "</v:Execute>", `<v:request i:type="c:WhoAmIRequest"/></v:Execute>`, 1)},
+	{name: "two types", why: "some take the last", header: type11("Execute"),
+		body: soap11 + executed(`c:WhoAmIRequest" type="c:WinOpportunityRequest`, "WhoAmI")},
+
+	{name: "compressed", why: "the bytes mean something else", header: type11("Retrieve") + "\nContent-Encoding: gzip", body: soap11 + bodyRetrieve},
+	{name: "two encodings", why: "servers choose differently", header: type11("Retrieve") + "\nContent-Encoding: identity\nContent-Encoding: gzip", body: soap11 + bodyRetrieve},
+	{name: "other charset", why: "the bytes mean other characters", header: strings.Replace(type11("Retrieve"), "utf-8", "utf-16", 1), body: soap11 + bodyRetrieve},
+	{name: "two types of media", why: "servers choose differently", header: type11("Retrieve") + "\ncontent-type: application/octet-stream", body: soap11 + bodyRetrieve},
+	{name: "no type of media", why: "not known to be SOAP", header: "Soapaction: " + actionPrefix + "Retrieve", body: soap11 + bodyRetrieve},
+	{name: "JSON with a SOAPAction", why: "a left-over header of the client", header: "Content-Type: application/json\nSoapaction: " + actionPrefix + "Retrieve", body: `{"name":"Retrieve"}`},
+}
+
+func TestSOAPReads(t *testing.T) {
+	t.Parallel()
+	runReadCases(t, type12, soapReadCases)
+}
+
+// A write is recognised at a glance: it costs next to nothing, however long it is.
+func TestAGlanceAtWritesIsCheap(t *testing.T) { // counts allocations, so not parallel
+	long := strings.Repeat(`<x:KeyValuePairOfstringanyType><x:key>name</x:key></x:KeyValuePairOfstringanyType>`, 60)
+	create := strings.Replace(bodyCreate, "</v:entity>", long+"</v:entity>", 1)
+	batch := strings.Repeat(crlf(part("POST accounts HTTP/1.1\nContent-Type: application/json\n\n{\"name\":\"Contoso\"}\n")), 10) + crlf(end)
+	for _, c := range []readCase{
+		{name: "1.1 Create", why: "5 KB", url: soapURL, header: type11("Create"), body: soap11 + create},
+		{name: "1.1 Execute", why: "5 KB", url: soapURL, header: type11("Execute"), body: soap11 + strings.Replace(executed("x:CreateRequest", "Create"), "<x:Parameters/>", long, 1)},
+		{name: "1.2 Create", why: "5 KB", url: soapURL, header: type12, body: soap12 + acted("Create") + create},
+		{name: "batch of 10 creates", why: "nothing is parsed", header: "Content-Type: multipart/mixed; boundary=b", body: batch},
+		{name: "JSON", why: "nothing is parsed", url: "https://" + rewritePrimary + "/api/data/v9.2/accounts", header: "Content-Type: application/json", body: `{"name":"Contoso"}`},
+	} {
+		method, u, h, body := c.request(t, "")
+		assert.False(t, Reads(method, u, h, body), c.name)
+		assert.Zero(t, testing.AllocsPerRun(100, func() { Reads(method, u, h, body) }), c.name)
+	}
+	h := map[string][]string{"Accept": {"application/json"}, "Authorization": {"Bearer x"}, "Odata-Version": {"4.0"}}
+	_, u, _, _ := readCase{name: "GET", why: "a read"}.request(t, "")
+	assert.Zero(t, testing.AllocsPerRun(100, func() { Reads("GET", u, h, nil) }))
+}

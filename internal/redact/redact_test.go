@@ -1,0 +1,208 @@
+package redact
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// canary is planted where secrets are; it must never come out.
+const canary = "s3cr3t"
+
+func TestErrorTextKeepsWhatIsHarmless(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{
+		"dial tcp 192.0.2.1:443: connect: connection refused",
+		"lookup contoso--s.api.crm.dynamics.com: no such host",
+		"get https://contoso.com/api/data/v9.2/accounts failed",
+		"what happened? nothing",
+		"is it this or that/other? nobody knows",
+		"token: connection refused",
+		"status code: 404, error code: 0x80040217",
+		"lookup contoso.com: i/o timeout: secretary",
+		"see https://contoso.com/a: mail bob@contoso.com",
+		"ratio 3:4, a=b, c = d",
+	} {
+		assert.Equal(t, s, Text(s))
+	}
+}
+
+func TestURL(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"https://user:" + canary + "@contoso.com:8443/a%2Fb/c?x=" + canary + "#" + canary: "https://contoso.com:8443/a%2Fb/c",
+		"https://contoso.com": "https://contoso.com",
+		"mailto:" + canary:    "mailto:",
+	} {
+		u, err := url.Parse(in)
+		require.NoError(t, err)
+		assert.Equal(t, want, URL(u))
+	}
+	assert.Empty(t, URL(nil))
+}
+
+func TestLine(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, in, want string }{
+		{"blanks at the ends", "  a b ", "a b"},
+		{"line ends and tabs", "a\r\n\tb\u2028c\u0085d", "a b c d"},
+		{"invisible characters", "a\u200b\u202eb", "a b"},
+		{"cut at a rune", "ab" + strings.Repeat("é", 9), "ab" + strings.Repeat("é", 4)},
+		{"invalid utf-8", "a\xffb", "a\ufffdb"},
+		{"only blanks", " \n ", ""},
+	}
+	for _, tt := range tests {
+		assert.Equal(t, tt.want, Line(tt.in, 11), tt.name)
+	}
+}
+
+// secrets are texts in which canary is a secret, by kind.
+var secrets = map[string]string{
+	"scheme":                          "Bearer " + canary,
+	"scheme in brackets":              "[Bearer " + canary + "]",
+	"scheme without a blank":          "Authorization:Bearer " + canary,
+	"scheme in a header map":          "map[Accept:[*/*] Authorization:[Bearer " + canary + "] X:[y]]",
+	"scheme escaped":                  "Bearer%20" + canary,
+	"scheme escaped with a plus":      "bearer+" + canary,
+	"scheme after an escape":          "auth%20Bearer%20" + canary,
+	"scheme with a comma":             "Basic," + canary,
+	"scheme with a colon":             "bearer: " + canary,
+	"scheme with quotation marks":     `Bearer "` + canary + `"`,
+	"scheme and a word":               "bearer token: " + canary,
+	"scheme in another case":          "NEGOTIATE  " + canary,
+	"scheme in parentheses":           "(ntlm " + canary + ")",
+	"scheme in a header of its own":   "Proxy-Authorization: Custom a=" + canary + " b=" + canary,
+	"digest":                          `Authorization: Digest username="u", response="` + canary + `"`,
+	"user info":                       "https://user:" + canary + "@contoso.com/",
+	"user info without a password":    "https://" + canary + "@contoso.com/",
+	"user info with a blank":          "https://user:x " + canary + "@contoso.com/",
+	"user info with a bracket":        "https://user:x<" + canary + "@contoso.com/",
+	"user info with a slash":          "https://user:x/" + canary + "@contoso.com/",
+	"user info with two slashes":      "https://user:x//" + canary + "@contoso.com/",
+	"user info with a quotation mark": `"https://user:x\"` + canary + `@contoso.com/"`,
+	"user info with an at sign":       "https://user:x@" + canary + "@contoso.com/",
+	"user info with a query":          "https://user:x?" + canary + "@contoso.com/",
+	"user info without a scheme":      "//user:" + canary + "@contoso.com",
+	"query":                           "https://contoso.com/a?x=" + canary,
+	"query with a blank":              "https://contoso.com/a?x=y " + canary,
+	"query in quotation marks":        `"https://contoso.com/a?x=y: z ` + "?a=" + canary + `"`,
+	"query with an at sign":           "https://contoso.com:443/a?b=c@d&x=" + canary,
+	"query without a path":            "contoso.com?x=" + canary,
+	"query of a relative address":     "/cb?" + canary,
+	"query alone":                     "?$filter=name eq '" + canary + "'",
+	"fragment":                        "https://contoso.com/cb#" + canary,
+	"form":                            "grant_type=x&client_secret=" + canary + "&y=z",
+	"form that begins with it":        "client_secret=" + canary,
+	"form with blanks":                "client_secret = " + canary,
+	"escaped form":                    "client_secret%3D" + canary,
+	"password":                        "password=" + canary,
+	"connection string":               "Server=x;Password=a;b" + canary + ";Database=y",
+	"JSON":                            `{"access_token":"` + canary + `","x":1}`,
+	"JSON with blanks":                `{"refresh_token" : "a ` + canary + `"}`,
+	"JSON in a string":                `"{\"id_token\":\"` + canary + `\"}"`,
+	"JSON cut off":                    `{"client_assertion":"a ` + canary,
+	"name with a prefix":              "oauth_refresh_token=" + canary,
+	"name in another case":            "ClientSecret: " + canary,
+	"signature":                       "se=2030&sig=" + canary,
+	"key in a header":                 "Ocp-Apim-Subscription-Key: " + canary,
+	"cookie":                          "Set-Cookie: a=b; c=" + canary,
+	"web token":                       "got eyJhbGciOi" + canary + ".eyJ" + canary + ".x",
+	"web token within a word":         "x=eyJ" + canary,
+	"port that cannot be one":         `invalid port ":` + canary + `" after host`,
+}
+
+func TestTextHidesSecrets(t *testing.T) {
+	t.Parallel()
+	for name, s := range secrets {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, s := range []string{s, "a " + s + " b", s + "\n" + s, "(" + s + ")", strings.ToUpper(s[:1]) + s[1:]} {
+				assert.NotContains(t, Text(s), canary, s)
+			}
+		})
+	}
+}
+
+func TestTextKeepsWhatIsAround(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"a [Bearer x] b":                             "a [Bearer [redacted]] b",
+		"Basic,x: refused":                           "Basic,[redacted] refused",
+		"get https://u:p@contoso.com/a: EOF":         "get https://contoso.com/a: EOF",
+		`Get "https://contoso.com/a?x=y z": refused`: `Get "https://contoso.com/a": refused`,
+		"get https://contoso.com/a?x=y: refused":     "get https://contoso.com/a: refused",
+		"client_secret=x&client_id=y":                "client_secret=[redacted]&client_id=y",
+		`{"access_token":"x","expires_in":1}`:        `{"access_token":[redacted],"expires_in":1}`,
+		"map[Authorization:[Bearer x] Accept:[y]]":   "map[Authorization:[redacted] Accept:[y]]",
+	} {
+		assert.Equal(t, want, Text(in))
+	}
+}
+
+func TestTextOfAnyLength(t *testing.T) {
+	t.Parallel()
+	for n := range 300 {
+		s := strings.Repeat("a ", (Max-n)/2) + "https://user:pass word " + canary + strings.Repeat("x", 2*Max) + "@contoso.com/"
+		assert.NotContains(t, Text(s), canary, "cut off %d bytes after", n)
+	}
+	assert.LessOrEqual(t, len(Text(strings.Repeat("a ", Max))), Max)
+}
+
+func TestErrorHidesAddressesAnywhere(t *testing.T) {
+	t.Parallel()
+	below := &url.Error{Op: "Get", URL: "https://contoso.com/a?q=name: x " + canary, Err: io.EOF}
+	odd := &url.Error{Op: "Get", URL: "odd " + canary, Err: io.EOF}
+	_, parse := url.Parse(fmt.Sprintf("https://user:%s/x@contoso.com/", canary))
+	require.Error(t, parse)
+	for name, err := range map[string]error{
+		"top":            below,
+		"wrapped":        fmt.Errorf("token: %w", below),
+		"joined":         errors.Join(io.EOF, fmt.Errorf("x: %w", below)),
+		"two wrapped":    fmt.Errorf("%w and %w", odd, below),
+		"below another":  &url.Error{Op: "Post", URL: "https://contoso.com", Err: fmt.Errorf("x: %w", below)},
+		"no address":     fmt.Errorf("x: %w", odd),
+		"parse":          parse,
+		"parse, wrapped": fmt.Errorf("x: %w", parse),
+		"as text":        fmt.Errorf("x: %v", parse),
+	} {
+		assert.NotContains(t, Error(err), canary, name)
+	}
+	assert.Equal(t, `x: Get "https://contoso.com/a": EOF`, Error(fmt.Errorf("x: %w", below)))
+	assert.Equal(t, "EOF", Error(below), "the outermost address is known to who asks")
+}
+
+// FuzzText plants a canary in a secret of every kind, between any other words.
+func FuzzText(f *testing.F) {
+	kinds := slices.Sorted(maps.Keys(secrets))
+	for i := range kinds {
+		f.Add(uint8(i), "dial https://contoso.com/a?b=c: ", " refused", "x")
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, before, after, within string) {
+		name := kinds[int(kind)%len(kinds)]
+		if strings.Contains(before+after+within, canary) {
+			t.Skip()
+		}
+		within = strings.Map(func(r rune) rune { // what a secret can be made of
+			if r > ' ' && r < 0x7f && strings.ContainsRune("abcXYZ019-_.~+/", r) {
+				return r
+			}
+			return -1
+		}, within)
+		s := before + "\n" + strings.ReplaceAll(secrets[name], canary, within+canary) + "\n" + after
+		got := Text(s)
+		if strings.Contains(got, canary) {
+			t.Fatalf("%s: %q in %q", name, s, got)
+		}
+		if again := Text(got); len(got) <= Max && strings.Contains(again, canary) {
+			t.Fatalf("%s: %q", name, again)
+		}
+	})
+}

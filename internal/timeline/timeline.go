@@ -1,0 +1,358 @@
+// Package timeline shows on a terminal what the demonstrations live through: who
+// answers how many requests, what the failover library sees and does, and the
+// outages that a simulation plays.
+package timeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/d365failover/failover"
+)
+
+// A Timeline prints what happens as it happens: one line for every period with
+// the requests each endpoint has answered, and one for every event. It may be
+// used by several goroutines at once. [New] makes one.
+type Timeline struct {
+	out       io.Writer
+	color     bool
+	alternate string // host name
+
+	start   time.Time
+	stop    chan struct{}
+	printer sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows, and keeps lines whole
+	row     row
+	sum     Summary
+	trouble time.Time // of the last trip that no switch has followed yet
+	away    time.Time // since when the alternate is active, zero if it is not
+	ended   bool
+}
+
+// row is what has happened since the last line.
+type row struct {
+	requests [2]int // by endpoint
+	failures int
+	failure  error     // the first one
+	probes   [2]*probe // newest by endpoint, nil if there was none
+}
+
+// A Summary is what has happened in all.
+type Summary struct {
+	// Failures is how many jobs failed.
+	Failures int
+
+	requests    [2]int // by endpoint
+	switches    int
+	atRisk      int // writes, in the loss reports of the switches
+	onAlternate time.Duration
+	longest     string // what the longest call was
+	longestTook time.Duration
+	longestAt   time.Duration // when it began
+}
+
+// New returns a Timeline of an organization. It is in color if out is a
+// terminal.
+func New(out io.Writer, org failover.Org) *Timeline {
+	return &Timeline{out: out, color: wantsColor(out), alternate: org.Alternate.Hostname()}
+}
+
+// Begin prints the heading, and a line every period until [Timeline.End].
+func (t *Timeline) Begin(period time.Duration) {
+	fmt.Fprintln(t.out, t.paint(bold, fmt.Sprintf("%7s   %-*s%-*s%s", "time", column, "primary", column, "alternate", "probes")))
+	t.start, t.stop = time.Now(), make(chan struct{})
+	t.printer.Go(func() {
+		ticker := time.NewTicker(period)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				t.mu.Lock()
+				t.printRow()
+				t.mu.Unlock()
+			case <-t.stop:
+				return
+			}
+		}
+	})
+}
+
+// End prints what is left and returns the sum of it all. From then on out is
+// the caller's again: later events are not printed.
+func (t *Timeline) End() Summary {
+	close(t.stop)
+	t.printer.Wait()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.row != (row{}) {
+		t.printRow()
+	}
+	t.ended = true
+	if !t.away.IsZero() {
+		t.sum.onAlternate += time.Since(t.away)
+	}
+	return t.sum
+}
+
+// Call takes note of a call that is over: what it was, in a word, how long it
+// took, and the host that answered or was tried last, "" if none was.
+func (t *Timeline) Call(what, host string, took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	endpoint := failover.Primary
+	if host == t.alternate {
+		endpoint = failover.Alternate
+	}
+	if host != "" {
+		t.row.requests[endpoint]++
+		t.sum.requests[endpoint]++
+	}
+	if took > t.sum.longestTook {
+		t.sum.longest, t.sum.longestTook, t.sum.longestAt = what, took, time.Since(t.start)-took
+	}
+}
+
+// Failed takes note of a job that failed.
+func (t *Timeline) Failed(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sum.Failures++
+	t.row.failures++
+	t.row.failure = cmp.Or(t.row.failure, err)
+}
+
+// A Scene is something that happens to a simulated organization.
+type Scene struct {
+	Percent time.Duration // of the duration that are over when it happens
+	Text    string        // says what happens
+	Happen  func()
+}
+
+// Play lets the scenes happen in their order, each at its share of the
+// duration, and prints their texts. It returns after the last, or when ctx ends.
+func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Scene) {
+	start := time.Now()
+	for _, scene := range scenes {
+		select {
+		case <-time.After(time.Until(start.Add(duration * scene.Percent / 100))):
+		case <-ctx.Done():
+			return
+		}
+		t.Say("simulation", scene.Text)
+		scene.Happen()
+	}
+}
+
+// Say prints a line of the program's own.
+func (t *Timeline) Say(title, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.event(magenta, title, text)
+}
+
+// OnEvent is for [failover.Config.OnEvent].
+func (t *Timeline) OnEvent(e failover.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch e.Kind {
+	case failover.EventProbed: // too many for a line each
+		t.row.probes[e.From] = &probe{e.Err}
+	case failover.EventTripped:
+		t.trouble = e.Time
+		t.event(red, "tripped", fmt.Sprintf("%v: %s", e.From, brief(e.Fault)))
+	case failover.EventSwitched:
+		t.switched(e)
+	case failover.EventTokensSuspect: // of no concern to this program, which keeps none
+	default:
+		text := e.Reason
+		if e.Err != nil {
+			text += ": " + brief(e.Err)
+		}
+		t.event(yellow, e.Kind.String(), text)
+	}
+}
+
+// switched takes note of a switch. t.mu is held.
+func (t *Timeline) switched(e failover.Event) {
+	t.sum.switches++
+	text := fmt.Sprintf("%v → %v", e.From, e.To)
+	if !t.trouble.IsZero() {
+		text += fmt.Sprintf(", %v after the breaker tripped", max(round(e.Time.Sub(t.trouble)), time.Millisecond))
+	}
+	t.trouble = time.Time{}
+	if n := len(e.Loss.AtRisk); n > 0 {
+		text += fmt.Sprintf("; %d writes at risk", n)
+		t.sum.atRisk += n
+	}
+	if e.To == failover.Alternate {
+		t.away = e.Time
+	} else if !t.away.IsZero() {
+		t.sum.onAlternate += e.Time.Sub(t.away)
+		t.away = time.Time{}
+	}
+	t.event(green, "switched", text)
+}
+
+// event prints the line of an event. t.mu is held.
+func (t *Timeline) event(color, title, text string) {
+	if t.ended {
+		return
+	}
+	fmt.Fprintf(t.out, "%s   %s %s\n", t.clock(), t.paint(color, fmt.Sprintf("▶ %-10s", title)), text)
+}
+
+// column is the width of an endpoint's column.
+const column = 20
+
+// printRow prints the line of a period. t.mu is held.
+func (t *Timeline) printRow() {
+	line := t.clock() + "   " +
+		t.bar(cyan, t.row.requests[failover.Primary]) +
+		t.bar(yellow, t.row.requests[failover.Alternate]) +
+		t.paint(dim, t.row.probed())
+	fmt.Fprintln(t.out, strings.TrimRight(line, " "))
+	if n := t.row.failures; n > 0 {
+		t.event(red, "failed", fmt.Sprintf("%d, the first: %v", n, t.row.failure))
+	}
+	t.row = row{}
+}
+
+// probed returns the newest probes in short. Where both endpoints were probed a
+// decision was made, and the events before the row give the reasons.
+func (r *row) probed() string {
+	p, a := r.probes[failover.Primary], r.probes[failover.Alternate]
+	switch {
+	case p != nil && a != nil:
+		return "primary " + p.mark() + "  alternate " + a.mark()
+	case p != nil:
+		return "primary " + p.mark() + " " + p.reason()
+	case a != nil:
+		return "alternate " + a.mark() + " " + a.reason()
+	}
+	return ""
+}
+
+// probe is the result of one probe.
+type probe struct{ err error }
+
+func (p *probe) mark() string {
+	if p.err != nil {
+		return "✗"
+	}
+	return "✓"
+}
+
+func (p *probe) reason() string {
+	if p.err != nil {
+		return brief(p.err)
+	}
+	return "serves"
+}
+
+// bar returns n as a bar with its number.
+func (t *Timeline) bar(color string, n int) string {
+	if n == 0 {
+		return strings.Repeat(" ", column)
+	}
+	blocks := strings.Repeat("█", min(n, column-7))
+	number := " " + strconv.Itoa(n)
+	pad := max(0, column-utf8.RuneCountInString(blocks)-len(number))
+	return t.paint(color, blocks) + number + strings.Repeat(" ", pad)
+}
+
+// clock returns the time since the start.
+func (t *Timeline) clock() string { return fmt.Sprintf("%6.1fs", time.Since(t.start).Seconds()) }
+
+// brief returns the heart of an error: a service's code, a status, or the
+// error at the bottom of a network error.
+func brief(err error) string {
+	if f := (*failover.Fault)(nil); errors.As(err, &f) {
+		switch {
+		case f.Code == "0x8004B065":
+			return "fenced (0x8004B065)"
+		case f.Code != "":
+			return f.Code
+		case f.Status != 0:
+			return "status " + strconv.Itoa(f.Status)
+		case f.Err == nil:
+			return f.Class.String()
+		}
+		err = f.Err
+	}
+	for next := errors.Unwrap(err); next != nil; next = errors.Unwrap(err) {
+		err = next
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "failover: "), "\n")
+	return cmp.Or(first, "unknown error")
+}
+
+// round makes a duration readable.
+func round(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(100 * time.Millisecond)
+}
+
+// Print prints the summary.
+func (s Summary) Print(out io.Writer) {
+	fmt.Fprintf(out, "\nSummary\n")
+	primary, alternate := s.requests[failover.Primary], s.requests[failover.Alternate]
+	Item(out, "requests", primary+alternate, fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate))
+	Item(out, "failures", s.Failures, "seen by the callers")
+	Item(out, "switches", s.switches, "")
+	Item(out, "writes at risk", s.atRisk, "acknowledged so shortly before a switch that they may not have been copied")
+	Item(out, "on the alternate", round(s.onAlternate), "")
+	if s.longest != "" {
+		Item(out, "longest call", round(s.longestTook), fmt.Sprintf("a %s begun at %.1fs", s.longest, s.longestAt.Seconds()))
+	}
+}
+
+// Item prints a line of a summary.
+func Item(out io.Writer, title string, value any, note string) {
+	line := fmt.Sprintf("  %-18s%7v   %s", title, value, note)
+	fmt.Fprintln(out, strings.TrimRight(line, " "))
+}
+
+// Colors of a terminal (ECMA-48, SGR).
+const (
+	bold    = "1"
+	dim     = "2"
+	red     = "31"
+	green   = "32"
+	yellow  = "33"
+	magenta = "35"
+	cyan    = "36"
+)
+
+func (t *Timeline) paint(color, text string) string {
+	if !t.color || text == "" {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+// wantsColor reports whether out is a terminal whose user has nothing against
+// colors (https://no-color.org).
+func wantsColor(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	if runtime.GOOS == "windows" && os.Getenv("WT_SESSION") == "" {
+		return false // older consoles print the codes
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,350 @@
+package failover_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// Troubles of this machine and mistakes of the caller are no faults of the endpoint:
+// they do not count, leave no write in doubt, and lend nothing to the probes.
+func TestLocalTroublesAreNoFaults(t *testing.T) {
+	t.Parallel()
+	limited := func(errno syscall.Errno) func(*http.Transport) {
+		return func(base *http.Transport) {
+			base.DialContext = (&net.Dialer{Control: func(string, string, syscall.RawConn) error {
+				return os.NewSyscallError("socket", errno)
+			}}).DialContext
+		}
+	}
+	header := func(name, value string) func(*http.Request) *http.Request {
+		return func(req *http.Request) *http.Request { req.Header[name] = []string{value}; return req }
+	}
+	for _, test := range []struct {
+		name   string
+		base   func(*http.Transport)
+		change func(*http.Request) *http.Request
+		class  failover.Class
+		bare   bool // without a body
+	}{
+		{name: "EMFILE", base: limited(syscall.EMFILE)},
+		{name: "ENFILE", base: limited(syscall.ENFILE)},
+		{name: "EADDRNOTAVAIL", base: limited(syscall.EADDRNOTAVAIL)},
+		{name: "ENOBUFS", base: limited(syscall.ENOBUFS)},
+		{name: "ENOMEM", base: limited(syscall.ENOMEM)},
+		{name: "EMFILE while resolving", base: func(base *http.Transport) {
+			base.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Name: "contoso", Err: "dial udp 192.0.2.1:53: socket: too many open files"}}
+			}
+		}},
+		{name: "line break in a header", change: header("X-Contoso", "a\nb")},
+		{name: "line break in the token", change: header("Authorization", "Bearer canary\n")},
+		{name: "blank in the name of a header", change: header("X Contoso", "a")},
+		{name: "blank in the method", change: func(req *http.Request) *http.Request { req.Method = "NO GO"; return req }},
+		{name: "control character in the path", change: func(req *http.Request) *http.Request { req.URL.Opaque = "/a\x01"; return req }},
+		{name: "no header", change: func(req *http.Request) *http.Request { req.Header = nil; return req }},
+		{name: "length of no body", bare: true, change: func(req *http.Request) *http.Request { req.ContentLength = 7; return req }},
+		{name: "trailer", change: func(req *http.Request) *http.Request {
+			req.Trailer = http.Header{"Content-Length": nil}
+			req.ContentLength, req.TransferEncoding = -1, []string{"chunked"}
+			return req
+		}},
+		{name: "context was canceled", class: failover.ClassCanceled, change: func(req *http.Request) *http.Request {
+			ctx, cancel := context.WithCancel(req.Context())
+			cancel()
+			return req.WithContext(ctx)
+		}},
+		{name: "deadline was over", change: func(req *http.Request) *http.Request {
+			ctx, cancel := context.WithDeadline(req.Context(), time.Now())
+			context.AfterFunc(req.Context(), cancel)
+			return req.WithContext(ctx)
+		}},
+		{name: "GetBody fails", change: func(req *http.Request) *http.Request {
+			req.Body = io.NopCloser(strings.NewReader(strings.Repeat("x", 200)))
+			req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("disk gone") }
+			req.ContentLength = 200
+			return req
+		}, base: limited(syscall.EMFILE)},
+	} {
+		if test.class == 0 {
+			test.class = failover.ClassLocal
+		}
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run(test.name+"/"+method, func(t *testing.T) {
+				t.Parallel()
+				borrowed := make(chan string, 16)
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if strings.HasSuffix(r.URL.Path, "/WhoAmI") {
+						borrowed <- r.Header.Get("Authorization")
+					}
+				}))
+				defer server.Close()
+				base := new(http.Transport)
+				defer base.CloseIdleConnections()
+				if test.base != nil {
+					test.base(base)
+				}
+				transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Base: base, MaxBody: 100, Logger: slog.New(slog.DiscardHandler)})
+				require.NoError(t, err)
+				defer transport.Close()
+				for range 5 {
+					var body io.Reader
+					if method == http.MethodPost && !test.bare {
+						body = strings.NewReader("{}")
+					}
+					req, err := http.NewRequestWithContext(t.Context(), method, server.URL+accounts, body)
+					require.NoError(t, err)
+					req.Header.Set("Authorization", "Bearer canary")
+					if test.change != nil {
+						req = test.change(req)
+					}
+					if method == http.MethodGet && test.name == "GetBody fails" {
+						return // it has no body
+					}
+					resp, err := transport.RoundTrip(req)
+					require.Error(t, err)
+					_, inDoubt := failover.InDoubt(resp, err)
+					assert.False(t, inDoubt)
+					assert.Equal(t, test.class, lastFault(t, err).Class)
+					assert.Equal(t, failover.NotSent, lastFault(t, err).Delivery)
+					assert.Len(t, attempts(err), 1)
+				}
+				status := transport.Status()
+				assert.Equal(t, failover.StateClosed, status.Primary.State)
+				assert.False(t, status.Down)
+				transport.Switch(t.Context(), failover.Primary, "makes a probe")
+				select {
+				case auth := <-borrowed:
+					if test.class == failover.ClassLocal {
+						assert.Empty(t, auth)
+					}
+				default:
+					assert.NotNil(t, test.base, "the probe arrives")
+				}
+			})
+		}
+	}
+}
+
+func attempts(err error) []*failover.Fault {
+	var failure *failover.Error
+	if !errors.As(err, &failure) {
+		return nil
+	}
+	return failure.Attempts
+}
+
+func lastFault(t *testing.T, err error) *failover.Fault {
+	t.Helper()
+	all := attempts(err)
+	require.NotEmpty(t, all, "%v", err)
+	return all[len(all)-1]
+}
+
+// A call that ends in the queue for one of Base's connections has learnt nothing
+// about the endpoint; one that ends while a connection is made for it has.
+func TestWaitingForAPlaceInThePoolIsNoFault(t *testing.T) {
+	t.Parallel()
+	hang, hung := make(chan struct{}), make(chan struct{}, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hung <- struct{}{}
+		<-hang
+	}))
+	defer server.Close()
+	base := &http.Transport{MaxConnsPerHost: 1}
+	defer base.CloseIdleConnections()
+	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Base: base, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		req, _ := http.NewRequest(http.MethodGet, server.URL, nil)
+		if resp, err := transport.RoundTrip(req); assert.NoError(t, err) {
+			resp.Body.Close()
+		}
+	})
+	<-hung
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, method, server.URL, nil)
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(req)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, failover.ClassLocal, lastFault(t, err).Class)
+		assert.Equal(t, failover.NotSent, lastFault(t, err).Delivery)
+	}
+	close(hang)
+	wg.Wait()
+}
+
+func TestRequestCancelIsTheCallers(t *testing.T) {
+	t.Parallel()
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer server.Close()
+	defer close(hang)
+	client, transport, err := failover.Wrap(nil, server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	cancel := make(chan struct{})
+	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
+	require.NoError(t, err)
+	//lint:ignore SA1019 callers may still set it
+	req.Cancel = cancel
+	time.AfterFunc(10*time.Millisecond, func() { close(cancel) })
+	_, err = transport.RoundTrip(req)
+	require.Error(t, err)
+	assert.Equal(t, failover.ClassCanceled, lastFault(t, err).Class)
+
+	// The Timeout of a client, which uses Request.Cancel too, is how a black hole looks.
+	client.Timeout = 20 * time.Millisecond
+	_, err = client.Get(server.URL)
+	require.Error(t, err)
+	assert.Equal(t, failover.ClassTransient, transport.Status().Primary.LastFault.Class)
+}
+
+// A body that blocks, also one with GetBody, does not outlast the deadline.
+func TestABodyThatBlocksDoesNotOutlastTheDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport, err := failover.New(orgURL, &failover.Config{Base: &script{answers: answers(answer(204, ""))}, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		r, w := io.Pipe()
+		defer w.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, orgURL+accounts, r)
+		require.NoError(t, err)
+		req.GetBody = func() (io.ReadCloser, error) { return r, nil }
+		start := time.Now()
+		resp, err := transport.RoundTrip(req)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(start))
+		_, inDoubt := failover.InDoubt(resp, err)
+		assert.False(t, inDoubt)
+	})
+}
+
+// A body that fails while it is sent is the caller's, whether it can be had again or not.
+func TestABodyThatFailsOnTheWayIsTheCallers(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("disk gone")
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	defer server.Close()
+	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", MaxBody: 10, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	for _, again := range []bool{true, false} {
+		for range 4 {
+			open := func() (io.ReadCloser, error) {
+				return io.NopCloser(io.MultiReader(strings.NewReader(strings.Repeat("x", 100)), iotest.ErrReader(gone))), nil
+			}
+			body, _ := open()
+			req, err := http.NewRequest(http.MethodPut, server.URL, body)
+			require.NoError(t, err)
+			if again {
+				req.GetBody = open
+			}
+			_, err = transport.RoundTrip(req)
+			require.ErrorIs(t, err, gone)
+			require.Len(t, attempts(err), 1)
+			assert.Equal(t, failover.ClassLocal, lastFault(t, err).Class)
+		}
+	}
+	assert.Equal(t, failover.StateClosed, transport.Status().Primary.State)
+}
+
+// An answer that comes before the request's body was read leaves that to Base.
+func TestABodyIsNotWithdrawnFromAnAttemptThatWasAnswered(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 413, 503} {
+		read, done := make(chan struct{}), make(chan struct{})
+		transport, err := failover.New(orgURL, &failover.Config{MaxBody: 10, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler), Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Method == http.MethodGet {
+				return serves(req) // a probe
+			}
+			go func() {
+				defer close(done)
+				<-read
+				body, err := io.ReadAll(req.Body)
+				assert.NoError(t, err)
+				assert.Len(t, body, 100)
+				req.Body.Close()
+			}()
+			return answer(status, "")(req)
+		})})
+		require.NoError(t, err)
+		defer transport.Close()
+		body := &closeCounter{Reader: strings.NewReader(strings.Repeat("x", 100))}
+		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, body)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		assert.Equal(t, status, resp.StatusCode)
+		assert.Zero(t, body.closed.Load(), "Base has it")
+		close(read)
+		<-done
+		assert.EqualValues(t, 1, body.closed.Load())
+	}
+}
+
+// A program's own functions may panic or return a nil pointer as an error: the
+// request goes on, and the log says whose it was.
+func TestAPanicOfTheProgramsOwnFunctions(t *testing.T) {
+	t.Parallel()
+	var nothing *failover.Fault
+	for _, test := range []struct {
+		name   string
+		cfg    failover.Config
+		status int // 0: an error
+		logged string
+	}{
+		{"Classify", failover.Config{Classify: func(*http.Response, error) *failover.Fault { panic("canary") }}, 204, "function=Config.Classify"},
+		{"OnFault", failover.Config{OnFault: func(context.Context, failover.Attempt) { panic("canary") }}, 204, "function=Config.OnFault"},
+		{"Replay", failover.Config{Replay: func(*http.Request) bool { panic("canary") }}, 204, "function=Config.Replay"},
+		{"Authorize", failover.Config{Authorize: func(*http.Request) error { panic("canary") }}, 0, "function=Config.Authorize"},
+		{"nil pointer", failover.Config{Authorize: func(*http.Request) error { return nothing }}, 204, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				cfg := test.cfg
+				cfg.Base = &script{answers: answers(refuse(errDial), answer(204, "")), probe: onlyPrimaryServes}
+				cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+				transport, err := failover.New(orgURL, &cfg)
+				require.NoError(t, err)
+				req, err := http.NewRequest(http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
+				require.NoError(t, err)
+				resp, err := transport.RoundTrip(req)
+				if test.status != 0 {
+					require.NoError(t, err)
+					assert.Equal(t, test.status, resp.StatusCode)
+				} else {
+					require.Error(t, err)
+				}
+				transport.Close()
+				assert.Contains(t, log.String(), test.logged)
+			})
+		})
+	}
+}

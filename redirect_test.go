@@ -1,0 +1,200 @@
+package failover_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// redirecting is an organization with two servers that redirect as told, and a
+// client behind a Transport.
+type redirecting struct {
+	primary, alternate *httptest.Server
+	serves             [2]atomic.Bool // passes its probe
+	redirect           sync.Map       // host and path to the Location of the answer
+	client             *http.Client
+	transport          *failover.Transport
+
+	mu   sync.Mutex
+	seen []string // "primary POST /x body", probes left out
+}
+
+func startRedirecting(t *testing.T) *redirecting {
+	r := new(redirecting)
+	server := func(e failover.Endpoint) *httptest.Server {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasSuffix(req.URL.Path, "/WhoAmI") {
+				if !r.serves[e].Load() {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				fmt.Fprint(w, `{"OrganizationId":"00000000-0000-0000-0000-000000000001"}`)
+				return
+			}
+			body, _ := io.ReadAll(req.Body)
+			r.mu.Lock()
+			r.seen = append(r.seen, strings.TrimSpace(fmt.Sprint(e, " ", req.Method, " ", req.URL.Path, " ", string(body))))
+			r.mu.Unlock()
+			if location, ok := r.redirect.Load(e.String() + req.URL.Path); ok {
+				w.Header().Set("Location", location.(string))
+				w.WriteHeader(http.StatusTemporaryRedirect)
+				return
+			}
+			fmt.Fprint(w, e)
+		}))
+		t.Cleanup(s.Close)
+		return s
+	}
+	r.primary, r.alternate = server(failover.Primary), server(failover.Alternate)
+	r.serves[failover.Primary].Store(true)
+	base := r.primary.Client().Transport // trusts both: they have one certificate
+	var err error
+	r.client, r.transport, err = failover.Wrap(nil, r.primary.URL, &failover.Config{
+		Base: base, Alternate: r.alternate.URL, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() { r.transport.Close() })
+	return r
+}
+
+// post sends a body, follows redirects and returns the answer or the error.
+func (r *redirecting) post(t *testing.T, url string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("contoso"))
+	require.NoError(t, err)
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
+func (r *redirecting) requests() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen
+}
+
+// What a bare client does with a redirect between the two hosts of the pair, a
+// client behind a Transport does: the same requests in the same places.
+func TestARedirectBetweenTheEndpointsIsFollowed(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name      string
+		redirects map[string]string // P and A are the origins
+		active    failover.Endpoint
+		ask       string
+		want      []string
+		answer    string
+	}{
+		{name: "to the alternate", redirects: map[string]string{"primary/x": "A/y"}, ask: "P/x",
+			want: []string{"primary POST /x contoso", "alternate POST /y contoso"}, answer: "alternate"},
+		{name: "on from there", redirects: map[string]string{"primary/x": "A/y", "alternate/y": "/z", "alternate/z": "A/w"}, ask: "P/x",
+			want: []string{"primary POST /x contoso", "alternate POST /y contoso", "alternate POST /z contoso", "alternate POST /w contoso"}, answer: "alternate"},
+		{name: "and back", redirects: map[string]string{"primary/x": "A/y", "alternate/y": "P/z"}, ask: "P/x",
+			want: []string{"primary POST /x contoso", "alternate POST /y contoso", "primary POST /z contoso"}, answer: "primary"},
+		{name: "within the primary", redirects: map[string]string{"primary/x": "P/y", "primary/y": "/z"}, ask: "P/x",
+			want: []string{"primary POST /x contoso", "primary POST /y contoso", "primary POST /z contoso"}, answer: "primary"},
+		{name: "to the primary", redirects: map[string]string{"alternate/x": "P/y"}, active: failover.Alternate, ask: "A/x",
+			want: []string{"alternate POST /x contoso", "primary POST /y contoso"}, answer: "primary"},
+		{name: "within the alternate", redirects: map[string]string{"alternate/x": "A/y", "alternate/y": "/z"}, active: failover.Alternate, ask: "A/x",
+			want: []string{"alternate POST /x contoso", "alternate POST /y contoso", "alternate POST /z contoso"}, answer: "alternate"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			var got [2][]string
+			for i := range got { // bare, then behind a Transport
+				r := startRedirecting(t)
+				origins := strings.NewReplacer("P", r.primary.URL, "A", r.alternate.URL)
+				for from, to := range row.redirects {
+					r.redirect.Store(from, strings.NewReplacer("P/", r.primary.URL+"/", "A/", r.alternate.URL+"/").Replace(to))
+				}
+				if i == 0 {
+					r.client = r.primary.Client()
+				}
+				r.transport.Pin(row.active) // the one that redirects; what it asks for is another test's
+				assert.Equal(t, row.answer, r.post(t, origins.Replace(row.ask)))
+				got[i] = r.requests()
+			}
+			assert.Equal(t, row.want, got[0], "bare")
+			assert.Equal(t, row.want, got[1])
+		})
+	}
+}
+
+// A caller that names the primary while the alternate is active stays with the
+// alternate through its redirects to itself, which name the primary by then.
+func TestARedirectWithinTheActiveAlternateStaysThere(t *testing.T) {
+	t.Parallel()
+	r := startRedirecting(t)
+	r.redirect.Store("alternate/x", r.alternate.URL+"/y")
+	r.transport.Pin(failover.Alternate)
+	assert.Equal(t, "alternate", r.post(t, r.primary.URL+"/x"))
+	assert.Equal(t, []string{"alternate POST /x contoso", "alternate POST /y contoso"}, r.requests())
+}
+
+func TestEndpointsThatRedirectToEachOtherAreLeftToTheClient(t *testing.T) {
+	t.Parallel()
+	r := startRedirecting(t)
+	r.redirect.Store("primary/x", r.alternate.URL+"/x")
+	r.redirect.Store("alternate/x", r.primary.URL+"/x")
+	r.transport.Pin(failover.Primary)
+	assert.Contains(t, r.post(t, r.primary.URL+"/x"), "stopped after 10 redirects")
+	assert.Len(t, r.requests(), 10)
+}
+
+// A redirect to the other endpoint is the service's own word: both are asked.
+func TestARedirectToTheOtherEndpointAsksBoth(t *testing.T) {
+	t.Parallel()
+	t.Run("the other serves", func(t *testing.T) {
+		t.Parallel()
+		r := startRedirecting(t)
+		r.serves[failover.Alternate].Store(true)
+		r.redirect.Store("primary/x", r.alternate.URL+"/x")
+		assert.Equal(t, "alternate", r.post(t, r.primary.URL+"/x"))
+		require.Eventually(t, func() bool { return r.transport.Status().Active == failover.Alternate }, 10*time.Second, 5*time.Millisecond)
+		assert.Equal(t, "alternate", r.post(t, r.primary.URL+"/x"))
+		assert.Equal(t, []string{"primary POST /x contoso", "alternate POST /x contoso", "alternate POST /x contoso"}, r.requests())
+	})
+	t.Run("the other does not", func(t *testing.T) {
+		t.Parallel()
+		r := startRedirecting(t)
+		r.redirect.Store("primary/x", r.alternate.URL+"/x")
+		assert.Equal(t, "alternate", r.post(t, r.primary.URL+"/x"))
+		require.Eventually(t, func() bool { return !r.transport.Status().Alternate.LastProbe.IsZero() }, 10*time.Second, 5*time.Millisecond)
+		status := r.transport.Status()
+		assert.Equal(t, failover.Primary, status.Active)
+		assert.False(t, status.Down)
+		assert.Equal(t, "primary", r.post(t, r.primary.URL+"/y"))
+	})
+}
+
+// The primary's faults are its own: what a redirect has led to counts for nobody.
+func TestAFaultBehindARedirectDoesNotTripTheActiveEndpoint(t *testing.T) {
+	t.Parallel()
+	r := startRedirecting(t)
+	r.redirect.Store("primary/x", r.alternate.URL+"/x")
+	r.alternate.Close()
+	for range 5 {
+		r.post(t, r.primary.URL+"/x")
+	}
+	status := r.transport.Status()
+	assert.Equal(t, failover.Primary, status.Active)
+	assert.Equal(t, failover.StateClosed, status.Primary.State)
+	assert.Empty(t, status.Primary.Faults)
+	assert.Equal(t, "primary", r.post(t, r.primary.URL+"/y"))
+}

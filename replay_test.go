@@ -1,0 +1,210 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// servicesSpace begins the actions of Organization.svc.
+const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
+
+const (
+	retrieveAction = servicesSpace + "/IOrganizationService/Retrieve"
+	multipleAction = servicesSpace + "/IOrganizationService/RetrieveMultiple"
+	createAction   = servicesSpace + "/IOrganizationService/Create"
+	executeAction  = servicesSpace + "/IOrganizationService/Execute"
+)
+
+// execute returns an envelope that executes the request of a name and an
+// xsi:type ("" for none); action goes into wsa:Action unless it is "".
+func execute(action, kind, name string) string {
+	header, attr := "", ""
+	if action != "" {
+		header = `<s:Header><a:Action xmlns:a="http://www.w3.org/2005/08/addressing" s:mustUnderstand="1">` + action + `</a:Action></s:Header>`
+	}
+	if kind != "" {
+		attr = ` xmlns:i="http://www.w3.org/2001/XMLSchema-instance" xmlns:c="http://schemas.microsoft.com/crm/2011/Contracts" i:type="` + kind + `"`
+	}
+	return `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/">` + header + `<s:Body><Execute xmlns="` + servicesSpace +
+		`"><request` + attr + ` xmlns:x="http://schemas.microsoft.com/xrm/2011/Contracts"><x:Parameters/><x:RequestName>` + name +
+		`</x:RequestName></request></Execute></s:Body></s:Envelope>`
+}
+
+// retrieve returns an envelope whose body holds the element of an operation;
+// action goes into wsa:Action unless it is "".
+func retrieve(action, operation string) string {
+	header := ""
+	if action != "" {
+		header = `<s:Header><a:Action xmlns:a="http://www.w3.org/2005/08/addressing" s:mustUnderstand="1">` + action + `</a:Action></s:Header>`
+	}
+	return `<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope">` + header + `<s:Body><` + operation + ` xmlns="` + servicesSpace +
+		`"><entityName>account</entityName></` + operation + `></s:Body></s:Envelope>`
+}
+
+// batchOf returns a batch with one part for each request line.
+func batchOf(lines ...string) string {
+	var b strings.Builder
+	for _, line := range lines {
+		fmt.Fprintf(&b, "--contoso\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n%s HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n", line)
+	}
+	return b.String() + "--contoso--\r\n"
+}
+
+type header map[string]string
+
+// noValue stands for a header with a list of values that is empty.
+const noValue = "\x00"
+
+var replayRows = []struct {
+	name   string
+	method string
+	path   string // default: an entity set
+	header header
+	body   string
+	mark   func(context.Context) context.Context
+	config Config
+	// may the request be sent again if the outcome of the attempt is unknown?
+	// After NotSent and Refused it always may, unless never is set.
+	unknown bool
+	never   bool
+	why     string
+}{
+	{name: "GET", method: "GET", unknown: true, why: "a read"},
+	{name: "no method", method: "", unknown: true, why: "means GET"},
+	{name: "HEAD", method: "HEAD", unknown: true, why: "a read"},
+	{name: "OPTIONS", method: "OPTIONS", unknown: true, why: "a read"},
+	{name: "PUT", method: "PUT", body: "{}", unknown: true, why: "sets a value, twice the same"},
+	{name: "DELETE", method: "DELETE", unknown: true, why: "gone is gone"},
+	{name: "PUT if match", method: "PUT", header: header{"If-Match": `W/"7"`}, unknown: true, why: "the second one fails if the first was done"},
+	{name: "DELETE if match", method: "DELETE", header: header{"If-Match": `W/"7"`}, unknown: true, why: "the second one fails if the first was done"},
+	{name: "PATCH if match", method: "PATCH", header: header{"If-Match": `W/"7"`}, unknown: true, why: "the second one fails if the first was done"},
+	{name: "PATCH if match any", method: "PATCH", header: header{"If-Match": "*"}, unknown: true, why: "an update, never a stub"},
+	{name: "PATCH if none match", method: "PATCH", header: header{"If-None-Match": "*"}, unknown: true, why: "a create, which fails the second time"},
+	{name: "PATCH", method: "PATCH", why: "an upsert could create a stub of a record that was lost"},
+	{name: "PATCH if none match a tag", method: "PATCH", header: header{"If-None-Match": `W/"7"`}, why: "still an upsert"},
+	{name: "POST", method: "POST", body: "{}", why: "would create a second record"},
+	{name: "POST if match", method: "POST", header: header{"If-Match": "*"}, body: "{}", why: "a condition means nothing to a create"},
+	{name: "idempotency key without a value", method: "POST", header: header{"Idempotency-Key": noValue}, unknown: true, why: "net/http's rule: not sent, but marked"},
+	{name: "empty idempotency key", method: "POST", header: header{"Idempotency-Key": ""}, why: "no key at all, sent on by a proxy"},
+	{name: "blank idempotency key", method: "POST", header: header{"X-Idempotency-Key": " \t"}, why: "no key at all"},
+	{name: "PATCH if match, several", method: "PATCH", header: header{"If-Match": `W/"7", "8"`}, unknown: true, why: "a list of tags is a condition"},
+	{name: "PATCH if match, empty", method: "PATCH", header: header{"If-Match": ""}, why: "no condition: an upsert"},
+	{name: "PATCH if match, blank", method: "PATCH", header: header{"If-Match": " "}, why: "no condition: an upsert"},
+	{name: "PATCH if match, no tag", method: "PATCH", header: header{"If-Match": "7"}, why: "what is no tag may be ignored"},
+	{name: "PATCH if match, empty tag", method: "PATCH", header: header{"If-Match": `W/""`}, why: "a variable that was not set"},
+	{name: "PATCH if match, broken tag", method: "PATCH", header: header{"If-Match": `W/"7`}, why: "what is no tag may be ignored"},
+	{name: "PATCH if match, tag and word", method: "PATCH", header: header{"If-Match": `W/"7", x`}, why: "what is no tag may be ignored"},
+	{name: "PATCH if none match, blanks", method: "PATCH", header: header{"If-None-Match": " * "}, unknown: true, why: "a create, which fails the second time"},
+	{name: "PATCH if none match, empty", method: "PATCH", header: header{"If-None-Match": ""}, why: "no condition: an upsert"},
+	{name: "PUT that means another method", method: "PUT", header: header{"X-HTTP-Method": "POST"}, why: "a server may do what the header says"},
+	{name: "GET that means another method", method: "GET", header: header{"X-HTTP-Method-Override": "DELETE"}, why: "a server may do what the header says"},
+	{name: "GET that means another method, with a key", method: "GET", header: header{"X-HTTP-Method-Override": "DELETE", "Idempotency-Key": "7"}, unknown: true, why: "the caller vouches for it"},
+	{name: "GET that takes away", method: "GET", path: "/api/connector/dequeue/00000000-0000-0000-0000-000000000001", why: "the next message of a queue, which is gone then"},
+	{name: "GET of a function", method: "GET", path: "/api/data/v9.2/RetrieveVersion()", unknown: true, why: "functions change nothing"},
+	{name: "unknown method", method: "MERGE", body: "{}", why: "an update of OData v2; not known to be safe"},
+	{name: "idempotency key", method: "POST", header: header{"Idempotency-Key": "7"}, unknown: true, why: "net/http's rule"},
+	{name: "idempotency key, X-", method: "POST", header: header{"X-Idempotency-Key": "7"}, unknown: true, why: "net/http's rule"},
+	{name: "WithReplay", method: "POST", body: "{}", mark: WithReplay, unknown: true, why: "the caller vouches for it"},
+	{name: "NoReplay GET", method: "GET", mark: NoReplay, never: true, why: "the caller forbids it"},
+	{name: "NoReplay POST", method: "POST", body: "{}", mark: NoReplay, never: true, why: "the caller forbids it"},
+	{name: "NoReplay with key", method: "POST", header: header{"Idempotency-Key": "7"}, mark: NoReplay, never: true, why: "the caller forbids it"},
+	{name: "Config.Replay", method: "POST", body: "{}", config: Config{Replay: func(*http.Request) bool { return true }}, unknown: true, why: "the service vouches for it"},
+	{name: "Config.Replay says no", method: "POST", body: "{}", config: Config{Replay: func(*http.Request) bool { return false }}, why: "it adds, it does not take away"},
+
+	{name: "SOAP 1.1 Retrieve", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": `"` + retrieveAction + `"`}, body: retrieve("", "Retrieve"), unknown: true, why: "a read by its header"},
+	{name: "SOAP 1.1 RetrieveMultiple, no quotes", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": multipleAction}, body: retrieve("", "RetrieveMultiple"), unknown: true, why: "a read by its header and its body"},
+	{name: "SOAP 1.1 Create", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": createAction}, body: execute("", "", "WhoAmI"), why: "a write by its header"},
+	{name: "SOAP 1.1 WhoAmI", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "c:WhoAmIRequest", "WhoAmI"), unknown: true, why: "a read by its request"},
+	{name: "SOAP 1.1 RetrieveVersion, untyped", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "", "RetrieveVersion"), unknown: true, why: "a read by its name"},
+	{name: "SOAP 1.1 general request", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "x:OrganizationRequest", "RetrieveVersion"), unknown: true, why: "a read by its name"},
+	{name: "SOAP 1.1 WinOpportunity", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "c:WinOpportunityRequest", "WinOpportunity"), why: "a write"},
+	{name: "SOAP 1.1 custom request", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "", "contoso_RetrieveAndClose"), why: "nobody knows what it does"},
+	{name: "SOAP 1.1 type against name", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "c:WinOpportunityRequest", "WhoAmI"), why: "in doubt a write"},
+	{name: "SOAP 1.1 ExecuteMultiple", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: execute("", "x:ExecuteMultipleRequest", "ExecuteMultiple"), why: "holds writes"},
+	{name: "SOAP 1.1 broken envelope", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": executeAction}, body: "<s:Envelope", why: "in doubt a write"},
+	{name: "SOAP 1.2 Retrieve by parameter", method: "POST", header: header{"Content-Type": `application/soap+xml; charset=utf-8; action="` + retrieveAction + `"`}, body: retrieve("", "Retrieve"), unknown: true, why: "a read by its media type"},
+	{name: "SOAP 1.2 Retrieve by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: retrieve(retrieveAction, "Retrieve"), unknown: true, why: "a read by its envelope"},
+	{name: "SOAP 1.2 WhoAmI by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute(executeAction, "c:WhoAmIRequest", "WhoAmI"), unknown: true, why: "a read by its envelope"},
+	{name: "SOAP 1.2 Create by wsa:Action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute(createAction, "", "WhoAmI"), why: "a write by its envelope"},
+	{name: "SOAP 1.2 no action", method: "POST", header: header{"Content-Type": "application/soap+xml"}, body: execute("", "c:WhoAmIRequest", "WhoAmI"), why: "in doubt a write"},
+	{name: "SOAP 1.1 Retrieve without a message", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": retrieveAction}, why: "in doubt a write"},
+	{name: "SOAP 1.1 Retrieve that creates", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": retrieveAction}, body: retrieve("", "Create"), why: "the envelope says otherwise"},
+	{name: "SOAP 1.2 Create with a left-over SOAPAction", method: "POST", header: header{"Content-Type": "application/soap+xml", "SOAPAction": retrieveAction}, body: retrieve(createAction, "Create"), why: "the two differ"},
+	{name: "SOAP 1.2 Retrieve with a left-over SOAPAction", method: "POST", header: header{"Content-Type": "application/soap+xml", "SOAPAction": createAction}, body: retrieve(retrieveAction, "Retrieve"), why: "the two differ"},
+	{name: "SOAP 1.2 Create with the element of a retrieve", method: "POST", header: header{"Content-Type": "application/soap+xml", "SOAPAction": retrieveAction}, body: retrieve(createAction, "Retrieve"), why: "the two differ"},
+	{name: "SOAP action of another service", method: "POST", header: header{"Content-Type": "text/xml", "SOAPAction": "urn:contoso/IOrganizationService/Retrieve"}, why: "a name is not enough"},
+
+	{name: "batch of reads", method: "POST", path: "/api/data/v9.2/$batch", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
+		body: batchOf("GET accounts", "GET /api/data/v9.2/contacts"), unknown: true, why: "reads only"},
+	{name: "batch with a write", method: "POST", path: "/api/data/v9.2/$batch", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
+		body: batchOf("GET accounts", "POST accounts"), why: "one write is enough"},
+	{name: "batch with a change set", method: "POST", path: "/api/data/v9.2/$batch", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
+		body: "--contoso\r\nContent-Type: multipart/mixed; boundary=inner\r\n\r\n--inner\r\nContent-Type: application/http\r\n\r\nDELETE accounts(1) HTTP/1.1\r\n\r\n--inner--\r\n--contoso--\r\n", why: "one write is enough"},
+	{name: "batch that is cut off", method: "POST", path: "/api/data/v9.2/$batch", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
+		body: strings.TrimSuffix(batchOf("GET accounts"), "--contoso--\r\n"), why: "in doubt a write"},
+	{name: "batch with an encoded part", method: "POST", path: "/api/data/v9.2/$batch", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
+		body: strings.ReplaceAll(batchOf("GET accounts"), "binary", "base64"), why: "in doubt a write"},
+	{name: "batch elsewhere", method: "POST", path: "/upload", header: header{"Content-Type": "multipart/mixed; boundary=contoso"},
+		body: batchOf("GET accounts"), why: "not a batch"},
+}
+
+// Every cell of the table of what may be sent again.
+func TestMaySendAgain(t *testing.T) {
+	t.Parallel()
+	org, err := ParseOrg("https://contoso.crm.dynamics.com")
+	require.NoError(t, err)
+	seen := make(map[string]bool)
+	for _, row := range replayRows {
+		require.NotEmpty(t, row.why, row.name)
+		require.False(t, seen[row.name], "%s is there twice", row.name)
+		seen[row.name] = true
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			if row.path == "" {
+				row.path = "/api/data/v9.2/accounts"
+			}
+			req, err := http.NewRequest(row.method, "https://contoso.crm.dynamics.com"+row.path, strings.NewReader(row.body))
+			require.NoError(t, err)
+			req.Method = row.method
+			for k, v := range row.header {
+				req.Header.Set(k, v)
+				if v == noValue {
+					req.Header[http.CanonicalHeaderKey(k)] = nil
+				}
+			}
+			if row.mark != nil {
+				req = req.WithContext(row.mark(req.Context()))
+			}
+			c := &call{t: &Transport{org: org, cfg: row.config}, req: req}
+			require.NoError(t, c.body.load(req, 1<<20))
+			for delivery, want := range map[Delivery]bool{
+				NotSent: !row.never, Refused: !row.never, Unknown: row.unknown, Answered: row.unknown,
+			} {
+				assert.Equal(t, want, c.maySendAgain(&Fault{Class: ClassTransient, Delivery: delivery}), "%v: %s", delivery, row.why)
+			}
+		})
+	}
+}
+
+// A body that can be had only once rules a repeat out once it was touched,
+// whatever the request.
+func TestAStreamMayNotBeSentAgain(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"GET", "PUT", "POST"} {
+		req, err := http.NewRequest(method, "https://contoso.crm.dynamics.com/", struct{ *strings.Reader }{strings.NewReader("contoso")})
+		require.NoError(t, err)
+		c := &call{t: new(Transport), req: req}
+		require.NoError(t, c.body.load(req, 3))
+		body, err := c.body.next()
+		require.NoError(t, err)
+		_, err = body.Read(make([]byte, 1))
+		require.NoError(t, err)
+		assert.True(t, c.body.spent(), method)
+	}
+}
