@@ -46,8 +46,8 @@ type fleet struct {
 	refused uint64
 	changes []time.Time // when the generation of the record was last seen to change
 
-	failing   error         // why the Transport is on its own: that of the last use of the store
-	unwritten error         // that of the last write
+	unread    error         // of the last load
+	unwritten error         // of the last write
 	goodSince time.Time     // the store, which counts as lost, answers well
 	foundIn   time.Duration // after so long it counts as found
 
@@ -70,7 +70,7 @@ const (
 	// grows to fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
 	lostPoll   = 2 * time.Second
-	// fleetTimeout bounds every use of the store, and what New waits for in all.
+	// fleetTimeout bounds every use of the store, and the probe that New waits for.
 	fleetTimeout = time.Second
 	// foundAfter is how long a store that was lost has to answer well, each time
 	// within half of fleetTimeout, before it counts as found. It doubles, up to maxFound,
@@ -106,9 +106,7 @@ func (t *Transport) join() {
 		status: FleetStatus{Member: member}, pace: intervals(firstPace, lastPace, 2),
 	}
 	t.fleet.word = t.fleet.store.Changes(t.ctx, t.fleet.organization)
-	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
-	defer cancel()
-	settled := t.sync(ctx, true)
+	settled := t.sync(true)
 	t.wg.Go(func() { t.keepInStep(settled) })
 }
 
@@ -140,7 +138,7 @@ func (t *Transport) keepInStep(settled bool) {
 		case <-t.fleet.wake:
 		case <-time.After(wait):
 		}
-		settled = t.sync(t.ctx, false)
+		settled = t.sync(false)
 	}
 }
 
@@ -162,8 +160,8 @@ const (
 
 // sync brings the Transport and its fleet in step as far as that can be done
 // now, and reports whether nothing is left to do.
-func (t *Transport) sync(ctx context.Context, joining bool) (settled bool) {
-	rec, clock, err := t.load(ctx)
+func (t *Transport) sync(joining bool) (settled bool) {
+	rec, clock, err := t.load()
 	if err != nil {
 		return false
 	}
@@ -176,7 +174,12 @@ func (t *Transport) sync(ctx context.Context, joining bool) (settled bool) {
 	case restore:
 		settled = t.restore(rec, clock)
 	case follow:
-		if !joining {
+		ctx := t.ctx
+		if joining {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
+			defer cancel()
+		} else {
 			t.pause(random.N(followSpread))
 		}
 		if len(t.fleet.word) == 0 { // else look again: the fleet may be elsewhere by now
@@ -232,8 +235,8 @@ func (t *Transport) pause(d time.Duration) {
 }
 
 // load reads the record and keeps it for Status.
-func (t *Transport) load(ctx context.Context) (Record, time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+func (t *Transport) load() (Record, time.Time, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
 	began := time.Now()
 	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
@@ -294,7 +297,7 @@ func (t *Transport) swap(rec, next Record) (swapped bool) {
 // done.
 func (t *Transport) amend(change func(*Record) bool) bool {
 	for range 3 {
-		rec, _, err := t.load(t.ctx)
+		rec, _, err := t.load()
 		next := rec
 		if err != nil || !change(&next) {
 			return false
@@ -306,33 +309,31 @@ func (t *Transport) amend(change func(*Record) bool) bool {
 	return false
 }
 
-// loaded takes note of how reading the store ended, and wrote of how writing did.
-// A store that can be read but not be written to does not answer.
-func (t *Transport) loaded(began time.Time, err error) {
-	t.used(began, func(f *fleet) error { return cmp.Or(err, f.unwritten) })
-}
+// failing returns why the Transport is on its own, nil if it is not: the store has to
+// be read and to be written to. Transport.mu is held.
+func (f *fleet) failing() error { return cmp.Or(f.unread, f.unwritten) }
 
-func (t *Transport) wrote(began time.Time, err error) {
-	t.used(began, func(f *fleet) error { f.unwritten = err; return err })
-}
+// loaded takes note of how reading the store ended, and wrote of how writing did.
+func (t *Transport) loaded(began time.Time, err error) { t.used(began, &t.fleet.unread, err) }
+func (t *Transport) wrote(began time.Time, err error)  { t.used(began, &t.fleet.unwritten, err) }
 
 // used takes note of a use of the store. An error loses it; that it is found takes
 // more than an answer, for a store in trouble gives some now and then.
-func (t *Transport) used(began time.Time, outcome func(*fleet) error) {
+func (t *Transport) used(began time.Time, outcome *error, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		return // the end of the Transport proves nothing
 	}
 	f, now, active := t.fleet, time.Now(), t.state.Load().active
-	f.failing = outcome(f)
-	was := f.status.Err
+	*outcome = err
+	failing, was := f.failing(), f.status.Err
 	switch {
-	case f.failing != nil:
+	case failing != nil:
 		if !f.goodSince.IsZero() {
 			f.foundIn = min(2*f.foundIn, maxFound)
 		}
-		f.status.Err, f.goodSince = forShow(f.failing), time.Time{}
+		f.status.Err, f.goodSince = forShow(failing), time.Time{}
 		if was == nil {
 			f.foundIn = foundAfter
 			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: f.status.Err})

@@ -210,7 +210,7 @@ func TestFleetSurvivesPoison(t *testing.T) {
 	require.NoError(t, f.admin.Del(context.Background(), recordKey).Err())
 	poison("nothing", "of interest") // and word of it
 	f.admin.HDel(t.Context(), recordKey, "nothing")
-	f.eventually("in step", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("in step", 60*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
