@@ -168,23 +168,29 @@ func (t *Transport) sync(joining bool) (settled bool) {
 	if joining {
 		t.fleet.asked = [2]uint64{rec.Questions, rec.Recoveries}
 	}
-	switch st, next := t.nextStep(rec, clock); next {
+	ctx := t.ctx
+	st, next := t.nextStep(rec, clock)
+	switch {
+	case joining:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
+		defer cancel()
+	case next == follow:
+		t.pause(random.N(followSpread))
+		if len(t.fleet.word) > 0 { // the fleet may be elsewhere by now
+			if rec, clock, err = t.load(); err != nil {
+				return false
+			}
+			st, next = t.nextStep(rec, clock)
+		}
+	}
+	switch next {
 	case tell:
 		settled = t.tell(st, rec, clock)
 	case restore:
 		settled = t.restore(rec, clock)
 	case follow:
-		ctx := t.ctx
-		if joining {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
-			defer cancel()
-		} else {
-			t.pause(random.N(followSpread))
-		}
-		if len(t.fleet.word) == 0 { // else look again: the fleet may be elsewhere by now
-			settled = t.followTo(ctx, st, rec, clock)
-		}
+		settled = t.followTo(ctx, st, rec, clock)
 	default:
 		settled = true
 	}
@@ -415,6 +421,10 @@ func (t *Transport) tell(st *state, rec Record, clock time.Time) (told bool) {
 func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) {
 	f := t.fleet
 	t.mu.Lock()
+	if t.state.Load().active != st.active { // it has moved on
+		t.mu.Unlock()
+		return false
+	}
 	generation := rec.Generation
 	if older(generation, f.known.Generation) {
 		generation = f.known.Generation

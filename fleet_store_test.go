@@ -123,6 +123,26 @@ func TestARestoredRecordHidesNoSwitch(t *testing.T) {
 	})
 }
 
+// told is a store that tells of changes as soon as it is asked to.
+type told struct{ failover.Shared }
+
+func (told) Changes(context.Context, string) <-chan struct{} {
+	c := make(chan struct{}, 1)
+	c <- struct{}{}
+	return c
+}
+
+// Word of a change that comes early does not keep a process from beginning where the
+// fleet is.
+func TestWordDoesNotDelayTheStart(t *testing.T) {
+	tellOfAFleet(t, 0, failover.Config{}, func(s *fleetStory) {
+		s.org.FailOver()
+		s.poison(failover.Record{Active: failover.Alternate, Generation: 1, Since: time.Now()})
+		s.cfg.Shared = told{s.store}
+		assert.Equal(s, failover.Alternate, s.start().active())
+	})
+}
+
 // However a store is out of order: it is lost once and found once.
 func TestAStoreIsLostOnceAndFoundOnce(t *testing.T) {
 	var n atomic.Int64
