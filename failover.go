@@ -165,7 +165,8 @@ type Config struct {
 	// ManualFailback.
 	ProbeInterval time.Duration
 
-	// MaxProbeInterval is what ProbeInterval grows to. Zero: 60 s, or
+	// MaxProbeInterval is what ProbeInterval grows to; a fleet probes once in one and a
+	// half ProbeIntervals all the same. Zero: 60 s, or
 	// ProbeInterval if that is longer. Negative: it does not grow.
 	MaxProbeInterval time.Duration
 
@@ -221,9 +222,10 @@ type Config struct {
 
 	// Shared is where the processes of a fleet keep what they know together.
 	// A switch of one is then followed by all others, each after a passed probe
-	// of its own; one of them at a time probes for the fail-back; and dwell and
-	// latch count the switches of all. New waits up to a second, for a probe and
-	// for ConfirmSwitch, to start out where the fleet is. No request waits for
+	// of its own, within a second; one of them at a time probes for the fail-back, or
+	// while they are down, and they count Rise together; dwell and
+	// latch count the switches of all. New waits up to two seconds, for the store, and for a
+	// probe and for ConfirmSwitch, to start out where the fleet is. No request waits for
 	// Shared (unless Quorum asks for more than one process, and then only those
 	// that wait for a switch), and without an answer from it the Transport is on
 	// its own. Close does not close it. Nil: there is no fleet.
@@ -231,9 +233,10 @@ type Config struct {
 
 	// Quorum is how many processes of the fleet must have seen the active
 	// endpoint fail, within a minute, before the first of them switches to the
-	// alternate. A fence and a switch by hand need none; nor does a process that
-	// Shared does not answer. Only requests find out that an endpoint fails:
-	// processes without traffic are no witnesses. Zero: 1. Negative: 1.
+	// alternate. The others are asked: those without traffic probe the endpoint. A fence
+	// and a switch by hand need none. A process that Shared does not answer
+	// switches on its own, but the fleet is not told before the quorum is there; if the fleet's
+	// endpoint serves the process again, it goes back. Zero: 1. Negative: 1.
 	Quorum int
 
 	// OnFault, if set, is told of every attempt that met a fault, by the
