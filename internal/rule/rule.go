@@ -108,6 +108,8 @@ type Findings struct {
 	Active, Other Outcome
 	// Reached: a new connection to the active side has led to an answer.
 	Reached bool
+	// Moved: from an address at which the active side was not seen before.
+	Moved bool
 	// Alive: the active side has given a healthy answer to a request since the
 	// question was asked, or since what raised it.
 	Alive bool
@@ -189,7 +191,8 @@ func (r *Rule) Conclude(now time.Time, question uint64, f Findings, hold time.Du
 	if !r.open(question) {
 		return Undecided, false
 	}
-	if !r.evidence.Decides {
+	// A fault, and another place behind the name that serves, decide as well.
+	if !r.evidence.Decides && !(f.Moved && f.Active == Passed) {
 		r.asking = false
 		r.kept, r.keptAt, r.quietTill = f, now, now.Add(hold)
 		return Undecided, false
