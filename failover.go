@@ -88,9 +88,10 @@ type Config struct {
 
 	// Instrument wraps the *http.Transport that requests are sent over, for tracing or
 	// signing, and may return it as it is. Unlike a Base that is wrapped already, it lets the
-	// Transport renew its connections. New calls it, and so does each renewal. Probes
-	// do not go through the wrapper. Nil, or if Base is no *http.Transport: nothing is
-	// wrapped.
+	// Transport renew its connections. (In one respect all wrappers are alike: if a
+	// connection breaks, they hide the proof that nothing of a write was sent, and the
+	// write is in doubt.) New calls Instrument, and so does each renewal. Probes do not go
+	// through the wrapper. Nil, or if Base is no *http.Transport: nothing is wrapped.
 	Instrument func(http.RoundTripper) http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the
