@@ -88,7 +88,7 @@ func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *quest
 	now := time.Now()
 	switch t.rule.See(now, t.rule.Epoch, e) {
 	case rule.Ignore:
-		if found, ok := t.rule.Kept(now); ok && rule.Judge(false, found) == rule.Move {
+		if _, ok := t.rule.Kept(now); ok {
 			return t.question // which has found that the traffic is to move
 		}
 		return nil
@@ -148,9 +148,8 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 			t.refusedLocked(q, why)
 		}
 	case rule.Undecided:
-		if t.rule.Epoch == q.st.epoch { // an early question: what it has found is kept
-			t.found = found
-			q.move = rule.Judge(false, found.Findings) == rule.Move
+		if kept, ok := t.rule.Kept(time.Now()); ok && kept == found.Findings { // an early question
+			t.found, q.move = found, true
 		}
 	}
 	t.mu.Unlock()
@@ -163,9 +162,9 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 func (t *Transport) keptFindings(q *question) (findings, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept, ok := t.rule.Kept(time.Now())
+	_, ok := t.rule.Kept(time.Now())
 	_, evidence := t.rule.Question()
-	return t.found, ok && evidence.Decides && rule.Judge(evidence.Definite(), kept) != rule.Undecided
+	return t.found, ok && evidence.Decides
 }
 
 // movedBehindLocked says what speaks for a failover that has kept the address: the kind
