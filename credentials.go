@@ -23,7 +23,7 @@ type credential struct {
 }
 
 // maxCredentials bounds what is kept, the rejected ones included, so that nobody has
-// them tried again by turns.
+// them tried again in rotation.
 const maxCredentials = 8
 
 // offer keeps the header of a request. Proven: the request was answered in good health.

@@ -9,7 +9,7 @@
 //	https://contoso.api.crm.dynamics.com
 //	https://contoso--s.api.crm.dynamics.com
 //
-// Nobody is told of either kind; callers just begin to see faults. A [Transport] is an
+// Nothing announces either kind; callers just begin to see faults. A [Transport] is an
 // [http.RoundTripper] that reads those faults (OData, SOAP, Finance and Operations, the
 // pages of front ends in between). When they add up to an outage it probes the
 // organization over new connections, sends the traffic to wherever the organization is
@@ -25,9 +25,9 @@
 //
 // Two promises rank above all else. A program is never worse off with a Transport than
 // without it: what the library does not understand passes through as it is. And no write
-// is sent twice without proof that the first one was not carried out. A write of which
-// that cannot be known is in doubt: the error says so ([ErrOutcomeUnknown]), and [InDoubt]
-// says so for a response as well.
+// is sent twice without proof that the first one was not carried out, unless repeating it
+// is harmless. A write that may or may not have been carried out is in doubt: the error
+// says so ([ErrOutcomeUnknown]), and [InDoubt] says so for a response as well.
 //
 // # Words
 //

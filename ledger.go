@@ -325,7 +325,7 @@ type anchor struct {
 }
 
 const (
-	// successResolution is how far apart two recorded successes are at the least,
+	// successResolution is the least distance between two recorded successes,
 	// so that a busy endpoint does not make every request write to one place.
 	successResolution = time.Millisecond
 	// neverSucceeded is an anchor.before without a success.

@@ -186,7 +186,7 @@ func (t *Transport) WritesSince(from time.Time) *LossReport {
 	return t.books.since(from, t.state.Load().active)
 }
 
-// tellGrowth tells of reports that have grown, once a second at the most.
+// tellGrowth tells of reports that have grown, at most once a second.
 func (t *Transport) tellGrowth() {
 	for {
 		t.mu.Lock()
