@@ -309,7 +309,8 @@ type Transport struct {
 	budget      budget
 	credentials credentials // for probes
 	books       books
-	journal     journal
+	events      queue[Event]
+	writes      queue[Write]
 	fleet       *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
@@ -332,8 +333,8 @@ type Transport struct {
 	demanded       bool          // a caller wants the endpoints probed now
 	rounds         chan struct{} // closed at the end of each round of probes
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
-	events         eventQueue
-	verifying      *verifying // the Verify of a ControlHandler under way, or nil
+	recent         []Event       // the last events, probes left out
+	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -366,6 +367,8 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
+	t.events = queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent}
+	t.writes = queue[Write]{field: "Write", limit: maxWrites, handle: func(w Write) { t.protect("OnWrite", func() { c.OnWrite(w) }) }}
 	t.books.open(&t.cfg, &t.org, t.started)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
@@ -463,7 +466,7 @@ func (t *Transport) Close() error {
 		t.cancel()
 	}
 	t.mu.Unlock()
-	t.journal.close()
+	t.writes.close()
 	t.wg.Wait()
 	t.giveUpTurn()
 	t.closeConnections()

@@ -193,8 +193,8 @@ func (t *Transport) Status() Status {
 		Latched: t.rule.Latched(time.Now()), Closed: st.closed,
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.started),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.started),
-		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
-		Losses: t.books.reports(), WritesDropped: t.journal.writesLost(),
+		Events:    slices.Clone(t.recent), EventsDropped: t.events.droppedInAll(),
+		Losses: t.books.reports(), WritesDropped: t.writes.droppedInAll(),
 	}
 	if n := len(status.Losses); n > 0 {
 		status.Loss = status.Losses[n-1]
