@@ -10,12 +10,15 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
 )
 
 // These tests keep the documents true as far as a program can: snippets are compiled
@@ -241,6 +244,31 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 				assert.True(t, c.symbols[match[1]], "%s: %s: no such member", document, match[1])
 			}
 		}
+	}
+}
+
+// Log lines that the runbook names are those of events, or begin with a text of the source.
+func TestTheRunbookNamesLogLines(t *testing.T) {
+	t.Parallel()
+	var lines []string
+	for kind := failover.EventTripped; kind.String() != "unknown"; kind++ {
+		lines = append(lines, "failover: "+kind.String())
+	}
+	sources, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, source := range sources {
+		for _, match := range regexp.MustCompile(`Logger\.\w+\((?:ctx, [\w.]+, )?"(failover: [^"]+)"`).FindAllStringSubmatch(readDocument(t, source), -1) {
+			lines = append(lines, match[1])
+		}
+	}
+	named := regexp.MustCompile("`(failover: [a-zA-Z ]+)`").FindAllStringSubmatch(readDocument(t, "docs/operations.md"), -1)
+	require.NotEmpty(t, named)
+	for _, match := range named {
+		assert.True(t, slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(match[1], line) }), "%s", match[1])
+	}
+	text := readDocument(t, "docs/operations.md")
+	for _, line := range lines {
+		assert.True(t, strings.Contains(text, strings.TrimPrefix(line, "failover: ")), "a log line that the runbook does not explain: %s", line)
 	}
 }
 

@@ -143,7 +143,8 @@ type Status struct {
 	Primary, Alternate EndpointStatus
 	// Fleet is nil without [Config.Shared].
 	Fleet *FleetStatus
-	// Events are the last 64 events, oldest first, without those of probes.
+	// Events are the last 64 events, oldest first, without those of probes. Of more, the
+	// oldest of the most frequent kind is left out first.
 	Events []Event
 	// EventsDropped is how many events were dropped because OnEvent or the Logger was too
 	// slow.
