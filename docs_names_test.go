@@ -24,43 +24,58 @@ import (
 // These tests keep the documents true as far as a program can: snippets are compiled
 // and run elsewhere, and whatever a document names exists.
 
-// A snippet of the README is part of a file that is compiled, and run by a test.
-func TestTheREADMEShowsTheExamples(t *testing.T) {
-	t.Parallel()
-	for _, snippet := range snippets(readDocument(t, "README.md")) {
-		_, found := sourceOf(t, snippet)
-		assert.True(t, found, "a snippet of README.md is in none of %v:\n%s", snippetSources, snippet)
-	}
-	indented := regexp.MustCompile(`(?m)^ {4}.*:=`).FindString(readDocument(t, "README.md"))
-	assert.Empty(t, indented, "Go that is not marked as such is not compared")
+// snippetSources are the files that the snippets of a document come from.
+var snippetSources = map[string][]string{
+	"README.md":             {"example_test.go", "readme_test.go", "examples/start/main.go"},
+	"docs/authorization.md": {"auth/example_test.go"},
+	"docs/clients.md":       {"auth/example_test.go"},
+	"docs/operations.md":    {"example_test.go"},
 }
 
-// snippetSources are the files that snippets of the README come from.
-var snippetSources = []string{"example_test.go", "readme_test.go", "examples/start/main.go"}
+// A snippet is part of a file that is compiled, and run by a test.
+func TestSnippetsArePartOfExamples(t *testing.T) {
+	t.Parallel()
+	for document := range snippetSources {
+		text := readDocument(t, document)
+		assert.NotEmpty(t, snippets(text), document)
+		for _, snippet := range snippets(text) {
+			_, found := sourceOf(t, document, snippet)
+			assert.True(t, found, "a snippet of %s is in none of %v:\n%s", document, snippetSources[document], snippet)
+		}
+		indented := regexp.MustCompile(`(?m)^ {4}.*:=`).FindString(text)
+		assert.Empty(t, indented, "%s: Go that is not marked as such is not compared", document)
+	}
+}
 
-// A reader can take a snippet as it stands: every name in it is declared there, is that
-// of a package, or is explained in the text.
+// A reader can take a snippet as it stands: every name in it is declared there or above, is
+// that of a package, or is explained in the text.
 func TestSnippetsUseNothingUndefined(t *testing.T) {
 	t.Parallel()
-	text := readDocument(t, "README.md")
-	prose := withoutSnippets(text)
-	for _, snippet := range snippets(text) {
-		source, found := sourceOf(t, snippet)
-		if !found {
-			continue // as TestTheREADMEShowsTheExamples says
-		}
-		packages := importsOf(t, source)
-		for _, name := range undeclared(t, snippet) {
-			if !packages[name] && types.Universe.Lookup(name) == nil {
-				assert.Contains(t, prose, "`"+name+"`", "README.md does not say what this name in a snippet is:\n%s", snippet)
+	for document := range snippetSources {
+		text := readDocument(t, document)
+		prose := withoutSnippets(text)
+		above := ""
+		for _, snippet := range snippets(text) {
+			source, found := sourceOf(t, document, snippet)
+			if !found {
+				continue // as TestSnippetsArePartOfExamples says
 			}
+			packages := importsOf(t, source)
+			for _, name := range undeclared(t, snippet) {
+				declared := regexp.MustCompile(`(?m)^` + name + ` :=`).MatchString(above)
+				if !packages[name] && types.Universe.Lookup(name) == nil && !declared {
+					assert.True(t, strings.Contains(prose, "`"+name+"`"), "%s does not say what %s is:\n%s", document, name, snippet)
+				}
+			}
+			above += snippet
 		}
 	}
 }
 
-// sourceOf returns the file that a snippet is a part of, but for its indentation.
-func sourceOf(t *testing.T, snippet string) (file string, found bool) {
-	for _, file := range snippetSources {
+// sourceOf returns the file that a snippet of a document is a part of, but for its
+// indentation.
+func sourceOf(t *testing.T, document, snippet string) (file string, found bool) {
+	for _, file := range snippetSources[document] {
 		if strings.Contains(withoutIndent(readDocument(t, file)), withoutIndent(snippet)) {
 			return file, true
 		}
