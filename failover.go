@@ -133,10 +133,10 @@ type Config struct {
 	MaxAttempts int
 
 	// RetryBackoff is the first pause before a request is sent again to the same endpoint;
-	// later ones grow by half, and all are jittered by half. A 503 with Retry-After is not
-	// repeated at the same endpoint before its time. Retries against the same endpoint are limited to 10%
-	// of requests, with a burst of ten; sending a request again after a switch is not
-	// limited. Zero: 100 ms. Negative: no pause.
+	// later ones grow by half, and all are jittered by half. A request answered with a
+	// Retry-After is not repeated at the same endpoint before its time. Retries against
+	// the same endpoint are limited to 10% of requests, with a burst of ten; sending a
+	// request again after a switch is not limited. Zero: 100 ms. Negative: no pause.
 	RetryBackoff time.Duration
 
 	// AttemptTimeout is a hard limit on the wait for the response headers of one attempt.
@@ -150,8 +150,8 @@ type Config struct {
 	// attempts wait. That cuts no call off. If the endpoint fails its probe and the other one
 	// passes, the traffic switches; reads that wait are answered by the other endpoint, and
 	// writes go on waiting, and are listed in the loss report. A read that was sent within
-	// two tenths of SuspectAfter of the last answer cannot be moved, and waits as it would without a
-	// Transport. Zero: 10 s. Negative: nothing is probed because of a wait.
+	// two tenths of SuspectAfter of the last answer cannot be moved, and waits as it would
+	// without a Transport. Zero: 10 s. Negative: nothing is probed because of a wait.
 	SuspectAfter time.Duration
 
 	// RetryThrottled is the longest Retry-After of a throttled request (429) that is waited
@@ -166,10 +166,10 @@ type Config struct {
 	Replay func(*http.Request) bool
 
 	// MaxBody is how many bytes of a request body are held in memory so that the request can
-	// be sent again and the links in it can be mapped. A longer body is streamed, and is had again
-	// from GetBody, or not at all; so is a body without GetBody that has not ended after a minute. A
-	// held body may be retained until the response has been read. Zero: 1 MiB. Negative: none
-	// is held.
+	// be sent again and the links in it can be mapped. A longer body is streamed, and can
+	// be sent again only through GetBody; so is a body without GetBody that has not ended
+	// after a minute. A held body may be retained until the response has been read.
+	// Zero: 1 MiB. Negative: none is held.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization. Nil: [ProbeWebAPI], or

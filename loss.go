@@ -27,9 +27,9 @@ import (
 // gone. Conditions that the caller sets are left alone; to create the record again, use
 // POST, PUT, or PATCH with If-None-Match: *.
 //
-// A report and its lists must not be changed. They do not change by themselves either: a write that was
-// under way and ends later makes a new version of the report, which [EventLossGrown] and
-// [Status] have.
+// A report and its lists must not be changed. They do not change by themselves either: a
+// write that was under way and ends later makes a new version of the report, which
+// [EventLossGrown] and [Status] have.
 type LossReport struct {
 	// Time is when the report was made.
 	Time time.Time
