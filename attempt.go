@@ -16,7 +16,7 @@ import (
 // that is active in c.st.
 
 // sentRead is what an attempt with a read needs of its own, in one piece of 512 bytes
-// at the most: the allocator takes twice as long over longer ones.
+// at most: the allocator takes twice as long over longer ones.
 type sentRead struct {
 	request http.Request
 	url     url.URL

@@ -12,15 +12,14 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// State of an endpoint's circuit breaker.
+// State is the state of an endpoint's circuit breaker.
 type State uint8
 
 const (
-	// StateClosed: the endpoint is in good health, or nothing is known of it.
+	// StateClosed: the endpoint is healthy, or nothing is known about it.
 	StateClosed State = iota
-	// StateHalfOpen: the endpoint has failed a while ago; Config.Rise good
-	// probes in a row (answers, if it is the active one) close the breaker, a
-	// bad one opens it.
+	// StateHalfOpen: the endpoint failed a while ago. [Config.Rise] passed probes in a row
+	// (healthy answers, if it is the active one) close the breaker; a failure opens it.
 	StateHalfOpen
 	// StateOpen: the endpoint has failed.
 	StateOpen

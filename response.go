@@ -118,7 +118,7 @@ func (b *watchedBody) end(err error) {
 }
 
 // maxDrain is how much of a response that nobody wants is read, and drainTimeout
-// for how long at the most, so that its connection can be used again.
+// for how long at most, so that its connection can be used again.
 const (
 	maxDrain     = 64 << 10
 	drainTimeout = 100 * time.Millisecond

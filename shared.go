@@ -10,9 +10,9 @@ import (
 // failoverredis has one for Redis, and the package sharedtest the tests that
 // every implementation has to pass.
 //
-// A store is advice. No request waits for it, but for a quorum; every call has a deadline, and
-// while calls fail each Transport goes its own way, as without it. What is read
-// from it is believed only as far as the endpoints bear it out.
+// The store is advisory: no request waits for it unless [Config.Quorum] is set. Every call
+// has a deadline, and while calls fail each Transport decides on its own. What is read
+// from the store is acted on only as far as the endpoints confirm it.
 //
 // The methods are called concurrently. Organization is the primary's host, in
 // lower case and in one of its forms, with the port if it is not the scheme's

@@ -38,7 +38,7 @@ const (
 	damping = time.Hour
 	// fenceDamping is that for switches which a fence asks for. They are not to
 	// wait for anything, but two endpoints that both answer probes and refuse
-	// requests must not pass every request to and fro.
+	// requests must not pass every request back and forth.
 	fenceDamping = time.Minute
 	// maxSwitches within that time latch the Transport: something is wrong that
 	// further switches, with a few seconds of writes at risk each time, will not mend.
@@ -52,8 +52,8 @@ const (
 	// it doubles with each, up to an hour.
 	trialPause = time.Minute
 
-	// A brown-out is down and up by turns. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are told of only if they last for
+	// In a brown-out, down and up alternate. Of outages that follow each other within
+	// downQuiet, those after the first maxDowns are reported only if they last for
 	// downTold.
 	downQuiet = 10 * time.Minute
 	maxDowns  = 3
