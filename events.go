@@ -185,7 +185,7 @@ func (t *Transport) dispatch() {
 			t.log(e)
 			t.logLoss(e.Loss)
 			if t.cfg.OnEvent != nil {
-				t.cfg.OnEvent(e)
+				t.protect("OnEvent", func() { t.cfg.OnEvent(e) })
 			}
 		}
 		if dropped > 0 {

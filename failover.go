@@ -108,9 +108,8 @@ type Config struct {
 	Classify func(*http.Response, error) *Fault
 
 	// FailureThreshold is how many counted faults in a row make the circuit
-	// breaker of an endpoint trip. A definitive fault trips it at once, and so
-	// does one that asks to be left alone (Retry-After). Zero: 3. Negative: only
-	// these two do.
+	// breaker of an endpoint trip. A definitive fault trips it at once. Zero: 3.
+	// Negative: only definitive faults do.
 	FailureThreshold int
 
 	// MaxAttempts bounds the attempts of one call, the first included. For the
@@ -448,7 +447,7 @@ func (t *Transport) Close() error {
 	t.mu.Unlock()
 	t.journal.close()
 	t.wg.Wait()
-	t.yieldFailback()
+	t.giveUpTurn()
 	t.closeConnections()
 	return nil
 }

@@ -63,7 +63,7 @@ func (t *Transport) handWrites() {
 		}
 		j.mu.Unlock()
 		for _, w := range batch {
-			t.protect("Config.OnWrite", func() { t.cfg.OnWrite(w) })
+			t.protect("OnWrite", func() { t.cfg.OnWrite(w) })
 		}
 		if dropped > 0 {
 			t.cfg.Logger.Warn("failover: writes dropped because OnWrite is slow", "organization", t.org.Primary.Host, "dropped", dropped)

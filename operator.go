@@ -61,7 +61,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		t.publishLocked(nil)
 	}
 	if !t.rule.Pinned {
-		t.insist(reason)
+		t.fleet.insist(reason)
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ func (t *Transport) Status() Status {
 		fleet.Record.Earlier, fleet.Witnesses = slices.Clone(fleet.Record.Earlier), slices.Clone(fleet.Witnesses)
 		fleet.Apart = fleet.Record.Active != st.active
 		if !time.Now().Before(t.fleet.witnessed) {
-			fleet.Witnesses = nil
+			fleet.Witnesses, fleet.WitnessCount = nil, 0
 		}
 		status.Fleet = &fleet
 	}

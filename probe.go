@@ -185,12 +185,8 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 		return probed{err: parent.Err()} // nobody waits for it any more; it proves nothing
 	}
 	if f, ok := err.(*Fault); ok {
-		if f == nil { // of a Probe that returns what Classify does
-			err = nil
-		} else {
-			found := *f
-			found.Endpoint, err = e, &found
-		}
+		found := *f
+		found.Endpoint, err = e, &found
 	}
 	p = probed{err: forShow(err), weak: err == nil && terms.weak.Load()}
 	t.noteProbe(e, &p, terms, time.Since(start))
@@ -204,13 +200,8 @@ func (t *Transport) callProbe(ctx context.Context, e Endpoint, endpoint *url.URL
 		Transport:     &probeTransport{t, e, endpoint},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	panicked := true
-	err := t.outsource(ctx, "Probe", func() error {
-		err := t.cfg.Probe(ctx, client, &target)
-		panicked = false
-		return err
-	})
-	if ctx.Err() == nil && panicked { // trouble of the program's own says nothing of the endpoint
+	err := t.outsource(ctx, "Probe", func() error { return t.cfg.Probe(ctx, client, &target) })
+	if err == errPanicked { // trouble of the program's own says nothing of the endpoint
 		return &Fault{Class: ClassLocal, Delivery: NotSent, Err: err}
 	}
 	return err
@@ -228,8 +219,7 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 		side.trip() // whoever has asked: it has to rise anew
 	}
 	if address := terms.address.Load(); address != nil && p.reached() {
-		p.moved = otherAddress(side.address, *address)
-		side.address = *address
+		p.moved = side.addresses.see(*address, time.Now())
 	}
 	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(p.err), Err: p.err, Duration: took})
 }

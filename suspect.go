@@ -274,7 +274,8 @@ type secondTry struct {
 	out    *http.Request // of the first one
 
 	mu     sync.Mutex
-	over   bool // the first one has ended
+	over   bool  // the first one has ended
+	pool   *pool // of the second one
 	resp   *http.Response
 	cancel context.CancelCauseFunc // nil if it was not begun
 }
@@ -291,7 +292,7 @@ func (s *secondTry) start() {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.caller)
-	s.cancel = cancel
+	s.cancel, s.pool = cancel, st.pool
 	again := s.out.Clone(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -301,11 +302,12 @@ func (s *secondTry) start() {
 	t.wg.Go(func() {
 		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
 		resp, err := exchange(st.pool.base, again)
-		if err != nil || s.win(resp) {
+		if err == nil && s.win(resp) {
 			return
 		}
 		discard(resp)
 		cancel(nil)
+		st.pool.leave()
 	})
 }
 
@@ -317,7 +319,7 @@ func (s *secondTry) win(resp *http.Response) bool {
 		return false
 	}
 	if resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, s.cancel}
+		resp.Body = &releasingBody{resp.Body, s.cancel, s.pool}
 	}
 	s.resp = resp
 	s.first.cancel(errAbandoned)

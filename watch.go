@@ -58,7 +58,8 @@ func (t *Transport) watch() {
 			st, schedule = now, t.schedule(now)
 			due = t.nextProbeLocked(st, schedule)
 		}
-		if t.demanded {
+		demanded := t.demanded
+		if demanded {
 			t.demanded, due = false, time.Now()
 		}
 		t.mu.Unlock()
@@ -69,6 +70,15 @@ func (t *Transport) watch() {
 				continue
 			case <-time.After(wait):
 			}
+		}
+		if !demanded && !t.mayProbe(st) { // another of the fleet does
+			t.mu.Lock()
+			if !st.down {
+				schedule.Reset()
+			}
+			due = t.nextProbeLocked(st, schedule)
+			t.mu.Unlock()
+			continue
 		}
 		good := t.round(st)
 		if good {
@@ -92,7 +102,7 @@ func (t *Transport) nextProbeLocked(st *state, schedule *backoff.ExponentialBack
 	case st.provisional || st.pinned:
 	default:
 		dwell := t.rule.DwellUntil()
-		if t.endpoints[Primary].breaker.state() == StateClosed && time.Now().Before(dwell) && dwell.Before(due) {
+		if t.primaryRisenLocked() && time.Now().Before(dwell) && dwell.Before(due) {
 			return dwell
 		}
 	}
@@ -156,6 +166,9 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 		}
 	}
 	t.mu.Unlock()
+	if verdict == rule.Stay {
+		t.tellRecovery()
+	}
 	if verdict != rule.Move {
 		return verdict == rule.Stay
 	}
@@ -163,8 +176,8 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
 	fenced := found.faults[st.active] != nil && found.faults[st.active].Definitive
-	err := t.witness(st.active, t.quorum(to, fenced))
-	if err == nil {
+	var err error
+	if m.alone, err = t.witness(st.active, t.quorum(to, fenced)); err == nil {
 		err = t.propose(t.ctx, st, m, 0)
 	}
 	return t.moved(st, to, err)
@@ -191,11 +204,8 @@ func (t *Transport) tryReturn(st *state) (good bool) {
 // tryFailback probes the primary and returns to it once it has passed Rise
 // times in a row and the alternate's dwell is over.
 func (t *Transport) tryFailback(st *state) (good bool) {
-	if !t.leads() {
-		return false
-	}
 	err := t.runProbe(t.ctx, Primary)
-	t.endRound(st, err == nil)
+	t.countProbe(err == nil)
 	switch {
 	case err != nil:
 		return false
@@ -226,7 +236,12 @@ func (t *Transport) risen(st *state) bool {
 	if t.rule.Epoch != st.epoch || t.rule.Closed {
 		return false
 	}
-	primary := &t.endpoints[Primary]
-	primary.success()
-	return t.rule.MayReturn(time.Now(), rule.View{Epoch: st.epoch}, primary.breaker.state() == StateClosed)
+	t.endpoints[Primary].success()
+	return t.rule.MayReturn(time.Now(), rule.View{Epoch: st.epoch}, t.primaryRisenLocked())
+}
+
+// primaryRisenLocked reports whether enough probes of the primary have passed in a row:
+// those made here, or by the fleet if it is this Transport's turn.
+func (t *Transport) primaryRisenLocked() bool {
+	return t.endpoints[Primary].breaker.state() == StateClosed || t.fleet.risen(t.cfg.Rise)
 }

@@ -61,7 +61,7 @@ type Rule struct {
 	question uint64   // its number; one that was overtaken has another
 	evidence Evidence // all that has led to it
 
-	// What an early question has found, as long as nobody has needed it.
+	// What an early question has found, if the traffic is to move by it.
 	kept   Findings
 	keptAt time.Time // zero for none
 
@@ -108,6 +108,8 @@ type Findings struct {
 	Active, Other Outcome
 	// Reached: a new connection to the active side has led to an answer.
 	Reached bool
+	// Moved: from an address at which the active side was not seen before.
+	Moved bool
 	// Alive: the active side has given a healthy answer to a request since the
 	// question was asked, or since what raised it.
 	Alive bool
@@ -146,7 +148,7 @@ type Answer uint8
 const (
 	Ignore Answer = iota // old news, or nothing may come of it
 	Join                 // the question under way will tell
-	Ask                  // ask both sides, unless Kept knows their answers
+	Ask                  // ask both sides, unless Kept has their answers
 )
 
 // See takes note of evidence against the active side, of a request that was sent
@@ -172,8 +174,9 @@ func (r *Rule) See(now time.Time, epoch uint64, e Evidence) Answer {
 // Question is the number of the question under way, and what has led to it.
 func (r *Rule) Question() (uint64, Evidence) { return r.question, r.evidence }
 
-// Kept returns what a question has found so short a while ago that it need not be
-// asked again.
+// Kept returns what an early question has found so short a while ago that it need not
+// be asked again: that the traffic is to move. Any other finding is out of date when
+// there is new evidence.
 func (r *Rule) Kept(now time.Time) (Findings, bool) {
 	return r.kept, !r.keptAt.IsZero() && now.Sub(r.keptAt) < r.Fresh
 }
@@ -189,9 +192,12 @@ func (r *Rule) Conclude(now time.Time, question uint64, f Findings, hold time.Du
 	if !r.open(question) {
 		return Undecided, false
 	}
-	if !r.evidence.Decides {
+	// A fault, and another place behind the name that serves, decide as well.
+	if !r.evidence.Decides && !(f.Moved && f.Active == Passed) {
 		r.asking = false
-		r.kept, r.keptAt, r.quietTill = f, now, now.Add(hold)
+		if r.quietTill = now.Add(hold); Judge(false, f) == Move {
+			r.kept, r.keptAt = f, now
+		}
 		return Undecided, false
 	}
 	switch v = Judge(r.evidence.Definite(), f); v {

@@ -215,8 +215,9 @@ func concluded(w *world, f Findings) (string, bool) {
 	case !decides && (v != Undecided || w.r.View != before.View):
 		return "an early question decides", true
 	case !decides:
-		if kept, ok := w.r.Kept(w.now); !ok || kept != f {
-			return "what an early question has found is lost", true
+		kept, ok := w.r.Kept(w.now)
+		if moves := Judge(false, f) == Move; moves && !(ok && kept == f) || !moves && w.r.keptAt != before.keptAt {
+			return "an early question that says move is lost, or another one is kept", true
 		}
 	case (v == Move) != passes:
 		return "the other side's answer is not the arbiter", true
