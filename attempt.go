@@ -224,6 +224,9 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 // takeBody puts the body into the request, in the form that the transit has chosen.
 func (c *call) takeBody() error {
 	w := c.transit
+	if w == nil && c.body.none() {
+		return nil
+	}
 	if w != nil && w.once {
 		c.hideIdempotency()
 	}

@@ -76,6 +76,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // enter returns the state under which a call makes its first attempt. While neither
 // endpoint serves it fails with Config.FailFast, and waits with Config.WaitForUp.
 func (c *call) enter() (*state, error) {
+	if st := c.t.state.Load(); !st.closed && !st.down {
+		return st, nil
+	}
+	return c.enterDown()
+}
+
+func (c *call) enterDown() (*state, error) {
 	t, waited := c.t, false
 	for {
 		st := t.state.Load()
@@ -162,8 +169,10 @@ func (c *call) run() (resp *http.Response, err error) {
 			c.abandon()
 		}
 	}()
-	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
-		return nil, err // the caller's own reader failed
+	if !bodyless(c.req) {
+		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
+			return nil, err // the caller's own reader failed
+		}
 	}
 	st, err := c.enter() // not before: the caller's reader may have taken its time
 	if err != nil {
