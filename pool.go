@@ -155,8 +155,8 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 	return c, true
 }
 
-// CloseIdleConnections closes the idle connections of Base, if Base can, and those
-// that the Transport has opened in its place.
+// CloseIdleConnections closes the idle connections of Base, if Base can do that, and those
+// of the clones that the Transport uses in its place. Connections in use are not closed.
 func (t *Transport) CloseIdleConnections() {
 	p := t.state.Load().pool
 	if base, ok := t.base.(closesIdle); ok && p.own {

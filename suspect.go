@@ -92,6 +92,7 @@ func (w *waits) enter() *atomic.Int32 {
 	n := &s.counts[w.tick.Load()%uint32(len(s.counts))]
 	n.Add(1)
 	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
+		w.last.Store(w.tick.Load() - 2) // the ticks have stood still: the last answer may be long ago
 		time.AfterFunc(w.interval, w.look)
 	}
 	return n

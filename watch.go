@@ -197,14 +197,32 @@ func (t *Transport) tryReturn(st *state) (good bool) {
 	if t.runProbe(t.ctx, left) != nil {
 		return false
 	}
-	t.mu.Lock()
-	may := t.rule.MayTakeBack(rule.View{Epoch: st.epoch})
-	t.mu.Unlock()
-	if !may {
+	t.takeBack(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
+	return true
+}
+
+// tried takes note of a fault of a request that was sent under st, where a move on weak
+// evidence has led the traffic. It was a trial: the first healthy answer confirms it, any
+// other one takes it back. It reports whether the traffic has left the endpoint.
+func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
+	if !st.provisional || own || f.Class == ClassLocal || f.Class == ClassCanceled || f.Class == ClassApplication || f.Endpoint != st.active {
 		return false
 	}
-	return t.moved(st, left, t.propose(t.ctx, st, move{to: left, reason: fmt.Sprintf(
-		"the %v passes its probe, and the %v has not given a healthy answer", left, st.active)}, 0))
+	if t.state.Load().epoch == st.epoch {
+		t.takeBack(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
+	}
+	return t.state.Load().active != st.active
+}
+
+// takeBack undoes the move on weak evidence that has led to st, unless that is
+// overtaken or the traffic is pinned. It is no switch that needs to be confirmed.
+func (t *Transport) takeBack(st *state, reason string, f *Fault) {
+	p := t.newPool()
+	t.mu.Lock()
+	defer t.unlock()
+	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
+		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
+	}
 }
 
 // tryFailback probes the primary and returns to it once it has passed Rise

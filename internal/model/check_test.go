@@ -29,8 +29,12 @@ func (m *model) observe(e failover.Event) {
 		m.made[e.Reason] = true
 		m.checkSwitch(e)
 		next.active, next.generation, next.down = e.To, e.Generation, false
+		if n := len(m.switches); !takesBack(e) {
+			m.switches = append(m.switches, e.Time)
+		} else if n > 0 && m.switches[n-1].Equal(m.switched) {
+			m.switches = m.switches[:n-1] // neither counts
+		}
 		m.switched = e.Time
-		m.switches = append(m.switches, e.Time)
 	case failover.EventSwitchRefused:
 		if strings.HasSuffix(e.Reason, "answers its probe") {
 			m.cleared = e.Time
@@ -87,6 +91,16 @@ func (m *model) checkTrip(e failover.Event) {
 	}
 }
 
+// takesBack reports whether a switch undoes one on weak evidence.
+func takesBack(e failover.Event) bool {
+	return refutes(e) || strings.HasSuffix(e.Reason, "has not given a healthy answer")
+}
+
+// refutes reports whether it does so because of the answer to a request.
+func refutes(e failover.Event) bool {
+	return strings.HasSuffix(e.Reason, "does not answer requests in good health")
+}
+
 // checkSwitch: a switch is made by hand, or has a passed probe of the target, a
 // failed one of the active endpoint (or its fence), the latch's and the
 // operator's leave.
@@ -104,7 +118,8 @@ func (m *model) checkSwitch(e failover.Event) {
 		}
 		return
 	}
-	if !m.found(e.To, good, weak) {
+	back := takesBack(e)
+	if !refutes(e) && !m.found(e.To, good, weak) {
 		m.fail("switch to the %v, which did not pass a probe", e.To)
 	}
 	if m.byHand[e.Reason] {
@@ -113,14 +128,13 @@ func (m *model) checkSwitch(e failover.Event) {
 	}
 	fenced := m.fenced(e.From, m.switched)
 	down := strings.HasPrefix(e.Reason, "of two endpoints that were down")
-	back := strings.HasSuffix(e.Reason, "has not given a healthy answer") // of a provisional move
 	if down && !m.now.down && !m.damped() {
 		m.fail("a switch out of down, and not down")
 	}
 	switch {
 	case m.now.pinned:
 		m.fail("automatic switch while pinned")
-	case !m.agreed[agreement{e.To, e.Time.Round(0)}]:
+	case !back && !m.agreed[agreement{e.To, e.Time.Round(0)}]:
 		m.fail("switch to the %v without ConfirmSwitch", e.To)
 	case m.now.down:
 		m.checkRecovery(e.Time)

@@ -146,7 +146,7 @@ var (
 
 	slow      = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
 	slowBody  = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
-	tokenless = &conduct{name: "asks for a token", reaches: true, probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")}
+	tokenless = &conduct{name: "asks for a token", probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")}
 
 	// outages are what a side does that is to be left.
 	outages = []*conduct{
@@ -169,7 +169,7 @@ var (
 		{name: "404", reaches: true, probe: unclear, answer: answering(404, asJSON, "")},
 		{name: "throttles", probe: weak, answer: answering(429, asJSON, "", "Retry-After", "7")},
 		tokenless,
-		{name: "asks for a password", reaches: true, probe: unclear, answer: answering(401, asJSON, "", "WWW-Authenticate", "Basic")},
+		{name: "asks for a password", probe: unclear, answer: answering(401, asJSON, "", "WWW-Authenticate", "Basic")},
 		{name: "plug-in fails", reaches: true, probe: unclear, answer: answering(503, asJSON, `{"error":{"code":"0x80040265","message":"No."}}`)},
 	}
 )

@@ -32,6 +32,9 @@ type Limits struct {
 	MaxMoves     int           // that many within that time latch the rule: 4
 	Keep         int           // moves that are remembered at the most, at least MaxMoves
 	Fresh        time.Duration // how long the findings of a question are as good as new ones
+	// TrialPause is how long no move on weak evidence follows one that was taken back;
+	// it doubles with each, up to Damping.
+	TrialPause time.Duration
 }
 
 // View is where traffic goes. The request path loads it and never changes it.
@@ -68,6 +71,10 @@ type Rule struct {
 	heldUntil time.Time // no question that decides before, but on evidence of another kind
 	heldBy    Kind      // the evidence that is held
 	quietTill time.Time // no early question before
+
+	// Moves on weak evidence that were taken back, and when the next may be tried.
+	takenBack int
+	nextTrial time.Time
 }
 
 // Kind is a kind of evidence, a set of them.
@@ -288,6 +295,9 @@ func (r *Rule) Healthy(now time.Time, epoch uint64, hold time.Duration) (up, con
 	}
 	up, confirmed = r.Down, r.Provisional
 	r.Down, r.Provisional = false, false
+	if confirmed {
+		r.takenBack = 0
+	}
 	if up {
 		r.judged()
 		// In a brown-out not every fault is to ask again at once.
@@ -325,6 +335,34 @@ func (r *Rule) MayReturn(now time.Time, at View, risen bool) bool {
 // MayTakeBack reports whether the provisional move that led to at may be taken back.
 func (r *Rule) MayTakeBack(at View) bool {
 	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Down
+}
+
+// TakeBack ends a provisional move that may be taken back: the side that was left
+// passes, or this one has not given a healthy answer to a request. Neither move counts
+// towards the latch and the dwell, and weak evidence is worth nothing for a while.
+func (r *Rule) TakeBack(now time.Time) (latched bool) {
+	moves := r.moves
+	if n := len(moves); n > 0 && moves[n-1].Equal(r.Since) {
+		moves = moves[:n-1]
+	}
+	r.MoveTo(now, r.Active.Other(), false)
+	r.moves = moves
+	pause := r.TrialPause
+	for n := 0; n < r.takenBack && pause < r.Damping; n++ {
+		pause *= 2
+	}
+	r.takenBack++
+	r.nextTrial = now.Add(min(pause, max(r.Damping, r.TrialPause)))
+	return false
+}
+
+// Weigh returns what the outcome of a probe of the side that is not active is worth:
+// a weak pass is inconclusive as long as a move on such evidence is not to be tried.
+func (r *Rule) Weigh(now time.Time, other Outcome) Outcome {
+	if other == PassedWeakly && now.Before(r.nextTrial) {
+		return Inconclusive
+	}
+	return other
 }
 
 // DwellUntil is when a return may follow the last move: MinDwell, doubled for every

@@ -13,7 +13,7 @@ import (
 // that each of their ends is a step of its own, which others may come before; each
 // of them may also come too late, after something else has overtaken it.
 
-var small = Limits{Damping: 3, FenceDamping: 1, MaxMoves: 2, MinDwell: 1, Keep: 3, Fresh: 1}
+var small = Limits{Damping: 3, FenceDamping: 1, MaxMoves: 2, MinDwell: 1, Keep: 3, Fresh: 1, TrialPause: 1}
 
 // hold is for how long the world has a question that changed nothing held.
 const hold = 1
@@ -130,6 +130,8 @@ func finds() (list []Findings) {
 				list = append(list, f)
 			case Inconclusive: // this machine is in trouble
 				f.Reached = false
+				list = append(list, f)
+				f.Alive, f.Moved = false, true
 				list = append(list, f)
 			}
 		}
@@ -411,7 +413,19 @@ func takenBack(w *world) (string, bool) {
 	case w.r.MayMove(w.now, w.r.View, 0) != nil:
 		return "latch or dwell keep a provisional move", true
 	}
-	w.r.MoveTo(w.now, w.r.Active.Other(), false)
+	before, trial := len(w.r.Moves()), w.r.Since
+	w.r.TakeBack(w.now)
+	if n := len(w.ghost); n > 0 && w.ghost[n-1].Equal(trial) {
+		w.ghost = w.ghost[:n-1]
+	}
+	switch {
+	case len(w.r.Moves()) > before:
+		return "a trial counts towards the latch", true
+	case w.r.Weigh(w.now, PassedWeakly) != Inconclusive || w.r.Weigh(w.now, Passed) != Passed:
+		return "weak evidence leads to one trial after the other, or proof is held back", true
+	case w.r.Weigh(w.now.Add(w.r.Damping+1), PassedWeakly) != PassedWeakly:
+		return "weak evidence is worth nothing for ever", true
+	}
 	return "", true
 }
 
