@@ -315,7 +315,6 @@ type Transport struct {
 	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
-	rounds         chan struct{} // closed at the end of each round of probes
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	events         eventQueue
 	verifying      *verifying // the Verify of a ControlHandler under way, or nil
@@ -343,7 +342,7 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), rounds: make(chan struct{}), organizationID: c.OrganizationID}
+	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
 	if t.base == nil {
 		t.base, t.owned = defaultBase(current)
 	}

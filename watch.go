@@ -45,7 +45,7 @@ func (t *Transport) wakeWatch() {
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
-	var due time.Time
+	var due, demand time.Time // when to probe next, and when that was last done on demand
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
@@ -59,7 +59,15 @@ func (t *Transport) watch() {
 			due = t.nextProbeLocked(st, schedule)
 		}
 		if t.demanded {
-			t.demanded, due = false, time.Now()
+			t.demanded = false
+			// At once, but a crowd of callers is no storm of probes.
+			if soon := demand.Add(downInterval); soon.Before(due) {
+				demand = soon
+				if passed := time.Now(); soon.Before(passed) {
+					demand = passed
+				}
+				due = demand
+			}
 		}
 		t.mu.Unlock()
 
@@ -76,8 +84,6 @@ func (t *Transport) watch() {
 		}
 		t.mu.Lock()
 		due = t.nextProbeLocked(st, schedule)
-		close(t.rounds)
-		t.rounds = make(chan struct{})
 		t.mu.Unlock()
 	}
 }
