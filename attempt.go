@@ -45,7 +45,7 @@ func (c *call) own() *http.Request {
 func (c *call) watch() {
 	sent := new(sentWrite)
 	w := &sent.transit
-	w.protocol, w.connections = &c.t.protocols[c.st.active], &c.t.connections
+	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
@@ -59,7 +59,7 @@ func (c *call) prepare(st *state) *Fault {
 	if f := c.ended(); f != nil {
 		return f
 	}
-	if t.cfg.AttemptTimeout > 0 || t.connections.limited || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
+	if t.cfg.AttemptTimeout > 0 || t.connections.limited || st.down || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
 		c.watch()
 	}
 	c.address()
@@ -173,7 +173,7 @@ func (c *call) send() (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if c.st.down || c.st.provisional { // the headers are proof enough
-			t.answered(c.st)
+			t.answered(c.st, c.transit.anew())
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -181,11 +181,12 @@ func (c *call) send() (*http.Response, *Fault) {
 	f = c.refine(f, resp, err)
 	if resp == nil {
 		c.transit.release()
+		c.st.pool.leave()
 		return nil, f
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.answered(c.st)
+		t.answered(c.st, c.transit.anew())
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
@@ -200,7 +201,7 @@ func (c *call) lend(f *Fault) {
 	switch {
 	case f.Class == ClassLocal:
 	case f.Status == http.StatusUnauthorized:
-		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
+		c.t.credentials.answered(f.Endpoint, valueOf(c.req.Header, "Authorization"), f.Status)
 	default:
 		c.t.lend(c.req.Header, false)
 	}
@@ -286,6 +287,9 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 		known = *f // which a Config.Classify may share between calls
 	}
 	known.Endpoint = c.st.active
+	if known.service && !known.Definitive {
+		known.subject = subjectOf(c.req, &known)
+	}
 	ctx := c.req.Context()
 	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {

@@ -134,6 +134,9 @@ type Fault struct {
 	Err error `json:"-"`
 
 	service bool // the service itself answered, not something in front of it
+	// subject tells what the service was asked and how it answered, for faults that
+	// only it can give; 0 for others. Set by the Transport.
+	subject uint64
 }
 
 // Error describes the fault in one line of at most 400 bytes: its class, what is

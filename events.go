@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -121,28 +122,20 @@ type Switch struct {
 }
 
 const (
-	// maxEvents bounds the events that wait for a slow OnEvent.
+	// maxEvents bounds the events that wait for a slow OnEvent, and maxWrites the
+	// writes that wait for a slow OnWrite.
 	maxEvents = 1024
+	maxWrites = 4096
 	// maxRecent is how many events Status shows.
 	maxRecent = 64
 )
 
-// eventQueue hands events on in order, one at a time. Guarded by Transport.mu.
-type eventQueue struct {
-	waiting []Event
-	dropped int     // not logged yet
-	lost    uint64  // dropped in all
-	running bool    // the dispatching goroutine runs
-	recent  []Event // the last ones, probes left out
-}
-
-// emit queues an event, and starts the goroutine that hands it on. mu is held.
+// emit queues an event. Transport.mu is held.
 func (t *Transport) emit(e Event) {
 	st := t.state.Load()
 	if t.rule.Closed {
 		return
 	}
-	q := &t.events
 	e.Time, e.Generation = time.Now(), st.generation
 	switch e.Kind {
 	case EventOutcomeUnknown:
@@ -151,46 +144,34 @@ func (t *Transport) emit(e Event) {
 		t.endpoints[e.From].recent.refused.add(e.Time)
 	}
 	if e.Kind != EventProbed {
-		if len(q.recent) == maxRecent {
-			q.recent = q.recent[1:]
-		}
-		q.recent = append(q.recent, e)
+		t.recent = appendRecent(t.recent, e)
 	}
-	if len(q.waiting) == maxEvents {
-		q.dropped++
-		q.lost++
-		return
-	}
-	q.waiting = append(q.waiting, e)
-	if !q.running {
-		q.running = true
-		t.wg.Go(t.dispatch)
-	}
+	t.events.put(t, e)
 }
 
-// dispatch hands the waiting events to the log and OnEvent, and ends when none is left.
-func (t *Transport) dispatch() {
-	for {
-		t.mu.Lock()
-		q := &t.events
-		batch, dropped := q.waiting, q.dropped
-		q.waiting, q.dropped = nil, 0
-		if len(batch) == 0 {
-			q.running = false
-			t.mu.Unlock()
-			return
-		}
-		t.mu.Unlock()
-		for _, e := range batch {
-			t.log(e)
-			t.logLoss(e.Loss)
-			if t.cfg.OnEvent != nil {
-				t.protect("OnEvent", func() { t.cfg.OnEvent(e) })
+// appendRecent adds an event to the last ones. If there are too many, the oldest of the
+// most frequent kind goes, so that a hundred doubts do not push the switch out.
+func appendRecent(recent []Event, e Event) []Event {
+	if len(recent) == maxRecent {
+		var numbers [EventRenewed + 1]int
+		most := recent[0].Kind
+		for _, old := range recent {
+			if numbers[old.Kind]++; numbers[old.Kind] > numbers[most] {
+				most = old.Kind
 			}
 		}
-		if dropped > 0 {
-			t.cfg.Logger.Warn("failover: events dropped because OnEvent is slow", "organization", t.org.Primary.Host, "dropped", dropped)
-		}
+		i := slices.IndexFunc(recent, func(old Event) bool { return old.Kind == most })
+		recent = slices.Delete(slices.Clone(recent), i, i+1)
+	}
+	return append(recent, e)
+}
+
+// tellEvent hands an event to the log and OnEvent.
+func (t *Transport) tellEvent(e Event) {
+	t.log(e)
+	t.logLoss(e.Loss)
+	if t.cfg.OnEvent != nil {
+		t.protect("OnEvent", func() { t.cfg.OnEvent(e) })
 	}
 }
 

@@ -108,9 +108,8 @@ type Config struct {
 	Classify func(*http.Response, error) *Fault
 
 	// FailureThreshold is how many counted faults in a row make the circuit
-	// breaker of an endpoint trip. A definitive fault trips it at once, and so
-	// does one that asks to be left alone (Retry-After). Zero: 3. Negative: only
-	// these two do.
+	// breaker of an endpoint trip. A definitive fault trips it at once. Zero: 3.
+	// Negative: only definitive faults do.
 	FailureThreshold int
 
 	// MaxAttempts bounds the attempts of one call, the first included. For the
@@ -293,7 +292,8 @@ type Transport struct {
 	budget      budget
 	credentials credentials // for probes
 	books       books
-	journal     journal
+	events      queue[Event]
+	writes      queue[Write]
 	fleet       *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
@@ -305,6 +305,7 @@ type Transport struct {
 	question *question                   // the last one, or nil
 	found    findings                    // what it has found, if the rule keeps that
 	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again
+	left     *pool                       // whose connections unlock lets go of, or nil
 	outage   *outage                     // nil unless down
 	downs    []time.Time                 // when the last outages began
 	timeDown time.Duration               // of outages that are over
@@ -316,8 +317,8 @@ type Transport struct {
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
-	events         eventQueue
-	verifying      *verifying // the Verify of a ControlHandler under way, or nil
+	recent         []Event       // the last events, probes left out
+	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -349,6 +350,8 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
+	t.events = queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent}
+	t.writes = queue[Write]{field: "Write", limit: maxWrites, handle: func(w Write) { t.protect("OnWrite", func() { c.OnWrite(w) }) }}
 	t.books.open(&t.cfg, &t.org, t.started)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
@@ -447,9 +450,9 @@ func (t *Transport) Close() error {
 		t.cancel()
 	}
 	t.mu.Unlock()
-	t.journal.close()
+	t.writes.close()
 	t.wg.Wait()
-	t.yieldFailback()
+	t.giveUpTurn()
 	t.closeConnections()
 	return nil
 }

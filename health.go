@@ -2,8 +2,11 @@ package failover
 
 import (
 	"errors"
+	"hash/maphash"
 	"net"
+	"net/http"
 	"net/url"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -36,8 +39,8 @@ func (s State) String() string {
 	}
 }
 
-// endpoint is the health of one side. The atomics are read by every request;
-// the rest is guarded by Transport.mu.
+// endpoint is the health of one side. The atomics are read by every request,
+// addresses has a lock of its own, and the rest is guarded by Transport.mu.
 type endpoint struct {
 	anchor
 	// suspect: the breaker holds faults that a success has to clear. While it
@@ -46,14 +49,50 @@ type endpoint struct {
 	lastFault atomic.Pointer[pastFault]
 	faults    [ClassLocal + 1]atomic.Uint64 // by class
 	recent    recent
+	addresses addresses
 
 	breaker *breaker
 	// fenced: the endpoint itself said that it does not serve; only an
 	// authorized answer proves that it does again.
 	fenced     bool
 	lastProbe  time.Time
-	address    net.Addr // that a probe was last answered from, nil for none
 	probeError error
+	// explained is the subject of the last fault of the service that a passed probe has
+	// shown to be no outage, and until when it counts as none: an action that fails
+	// whenever it is called says nothing about the rest.
+	explained      uint64
+	explainedUntil time.Time
+}
+
+// explainTime is how long a fault is explained by a passed probe.
+const explainTime = 10 * time.Minute
+
+// subjectSeed keeps callers from choosing paths whose faults are taken for each other.
+var subjectSeed = maphash.MakeSeed()
+
+// subjectOf returns what req asked the service and how that answered.
+func subjectOf(req *http.Request, f *Fault) uint64 {
+	return max(1, maphash.Comparable(subjectSeed, [4]string{req.Method, req.URL.Path, f.Code, strconv.Itoa(f.Status)}))
+}
+
+// explain takes note that a passed probe has shown f to be no outage.
+func (e *endpoint) explain(f *Fault) {
+	if f != nil && f.subject != 0 {
+		e.explained, e.explainedUntil = f.subject, time.Now().Add(explainTime)
+	}
+}
+
+// knows reports whether f is one that a probe has explained.
+func (e *endpoint) knows(f *Fault) bool {
+	return f.subject != 0 && f.subject == e.explained && time.Now().Before(e.explainedUntil)
+}
+
+// connected takes note of a new connection of the traffic. Where it leads to while the
+// endpoint is in trouble is no news of before.
+func (e *endpoint) connected(c net.Conn) {
+	if c != nil && !e.suspect.Load() {
+		e.addresses.see(c.RemoteAddr(), time.Now())
+	}
 }
 
 // succeeded records that the service answered in good health at now, a time since
@@ -84,7 +123,7 @@ func (e *endpoint) fault(f *Fault) (open bool) {
 	if f.Definitive {
 		e.fenced = true
 	}
-	return e.breaker.fault(f.Definitive || f.RetryAfter > 0)
+	return e.breaker.fault(f.Definitive)
 }
 
 // success clears the faults on record.

@@ -150,7 +150,7 @@ func (t *Transport) recordWrite(w *endedWrite) {
 		t.mu.Unlock()
 	}
 	if t.cfg.OnWrite != nil {
-		t.queueWrite(w.addressed())
+		t.writes.put(t, w.addressed())
 	}
 }
 

@@ -46,7 +46,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Closed {
 		return ErrClosed
 	}
@@ -61,7 +61,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		t.publishLocked(nil)
 	}
 	if !t.rule.Pinned {
-		t.insist(reason)
+		t.fleet.insist(reason)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Closed || t.rule.Pinned && Endpoint(t.rule.Active) == e {
 		return
 	}
@@ -191,8 +191,8 @@ func (t *Transport) Status() Status {
 		Latched: t.rule.Latched(time.Now()), Closed: st.closed,
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.started),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.started),
-		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
-		Losses: t.books.reports(), WritesDropped: t.journal.writesLost(),
+		Events:    slices.Clone(t.recent), EventsDropped: t.events.droppedInAll(),
+		Losses: t.books.reports(), WritesDropped: t.writes.droppedInAll(),
 	}
 	if n := len(status.Losses); n > 0 {
 		status.Loss = status.Losses[n-1]
@@ -202,7 +202,7 @@ func (t *Transport) Status() Status {
 		fleet.Record.Earlier, fleet.Witnesses = slices.Clone(fleet.Record.Earlier), slices.Clone(fleet.Witnesses)
 		fleet.Apart = fleet.Record.Active != st.active
 		if !time.Now().Before(t.fleet.witnessed) {
-			fleet.Witnesses = nil
+			fleet.Witnesses, fleet.WitnessCount = nil, 0
 		}
 		status.Fleet = &fleet
 	}

@@ -22,6 +22,7 @@ type pool struct {
 	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
+	closing atomic.Bool // what is idle is about to be closed
 }
 
 // firstPool returns the pool that a Transport begins with.
@@ -41,13 +42,18 @@ func (t *Transport) newPool() (p *pool) {
 		closer, _ := t.base.(closesIdle)
 		return t.poolOver(t.base, closer)
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			t.panicked("Instrument", v)
-			p = nil // goes on over the connections that there are
-		}
-	}()
-	return t.freshPool(base)
+	// If Instrument panics, traffic goes on over the connections that there are.
+	t.protect("Instrument", func() { p = t.freshPool(base) })
+	return p
+}
+
+// poolAfter returns the pool to go on over if what the probes have found is that the
+// active endpoint serves, nil if it is not.
+func (t *Transport) poolAfter(found findings) *pool {
+	if !found.Reached {
+		return nil
+	}
+	return t.newPool()
 }
 
 // freshPool returns a pool over a copy of base.
@@ -97,13 +103,25 @@ func fresh(base *http.Transport) *http.Transport {
 // last call over them has ended, see leave.
 func (p *pool) retire() {
 	p.retired.Store(true)
-	p.closeIdle()
+	p.leave()
 }
+
+// leaveTime is after how long a connection is idle, at the latest, whose last call has
+// ended: net/http takes note of the end of an HTTP/2 stream a little later than its
+// caller.
+const leaveTime = 100 * time.Millisecond
 
 // leave is called when a call has ended that went over p.
 func (p *pool) leave() {
-	if p.retired.Load() {
-		p.closeIdle()
+	if !p.retired.Load() {
+		return
+	}
+	p.closeIdle()
+	if p.closing.CompareAndSwap(false, true) {
+		time.AfterFunc(leaveTime, func() {
+			p.closing.Store(false)
+			p.closeIdle()
+		})
 	}
 }
 
@@ -152,6 +170,9 @@ func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
 	}
+	if base, ok := t.base.(closesIdle); ok && t.owned {
+		base.CloseIdleConnections()
+	}
 }
 
 // maxProbeTries is how many connections of a wrapped Base a probe wears out at the
@@ -195,7 +216,7 @@ func thenClose(c *http.Transport) func(*http.Response, error) (*http.Response, e
 		if resp == nil || resp.Body == nil {
 			c.CloseIdleConnections()
 		} else {
-			resp.Body = &releasingBody{resp.Body, func(error) { c.CloseIdleConnections() }}
+			resp.Body = &releasingBody{resp.Body, func(error) { c.CloseIdleConnections() }, nil}
 		}
 		return resp, err
 	}
@@ -220,7 +241,7 @@ func lastOfConnection(base http.RoundTripper, req *http.Request, anyWill bool) (
 	if resp == nil || resp.Body == nil {
 		cancel(nil)
 	} else {
-		resp.Body = &releasingBody{resp.Body, cancel}
+		resp.Body = &releasingBody{resp.Body, cancel, nil}
 	}
 	return resp, err, reused.Load()
 }

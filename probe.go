@@ -200,16 +200,8 @@ func (t *Transport) callProbe(ctx context.Context, e Endpoint, endpoint *url.URL
 		Transport:     &probeTransport{t, e, endpoint},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	panicked := true
-	err := t.outsource(ctx, "Probe", func() error {
-		err := realError(t.cfg.Probe(ctx, client, &target))
-		if err != nil {
-			_, _ = err.Error(), isTimeout(err) // which may panic
-		}
-		panicked = false
-		return err
-	})
-	if ctx.Err() == nil && panicked { // trouble of the program's own says nothing of the endpoint
+	err := t.outsource(ctx, "Probe", func() error { return t.cfg.Probe(ctx, client, &target) })
+	if err == errPanicked { // trouble of the program's own says nothing of the endpoint
 		return &Fault{Class: ClassLocal, Delivery: NotSent, Err: err}
 	}
 	return err
@@ -227,8 +219,7 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 		side.trip() // whoever has asked: it has to rise anew
 	}
 	if address := terms.address.Load(); address != nil && p.reached() {
-		p.moved = otherAddress(side.address, *address)
-		side.address = *address
+		p.moved = side.addresses.see(*address, time.Now())
 	}
 	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(p.err), Err: p.err, Duration: took})
 }
@@ -281,8 +272,8 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Header.Set("Authorization", borrowed)
 	}
 	resp, err := t.dialAnew(req)
-	if borrowed != "" && err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.credentials.reject(p.at, borrowed)
+	if borrowed != "" && err == nil {
+		t.credentials.answered(p.at, borrowed, resp.StatusCode)
 	}
 	return resp, err
 }

@@ -24,7 +24,7 @@ func (c *call) deliver(resp *http.Response) {
 func (c *call) watchBody(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
 		c.transit.release()
-		c.t.answered(c.st)
+		c.t.answered(c.st, false)
 		c.st.pool.leave()
 		return
 	}
@@ -39,25 +39,32 @@ func (c *call) watchBody(resp *http.Response) {
 	resp.Body = b
 }
 
-// releaseWith releases the context of the attempt when the body is closed.
+// releaseWith releases the context of the attempt, and its connection if that is not to
+// be used again, when the body is closed.
 func (c *call) releaseWith(resp *http.Response) {
-	switch cancel := c.transit.canceler(); {
-	case cancel == nil:
-	case resp.Body == nil:
-		cancel(nil)
-	default:
-		resp.Body = &releasingBody{resp.Body, cancel}
+	if resp.Body == nil || resp.Body == http.NoBody {
+		c.transit.release()
+		c.st.pool.leave()
+		return
 	}
+	resp.Body = &releasingBody{resp.Body, c.transit.canceler(), c.st.pool}
 }
 
 type releasingBody struct {
 	io.ReadCloser
-	cancel context.CancelCauseFunc
+	cancel context.CancelCauseFunc // or nil
+	pool   *pool                   // or nil
 }
 
 func (b *releasingBody) Close() error {
-	defer b.cancel(nil)
-	return b.ReadCloser.Close()
+	err := b.ReadCloser.Close()
+	if b.cancel != nil {
+		b.cancel(nil)
+	}
+	if b.pool != nil {
+		b.pool.leave()
+	}
+	return err
 }
 
 // watchedBody is the body of a healthy response. An answer is a success once it
@@ -97,7 +104,7 @@ func (b *watchedBody) end(err error) {
 	}
 	b.st.pool.leave()
 	if err == io.EOF {
-		b.t.answered(b.st)
+		b.t.answered(b.st, false)
 		return
 	}
 	if b.ctx.Err() == context.Canceled {

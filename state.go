@@ -90,7 +90,8 @@ func (t *Transport) publishLocked(p *pool) {
 	t.state.Store(next)
 	close(old.changed)
 	if next.pool != old.pool {
-		old.pool.retire()
+		old.pool.retired.Store(true)
+		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
 		q.cancel()
@@ -102,6 +103,28 @@ func (t *Transport) publishLocked(p *pool) {
 	t.wakeWatch()
 }
 
+// unlock releases mu and then lets go of the connections that have been put out of use
+// meanwhile: that takes its time, and Base may be the program's own.
+func (t *Transport) unlock() {
+	left := t.left
+	t.left = nil
+	t.mu.Unlock()
+	if left != nil {
+		left.leave()
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for. It reports false after Close.
+func (t *Transport) spawn(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Closed {
+		return false
+	}
+	t.wg.Go(f)
+	return true
+}
+
 // move is a switch that is made.
 type move struct {
 	to          Endpoint
@@ -110,6 +133,8 @@ type move struct {
 	provisional bool
 	takesBack   bool // a provisional one
 	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
+	follows     bool // the fleet
+	alone       bool // made without the quorum that it takes, for nobody could be asked
 }
 
 // moveLocked carries a switch out, over the connections of p. By says how the rule
@@ -139,9 +164,7 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 	case m.abandon:
 		old.pool.waits.abandon()
 	}
-	if !t.rule.Pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
-		t.tellFleet(m.reason)
-	}
+	t.fleet.moved(m, t.rule.Pinned)
 	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
 	t.tellTokensLocked(from, m.to)
 	if latched {
@@ -174,23 +197,20 @@ func (t *Transport) rememberLocked(switches []time.Time) {
 // new epoch, with the connections of p. What is there now may be another place than
 // the one that has failed: then the writes of before are at risk. Moved says what
 // speaks for that, "" if nothing does.
-func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault) {
+func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 	e := t.state.Load().active
-	event := Event{Kind: EventSwitchRefused, From: e, To: e.other(), Reason: reason, Fault: f}
-	if t.org.Alternate == nil {
-		event.To = e
-	}
+	event := Event{Kind: EventRenewed, From: e, To: e, Reason: reason + "; " + moved, Fault: q.fault}
 	if moved != "" {
-		event.Kind, event.To = EventRenewed, e
-		event.Reason = reason + "; " + moved
 		event.Loss = t.reportLossLocked(e, e, t.rule.Epoch, event.Reason)
 	}
 	t.endpoints[e].reset()
 	t.publishLocked(p)
-	t.emit(event)
-	if moved != "" {
-		t.tellTokensLocked(e, e)
+	if moved == "" {
+		t.refusedLocked(q, reason)
+		return
 	}
+	t.emit(event)
+	t.tellTokensLocked(e, e)
 }
 
 // downLocked begins an outage: the rule has found that neither endpoint serves.
@@ -226,7 +246,7 @@ func (t *Transport) tellDownLocked(e Endpoint) {
 
 // upLocked ends an outage at the active endpoint: the rule has begun a new epoch. The
 // connections are those of p, nil to keep what there are: a request was answered over
-// one of them.
+// one that is older than the outage.
 func (t *Transport) upLocked(p *pool, reason string) {
 	e := t.state.Load().active
 	told := !t.outage.untold
@@ -267,14 +287,20 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 }
 
 // answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life.
-func (t *Transport) answered(st *state) {
+// was sent under st: it takes the faults off the record, and is proof of life. Anew: it
+// came over a new connection. If that ends an outage, older connections may lead to
+// another place than the one that serves.
+func (t *Transport) answered(st *state, anew bool) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
 	}
+	var p *pool // nil: goes on over the connections that there are
+	if anew && st.down && t.state.Load() == st {
+		p = t.newPool()
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
@@ -282,7 +308,7 @@ func (t *Transport) answered(st *state) {
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
-		t.upLocked(nil, fmt.Sprintf("the %v answers a request", st.active))
+		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
 	case confirmed:
 		t.publishLocked(nil)
 		if t.leftOnTrial != nil {
@@ -290,7 +316,7 @@ func (t *Transport) answered(st *state) {
 			t.leftOnTrial = nil
 		}
 		if !t.rule.Pinned {
-			t.tellFleet(fmt.Sprintf("the %v answers requests", st.active))
+			t.fleet.tell(fmt.Sprintf("the %v answers requests", st.active))
 		}
 	}
 }

@@ -250,8 +250,15 @@ func (c *call) roundTrip() (*http.Response, error) {
 	if bodyless(c.out) {
 		read.rescue = second.start
 	}
-	leave := p.waits.list(read)
+	leave, over := p.waits.list(read), false
+	defer func() {
+		if !over { // Base has panicked
+			leave()
+			discard(second.end())
+		}
+	}()
 	resp, err := w.roundTrip(p.base, c.out)
+	over = true
 	leave()
 	if again := second.end(); again != nil {
 		if resp != nil {
@@ -275,7 +282,8 @@ type secondTry struct {
 	out    *http.Request // of the first one
 
 	mu     sync.Mutex
-	over   bool // the first one has ended
+	over   bool  // the first one has ended
+	pool   *pool // of the second one
 	resp   *http.Response
 	cancel context.CancelCauseFunc // nil if it was not begun
 }
@@ -283,30 +291,24 @@ type secondTry struct {
 // start begins the second try, if the endpoint is the same and repeats are in budget.
 func (s *secondTry) start() {
 	t, st := s.t, s.t.state.Load()
-	if st.active != s.st.active || st.down || st.closed || !t.budget.take() {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || st.active != s.st.active || st.down || !t.budget.take() {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.caller)
-	s.cancel = cancel
+	s.cancel, s.pool = cancel, st.pool
 	again := s.out.Clone(ctx)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.rule.Closed {
-		return
-	}
-	t.wg.Go(func() {
+	t.spawn(func() {
 		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
-		resp, err := exchange(st.pool.base, again)
-		if err != nil || s.win(resp) {
+		var resp *http.Response
+		var err error
+		if t.protect("Base", func() { resp, err = exchange(st.pool.base, again) }) == nil && err == nil && s.win(resp) {
 			return
 		}
 		discard(resp)
 		cancel(nil)
+		st.pool.leave()
 	})
 }
 
@@ -318,7 +320,7 @@ func (s *secondTry) win(resp *http.Response) bool {
 		return false
 	}
 	if resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, s.cancel}
+		resp.Body = &releasingBody{resp.Body, s.cancel, s.pool}
 	}
 	s.resp = resp
 	s.first.cancel(errAbandoned)

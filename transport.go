@@ -218,14 +218,8 @@ func (c *call) next(st *state, f *Fault) *state {
 	if st.down {
 		return nil // each request is sent once then
 	}
-	if q != nil && decides {
-		select {
-		case <-q.done:
-		case <-ctx.Done():
-			return nil
-		case <-canceled(c.req):
-			return nil
-		}
+	if q != nil && decides && !c.await(q) {
+		return nil
 	}
 	now := t.state.Load()
 	if now.epoch == st.epoch && !now.down && !c.pause(now, f, throttled, q) {
@@ -310,6 +304,17 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 			return false
 		}
 	}
+}
+
+// await waits for the answer to a question. It reports false if the call ends first.
+func (c *call) await(q *question) bool {
+	select {
+	case <-q.done:
+		return true
+	case <-c.req.Context().Done():
+	case <-canceled(c.req):
+	}
+	return false
 }
 
 // succeed ends a call that got a healthy answer.

@@ -51,7 +51,8 @@ type transit struct {
 	state       atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
 	timeout     time.Duration           // until the headers have to be there, 0 for ever
-	protocol    *protocol               // of the endpoint
+	endpoint    *endpoint
+	protocol    *protocol // of the endpoint
 	connections *connections
 	underway    underway // of a write
 
@@ -77,6 +78,9 @@ const (
 )
 
 func (w *transit) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
+
+// anew reports whether the last try went over a new connection.
+func (w *transit) anew() bool { return w.saw(sawGotConn) && !w.saw(sawReuse) }
 
 // plan chooses the form of a request.
 func (w *transit) plan(req *http.Request, once bool) {
@@ -137,6 +141,8 @@ func (w *transit) gotConn(info httptrace.GotConnInfo) {
 	}
 	if info.Reused {
 		marks |= sawReuse
+	} else {
+		w.endpoint.connected(info.Conn)
 	}
 	w.seen.Or(marks)
 }

@@ -45,8 +45,8 @@ type View struct {
 	// side. Connections and faults from before it do not count any more.
 	Epoch  uint64
 	Since  time.Time // of the last move
-	Pinned bool
-	Down   bool // neither side has proved that it serves
+	Pinned bool      // by hand: neither Down nor Provisional
+	Down   bool      // neither side has proved that it serves
 	// Provisional: the move here rested on weak evidence, and the side has not
 	// given a healthy answer to a request since.
 	Provisional bool
@@ -64,9 +64,9 @@ type Rule struct {
 	question uint64   // its number; one that was overtaken has another
 	evidence Evidence // all that has led to it
 
-	// What an early question has found, as long as nobody has needed it.
+	// What an early question has found, if the traffic is to move by it.
 	kept   Findings
-	keptAt time.Time // zero for none
+	keptAt time.Time // long ago for none
 
 	heldUntil time.Time // no question that decides before, but on evidence of another kind
 	heldBy    Kind      // the evidence that is held
@@ -115,6 +115,8 @@ type Findings struct {
 	Active, Other Outcome
 	// Reached: a new connection to the active side has led to an answer.
 	Reached bool
+	// Moved: from an address at which the active side was not seen before.
+	Moved bool
 	// Alive: the active side has given a healthy answer to a request since the
 	// question was asked, or since what raised it.
 	Alive bool
@@ -153,7 +155,7 @@ type Answer uint8
 const (
 	Ignore Answer = iota // old news, or nothing may come of it
 	Join                 // the question under way will tell
-	Ask                  // ask both sides, unless Kept knows their answers
+	Ask                  // ask both sides, unless Kept has their answers
 )
 
 // See takes note of evidence against the active side, of a request that was sent
@@ -179,10 +181,11 @@ func (r *Rule) See(now time.Time, epoch uint64, e Evidence) Answer {
 // Question is the number of the question under way, and what has led to it.
 func (r *Rule) Question() (uint64, Evidence) { return r.question, r.evidence }
 
-// Kept returns what a question has found so short a while ago that it need not be
-// asked again.
+// Kept returns what an early question has found so short a while ago that it need not
+// be asked again: that the traffic is to move. Any other finding is out of date when
+// there is new evidence.
 func (r *Rule) Kept(now time.Time) (Findings, bool) {
-	return r.kept, !r.keptAt.IsZero() && now.Sub(r.keptAt) < r.Fresh
+	return r.kept, now.Sub(r.keptAt) < r.Fresh
 }
 
 // open reports whether question is the one under way.
@@ -196,9 +199,12 @@ func (r *Rule) Conclude(now time.Time, question uint64, f Findings, hold time.Du
 	if !r.open(question) {
 		return Undecided, false
 	}
-	if !r.evidence.Decides {
+	// A fault, and another place behind the name that serves, decide as well.
+	if !r.evidence.Decides && !(f.Moved && f.Active == Passed) {
 		r.asking = false
-		r.kept, r.keptAt, r.quietTill = f, now, now.Add(hold)
+		if r.quietTill = now.Add(hold); Judge(false, f) == Move {
+			r.kept, r.keptAt = f, now
+		}
 		return Undecided, false
 	}
 	switch v = Judge(r.evidence.Definite(), f); v {
@@ -224,11 +230,11 @@ func (r *Rule) Refuse(now time.Time, question uint64, hold time.Duration) {
 }
 
 func (r *Rule) refuse(now time.Time, hold time.Duration) {
-	if now.Before(r.heldUntil) {
-		r.evidence.Kinds |= r.heldBy
-	}
-	if r.evidence.Kinds != Slow { // who asks about slow requests knows when to ask again
-		r.heldUntil, r.heldBy = now.Add(hold), r.evidence.Kinds
+	if kinds := r.evidence.Kinds; kinds != Slow { // who asks about slow requests knows when to ask again
+		if now.Before(r.heldUntil) {
+			kinds |= r.heldBy
+		}
+		r.heldUntil, r.heldBy = now.Add(hold), kinds
 	}
 	r.asking = false
 }
@@ -328,7 +334,7 @@ func (r *Rule) MayReturn(now time.Time, at View, risen bool) bool {
 
 // MayTakeBack reports whether the provisional move that led to at may be taken back.
 func (r *Rule) MayTakeBack(at View) bool {
-	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Pinned && !r.Down
+	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Down
 }
 
 // TakeBack ends a provisional move that may be taken back: the side that was left
@@ -398,7 +404,7 @@ func (r *Rule) movesWithin(at time.Time, memory time.Duration) (n int) {
 
 // Pin keeps the traffic at a side until Unpin. It reports whether it has moved for it.
 func (r *Rule) Pin(now time.Time, to Side) (moved bool) {
-	if r.Closed || r.Single && to == Alternate || r.Pinned && r.Active == to {
+	if r.Closed || r.Single && to == Alternate {
 		return false
 	}
 	r.Pinned, r.Down, r.Provisional, r.asking = true, false, false, false
@@ -423,7 +429,7 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 	if r.Closed || r.Single && to == Alternate {
 		return false, false
 	}
-	r.moves = nil
+	r.moves, r.Provisional = nil, false
 	switch {
 	case r.Active != to:
 		r.MoveTo(now, to, false)
@@ -433,7 +439,6 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 		r.judged()
 		return false, true
 	}
-	r.Provisional = false
 	return false, false
 }
 
@@ -443,5 +448,5 @@ func (r *Rule) Close() { r.Closed, r.asking = true, false }
 // NeedsWatch reports whether sides have to be probed without traffic. Failback is
 // whether probes for the way home are wanted at all.
 func (r *Rule) NeedsWatch(failback bool) bool {
-	return !r.Closed && (r.Down || r.Provisional && !r.Pinned || (r.Active == Alternate || r.Pinned) && failback)
+	return !r.Closed && (r.Down || r.Provisional || (r.Active == Alternate || r.Pinned) && failback)
 }

@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"context"
@@ -39,6 +39,10 @@ const (
 )
 
 const (
+	orgURL   = "https://contoso.api.crm.dynamics.com"
+	accounts = "/api/data/v9.2/accounts"
+	whoAmI   = "/api/data/v9.2/WhoAmI"
+
 	asJSON       = "application/json"
 	organization = `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`
 )
@@ -131,7 +135,7 @@ var (
 		answer: answering(503, asJSON, `{"error":{"code":"0x8004B065","message":"Not served from here."}}`)}
 	blackHole = &conduct{name: "swallows", reaches: true, counts: true, probe: bad, answer: slowly(-1, 0)}
 	outage    = &conduct{name: "503", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "")}
-	busy      = &conduct{name: "503 with Retry-After", reaches: true, counts: true, trips: true, probe: bad, answer: answering(503, "text/plain", "", "Retry-After", "120")}
+	busy      = &conduct{name: "503 with Retry-After", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "", "Retry-After", "120")}
 
 	slow      = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
 	slowBody  = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}

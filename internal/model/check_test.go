@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"slices"
@@ -46,7 +46,7 @@ func (m *model) observe(e failover.Event) {
 		m.cleared = e.Time
 	case failover.EventDown:
 		active, other := m.now.active, m.now.active^1
-		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.found(other, bad, unclear, weak) {
+		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.single() && !m.found(other, bad, unclear, weak) {
 			m.fail("down without two failed probes")
 		}
 		next.down = true
@@ -71,6 +71,9 @@ func (m *model) observe(e failover.Event) {
 		m.history = append(m.history, next)
 	}
 }
+
+// single reports whether the organization has one address.
+func (m *model) single() bool { return m.cfg.Alternate == failover.NoAlternate }
 
 // checkTrip: neither the faults of an older generation nor cancelled callers
 // open a breaker.
@@ -102,6 +105,9 @@ func refutes(e failover.Event) bool {
 // failed one of the active endpoint (or its fence), the latch's and the
 // operator's leave.
 func (m *model) checkSwitch(e failover.Event) {
+	if m.single() {
+		m.fail("a switch, and one address")
+	}
 	if e.From != m.now.active || e.To != e.From^1 || e.Generation != m.now.generation+1 {
 		m.fail("switch from %v to %v in generation %d does not follow on %v in %d", e.From, e.To, e.Generation, m.now.active, m.now.generation)
 	}
@@ -166,8 +172,8 @@ const longestDown = 5*time.Second + 10*time.Second + 5*time.Second
 
 // checkRecovery: a healthy endpoint is not left down.
 func (m *model) checkRecovery(now time.Time) {
-	for _, healthy := range m.healthy {
-		if !m.now.down || healthy.IsZero() {
+	for e, healthy := range m.healthy {
+		if !m.now.down || healthy.IsZero() || m.single() && failover.Endpoint(e) == failover.Alternate {
 			continue
 		}
 		since := healthy
