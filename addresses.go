@@ -63,12 +63,13 @@ func (a *addresses) news(now time.Time) string {
 
 func (a *addresses) newsLocked(now time.Time) string {
 	isNews := func(s seenAddress) bool { return !s.known && now.Sub(s.first) < addressNews }
-	for i, s := range slices.Backward(a.seen) {
-		if i == len(a.seen)-1 && !isNews(s) {
-			break
-		}
+	n := len(a.seen) - 1
+	if n < 0 || !isNews(a.seen[n]) {
+		return ""
+	}
+	for _, s := range slices.Backward(a.seen[:n]) {
 		if !isNews(s) {
-			return fmt.Sprintf(" (%s before, %s now)", s.host, a.seen[len(a.seen)-1].host)
+			return fmt.Sprintf(" (%s before, %s now)", s.host, a.seen[n].host)
 		}
 	}
 	return ""

@@ -180,7 +180,12 @@ func (f *Fault) deliveryText() string {
 }
 
 // Unwrap returns Err.
-func (f *Fault) Unwrap() error { return f.Err }
+func (f *Fault) Unwrap() error {
+	if f == nil { // wrapped by a program's own error
+		return nil
+	}
+	return f.Err
+}
 
 // Timeout reports whether the attempt ended because somebody stopped waiting: this side (a
 // deadline) or a gateway (status 504 or 524).

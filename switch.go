@@ -288,9 +288,11 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 		err := errPanicked
 		defer func() { answer <- err }()
 		t.protect(name, func() {
-			if err = realError(f()); err != nil {
-				_, _ = err.Error(), isTimeout(err) // whose panic is to be here, and not where the error is shown
+			returned := realError(f())
+			if returned != nil { // which may panic: here, and not where the error is judged and shown
+				_, _ = returned.Error(), isTimeout(returned)
 			}
+			err = returned
 		})
 	}) {
 		return ErrClosed
