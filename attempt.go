@@ -173,7 +173,7 @@ func (c *call) send() (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if c.st.down || c.st.provisional { // the headers are proof enough
-			t.answered(c.st, c.transit.anew())
+			t.answered(c.st, c.transit)
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -186,7 +186,7 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.answered(c.st, c.transit.anew())
+		t.answered(c.st, c.transit)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
@@ -199,9 +199,9 @@ func (c *call) send() (*http.Response, *Fault) {
 // one that cannot be sent, nor what the endpoint has just rejected.
 func (c *call) lend(f *Fault) {
 	switch {
-	case f.Class == ClassLocal || !validHeaderValue(valueOf(c.req.Header, "Authorization")):
+	case f.Class == ClassLocal:
 	case f.Status == http.StatusUnauthorized:
-		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
+		c.t.credentials.answered(f.Endpoint, valueOf(c.req.Header, "Authorization"), f.Status)
 	default:
 		c.t.lend(c.req.Header, false)
 	}
@@ -224,6 +224,9 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 // takeBody puts the body into the request, in the form that the transit has chosen.
 func (c *call) takeBody() error {
 	w := c.transit
+	if w == nil && c.body.none() {
+		return nil
+	}
 	if w != nil && w.once {
 		c.hideIdempotency()
 	}

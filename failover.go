@@ -184,8 +184,9 @@ type Config struct {
 	// alternate that fails (see ManualFailback).
 	ProbeInterval time.Duration
 
-	// MaxProbeInterval is what ProbeInterval grows to. Zero: 60 s, or ProbeInterval if that
-	// is longer. Negative: it does not grow.
+	// MaxProbeInterval is what ProbeInterval grows to; a fleet probes once in one and a half
+	// ProbeIntervals regardless. Zero: 60 s, or ProbeInterval if that is longer. Negative:
+	// it does not grow.
 	MaxProbeInterval time.Duration
 
 	// ProbeTimeout bounds one probe. Zero: 5 s. Negative: only Close ends a probe.
@@ -207,10 +208,12 @@ type Config struct {
 	ManualFailback bool
 
 	// ConfirmSwitch, if set, is asked before every automatic switch, with the evidence and
-	// the writes at risk. An error refuses the switch: the traffic stays, and the question
-	// comes up again with further evidence. Callers that wait for the switch wait for
-	// the answer; after 30 s without one the switch is refused. ConfirmSwitch must return
-	// once its context ends: Close waits for it. Nil: switches need no confirmation.
+	// the writes at risk, but not before a provisional one is taken back. An error refuses
+	// the switch: the traffic stays, and the question comes up again with further evidence.
+	// Callers that wait for the switch wait for the answer; after 30 s without one the
+	// switch is refused. ConfirmSwitch must return once its context ends: Close waits for
+	// it. A fail-back and an outage may ask at the same time. Nil: switches need no
+	// confirmation.
 	ConfirmSwitch func(context.Context, Switch) error
 
 	// FailFast makes requests fail at once with [ErrUnavailable] while the Transport is down,
@@ -240,9 +243,10 @@ type Config struct {
 
 	// Shared is where the processes of a fleet keep what they know together.
 	// A switch of one is then followed by all others, each after a passed probe
-	// of its own; one of them at a time probes for the fail-back; and dwell and
-	// latch count the switches of all. New waits up to a second, for a probe and
-	// for ConfirmSwitch, to start out where the fleet is. No request waits for
+	// of its own, within a second; one of them at a time probes for the fail-back, or
+	// while they are down, and they count Rise together; dwell and
+	// latch count the switches of all. New waits up to two seconds, for the store, and for a
+	// probe and for ConfirmSwitch, to start out where the fleet is. No request waits for
 	// Shared (unless Quorum asks for more than one process, and then only those
 	// that wait for a switch), and without an answer from it the Transport is on
 	// its own. Close does not close it. Nil: there is no fleet.
@@ -250,9 +254,10 @@ type Config struct {
 
 	// Quorum is how many processes of the fleet must have seen the active
 	// endpoint fail, within a minute, before the first of them switches to the
-	// alternate. A fence and a switch by hand need none; nor does a process that
-	// Shared does not answer. Only requests find out that an endpoint fails:
-	// processes without traffic are no witnesses. Zero: 1. Negative: 1.
+	// alternate. The others are asked: those without traffic probe the endpoint. A fence
+	// and a switch by hand need none. A process that Shared does not answer
+	// switches on its own, but the fleet is not told before the quorum is there; if the fleet's
+	// endpoint serves the process again, it goes back. Zero: 1. Negative: 1.
 	Quorum int
 
 	// OnFault, if set, is called for every failed attempt, on the goroutine of the call and
@@ -265,7 +270,7 @@ type Config struct {
 	// path. It may call the Transport, except for Close, which waits for it. While it blocks,
 	// up to 1,024 events wait for it; further ones are dropped, which the log and
 	// [Status.EventsDropped] report. With Shared, the first event may come before New has
-	// returned.
+	// returned. A panic is logged.
 	OnEvent func(Event)
 
 	// OnWrite, if set, is called for every write once it has ended, for a program that keeps
@@ -322,6 +327,7 @@ type Transport struct {
 	question *question                   // the last one, or nil
 	found    findings                    // what it has found, if the rule keeps that
 	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again
+	left     *pool                       // whose connections unlock lets go of, or nil
 	outage   *outage                     // nil unless down
 	downs    []time.Time                 // when the last outages began
 	timeDown time.Duration               // of outages that are over
@@ -329,9 +335,9 @@ type Transport struct {
 	// that the primary named first.
 	organizationID string
 	watching       bool          // the watch goroutine runs
+	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
-	rounds         chan struct{} // closed at the end of each round of probes
 	wake           chan struct{} // capacity 1: the watch goroutine should look again
 	recent         []Event       // the last events, probes left out
 	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
@@ -360,7 +366,7 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), rounds: make(chan struct{}), organizationID: c.OrganizationID}
+	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
 	if t.base == nil {
 		t.base, t.owned = defaultBase(current)
 	}

@@ -3,7 +3,6 @@ package failover
 import (
 	"errors"
 	"hash/maphash"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -86,14 +85,6 @@ func (e *endpoint) knows(f *Fault) bool {
 	return f.subject != 0 && f.subject == e.explained && time.Now().Before(e.explainedUntil)
 }
 
-// connected takes note of a new connection of the traffic. Where it leads to while the
-// endpoint is in trouble is no news of before.
-func (e *endpoint) connected(c net.Conn) {
-	if c != nil && !e.suspect.Load() {
-		e.addresses.see(c.RemoteAddr(), time.Now())
-	}
-}
-
 // succeeded records that the service answered in good health at now, a time since
 // Transport.started. A page of a front end is no such answer.
 func (e *endpoint) succeeded(now time.Duration) {
@@ -139,6 +130,7 @@ func (e *endpoint) reset() {
 	e.breaker.reset()
 	e.suspect.Store(false)
 	e.anchor.release()
+	e.addresses.settle()
 }
 
 // trip opens the breaker: the endpoint has to earn its way back.

@@ -46,7 +46,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Closed {
 		return ErrClosed
 	}
@@ -79,7 +79,7 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Closed || t.rule.Pinned && Endpoint(t.rule.Active) == e {
 		return
 	}

@@ -47,6 +47,15 @@ func (t *Transport) newPool() (p *pool) {
 	return p
 }
 
+// poolAfter returns the pool to go on over if what the probes have found is that the
+// active endpoint serves, nil if it is not.
+func (t *Transport) poolAfter(found findings) *pool {
+	if !found.Reached {
+		return nil
+	}
+	return t.newPool()
+}
+
 // freshPool returns a pool over a copy of base.
 func (t *Transport) freshPool(base *http.Transport) *pool {
 	base = fresh(base)
@@ -160,6 +169,9 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
+	}
+	if base, ok := t.base.(closesIdle); ok && t.owned {
+		base.CloseIdleConnections()
 	}
 }
 

@@ -266,7 +266,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(ctx)
 	var borrowed string
 	if t.cfg.Authorize != nil {
-		if err := t.cfg.Authorize(req); err != nil {
+		if err := t.authorize(req); err != nil {
 			closeBody(req)
 			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
 		}
@@ -274,8 +274,8 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Header.Set("Authorization", borrowed)
 	}
 	resp, err := t.dialAnew(req)
-	if borrowed != "" && err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.credentials.reject(p.at, borrowed)
+	if borrowed != "" && err == nil {
+		t.credentials.answered(p.at, borrowed, resp.StatusCode)
 	}
 	return resp, err
 }

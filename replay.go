@@ -68,8 +68,14 @@ func (c *call) maySendAgain(f *Fault) bool {
 	case NotSent, Refused: // proof that the request was not carried out
 		return true
 	default:
-		return !c.once()
+		return f.challenges() || !c.once()
 	}
+}
+
+// challenges reports whether the request was answered 401 by a gateway: it has not
+// been applied (RFC 9110, section 15.5.2).
+func (f *Fault) challenges() bool {
+	return f.Class == ClassAuth && f.Status == http.StatusUnauthorized && f.Code == "" && f.Delivery == Answered
 }
 
 // once reports whether the request must not be carried out again while the outcome of

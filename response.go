@@ -24,7 +24,7 @@ func (c *call) deliver(resp *http.Response) {
 func (c *call) watchBody(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
 		c.transit.release()
-		c.t.answered(c.st, false)
+		c.t.answered(c.st, nil)
 		c.st.pool.leave()
 		return
 	}
@@ -104,7 +104,7 @@ func (b *watchedBody) end(err error) {
 	}
 	b.st.pool.leave()
 	if err == io.EOF {
-		b.t.answered(b.st, false)
+		b.t.answered(b.st, nil)
 		return
 	}
 	if b.ctx.Err() == context.Canceled {

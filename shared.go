@@ -111,7 +111,8 @@ type FleetStatus struct {
 	Record Record
 	Loaded time.Time
 	// Err is why the store counts as lost, nil if it does not: an error of it, which
-	// goes away once the store has answered well for 15 seconds.
+	// goes away once the store has answered well for 15 seconds, or up to two minutes
+	// if it has failed in between.
 	Err error
 	// Apart: the fleet's endpoint is not the one that is active here, because
 	// it does not pass its probe, the Transport is pinned, ConfirmSwitch

@@ -76,6 +76,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // enter returns the state under which a call makes its first attempt. While neither
 // endpoint serves it fails with Config.FailFast, and waits with Config.WaitForUp.
 func (c *call) enter() (*state, error) {
+	if st := c.t.state.Load(); !st.closed && !st.down {
+		return st, nil
+	}
+	return c.enterDown()
+}
+
+func (c *call) enterDown() (*state, error) {
 	t, waited := c.t, false
 	for {
 		st := t.state.Load()
@@ -142,6 +149,7 @@ type call struct {
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool // see isRead
 	judged, onlyOnce  bool // see once
+	astray            bool // the last attempt was part of a trial that has failed, see tried
 
 	// Of the attempt under way:
 	st      *state
@@ -161,8 +169,10 @@ func (c *call) run() (resp *http.Response, err error) {
 			c.abandon()
 		}
 	}()
-	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
-		return nil, err // the caller's own reader failed
+	if !bodyless(c.req) {
+		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
+			return nil, err // the caller's own reader failed
+		}
 	}
 	st, err := c.enter() // not before: the caller's reader may have taken its time
 	if err != nil {
@@ -190,6 +200,10 @@ func (c *call) run() (resp *http.Response, err error) {
 		st = c.next(st, f)
 		c.tell(f, st)
 		if st == nil {
+			if resp != nil && c.astray {
+				discard(resp) // of an endpoint that the organization is not known to be served at
+				resp = nil
+			}
 			return c.finish(resp)
 		}
 		discard(resp)
@@ -203,10 +217,11 @@ func (c *call) run() (resp *http.Response, err error) {
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
 	c.lend(f)
+	c.astray = t.tried(st, f, ctx.Err() != nil)
 	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() || c.body.spent() || !c.maySendAgain(f) {
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.astray || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
 	if st.down {
@@ -220,7 +235,7 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
-	if now.closed || now.down || ctx.Err() != nil || !c.body.withdraw() {
+	if now.closed || now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now

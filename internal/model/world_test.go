@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"context"
@@ -39,6 +39,10 @@ const (
 )
 
 const (
+	orgURL   = "https://contoso.api.crm.dynamics.com"
+	accounts = "/api/data/v9.2/accounts"
+	whoAmI   = "/api/data/v9.2/WhoAmI"
+
 	asJSON       = "application/json"
 	organization = `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`
 )

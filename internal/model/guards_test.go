@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"context"
@@ -277,3 +277,7 @@ func TestABlackHoleOverHTTP2IsEscapedByAttemptTimeout(t *testing.T) {
 		require.Equal(t, failover.Alternate, transport.Status().Active)
 	})
 }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
