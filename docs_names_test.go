@@ -259,6 +259,9 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 	ours := regexp.MustCompile(`\b(?:failover|failovertest|failoverredis|failoverotel|sharedtest|auth|authtest)\.[A-Z]\w*(?:\.[A-Z]\w*)?`)
 	members := regexp.MustCompile(`(?:^|[^\w.])((?:Config|Transport|Status|EndpointStatus|Error|Event|Fault|LossReport|Org|Policy|Verification|Attempt)\.[A-Z]\w*)`)
 	for _, document := range c.documents {
+		if document == "CHANGELOG.md" {
+			continue // which names what is gone
+		}
 		for _, span := range code.FindAllString(withoutSnippets(readDocument(t, document)), -1) {
 			for _, name := range tests.FindAllString(span, -1) {
 				assert.True(t, c.hasTest(name, strings.Contains(span, "-run")), "%s: %s: no such test", document, name)
