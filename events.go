@@ -55,7 +55,8 @@ const (
 	// probe over a new connection. Requests go over new connections from now on, because
 	// a failover may have moved what is behind the address. Reason says what speaks for
 	// that, and Loss lists the writes at risk if it is so. If nothing speaks for it, it
-	// was a false alarm, and EventSwitchRefused says so instead.
+	// was a false alarm, and EventSwitchRefused says so instead, unless slow requests or
+	// single faults were all there was.
 	EventRenewed
 )
 
