@@ -86,8 +86,6 @@ func (t *Transport) watch() {
 		}
 		t.mu.Lock()
 		due = t.nextProbeLocked(st, schedule)
-		close(t.rounds)
-		t.rounds = make(chan struct{})
 		t.mu.Unlock()
 	}
 }
@@ -124,6 +122,15 @@ func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBa
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(first), backoff.WithMaxInterval(last), backoff.WithMaxElapsedTime(0),
 		backoff.WithMultiplier(growth), backoff.WithRandomizationFactor(probeJitter))
+}
+
+// holdLocked returns for how long nothing is asked again after an answer that leaves
+// the traffic where it is. It grows until growth is nil again.
+func (t *Transport) holdLocked() time.Duration {
+	if t.growth == nil {
+		t.growth = intervals(holdInterval, maxHold, 2)
+	}
+	return t.growth.NextBackOff()
 }
 
 // round probes once and acts on it. It reports whether the probes are good, so
