@@ -141,9 +141,9 @@ func (t *Transport) emit(e Event) {
 	e.Time, e.Generation = time.Now(), st.generation
 	switch e.Kind {
 	case EventOutcomeUnknown:
-		t.endpoints[e.From].recent.inDoubt.add(e.Time)
+		t.endpoints[e.From].recent.trouble().inDoubt.add(e.Time)
 	case EventSwitchRefused:
-		t.endpoints[e.From].recent.refused.add(e.Time)
+		t.endpoints[e.From].recent.trouble().refused.add(e.Time)
 	}
 	if e.Kind != EventProbed {
 		t.recent = appendRecent(t.recent, e)

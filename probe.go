@@ -214,7 +214,7 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	side := &t.endpoints[e]
-	side.lastProbe, side.probeError = time.Now(), p.err
+	side.lastProbe = &pastProbe{time.Now(), p.err}
 	if p.err == nil {
 		side.fenced = false
 	} else if e == Primary && t.rule.Active == rule.Alternate {
