@@ -235,6 +235,9 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
+	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
+		return nil // the endpoint has been asked, and is to be left alone all the same
+	}
 	if now.closed || now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
@@ -339,6 +342,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
+	if resp != nil && c.inDoubt() == nil {
+		return resp, nil
+	}
 	e := c.failure()
 	if resp == nil {
 		c.explain(e)

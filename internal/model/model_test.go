@@ -474,8 +474,8 @@ func (m *model) close() {
 	if d := time.Since(start); d > 0 {
 		m.fail("Close took %v", d)
 	}
-	if m.busy > 0 || m.probing != [2]int{} {
-		m.fail("after Close, %d callbacks and %v probes run", m.busy, m.probing)
+	if probes := len(m.probing[0]) + len(m.probing[1]); m.busy > 0 || probes > 0 {
+		m.fail("after Close, %d callbacks and %d probes run", m.busy, probes)
 	}
 }
 
