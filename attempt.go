@@ -48,6 +48,7 @@ func (c *call) watch() {
 	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
+	w.timed = !w.once && c.isRead() && !w.givesUp && !c.st.down && !w.connections.limited
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
@@ -186,6 +187,7 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
+		c.st.pool.waits.answered()
 		t.answered(c.st, c.transit)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {

@@ -62,7 +62,7 @@ func borrowable(h http.Header) string {
 	return values[0]
 }
 
-// offer keeps the header of a request, if it can be sent. Proven: the request was answered in good health.
+// offer keeps the header of a request. Proven: the request was answered in good health.
 // It reports whether the header was not known before.
 func (c *credentials) offer(h http.Header, proven bool) (isNew bool) {
 	if proven {

@@ -55,7 +55,8 @@ const (
 	// probe over a new connection. Requests go over new connections from now on, because
 	// a failover may have moved what is behind the address. Reason says what speaks for
 	// that, and Loss lists the writes at risk if it is so. If nothing speaks for it, it
-	// was a false alarm, and EventSwitchRefused says so instead.
+	// was a false alarm, and EventSwitchRefused says so instead, unless slow requests or
+	// single faults were all there was.
 	EventRenewed
 )
 
@@ -140,9 +141,9 @@ func (t *Transport) emit(e Event) {
 	e.Time, e.Generation = time.Now(), st.generation
 	switch e.Kind {
 	case EventOutcomeUnknown:
-		t.endpoints[e.From].recent.inDoubt.add(e.Time)
+		t.endpoints[e.From].recent.trouble().inDoubt.add(e.Time)
 	case EventSwitchRefused:
-		t.endpoints[e.From].recent.refused.add(e.Time)
+		t.endpoints[e.From].recent.trouble().refused.add(e.Time)
 	}
 	if e.Kind != EventProbed {
 		t.recent = appendRecent(t.recent, e)

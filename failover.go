@@ -325,8 +325,8 @@ type Transport struct {
 	mu       sync.Mutex // guards what follows; never held over I/O or callbacks
 	rule     rule.Rule
 	question *question                   // the last one, or nil
-	found    findings                    // what it has found, if the rule keeps that
-	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again
+	found    *findings                   // what it has found, if the rule keeps that
+	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again, see holdLocked
 	left     *pool                       // whose connections unlock lets go of, or nil
 	outage   *outage                     // nil unless down
 	downs    []time.Time                 // when the last outages began
@@ -338,7 +338,7 @@ type Transport struct {
 	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
-	wake           chan struct{} // capacity 1: the watch goroutine should look again
+	wake           chan struct{} // capacity 1: the watch goroutine should look again; made for the first one
 	recent         []Event       // the last events, probes left out
 	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
 }
@@ -366,7 +366,7 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	if err := errors.Join(orgErr, c.complete(&org)); err != nil {
 		return nil, err
 	}
-	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), wake: make(chan struct{}, 1), organizationID: c.OrganizationID}
+	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), organizationID: c.OrganizationID}
 	if t.base == nil {
 		t.base, t.owned = defaultBase(current)
 	}
@@ -380,7 +380,6 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
 	}
 	t.rule = newRule(&t.cfg, &t.org, t.started)
-	t.growth = intervals(holdInterval, maxHold, 2)
 	t.state.Store(&state{since: t.started, changed: make(chan struct{}), pool: t.firstPool()})
 	if c.Shared != nil {
 		t.join()

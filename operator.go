@@ -128,8 +128,9 @@ type Status struct {
 	// Down: no endpoint passes its probe. Never true while pinned.
 	Down bool
 	// Provisional: the traffic switched here on weak evidence (the probe got a 401 or 429),
-	// and the endpoint has not given a healthy answer to a request since. The traffic goes
-	// back as soon as the other endpoint passes a probe.
+	// and the endpoint has not given a healthy answer to a request since. It is a trial: the
+	// first healthy answer confirms the switch. The traffic goes back as soon as a request
+	// meets a fault instead, a 401 included, or the other endpoint passes a probe.
 	Provisional bool
 	// TimeDown is how long the Transport has been down in all, since New. It
 	// grows while Down is true, and no more after Close.

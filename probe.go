@@ -32,10 +32,10 @@ type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) err
 // /api/data/v9.2/WhoAmI). The endpoint passes if the answer names the organization
 // ([Config.OrganizationID], if that is set). It also passes, weakly, if it asks for a bearer
 // token (401) or throttles the request: that is enough to stay at an endpoint, or to end an
-// outage, but the traffic switches to such an endpoint only if the active one has failed
-// its probe, and goes back as soon as that passes again. After a fence only an answer that
-// names the organization passes, because gateways ask for tokens, and throttle, before they
-// look for the organization.
+// outage. The traffic switches to such an endpoint only if the active one has failed its
+// probe, and on trial, see [Status.Provisional]. After a fence only an answer that names the
+// organization passes, because gateways ask for tokens, and throttle, before they look for
+// the organization.
 func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return probePath(ctx, client, endpoint, "/api/data/v9.2/WhoAmI", namesOrganization)
 }
@@ -214,7 +214,7 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	side := &t.endpoints[e]
-	side.lastProbe, side.probeError = time.Now(), p.err
+	side.lastProbe = &pastProbe{time.Now(), p.err}
 	if p.err == nil {
 		side.fenced = false
 	} else if e == Primary && t.rule.Active == rule.Alternate {

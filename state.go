@@ -99,6 +99,9 @@ func (t *Transport) publishLocked(p *pool) {
 	}
 	if t.needsWatchLocked() && !t.watching {
 		t.watching = true
+		if t.wake == nil {
+			t.wake = make(chan struct{}, 1)
+		}
 		t.wg.Go(t.watch)
 	}
 	t.wakeWatch()
@@ -152,7 +155,7 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 		t.endpoints[Alternate].reset()
 	}
 	t.endpoints[m.to].reset()
-	t.growth.Reset()
+	t.growth = nil
 	t.objection = ""
 	if down {
 		t.endOutageLocked(now)
@@ -309,7 +312,7 @@ func (t *Transport) answered(st *state, w *transit) {
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
-	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.growth.NextBackOff())
+	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.holdLocked())
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:

@@ -135,7 +135,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 	if found.Active == rule.Passed {
 		t.endpoints[q.st.active].explain(q.fault)
 	}
-	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.growth.NextBackOff())
+	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.holdLocked())
 	switch verdict {
 	case rule.GoDown:
 		t.downLocked(found.faults)
@@ -152,7 +152,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 		}
 	case rule.Undecided:
 		if kept, ok := t.rule.Kept(time.Now()); ok && kept == found.Findings { // an early question
-			t.found, q.move = found, true
+			t.found, q.move = &found, true
 		}
 	}
 	t.unlock()
@@ -167,7 +167,10 @@ func (t *Transport) keptFindings(q *question) (findings, bool) {
 	defer t.mu.Unlock()
 	_, ok := t.rule.Kept(time.Now())
 	_, evidence := t.rule.Question()
-	return t.found, ok && evidence.Decides
+	if !ok || !evidence.Decides || t.found == nil {
+		return findings{}, false
+	}
+	return *t.found, true
 }
 
 // movedBehindLocked says what speaks for a failover that has kept the address: the kind
@@ -219,7 +222,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	defer t.mu.Unlock()
 	number, _ := t.rule.Question()
 	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Closed && !t.rule.Pinned {
-		t.rule.Refuse(time.Now(), q.number, t.growth.NextBackOff())
+		t.rule.Refuse(time.Now(), q.number, t.holdLocked())
 		q.loud = true
 		t.refusedLocked(q, refusal.Error())
 	}
@@ -288,9 +291,11 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 		err := errPanicked
 		defer func() { answer <- err }()
 		t.protect(name, func() {
-			if err = realError(f()); err != nil {
-				_, _ = err.Error(), isTimeout(err) // whose panic is to be here, and not where the error is shown
+			returned := realError(f())
+			if returned != nil { // which may panic: here, and not where the error is judged and shown
+				_, _ = returned.Error(), isTimeout(returned)
 			}
+			err = returned
 		})
 	}) {
 		return ErrClosed

@@ -342,6 +342,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
+	if resp != nil && c.inDoubt() == nil {
+		return resp, nil
+	}
 	e := c.failure()
 	if resp == nil {
 		c.explain(e)

@@ -132,6 +132,15 @@ func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBa
 		backoff.WithMultiplier(growth), backoff.WithRandomizationFactor(probeJitter))
 }
 
+// holdLocked returns for how long nothing is asked again after an answer that leaves
+// the traffic where it is. It grows until growth is nil again.
+func (t *Transport) holdLocked() time.Duration {
+	if t.growth == nil {
+		t.growth = intervals(holdInterval, maxHold, 2)
+	}
+	return t.growth.NextBackOff()
+}
+
 // round probes once and acts on it. It reports whether the probes are good, so
 // that the next ones may follow soon.
 func (t *Transport) round(st *state) (good bool) {

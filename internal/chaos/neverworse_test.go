@@ -25,7 +25,7 @@ func TestNeverWorse(t *testing.T) {
 		return b.alternate != "fenced" && b.alternate != "429" && (b.load == "quiet" || slices.Contains([]float64{0.17, 0.7, 1}, b.rate))
 	}
 	if *full {
-		busy, seeds, clients = 5*time.Minute, 2, contenders
+		busy, clients = 5*time.Minute, contenders
 		want = func(brownOut) bool { return true }
 	}
 	all := brownOuts(busy, seeds, func(b brownOut) bool { return want(b) && strings.Contains(b.String(), *only) })

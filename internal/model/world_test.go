@@ -144,8 +144,9 @@ var (
 	outage    = &conduct{name: "503", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "")}
 	busy      = &conduct{name: "503 with Retry-After", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "", "Retry-After", "120")}
 
-	slow      = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
-	slowBody  = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
+	slow     = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
+	slowBody = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
+	// A 401 says that the request has not been applied (RFC 9110, section 15.5.2).
 	tokenless = &conduct{name: "asks for a token", probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")}
 
 	// outages are what a side does that is to be left.
