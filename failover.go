@@ -134,7 +134,9 @@ type Config struct {
 	// endpoint fails its probe and the other passes, the traffic moves; reads that wait
 	// are then answered by the other endpoint, writes go on waiting, and are listed in
 	// the loss report. Reads that were sent within a second or two of the last answer
-	// wait on as well, as without a Transport. Zero: 10 s. Negative: nobody asks.
+	// wait on as well, as without a Transport. If the endpoint passes its probe, a read
+	// without a body that has waited for 15 times as long over its old connection is made
+	// over a new one as well, and the first answer wins. Zero: 10 s. Negative: nobody asks.
 	SuspectAfter time.Duration
 
 	// RetryThrottled is the longest Retry-After of a throttled request (429)

@@ -43,9 +43,10 @@ const (
 	// maxQuiet bounds the time between two questions about attempts that wait, in
 	// ticks. It doubles with each.
 	maxQuiet = 12 * suspectTicks
-	// rescueAfter is how long a read waits on a connection older than a judgement,
-	// while the endpoint answers new ones, before it is made anew as well.
-	rescueAfter = 150 * time.Second
+	// rescueAfter is how many times Config.SuspectAfter a read waits on a connection
+	// older than a judgement, while the endpoint answers new ones, before it is made
+	// anew as well: 150 s by default.
+	rescueAfter = 15
 )
 
 type waitShard struct {
@@ -92,6 +93,7 @@ func (w *waits) enter() *atomic.Int32 {
 	n := &s.counts[w.tick.Load()%uint32(len(s.counts))]
 	n.Add(1)
 	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
+		w.last.Store(w.tick.Load() - 2) // ticks stand still while nobody waits
 		time.AfterFunc(w.interval, w.look)
 	}
 	return n
@@ -206,7 +208,7 @@ func (t *Transport) suspect(p *pool) {
 func (w *waits) rescue() {
 	var due []func()
 	w.each(func(r *waitingRead) {
-		if r.rescue != nil && time.Since(r.since) >= rescueAfter {
+		if r.rescue != nil && time.Since(r.since) >= rescueAfter*w.t.cfg.SuspectAfter {
 			due, r.rescue = append(due, r.rescue), nil
 		}
 	})
