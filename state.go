@@ -74,6 +74,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 // publishLocked makes the view of the rule the state that requests go by, over the
 // connections of p; nil keeps those that there are. It wakes everyone who waits for a
 // change, and sees to it that the endpoints are watched if they have to be.
+// Old connections are let go of by unlock.
 func (t *Transport) publishLocked(p *pool) {
 	v, old := t.rule.View, t.state.Load()
 	next := &state{

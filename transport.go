@@ -238,7 +238,7 @@ func (c *call) next(st *state, f *Fault) *state {
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
 		return nil // the endpoint has been asked, and is to be left alone all the same
 	}
-	if now.closed || now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
+	if now.closed || now.down && (!c.astray || t.cfg.FailFast) || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now

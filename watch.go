@@ -228,7 +228,7 @@ func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
 func (t *Transport) takeBack(st *state, reason string, f *Fault) {
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
 		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
 	}
