@@ -151,7 +151,10 @@ type Config struct {
 	// passes, the traffic switches; reads that wait are answered by the other endpoint, and
 	// writes go on waiting, and are listed in the loss report. A read that was sent within
 	// two tenths of SuspectAfter of the last answer cannot be moved, and waits as it would
-	// without a Transport. Zero: 10 s. Negative: nothing is probed because of a wait.
+	// without a Transport. If the endpoint passes its probe, a read without a body that has
+	// waited for 15 times SuspectAfter over an older connection is sent over a new one as
+	// well, and the first answer wins. Zero: 10 s. Negative: nothing is probed because of a
+	// wait.
 	SuspectAfter time.Duration
 
 	// RetryThrottled is the longest Retry-After of a throttled request (429) that is waited

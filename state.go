@@ -91,7 +91,6 @@ func (t *Transport) publishLocked(p *pool) {
 	t.state.Store(next)
 	close(old.changed)
 	if next.pool != old.pool {
-		old.pool.retired.Store(true)
 		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
@@ -114,7 +113,7 @@ func (t *Transport) unlock() {
 	t.left = nil
 	t.mu.Unlock()
 	if left != nil {
-		left.leave()
+		left.retire()
 	}
 }
 

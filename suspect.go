@@ -45,9 +45,10 @@ const (
 	// maxQuiet bounds the time between two questions about attempts that wait, in
 	// ticks. It doubles with each.
 	maxQuiet = 12 * suspectTicks
-	// rescueAfter is how long a read waits on a connection older than a judgement,
-	// while the endpoint answers new ones, before it is made anew as well.
-	rescueAfter = 150 * time.Second
+	// rescueAfter is how many times Config.SuspectAfter a read waits on a connection
+	// older than a judgement, while the endpoint answers new ones, before it is made
+	// anew as well: 150 s by default.
+	rescueAfter = 15
 )
 
 // waitShard fills a cache line, so that cores do not disturb each other.
@@ -211,7 +212,7 @@ func (t *Transport) suspect(p *pool) {
 func (w *waits) rescue() {
 	var due []func()
 	w.each(func(r *waitingRead) {
-		if r.rescue != nil && time.Since(r.since) >= rescueAfter {
+		if r.rescue != nil && time.Since(r.since) >= rescueAfter*w.t.cfg.SuspectAfter {
 			due, r.rescue = append(due, r.rescue), nil
 		}
 	})
