@@ -16,7 +16,7 @@ import (
 // that is active in c.st.
 
 // sentRead is what an attempt with a read needs of its own, in one piece of 512 bytes
-// at the most: the allocator takes twice as long over longer ones.
+// at most: the allocator takes twice as long over longer ones.
 type sentRead struct {
 	request http.Request
 	url     url.URL
@@ -48,6 +48,7 @@ func (c *call) watch() {
 	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
+	w.timed = !w.once && c.isRead() && !w.givesUp && !c.st.down && !w.connections.limited
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
@@ -186,6 +187,7 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
+		c.st.pool.waits.answered()
 		t.answered(c.st, c.transit)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
@@ -199,9 +201,9 @@ func (c *call) send() (*http.Response, *Fault) {
 // one that cannot be sent, nor what the endpoint has just rejected.
 func (c *call) lend(f *Fault) {
 	switch {
-	case f.Class == ClassLocal || !validHeaderValue(valueOf(c.req.Header, "Authorization")):
+	case f.Class == ClassLocal:
 	case f.Status == http.StatusUnauthorized:
-		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
+		c.t.credentials.answered(f.Endpoint, valueOf(c.req.Header, "Authorization"), f.Status)
 	default:
 		c.t.lend(c.req.Header, false)
 	}
@@ -224,6 +226,9 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 // takeBody puts the body into the request, in the form that the transit has chosen.
 func (c *call) takeBody() error {
 	w := c.transit
+	if w == nil && c.body.none() {
+		return nil
+	}
 	if w != nil && w.once {
 		c.hideIdempotency()
 	}
@@ -287,6 +292,9 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 		known = *f // which a Config.Classify may share between calls
 	}
 	known.Endpoint = c.st.active
+	if known.service && !known.Definitive {
+		known.subject = subjectOf(c.req, &known)
+	}
 	ctx := c.req.Context()
 	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {

@@ -424,6 +424,33 @@ func TestACallerWhoGivesUpIsNoFault(t *testing.T) {
 	})
 }
 
+func TestAFenceRightAfterAnEarlyQuestionIsFollowed(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
+		_, err := s.create("Contoso") // whose reset raises a question, which finds that all is well
+		require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
+		synctest.Wait()
+		s.org.FailOver()
+		assert.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, failover.Alternate, s.active())
+	})
+}
+
+func TestAnActionThatAlwaysFailsPagesNobody(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.Alternate().Serve()
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path == accounts },
+			failovertest.Status(500, http.Header{"Content-Type": {"application/json"}, "Odata-Version": {"4.0"}},
+				`{"error":{"code":"","message":"An error has occurred.","innererror":{"message":"Exception occurred while executing action","type":"System.InvalidOperationException"}}}`))
+		for range 200 {
+			assert.Equal(s, 500, s.get(accounts))
+			time.Sleep(5 * time.Second)
+		}
+		assert.Equal(s, failover.Primary, s.active())
+		assert.Zero(s, s.count(failover.EventTripped))
+	})
+}
+
 func TestOnePoisonousQueryMovesNothing(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()

@@ -1,12 +1,11 @@
 package failover
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"math"
+	random "math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -20,29 +19,46 @@ import (
 // its own rule, at once, and tells the fleet afterwards; the others follow if
 // the endpoint serves them too. So the store is never waited for, with one
 // exception: a quorum has to be asked for before the switch.
+//
+// No clock is trusted but one's own. Times in a record are differences to the
+// store's clock at the moment they are read; how old a record is, and whether it
+// changes too often, is what a Transport has seen itself.
 
 // fleet is the Transport's place in its fleet.
 type fleet struct {
 	store        Shared
 	organization string
-	member       string        // this process: one witness, however many Transports
-	claimant     string        // this Transport: what takes turns at fail-back probes
-	wake         chan struct{} // capacity 1: there is something to tell or to ask
+	member       string          // this process: one witness, however many Transports
+	claimant     string          // this Transport: what takes turns at probes
+	wake         chan struct{}   // capacity 1: there is something to tell or to ask
+	word         <-chan struct{} // of changes, nil for none
 
 	// Guarded by Transport.mu:
 	status   FleetStatus
-	synced   uint64 // generation of the last record that the state here is in step with
-	newest   uint64 // generation of the newest record that was read
+	known    Record // the last one that the state here was in step with, its times by the clock here
 	untold   bool   // a switch was made here that the record does not know of
+	alone    bool   // without the quorum that it takes
 	insisted bool   // by hand: the record is to follow, whatever it says
 	reason   string // of that switch
-	failed   error  // of the last write to the store
 	// refused is the generation of the last record that was not followed, so
 	// that this is said once.
-	refused   uint64
+	refused uint64
+	changes []time.Time // when the generation of the record was last seen to change
+
+	unread    error         // of the last load
+	unwritten error         // of the last write
+	goodSince time.Time     // the store, which counts as lost, answers well
+	foundIn   time.Duration // after so long it counts as found
+
+	asked    [2]uint64 // Questions and Recoveries as they were seen last
+	looking  bool      // that is being answered
+	askAfter time.Time // and pace: the others are not asked again before
+	pace     interface {
+		NextBackOff() time.Duration
+		Reset()
+	}
 	witnessed time.Time // until when this process counts as a witness of status.Failed
-	claimed   bool      // a claim on the fail-back may last
-	rounds    int       // of probes, since it is this Transport's turn
+	holds     string    // the topic of which this Transport may have the turn
 }
 
 const (
@@ -50,26 +66,22 @@ const (
 	// change be missed.
 	fleetPoll = time.Minute
 	// fleetRetry is the first such time while something is unsettled; it
-	// grows to fleetPoll.
+	// grows to fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
-	// fleetTimeout bounds every use of the store.
+	lostPoll   = 2 * time.Second
+	// fleetTimeout bounds every use of the store, and the probe that New waits for.
 	fleetTimeout = time.Second
-	// witnessTime is how long a process counts as a witness of an outage.
-	witnessTime = time.Minute
-	// turnRounds is how many rounds of probes end a turn, if Config.Rise does not
-	// ask for more: a Transport may be the only one that does not reach the
-	// primary, or that is not to go back.
-	turnRounds = 6
-	// maxWitnesses is how many Status names.
-	maxWitnesses = 64
-	// maxClaim bounds a claim on the fail-back, lest a dead member keep it.
-	maxClaim = 10 * time.Minute
-)
-
-// Topics of claims.
-const (
-	failbackTopic = "fail-back"
-	outageTopic   = "outage of the " // and the endpoint
+	// foundAfter is how long a store that was lost has to answer well, each time
+	// within half of fleetTimeout, before it counts as found. It doubles, up to maxFound,
+	// whenever the store fails again before that.
+	foundAfter = 15 * time.Second
+	maxFound   = 2 * time.Minute
+	// maxChanges of the generation within fenceDamping are as many as a fleet makes by
+	// contradicting itself.
+	maxChanges = 4
+	// followSpread is over which followers probe, lest they meet the service's own
+	// limits. Who meets a fault meanwhile asks for itself, at once.
+	followSpread = 800 * time.Millisecond
 )
 
 // thisProcess is the name of the process in its fleet: for people the host name
@@ -90,211 +102,220 @@ func (t *Transport) join() {
 	t.fleet = &fleet{
 		store: t.cfg.Shared, organization: t.org.key(), wake: make(chan struct{}, 1),
 		member: member, claimant: fmt.Sprintf("%s#%d", member, claimants.Add(1)),
-		status: FleetStatus{Member: member},
+		status: FleetStatus{Member: member}, pace: intervals(firstPace, lastPace, 2),
 	}
-	changes := t.fleet.store.Changes(t.ctx, t.fleet.organization)
-	settled := t.sync()
-	t.wg.Go(func() { t.keepInStep(changes, settled) })
+	t.fleet.word = t.fleet.store.Changes(t.ctx, t.fleet.organization)
+	settled := t.sync(true)
+	t.wg.Go(func() { t.keepInStep(settled) })
 }
 
 // keepInStep looks at the record whenever it may have changed, or something is
 // to be told, until the Transport is closed.
-func (t *Transport) keepInStep(changes <-chan struct{}, settled bool) {
+func (t *Transport) keepInStep(settled bool) {
 	retry, poll := intervals(fleetRetry, fleetPoll, 2), intervals(fleetPoll, fleetPoll, 1)
 	for {
-		wait := retry
-		if settled {
+		t.mu.Lock()
+		lost := t.fleet.status.Err != nil
+		t.mu.Unlock()
+		var wait time.Duration
+		switch {
+		case lost:
+			wait = min(retry.NextBackOff(), lostPoll+random.N(lostPoll/4))
+		case settled:
 			retry.Reset()
-			wait = poll
+			wait = poll.NextBackOff()
+		default:
+			wait = retry.NextBackOff()
 		}
 		select {
 		case <-t.ctx.Done():
 			return
-		case _, ok := <-changes:
+		case _, ok := <-t.fleet.word:
 			if retry.Reset(); !ok { // against the rules of Shared
-				changes = nil
+				t.fleet.word = nil
 			}
 		case <-t.fleet.wake:
-		case <-time.After(wait.NextBackOff()):
+		case <-time.After(wait):
 		}
-		settled = t.sync()
+		settled = t.sync(false)
 	}
 }
+
+// older reports whether generation a is older than b. None is older than any.
+func older(a, b uint64) bool { return a != b && (a == 0 || b != 0 && int64(a-b) < 0) }
+
+// after returns what comes after a version or a generation.
+func after(n uint64) uint64 { return max(n+1, 1) }
 
 // step is what it takes to be in step with the fleet.
 type step uint8
 
 const (
-	rest   step = iota
-	tell        // the fleet of a switch that was made here
-	follow      // a switch of the fleet
+	rest    step = iota
+	tell         // the fleet of a switch that was made here
+	restore      // what the store has lost
+	follow       // a switch of the fleet
 )
 
 // sync brings the Transport and its fleet in step as far as that can be done
 // now, and reports whether nothing is left to do.
-func (t *Transport) sync() (settled bool) {
+func (t *Transport) sync(joining bool) (settled bool) {
 	rec, clock, err := t.load()
 	if err != nil {
 		return false
 	}
-	switch st, next := t.nextStep(rec, clock); next {
+	if joining {
+		t.fleet.asked = [2]uint64{rec.Questions, rec.Recoveries}
+	}
+	ctx := t.ctx
+	st, next := t.nextStep(rec, clock)
+	switch {
+	case joining:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
+		defer cancel()
+	case next == follow:
+		t.pause(random.N(followSpread))
+		if len(t.fleet.word) > 0 { // the fleet may be elsewhere by now
+			if rec, clock, err = t.load(); err != nil {
+				return false
+			}
+			st, next = t.nextStep(rec, clock)
+		}
+	}
+	switch next {
 	case tell:
-		settled = t.publish(st, rec, clock)
+		settled = t.tell(st, rec, clock)
+	case restore:
+		settled = t.restore(rec, clock)
 	case follow:
-		settled = t.followTo(st, rec, clock)
+		settled = t.followTo(ctx, st, rec, clock)
 	default:
 		settled = true
 	}
 	t.tryWriting()
+	t.answer(rec)
 	return t.renewWitness() && settled
 }
 
 // nextStep returns what is to be done about a record, and the state that this
 // holds for. The newer generation counts. A store that knows of an older one than
-// the Transport does has lost its memory, of which those remind it who agreed.
+// the Transport does has lost its memory; what is restored is not newer than it was.
 func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f, st := t.fleet, t.state.Load()
+	forgotten := older(rec.Generation, f.known.Generation) || rec.Version == 0 && f.known.Version != 0
 	switch {
 	case st.closed:
 		return st, rest
-	case rec.Active == st.active: // in step, whoever moved first
-		forgotten := rec.Generation < f.synced && f.synced == f.newest
-		if rec.Generation > f.synced {
-			t.rememberLocked(rec.in(clock).switches())
+	case rec.Active == st.active && !forgotten: // in step, whoever moved first
+		here := rec.in(clock)
+		if rec.Generation != f.known.Generation {
+			t.rememberLocked(here.switches())
 		}
-		f.untold, f.insisted = false, false
-		if forgotten && !st.pinned {
-			return st, tell
-		}
-		f.synced = rec.Generation
+		f.known, f.untold, f.alone, f.insisted = here, false, false, false
 		return st, rest
+	case forgotten && !f.untold && !f.insisted:
+		return st, restore
 	case st.pinned:
 		return st, rest
-	case f.insisted || rec.Generation <= f.synced && f.untold:
+	case f.insisted || f.untold && !older(f.known.Generation, rec.Generation):
 		return st, tell
-	case rec.Generation < f.newest:
-		if f.synced == f.newest {
-			return st, tell
-		}
-		return st, rest // this one was apart, and has nothing to say
 	default:
+		if older(f.known.Generation, rec.Generation) {
+			// One of the fleet has seen more there than this one's last fence.
+			t.endpoints[rec.Active].fenced = false
+		}
 		return st, follow
 	}
 }
 
-// load reads the record and keeps it for Status.
-func (t *Transport) load() (Record, time.Time, error) {
-	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
-	defer cancel()
-	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
-	if err == nil && (rec.Active > Alternate || rec.Generation > math.MaxInt64) {
-		err = errors.New("failover: the fleet's record makes no sense")
+// pause waits, unless the Transport is closed.
+func (t *Transport) pause(d time.Duration) {
+	select {
+	case <-t.ctx.Done():
+	case <-time.After(d):
 	}
-	t.loaded(err)
-	if err != nil {
-		return Record{}, clock, err
-	}
-	rec.Reason, rec.By = redact.Line(redact.Text(rec.Reason), maxErrorText), redact.Line(rec.By, maxErrorText)
-	rec.Earlier = slices.Clone(rec.Earlier[max(0, len(rec.Earlier)-maxSwitches):])
+}
+
+// disputed reports whether the record changes so often that it is left as it is:
+// members that see the endpoints differently would correct each other for ever.
+func (t *Transport) disputed() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.fleet.status.Record, t.fleet.status.Loaded = rec, time.Now()
-	t.fleet.newest = max(t.fleet.newest, rec.Generation)
-	return rec, clock, nil
+	c := t.fleet.changes
+	return len(c) == maxChanges && time.Since(c[0]) < fenceDamping
 }
 
-// loaded takes note of how reading the store ended, and wrote of how writing did.
-// A store that can be read but not be written to does not answer.
-func (t *Transport) loaded(err error) { t.used(func(f *fleet) error { return cmp.Or(err, f.failed) }) }
-
-func (t *Transport) wrote(err error) {
-	t.used(func(f *fleet) error { f.failed = err; return err })
-}
-
-// used keeps the error that a use of the store leaves it with.
-func (t *Transport) used(outcome func(*fleet) error) {
+// tell tells the fleet where this Transport is. A switch that was made without the
+// quorum that it takes, because the store did not answer, is told only once the quorum
+// is there; if the fleet's endpoint serves here after all, it is taken back.
+func (t *Transport) tell(st *state, rec Record, clock time.Time) (told bool) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ctx.Err() != nil {
-		return // the end of the Transport proves nothing
+	alone := t.fleet.alone && !t.fleet.insisted
+	t.mu.Unlock()
+	if !alone || rec.Active == st.active {
+		return t.publish(st, rec, clock)
 	}
-	was, err, active := t.fleet.status.Err, forShow(outcome(t.fleet)), t.state.Load().active
-	t.fleet.status.Err = err
-	if err != nil && was == nil {
-		t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: err})
+	if t.followTo(t.ctx, st, rec, clock) {
+		return true
 	}
-	if err == nil && was != nil {
-		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the shared store answers again"})
-	}
+	alone, err := t.testify(rec.Active, t.cfg.Quorum)
+	return err == nil && !alone && t.publish(st, rec, clock)
 }
 
-// in returns the record with its times by the clock of this process, none of
-// them in the future, given the time by the store's clock.
-func (r Record) in(clock time.Time) Record {
-	now := time.Now()
-	translate := func(at time.Time) time.Time { return now.Add(min(0, at.Sub(clock))) }
-	r.Since = translate(r.Since)
-	r.Earlier = slices.Clone(r.Earlier)
-	for i, at := range r.Earlier {
-		r.Earlier[i] = translate(at)
-	}
-	slices.SortFunc(r.Earlier, time.Time.Compare)
-	return r
-}
-
-// switches returns the times of all switches of a record.
-func (r Record) switches() []time.Time {
-	if r.Generation == 0 {
-		return nil
-	}
-	return append(slices.Clone(r.Earlier), r.Since)
-}
-
-// publish tells the fleet where this Transport is. Rec is the record that this
-// is to replace.
+// publish writes a record of a switch. Rec is the one that this is to replace.
 func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) {
 	f := t.fleet
 	t.mu.Lock()
-	offset := time.Until(clock)
-	next := Record{
-		Active: st.active, Generation: max(rec.Generation, f.newest) + 1,
-		Since: st.since.Add(offset).UTC(), Reason: cmp.Or(f.reason, "the record was lost"), By: f.member,
+	if t.state.Load().active != st.active { // it has moved on
+		t.mu.Unlock()
+		return false
+	}
+	generation := rec.Generation
+	if older(generation, f.known.Generation) {
+		generation = f.known.Generation
+	}
+	here := Record{
+		Version: after(rec.Version), Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
+		Questions: rec.Questions, Recoveries: rec.Recoveries, Frozen: rec.Frozen,
 	}
 	moves := t.rule.Moves()
-	for _, at := range moves[:max(0, len(moves)-1)] {
-		next.Earlier = append(next.Earlier, at.Add(offset).UTC())
-	}
+	here.Earlier = slices.Clone(moves[:max(0, len(moves)-1)])
 	t.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
-	defer cancel()
-	swapped, err := f.store.CompareAndSwap(ctx, f.organization, rec.Generation, next)
-	t.wrote(err)
-	if err != nil || !swapped {
-		return false // look again: somebody else has moved
+	if !t.swap(rec, here.out(clock)) {
+		return false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f.synced, f.newest = next.Generation, next.Generation
-	f.status.Record, f.status.Loaded = next, time.Now()
-	f.insisted = false
+	f.known, f.insisted = here, false
 	now := t.state.Load()
 	f.untold = now.active != st.active && !now.pinned
 	return !f.untold
 }
 
-// followTo moves the traffic to where the fleet is, if that passes its probe. If the
+// restore writes the record anew that the store has lost.
+func (t *Transport) restore(rec Record, clock time.Time) bool {
+	t.mu.Lock()
+	next := t.fleet.known.out(clock)
+	t.mu.Unlock()
+	next.Questions, next.Recoveries = rec.Questions, rec.Recoveries
+	return !t.disputed() && t.swap(rec, next)
+}
+
+// followTo moves the traffic to where the fleet is, if that passes its probe; for that
+// something answers is enough, since one of the fleet has seen more. If the
 // endpoint itself says that it does not serve, and the one that is active here
 // passes, the record is out of date, and is corrected.
-func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled bool) {
-	rec := found.in(clock)
-	err := t.runProbe(t.ctx, rec.Active)
+func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock time.Time) (settled bool) {
+	rec, f := found.in(clock), t.fleet
+	err := t.runProbe(ctx, rec.Active)
 	var fence *Fault
-	if errors.As(err, &fence) && fence.Definitive && t.runProbe(t.ctx, st.active) == nil {
+	if errors.As(err, &fence) && fence.Definitive && !t.disputed() && t.runProbe(ctx, st.active) == nil {
 		t.mu.Lock()
-		t.fleet.reason = fmt.Sprintf("the %v says that it does not serve", rec.Active)
+		t.endpoints[rec.Active].fenced = true
+		f.reason = fmt.Sprintf("the %v says that it does not serve", rec.Active)
 		t.mu.Unlock()
 		return t.publish(st, found, clock)
 	}
@@ -303,16 +324,14 @@ func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled 
 		t.rememberLocked(rec.Earlier) // before the one that is to follow
 		t.mu.Unlock()
 		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
-		err = t.propose(t.ctx, st, move{to: rec.Active, reason: reason}, 0)
+		err = t.propose(ctx, st, move{to: rec.Active, reason: reason, follows: true}, 0)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.fleet
 	switch {
 	case err == nil:
-		f.synced = rec.Generation
+		f.known = rec
 		if t.state.Load().generation == st.generation+1 { // and has not moved on
-			f.untold, f.insisted = false, false
 			t.rememberLocked(rec.switches())
 		}
 	case err != errOvertaken && f.refused != rec.Generation:
@@ -323,33 +342,37 @@ func (t *Transport) followTo(st *state, found Record, clock time.Time) (settled 
 	return err == nil
 }
 
-// tellFleet has the fleet told of a switch. mu is held.
-func (t *Transport) tellFleet(reason string) {
-	if t.fleet == nil {
+// moved takes note of a switch. mu is held.
+func (f *fleet) moved(m move, pinned bool) {
+	switch {
+	case f == nil:
+	case m.follows:
+		f.untold, f.alone, f.insisted = false, false, false
+	default:
+		f.alone = m.alone
+		if !pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
+			f.tell(m.reason)
+		}
+	}
+}
+
+// tell has the fleet told of a switch. Transport.mu is held.
+func (f *fleet) tell(reason string) {
+	if f == nil {
 		return
 	}
-	t.fleet.untold, t.fleet.reason = true, reason
-	t.fleet.rouse()
+	f.untold, f.reason = true, reason
+	f.rouse()
 }
 
 // insist has the fleet told where the Transport is, whatever the record that was
-// read last says: a hand has decided. mu is held.
-func (t *Transport) insist(reason string) {
-	if t.fleet == nil {
+// read last says: a hand has decided. Transport.mu is held.
+func (f *fleet) insist(reason string) {
+	if f == nil {
 		return
 	}
-	t.fleet.insisted = true
-	t.tellFleet(reason)
-}
-
-// quorum returns how many processes it takes for a move to an endpoint. To go home
-// takes no more than one, nor does to leave an endpoint that says itself that it
-// does not serve.
-func (t *Transport) quorum(to Endpoint, fenced bool) int {
-	if to == Primary || fenced {
-		return 1
-	}
-	return t.cfg.Quorum
+	f.insisted = true
+	f.tell(reason)
 }
 
 // rouse has the fleet's goroutine look again. A nil fleet has none.
@@ -360,120 +383,5 @@ func (f *fleet) rouse() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
-	}
-}
-
-// witness tells the fleet that this process has seen an endpoint fail.
-// It returns an error while fewer than quorum processes have seen it, and nil at
-// once if one is enough.
-func (t *Transport) witness(at Endpoint, quorum int) error {
-	if t.fleet == nil {
-		return nil
-	}
-	t.mu.Lock()
-	t.fleet.witnessed, t.fleet.status.Failed = time.Now().Add(witnessTime), at
-	lost := t.fleet.status.Err != nil
-	t.mu.Unlock()
-	if quorum <= 1 || lost {
-		t.fleet.rouse()
-		return nil
-	}
-	seen, err := t.claim(t.ctx, outageTopic+at.String(), t.fleet.member, witnessTime)
-	t.fleet.rouse()
-	if err == nil && len(seen) < quorum {
-		return fmt.Errorf("seen by %d of the %d processes that it takes", len(seen), quorum)
-	}
-	return nil
-}
-
-// renewWitness brings the list of witnesses up to date. It reports whether
-// there is nothing to see.
-func (t *Transport) renewWitness() (quiet bool) {
-	t.mu.Lock()
-	at, left := t.fleet.status.Failed, time.Until(t.fleet.witnessed)
-	t.mu.Unlock()
-	var seen []string
-	if left > 0 {
-		seen, _ = t.claim(t.ctx, outageTopic+at.String(), t.fleet.member, left)
-		seen = slices.Clone(seen[:min(len(seen), maxWitnesses)])
-		for i := range seen {
-			seen[i] = redact.Line(seen[i], maxErrorText)
-		}
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.fleet.status.Witnesses = seen
-	return left <= 0
-}
-
-// leads reports whether it is this Transport's turn to probe for the fail-back:
-// that of the one who has waited for longest.
-func (t *Transport) leads() bool {
-	if t.fleet == nil {
-		return true
-	}
-	t.mu.Lock()
-	lost := t.fleet.status.Err != nil
-	t.fleet.claimed = true
-	t.mu.Unlock()
-	if lost {
-		return true
-	}
-	ttl := 2 * min(t.cfg.MaxProbeInterval, maxClaim/2)
-	turns, err := t.claim(t.ctx, failbackTopic, t.fleet.claimant, ttl)
-	return err != nil || len(turns) == 0 || turns[0] == t.fleet.claimant
-}
-
-// endRound takes note of a round of probes for the fail-back, which may have been
-// the last of the turn. To wait for the dwell a turn may last longer.
-func (t *Transport) endRound(st *state, good bool) {
-	if t.fleet == nil {
-		return
-	}
-	limit := max(turnRounds, 2*t.cfg.Rise)
-	t.mu.Lock()
-	if good && time.Now().Before(t.rule.DwellUntil()) {
-		limit *= 10
-	}
-	t.fleet.rounds++
-	over := t.fleet.rounds >= limit
-	t.mu.Unlock()
-	if over {
-		t.yieldFailback()
-	}
-}
-
-// yieldFailback lets another Transport have its turn. It works after Close as
-// well.
-func (t *Transport) yieldFailback() {
-	if t.fleet == nil {
-		return
-	}
-	t.mu.Lock()
-	claimed := t.fleet.claimed && t.fleet.status.Err == nil
-	t.fleet.claimed, t.fleet.rounds = false, 0
-	t.mu.Unlock()
-	if claimed {
-		t.claim(context.WithoutCancel(t.ctx), failbackTopic, t.fleet.claimant, 0)
-	}
-}
-
-// claim claims a topic in the store.
-func (t *Transport) claim(ctx context.Context, topic, member string, ttl time.Duration) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
-	defer cancel()
-	members, err := t.fleet.store.Claim(ctx, t.fleet.organization, topic, member, ttl)
-	t.wrote(err)
-	return members, err
-}
-
-// tryWriting finds out whether a store that has refused to be written to still
-// does: by withdrawing a claim that will be made again.
-func (t *Transport) tryWriting() {
-	t.mu.Lock()
-	failed := t.fleet.failed
-	t.mu.Unlock()
-	if failed != nil {
-		t.claim(t.ctx, failbackTopic, t.fleet.claimant, 0)
 	}
 }

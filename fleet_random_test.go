@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -15,14 +16,19 @@ import (
 	"github.com/d365failover/failover"
 )
 
+var (
+	fleetSeed      = flag.Uint64("fleet.seed", 1, "seed of the first random schedule of a fleet")
+	fleetSchedules = flag.Int("fleet.schedules", 150, "how many random schedules of a fleet are run")
+)
+
 // Whatever happens to the processes, their networks and the store: once all that
 // is over, the fleet is together at the endpoint that serves, soon, and the
 // record says so.
 func TestAFleetComesTogetherAgain(t *testing.T) {
 	t.Parallel()
-	for n := range min(150, *modelSchedules) {
-		seed := *modelSeed + uint64(n)
-		t.Run(fmt.Sprintf("-model.seed=%d", seed), func(t *testing.T) {
+	for n := range *fleetSchedules {
+		seed := *fleetSeed + uint64(n)
+		t.Run(fmt.Sprintf("-fleet.seed=%d", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			tellOfAFleet(t, 3, failover.Config{Quorum: random.IntN(3), AttemptTimeout: 2 * time.Second}, func(s *fleetStory) {
 				for range 40 {
@@ -38,7 +44,7 @@ func TestAFleetComesTogetherAgain(t *testing.T) {
 func (s *fleetStory) anything(random *rand.Rand) {
 	p := s.fleet[random.IntN(len(s.fleet))]
 	e := failover.Endpoint(random.IntN(2))
-	switch random.IntN(14) {
+	switch random.IntN(17) {
 	case 0:
 		s.org.FailOver()
 	case 1:
@@ -57,7 +63,7 @@ func (s *fleetStory) anything(random *rand.Rand) {
 		s.poison(failover.Record{})
 	case 7:
 		s.store.Fail(nil)
-		s.poison(failover.Record{Active: e, Generation: s.record().Generation + uint64(random.IntN(3)), Since: time.Now(), By: "a stranger"})
+		s.poison(failover.Record{Active: e, Generation: max(1, s.record().Generation+uint64(random.IntN(3))), Since: time.Now(), By: "a stranger"})
 	case 8:
 		p.Close()
 		s.fleet = slices.DeleteFunc(s.fleet, func(other *process) bool { return other == p })
@@ -70,6 +76,14 @@ func (s *fleetStory) anything(random *rand.Rand) {
 		p.Unpin()
 	case 12:
 		s.store.Skew(time.Duration(random.IntN(7200)-3600) * time.Second)
+	case 13: // on its way to the store
+		p.suffer([]func(context.Context) error{refuses, hangs, takes(700 * time.Millisecond), takes(1200 * time.Millisecond)}[random.IntN(4)])
+	case 14:
+		p.suffer(nil)
+	case 15:
+		p.Freeze(context.Background(), "by hand")
+	case 16:
+		p.Unfreeze(context.Background())
 	}
 	for _, p := range s.fleet {
 		if random.IntN(2) == 0 {
@@ -94,7 +108,9 @@ func (s *fleetStory) comeTogether(failedOver bool) {
 		p.cut[failover.Primary].Store(false)
 		p.cut[failover.Alternate].Store(false)
 		p.Unpin()
+		p.suffer(nil)
 	}
+	assert.NoError(s, s.fleet[0].Unfreeze(context.Background()))
 	for range 40 { // requests go on, of which some fail until the fence is found
 		time.Sleep(3 * time.Second)
 		for _, p := range s.fleet {

@@ -22,7 +22,7 @@ type pool struct {
 	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
-	closing *time.Timer // once it is retired: closes what is idle
+	closing *time.Timer // closes what is idle, once p is retired
 }
 
 // firstPool returns the pool that a Transport begins with.
@@ -42,13 +42,18 @@ func (t *Transport) newPool() (p *pool) {
 		closer, _ := t.base.(closesIdle)
 		return t.poolOver(t.base, closer)
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			t.panicked("Instrument", v)
-			p = nil // goes on over the connections that there are
-		}
-	}()
-	return t.freshPool(base)
+	// If Instrument panics, traffic goes on over the connections that there are.
+	t.protect("Instrument", func() { p = t.freshPool(base) })
+	return p
+}
+
+// poolAfter returns the pool to go on over if what the probes have found is that the
+// active endpoint serves, nil if it is not.
+func (t *Transport) poolAfter(found findings) *pool {
+	if !found.Reached {
+		return nil
+	}
+	return t.newPool()
 }
 
 // freshPool returns a pool over a copy of base.
@@ -99,15 +104,15 @@ func fresh(base *http.Transport) *http.Transport {
 // caller.
 const leaveTime = 100 * time.Millisecond
 
-// retire lets go of the connections that nobody uses. The rest are let go of when the
-// last call over them has ended, see leave. It is called once.
+// retire puts the connections out of use, once. They are let go of when the last call
+// over them has ended, and those that nobody uses soon: see leave.
 func (p *pool) retire() {
 	p.closing = time.AfterFunc(leaveTime, p.closeIdle)
 	p.retired.Store(true)
-	p.closeIdle()
 }
 
-// leave is called when a call has ended that went over p.
+// leave lets go of the connections that nobody uses, if p is out of use. It is called
+// when a call has ended that went over p.
 func (p *pool) leave() {
 	if p.retired.Load() {
 		p.closeIdle()
@@ -145,8 +150,8 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 	return c, true
 }
 
-// CloseIdleConnections closes the idle connections of Base, if Base can, and those
-// that the Transport has opened in its place.
+// CloseIdleConnections closes the idle connections of Base, if Base can do that, and those
+// of the clones that the Transport uses in its place. Connections in use are not closed.
 func (t *Transport) CloseIdleConnections() {
 	p := t.state.Load().pool
 	if base, ok := t.base.(closesIdle); ok && p.own {
@@ -159,6 +164,10 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
+		p.leave()
+	}
+	if base, ok := t.base.(closesIdle); ok && t.owned {
+		base.CloseIdleConnections()
 	}
 }
 

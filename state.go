@@ -38,7 +38,7 @@ const (
 	damping = time.Hour
 	// fenceDamping is that for switches which a fence asks for. They are not to
 	// wait for anything, but two endpoints that both answer probes and refuse
-	// requests must not pass every request to and fro.
+	// requests must not pass every request back and forth.
 	fenceDamping = time.Minute
 	// maxSwitches within that time latch the Transport: something is wrong that
 	// further switches, with a few seconds of writes at risk each time, will not mend.
@@ -48,9 +48,12 @@ const (
 	// findingsFresh is how long the answers of both endpoints to an early question are
 	// as good as new ones.
 	findingsFresh = 2 * time.Second
+	// trialPause is how long no move on weak evidence follows one that was taken back;
+	// it doubles with each, up to an hour.
+	trialPause = time.Minute
 
-	// A brown-out is down and up by turns. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are told of only if they last for
+	// In a brown-out, down and up alternate. Of outages that follow each other within
+	// downQuiet, those after the first maxDowns are reported only if they last for
 	// downTold.
 	downQuiet = 10 * time.Minute
 	maxDowns  = 3
@@ -63,7 +66,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 		View: rule.View{Since: now},
 		Limits: rule.Limits{
 			Single: org.Alternate == nil, Manual: c.ManualFailback, MinDwell: c.MinDwell,
-			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh,
+			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, TrialPause: trialPause,
 		},
 	}
 }
@@ -88,15 +91,41 @@ func (t *Transport) publishLocked(p *pool) {
 	close(old.changed)
 	if next.pool != old.pool {
 		old.pool.retire()
+		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
 		q.cancel()
 	}
 	if t.needsWatchLocked() && !t.watching {
 		t.watching = true
+		if t.wake == nil {
+			t.wake = make(chan struct{}, 1)
+		}
 		t.wg.Go(t.watch)
 	}
 	t.wakeWatch()
+}
+
+// unlock releases mu and then lets go of the connections that have been put out of use
+// meanwhile: that takes its time, and Base may be the program's own.
+func (t *Transport) unlock() {
+	left := t.left
+	t.left = nil
+	t.mu.Unlock()
+	if left != nil {
+		left.leave()
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for. It reports false after Close.
+func (t *Transport) spawn(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Closed {
+		return false
+	}
+	t.wg.Go(f)
+	return true
 }
 
 // move is a switch that is made.
@@ -105,7 +134,10 @@ type move struct {
 	reason      string
 	fault       *Fault // that led to it, or nil
 	provisional bool
+	takesBack   bool // a provisional one
 	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
+	follows     bool // the fleet
+	alone       bool // made without the quorum that it takes, for nobody could be asked
 }
 
 // moveLocked carries a switch out, over the connections of p. By says how the rule
@@ -122,18 +154,20 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 		t.endpoints[Alternate].reset()
 	}
 	t.endpoints[m.to].reset()
-	t.growth.Reset()
+	t.growth = nil
 	t.objection = ""
 	if down {
 		t.endOutageLocked(now)
 	}
 	t.publishLocked(p)
-	if m.abandon {
+	t.leftOnTrial = nil
+	switch {
+	case m.abandon && m.provisional:
+		t.leftOnTrial = old.pool
+	case m.abandon:
 		old.pool.waits.abandon()
 	}
-	if !t.rule.Pinned && !m.provisional { // a pin is this process's own; weak evidence is nobody else's
-		t.tellFleet(m.reason)
-	}
+	t.fleet.moved(m, t.rule.Pinned)
 	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
 	t.tellTokensLocked(from, m.to)
 	if latched {
@@ -165,26 +199,21 @@ func (t *Transport) rememberLocked(switches []time.Time) {
 // renewLocked goes on at the active endpoint after a false alarm: the rule has begun a
 // new epoch, with the connections of p. What is there now may be another place than
 // the one that has failed: then the writes of before are at risk. Moved says what
-// speaks for that, "" if nothing does. Quiet: it is not worth an event.
-func (t *Transport) renewLocked(p *pool, reason, moved string, f *Fault, quiet bool) {
+// speaks for that, "" if nothing does.
+func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 	e := t.state.Load().active
-	event := Event{Kind: EventSwitchRefused, From: e, To: e.other(), Reason: reason, Fault: f}
-	if t.org.Alternate == nil {
-		event.To = e
-	}
+	event := Event{Kind: EventRenewed, From: e, To: e, Reason: reason + "; " + moved, Fault: q.fault}
 	if moved != "" {
-		event.Kind, event.To = EventRenewed, e
-		event.Reason = reason + "; " + moved
 		event.Loss = t.reportLossLocked(e, e, t.rule.Epoch, event.Reason)
 	}
 	t.endpoints[e].reset()
 	t.publishLocked(p)
-	if !quiet {
-		t.emit(event)
+	if moved == "" {
+		t.refusedLocked(q, reason)
+		return
 	}
-	if moved != "" {
-		t.tellTokensLocked(e, e)
-	}
+	t.emit(event)
+	t.tellTokensLocked(e, e)
 }
 
 // downLocked begins an outage: the rule has found that neither endpoint serves.
@@ -278,19 +307,23 @@ func (t *Transport) answered(st *state, w *transit) {
 		}
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
-	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.growth.NextBackOff())
+	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.holdLocked())
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
 		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))
 	case confirmed:
 		t.publishLocked(nil)
+		if t.leftOnTrial != nil {
+			t.leftOnTrial.waits.abandon()
+			t.leftOnTrial = nil
+		}
 		if !t.rule.Pinned {
-			t.tellFleet(fmt.Sprintf("the %v answers requests", st.active))
+			t.fleet.tell(fmt.Sprintf("the %v answers requests", st.active))
 		}
 	}
 }

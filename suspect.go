@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ type waits struct {
 	last     atomic.Uint32 // tick of the last answer
 	armed    atomic.Bool
 	left     atomic.Bool // reads are given up
-	shards   [waitShards]waitShard
+	shards   []waitShard
 
 	// Used by the timer only, which never runs twice at the same time.
 	ask   uint32 // tick before which not to ask again
@@ -39,7 +40,8 @@ type waits struct {
 const (
 	// suspectTicks make up Config.SuspectAfter.
 	suspectTicks = 10
-	waitShards   = 4
+	// maxWaitShards bounds the memory that shards take on a machine of many cores.
+	maxWaitShards = 4
 	// maxQuiet bounds the time between two questions about attempts that wait, in
 	// ticks. It doubles with each.
 	maxQuiet = 12 * suspectTicks
@@ -49,11 +51,11 @@ const (
 	rescueAfter = 15
 )
 
+// waitShard fills a cache line, so that cores do not disturb each other.
 type waitShard struct {
 	counts [suspectTicks + 2]atomic.Int32 // by tick
 	mu     sync.Mutex
 	reads  *waitingRead // newest first
-	_      [48]byte     // to the end of a cache line
 }
 
 // waitingRead is a read that waits for its headers and can be given up. Its fields but
@@ -66,7 +68,7 @@ type waitingRead struct {
 }
 
 func (w *waits) init(t *Transport, p *pool) {
-	w.t, w.pool = t, p
+	w.t, w.pool, w.shards = t, p, make([]waitShard, min(runtime.GOMAXPROCS(0), maxWaitShards))
 	if t.cfg.SuspectAfter != never {
 		w.interval = max(t.cfg.SuspectAfter/suspectTicks, time.Millisecond)
 	}
@@ -86,14 +88,16 @@ func (w *waits) answered() {
 	}
 }
 
+// shard returns one by chance.
+func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32()%uint32(len(w.shards))] }
+
 // enter takes note of an attempt that begins to wait. The result is to be decreased
 // when it does not any more.
 func (w *waits) enter() *atomic.Int32 {
-	s := &w.shards[rand.Uint32()%waitShards]
-	n := &s.counts[w.tick.Load()%uint32(len(s.counts))]
+	n := &w.shard().counts[w.tick.Load()%(suspectTicks+2)]
 	n.Add(1)
 	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
-		w.last.Store(w.tick.Load() - 2) // ticks stand still while nobody waits
+		w.last.Store(w.tick.Load() - 2) // the ticks have stood still: the last answer may be long ago
 		time.AfterFunc(w.interval, w.look)
 	}
 	return n
@@ -101,7 +105,7 @@ func (w *waits) enter() *atomic.Int32 {
 
 // list takes note of a read that can be given up. The result ends that.
 func (w *waits) list(r *waitingRead) (leave func()) {
-	s := &w.shards[rand.Uint32()%waitShards]
+	s := w.shard()
 	r.since = time.Now()
 	s.mu.Lock()
 	if r.next = s.reads; r.next != nil {
@@ -251,8 +255,15 @@ func (c *call) roundTrip() (*http.Response, error) {
 	if bodyless(c.out) {
 		read.rescue = second.start
 	}
-	leave := p.waits.list(read)
+	leave, over := p.waits.list(read), false
+	defer func() {
+		if !over { // Base has panicked
+			leave()
+			discard(second.end())
+		}
+	}()
 	resp, err := w.roundTrip(p.base, c.out)
+	over = true
 	leave()
 	if again := second.end(); again != nil {
 		if resp != nil {
@@ -285,26 +296,19 @@ type secondTry struct {
 // start begins the second try, if the endpoint is the same and repeats are in budget.
 func (s *secondTry) start() {
 	t, st := s.t, s.t.state.Load()
-	if st.active != s.st.active || st.down || st.closed || !t.budget.take() {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || st.active != s.st.active || st.down || !t.budget.take() {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.caller)
 	s.cancel, s.pool = cancel, st.pool
 	again := s.out.Clone(ctx)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.rule.Closed {
-		return
-	}
-	t.wg.Go(func() {
+	t.spawn(func() {
 		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
-		resp, err := exchange(st.pool.base, again)
-		if err == nil && s.win(resp) {
+		var resp *http.Response
+		var err error
+		if t.protect("Base", func() { resp, err = exchange(st.pool.base, again) }) == nil && err == nil && s.win(resp) {
 			return
 		}
 		discard(resp)

@@ -1,13 +1,13 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
-	"github.com/d365failover/failover/internal/redact"
 	"github.com/d365failover/failover/internal/rule"
 )
 
@@ -22,6 +22,7 @@ type question struct {
 	fault  *Fault // that has raised it
 	// since is when what raised it began: a healthy answer after that is proof of life.
 	since  time.Time
+	loud   bool               // a false alarm is worth telling of. Guarded by Transport.mu.
 	cancel context.CancelFunc // ends it: there is nothing left to decide
 	done   chan struct{}      // closed when the verdict has taken effect, or was put aside
 	move   bool               // the traffic is to move. Valid once done is closed.
@@ -39,8 +40,8 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != f.Endpoint {
-		return nil, false // old news from before a judgement, or of where a redirect has led
+	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != f.Endpoint || e.knows(f) {
+		return nil, false // old news from before a judgement, of where a redirect has led, or of one request
 	}
 	wasClosed := e.breaker.state() == StateClosed
 	tripped := e.fault(f)
@@ -48,8 +49,13 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 		t.emit(Event{Kind: EventTripped, From: f.Endpoint, To: f.Endpoint, Reason: t.tripReason(f), Fault: f})
 	}
 	kind := evidenceOf(f)
-	decides = tripped || kind == rule.TimedOut && !own
-	return t.seeLocked(rule.Evidence{Kinds: kind, Decides: decides}, f, time.Now()), decides
+	loud := tripped || kind == rule.TimedOut && !own
+	decides = loud || f.RetryAfter > 0 // it is not to be repeated before: the other endpoint may serve
+	q = t.seeLocked(rule.Evidence{Kinds: kind, Decides: decides}, f, time.Now())
+	if q != nil && loud {
+		q.loud = true
+	}
+	return q, decides
 }
 
 // evidenceOf returns what kind of evidence a counted fault is.
@@ -71,8 +77,6 @@ func (t *Transport) tripReason(f *Fault) string {
 	switch {
 	case f.Definitive:
 		return fmt.Sprintf("the %v says that it does not serve", f.Endpoint)
-	case f.RetryAfter > 0:
-		return fmt.Sprintf("the %v asks to be left alone for %v", f.Endpoint, f.RetryAfter)
 	default:
 		return fmt.Sprintf("%d faults in a row", t.cfg.FailureThreshold)
 	}
@@ -84,7 +88,7 @@ func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *quest
 	now := time.Now()
 	switch t.rule.See(now, t.rule.Epoch, e) {
 	case rule.Ignore:
-		if found, ok := t.rule.Kept(now); ok && rule.Judge(false, found) == rule.Move {
+		if _, ok := t.rule.Kept(now); ok {
 			return t.question // which has found that the traffic is to move
 		}
 		return nil
@@ -125,9 +129,13 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.witness(q.st.active, 1)
 	}
-	p := t.newPool()
+	p := t.poolAfter(found)
 	t.mu.Lock()
-	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.growth.NextBackOff())
+	_, evidence := t.rule.Question()
+	if found.Active == rule.Passed {
+		t.endpoints[q.st.active].explain(q.fault)
+	}
+	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.holdLocked())
 	switch verdict {
 	case rule.GoDown:
 		t.downLocked(found.faults)
@@ -136,22 +144,18 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 		if found.slow {
 			why = fmt.Sprintf("the %v answers requests", q.st.active)
 		}
-		_, evidence := t.rule.Question()
-		switch {
-		case renewed:
-			moved := t.movedBehindLocked(evidence, found)
-			t.renewLocked(p, why, moved, q.fault, moved == "" && evidence.Kinds == rule.Slow)
-		case evidence.Kinds != rule.Slow:
+		if renewed {
+			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q)
+		} else if evidence.Kinds != rule.Slow {
 			t.endpoints[q.st.active].reset()
-			t.refusedLocked(q.st.active, why, q.fault)
+			t.refusedLocked(q, why)
 		}
 	case rule.Undecided:
-		if t.rule.Epoch == q.st.epoch { // an early question: what it has found is kept
-			t.found = found
-			q.move = rule.Judge(false, found.Findings) == rule.Move
+		if kept, ok := t.rule.Kept(time.Now()); ok && kept == found.Findings { // an early question
+			t.found, q.move = &found, true
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
 	if verdict == rule.Move {
 		t.proposeMove(ctx, q, found)
 	}
@@ -161,9 +165,12 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 func (t *Transport) keptFindings(q *question) (findings, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept, ok := t.rule.Kept(time.Now())
+	_, ok := t.rule.Kept(time.Now())
 	_, evidence := t.rule.Question()
-	return t.found, ok && evidence.Decides && rule.Judge(evidence.Definite(), kept) != rule.Undecided
+	if !ok || !evidence.Decides || t.found == nil {
+		return findings{}, false
+	}
+	return *t.found, true
 }
 
 // movedBehindLocked says what speaks for a failover that has kept the address: the kind
@@ -182,13 +189,17 @@ func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
 	}
 }
 
-// refusedLocked tells that the traffic stays where it is.
-func (t *Transport) refusedLocked(at Endpoint, why string, f *Fault) {
+// refusedLocked tells that the traffic stays where it is, if that is worth telling.
+func (t *Transport) refusedLocked(q *question, why string) {
+	if !q.loud {
+		return
+	}
+	at := q.st.active
 	to := at.other()
 	if t.org.Alternate == nil {
 		to = at
 	}
-	t.emit(Event{Kind: EventSwitchRefused, From: at, To: to, Reason: why, Fault: f})
+	t.emit(Event{Kind: EventSwitchRefused, From: at, To: to, Reason: why, Fault: q.fault})
 }
 
 // proposeMove moves the traffic as a question has decided, or holds the evidence if
@@ -200,7 +211,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	var refusal error
 	for {
 		fenced := t.definite(q)
-		if refusal = t.witness(from, t.quorum(to, fenced)); refusal == nil {
+		if m.alone, refusal = t.witness(from, t.quorum(to, fenced)); refusal == nil {
 			refusal = t.propose(ctx, q.st, m, t.rule.Memory(fenced))
 		}
 		if refusal == nil || t.definite(q) == fenced { // no stronger evidence has come meanwhile
@@ -211,8 +222,9 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	defer t.mu.Unlock()
 	number, _ := t.rule.Question()
 	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Closed && !t.rule.Pinned {
-		t.rule.Refuse(time.Now(), q.number, t.growth.NextBackOff())
-		t.refusedLocked(from, refusal.Error(), q.fault)
+		t.rule.Refuse(time.Now(), q.number, t.holdLocked())
+		q.loud = true
+		t.refusedLocked(q, refusal.Error())
 	}
 }
 
@@ -220,7 +232,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 // state has changed, there were too many switches within memory, or
 // Config.ConfirmSwitch objects. It returns why it did not.
 func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.Duration) error {
-	if err := t.mayMove(st, memory); err != nil {
+	if err := cmp.Or(t.handsOff(m), t.mayMove(st, memory)); err != nil {
 		return err
 	}
 	if err := t.confirm(ctx, st.active, m); err != nil {
@@ -228,7 +240,7 @@ func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if err := t.mayMoveLocked(st, memory); err != nil {
 		return err
 	}
@@ -275,33 +287,25 @@ func (t *Transport) confirm(ctx context.Context, from Endpoint, m move) error {
 // ctx. A function that panics has failed; the log says which it was.
 func (t *Transport) outsource(ctx context.Context, name string, f func() error) error {
 	answer := make(chan error, 1)
-	t.wg.Go(func() {
-		err := errExited
-		defer func() {
-			if v := recover(); v != nil {
-				err = t.panicked(name, v)
+	if !t.spawn(func() {
+		err := errPanicked
+		defer func() { answer <- err }()
+		t.protect(name, func() {
+			returned := realError(f())
+			if returned != nil { // which may panic: here, and not where the error is judged and shown
+				_, _ = returned.Error(), isTimeout(returned)
 			}
-			answer <- err
-		}()
-		err = f()
-	})
+			err = returned
+		})
+	}) {
+		return ErrClosed
+	}
 	select {
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// errExited: a function of the program's own has called runtime.Goexit.
-var errExited = errors.New("failover: the function did not return")
-
-// panicked logs that a function of the program's own has panicked, and returns the
-// error that this is. Name is that of the field of Config which holds the function.
-func (t *Transport) panicked(name string, v any) error {
-	what := redact.Line(redact.Text(fmt.Sprint(v)), maxErrorText)
-	t.cfg.Logger.Error("failover: a function of the program panicked", "organization", t.org.Primary.Host, "function", "Config."+name, "panic", what)
-	return fmt.Errorf("failover: Config.%s panicked: %s", name, what)
 }
 
 // findings are what the probes of both endpoints have found.
@@ -339,7 +343,7 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		outcome, fault := r.probed.outcome()
 		found.faults[r.endpoint] = fault
 		if r.endpoint != active {
-			found.Other = outcome
+			found.Other = t.weigh(outcome)
 		} else {
 			found.Active, found.Reached, found.addresses = outcome, r.probed.reached(), r.probed.moved
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
@@ -355,6 +359,13 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		}
 	}
 	return found
+}
+
+// weigh returns what the outcome of a probe of the endpoint that is not active is worth.
+func (t *Transport) weigh(outcome rule.Outcome) rule.Outcome {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rule.Weigh(time.Now(), outcome)
 }
 
 // succeededSince reports whether an endpoint has given a request a healthy answer
@@ -381,7 +392,7 @@ func (p *probed) outcome() (rule.Outcome, *Fault) {
 		return rule.Passed, nil
 	}
 	var f *Fault
-	if !errors.As(p.err, &f) {
+	if !errors.As(p.err, &f) || f == nil {
 		f = &Fault{Class: ClassUnavailable, Err: p.err}
 		if errors.Is(p.err, context.DeadlineExceeded) {
 			f.Class = ClassTransient
@@ -402,7 +413,7 @@ func (p *probed) reached() bool {
 // timedOut reports whether there was no answer in time.
 func (p *probed) timedOut() bool {
 	var f *Fault
-	if errors.As(p.err, &f) {
+	if errors.As(p.err, &f) && f != nil {
 		return f.Status == 0 && f.Timeout()
 	}
 	return p.err != nil && isTimeout(p.err)

@@ -17,8 +17,11 @@ const (
 	// a move on weak evidence; it grows to maxDownInterval, jitter excluded.
 	downInterval    = time.Second
 	maxDownInterval = 8 * time.Second
-	probeGrowth     = 1.5
-	probeJitter     = 0.2
+	// demandInterval is the least time between two rounds of probes while down, however
+	// many callers bring credentials that have not been tried.
+	demandInterval = downInterval / 4
+	probeGrowth    = 1.5
+	probeJitter    = 0.2
 
 	// A question that has changed nothing is not asked again for holdInterval at
 	// first, which doubles to maxHold while requests go on failing, jitter included.
@@ -45,7 +48,7 @@ func (t *Transport) wakeWatch() {
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
-	var due time.Time
+	var due, began time.Time // of the next round, of the last one
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
@@ -58,8 +61,9 @@ func (t *Transport) watch() {
 			st, schedule = now, t.schedule(now)
 			due = t.nextProbeLocked(st, schedule)
 		}
-		if t.demanded {
-			t.demanded, due = false, time.Now()
+		demanded := t.demanded
+		if soon := began.Add(demandInterval); demanded && soon.Before(due) {
+			due = soon // which is over, as a rule
 		}
 		t.mu.Unlock()
 
@@ -70,14 +74,26 @@ func (t *Transport) watch() {
 			case <-time.After(wait):
 			}
 		}
+		if !demanded && !t.mayProbe(st) { // another of the fleet does
+			t.mu.Lock()
+			if !st.down {
+				schedule.Reset()
+			}
+			due = t.nextProbeLocked(st, schedule)
+			t.mu.Unlock()
+			continue
+		}
+		if began = time.Now(); demanded {
+			t.mu.Lock()
+			t.demanded = false
+			t.mu.Unlock()
+		}
 		good := t.round(st)
 		if good {
 			schedule.Reset()
 		}
 		t.mu.Lock()
 		due = t.nextProbeLocked(st, schedule)
-		close(t.rounds)
-		t.rounds = make(chan struct{})
 		t.mu.Unlock()
 	}
 }
@@ -92,7 +108,7 @@ func (t *Transport) nextProbeLocked(st *state, schedule *backoff.ExponentialBack
 	case st.provisional || st.pinned:
 	default:
 		dwell := t.rule.DwellUntil()
-		if t.endpoints[Primary].breaker.state() == StateClosed && time.Now().Before(dwell) && dwell.Before(due) {
+		if t.primaryRisenLocked() && time.Now().Before(dwell) && dwell.Before(due) {
 			return dwell
 		}
 	}
@@ -114,6 +130,15 @@ func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBa
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(first), backoff.WithMaxInterval(last), backoff.WithMaxElapsedTime(0),
 		backoff.WithMultiplier(growth), backoff.WithRandomizationFactor(probeJitter))
+}
+
+// holdLocked returns for how long nothing is asked again after an answer that leaves
+// the traffic where it is. It grows until growth is nil again.
+func (t *Transport) holdLocked() time.Duration {
+	if t.growth == nil {
+		t.growth = intervals(holdInterval, maxHold, 2)
+	}
+	return t.growth.NextBackOff()
 }
 
 // round probes once and acts on it. It reports whether the probes are good, so
@@ -143,19 +168,22 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.witness(st.active, 1) // still
 	}
-	p := t.newPool()
+	p := t.poolAfter(found)
 	t.mu.Lock()
 	verdict := t.rule.Recover(rule.View{Epoch: st.epoch}, found.Findings)
 	switch verdict {
 	case rule.Stay:
 		t.upLocked(p, fmt.Sprintf("the %v answers its probe%s", st.active, found.addresses))
-	case rule.GoDown:
+	case rule.GoDown, rule.Move: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {
 			t.tellDownLocked(st.active)
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
+	if verdict == rule.Stay {
+		t.tellRecovery()
+	}
 	if verdict != rule.Move {
 		return verdict == rule.Stay
 	}
@@ -163,8 +191,8 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
 	fenced := found.faults[st.active] != nil && found.faults[st.active].Definitive
-	err := t.witness(st.active, t.quorum(to, fenced))
-	if err == nil {
+	var err error
+	if m.alone, err = t.witness(st.active, t.quorum(to, fenced)); err == nil {
 		err = t.propose(t.ctx, st, m, 0)
 	}
 	return t.moved(st, to, err)
@@ -178,24 +206,39 @@ func (t *Transport) tryReturn(st *state) (good bool) {
 	if t.runProbe(t.ctx, left) != nil {
 		return false
 	}
-	t.mu.Lock()
-	may := t.rule.MayTakeBack(rule.View{Epoch: st.epoch})
-	t.mu.Unlock()
-	if !may {
+	t.takeBack(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
+	return true
+}
+
+// tried takes note of a fault of a request that was sent under st, where a move on weak
+// evidence has led the traffic. It was a trial: the first healthy answer confirms it, any
+// other one takes it back. It reports whether the traffic has left the endpoint.
+func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
+	if !st.provisional || own || f.Class == ClassLocal || f.Class == ClassCanceled || f.Class == ClassApplication || f.Endpoint != st.active {
 		return false
 	}
-	return t.moved(st, left, t.propose(t.ctx, st, move{to: left, reason: fmt.Sprintf(
-		"the %v passes its probe, and the %v has not given a healthy answer", left, st.active)}, 0))
+	if t.state.Load().epoch == st.epoch {
+		t.takeBack(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
+	}
+	return t.state.Load().active != st.active
+}
+
+// takeBack undoes the move on weak evidence that has led to st, unless that is
+// overtaken or the traffic is pinned. It is no switch that needs to be confirmed.
+func (t *Transport) takeBack(st *state, reason string, f *Fault) {
+	p := t.newPool()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
+		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
+	}
 }
 
 // tryFailback probes the primary and returns to it once it has passed Rise
 // times in a row and the alternate's dwell is over.
 func (t *Transport) tryFailback(st *state) (good bool) {
-	if !t.leads() {
-		return false
-	}
 	err := t.runProbe(t.ctx, Primary)
-	t.endRound(st, err == nil)
+	t.countProbe(err == nil)
 	switch {
 	case err != nil:
 		return false
@@ -226,7 +269,12 @@ func (t *Transport) risen(st *state) bool {
 	if t.rule.Epoch != st.epoch || t.rule.Closed {
 		return false
 	}
-	primary := &t.endpoints[Primary]
-	primary.success()
-	return t.rule.MayReturn(time.Now(), rule.View{Epoch: st.epoch}, primary.breaker.state() == StateClosed)
+	t.endpoints[Primary].success()
+	return t.rule.MayReturn(time.Now(), rule.View{Epoch: st.epoch}, t.primaryRisenLocked())
+}
+
+// primaryRisenLocked reports whether enough probes of the primary have passed in a row:
+// those made here, or by the fleet if it is this Transport's turn.
+func (t *Transport) primaryRisenLocked() bool {
+	return t.endpoints[Primary].breaker.state() == StateClosed || t.fleet.risen(t.cfg.Rise)
 }

@@ -65,6 +65,7 @@ type transit struct {
 	hollow   bool // in place of no body, it has one of no bytes
 	notTwice bool // it has no body, and is stopped at the second try over HTTP/2
 
+	timed   bool // nothing but its time is watched
 	givesUp bool // it can be given up where nobody answers, see waits
 }
 
@@ -104,6 +105,9 @@ func (w *transit) context(ctx context.Context, timeout time.Duration) context.Co
 	if timeout > 0 || w.notTwice || w.givesUp {
 		ctx, w.cancel = context.WithCancelCause(ctx)
 		w.timeout = timeout
+	}
+	if w.timed {
+		return ctx
 	}
 	w.trace.GetConn = w.getConn
 	w.trace.GotConn = w.gotConn

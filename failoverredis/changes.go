@@ -77,10 +77,10 @@ const (
 	// firstPause before connecting again; it doubles up to maxPause, and is
 	// jittered so that a fleet does not return to a server at one moment.
 	firstPause = 100 * time.Millisecond
-	maxPause   = 5 * time.Second
+	maxPause   = 2 * time.Second
 	// quiet is how long the server may say nothing before it is pinged, and then
 	// before the connection is given up.
-	quiet = 15 * time.Second
+	quiet = 3 * time.Second
 )
 
 // listen subscribes until ctx ends.
@@ -89,6 +89,9 @@ func (s *Store) listen(ctx context.Context) {
 	for ctx.Err() == nil {
 		if s.subscription(ctx) {
 			pause = firstPause
+		}
+		if c, ok := s.client.(interface{ ReloadState(context.Context) }); ok && ctx.Err() == nil {
+			c.ReloadState(ctx) // of a cluster: the node may have been replaced
 		}
 		select {
 		case <-ctx.Done():

@@ -38,6 +38,7 @@ type setup struct {
 	Redis      string            // address
 	Transports int
 	Skew       time.Duration // of the process's clock
+	Quorum     int
 }
 
 // order is what a child process is told to do.
@@ -72,6 +73,8 @@ type status struct {
 	Apart      bool
 	StoreErr   string
 	Witnesses  int
+	Lost       int64 // events
+	Found      int64
 }
 
 // child is a process of a fleet.
@@ -80,6 +83,8 @@ type child struct {
 	transports []*failover.Transport
 	faults     []atomic.Int64
 	probes     []atomic.Int64
+	lost       []atomic.Int64
+	found      []atomic.Int64
 }
 
 // runChild serves orders until standard input ends. It returns the exit code.
@@ -128,7 +133,8 @@ func serve(s setup, in io.Reader, out *json.Encoder) error {
 	defer client.Close()
 	store := failoverredis.New(client, nil)
 	defer store.Close()
-	c := &child{url: s.URL, faults: make([]atomic.Int64, s.Transports), probes: make([]atomic.Int64, s.Transports)}
+	counters := func() []atomic.Int64 { return make([]atomic.Int64, s.Transports) }
+	c := &child{url: s.URL, faults: counters(), probes: counters(), lost: counters(), found: counters()}
 	for i := range s.Transports {
 		t, err := failover.New(s.URL, &failover.Config{
 			Base: base, Shared: &skewed{store, s.Skew}, Logger: slog.New(slog.DiscardHandler),
@@ -136,12 +142,17 @@ func serve(s setup, in io.Reader, out *json.Encoder) error {
 				req.Header.Set("Authorization", "Bearer "+s.Tokens[req.URL.Host])
 				return nil
 			},
-			ProbeInterval: 200 * time.Millisecond, MaxProbeInterval: time.Second,
-			MinDwell: -1, Rise: 2, RetryBackoff: 20 * time.Millisecond,
+			ProbeInterval: 500 * time.Millisecond, MaxProbeInterval: time.Second,
+			MinDwell: -1, Rise: 2, Quorum: s.Quorum, RetryBackoff: 20 * time.Millisecond,
 			OnFault: func(context.Context, failover.Attempt) { c.faults[i].Add(1) },
 			OnEvent: func(e failover.Event) {
-				if e.Kind == failover.EventProbed {
+				switch e.Kind {
+				case failover.EventProbed:
 					c.probes[i].Add(1)
+				case failover.EventFleetLost:
+					c.lost[i].Add(1)
+				case failover.EventFleetFound:
+					c.found[i].Add(1)
 				}
 			},
 		})
@@ -203,7 +214,8 @@ func (c *child) status() (all []status) {
 		s := t.Status()
 		st := status{
 			Active: s.Active, Since: s.Since, Generation: s.Generation, Faults: c.faults[i].Load(), Probes: c.probes[i].Load(),
-			Member: s.Fleet.Member, Apart: s.Fleet.Apart, Witnesses: len(s.Fleet.Witnesses),
+			Member: s.Fleet.Member, Apart: s.Fleet.Apart, Witnesses: s.Fleet.WitnessCount,
+			Lost: c.lost[i].Load(), Found: c.found[i].Load(),
 		}
 		if s.Fleet.Err != nil {
 			st.StoreErr = s.Fleet.Err.Error()

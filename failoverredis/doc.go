@@ -17,10 +17,11 @@
 // # What is stored
 //
 // The name of an organization is in braces, so that all of its keys are in one
-// slot of a cluster. Every call is one script with one key.
+// slot of a cluster. Every call is one script with one key, or two for a claim.
 //
 //	failover:{contoso.api.crm.dynamics.com}:record        hash: the record
-//	failover:{contoso.api.crm.dynamics.com}:claims:TOPIC  hash: who claims a topic
+//	failover:{contoso.api.crm.dynamics.com}:claims:TOPIC  sorted set: until when who claims a topic
+//	failover:{contoso.api.crm.dynamics.com}:places:TOPIC  sorted set: in which order
 //	failover:changes                                      channel: names of organizations
 //
 // A record is made for people with redis-cli:
@@ -32,6 +33,11 @@
 //	earlier     2025-03-30T02:31:07Z 2025-03-30T02:48:12Z
 //	reason      the primary does not serve, the alternate passes its probe
 //	by          web-1/4711/K5RVQD
+//	version     9
+//	questions   2
+//	recoveries  0
+//	risen       1
+//	frozen
 //	id          M4HTZXNQ...
 //
 // The id tells the swap that wrote it from all others: a client that has lost
@@ -42,14 +48,15 @@
 // expire with their last claim. With a maxmemory-policy of noeviction or
 // volatile-* Redis does not drop records. If one is lost all the same, to
 // eviction, a restart without persistence, or a replica that took over and had
-// not got it, Transports at the alternate write it anew when they next look.
+// not got it, the Transports that agreed with it write it anew when they next look.
 //
 // # Permissions
 //
 // A user with these rights will do:
 //
 //	ACL SETUSER failover on >... resetkeys ~failover:* resetchannels &failover:* -@all
-//	  +evalsha +eval +hmget +hset +hdel +hlen +hstrlen +hgetall +pexpire +time +publish +subscribe +ping +hello
+//	  +evalsha +eval +hmget +hset +hstrlen +zadd +zcount +zrange +zrangebyscore +zrem +zrevrange +zscore
+//	  +del +pexpire +time +publish +subscribe +ping +hello
 //
 // Without the right to publish, changes are not told. All times are those of
 // the server that has the key.

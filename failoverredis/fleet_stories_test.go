@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func TestFleetFollowsThereAndBack(t *testing.T) {
 
 	late := f.start(20)
 	for _, s := range late.last.Status {
-		assert.Equal(t, failover.Alternate, s.Active)
+		assert.Equal(t, failover.Alternate, s.Active, "%+v", s)
 	}
 	f.answered(f.get(1, late))
 	for _, s := range late.last.Status {
@@ -71,25 +72,17 @@ func TestFleetFollowsThereAndBack(t *testing.T) {
 func (f *fleet) leaseHolder() (holder *process) {
 	f.Helper()
 	eventually(f, 10*time.Second, func() error {
-		claims, err := f.admin.HGetAll(f.Context(), "failover:{"+organization+"}:claims:fail-back").Result()
-		if err != nil || len(claims) < 2 {
+		claims, err := f.admin.ZRange(f.Context(), "failover:{"+organization+"}:places:fail-back", 0, -1).Result()
+		if err != nil || len(claims) != 1 {
 			return fmt.Errorf("%d claims, %v", len(claims), err)
 		}
-		first, place := "", 0
-		for claimant, claim := range claims {
-			var at int
-			fmt.Sscan(claim, &at)
-			if first == "" || at < place {
-				first, place = claimant, at
-			}
-		}
 		for _, p := range f.processes {
-			if strings.HasPrefix(first, p.last.Status[0].Member) {
+			if strings.HasPrefix(claims[0], p.last.Status[0].Member) {
 				holder = p
 				return nil
 			}
 		}
-		return fmt.Errorf("nobody is %q", first)
+		return fmt.Errorf("nobody is %q", claims)
 	})
 	return holder
 }
@@ -110,7 +103,7 @@ func TestFleetSurvivesRedis(t *testing.T) {
 	}
 	start := time.Now()
 	f.redis.start(f)
-	f.eventually("part of the fleet again", 20*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("part of the fleet again", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	t.Logf("a fleet again after %v", time.Since(start).Round(time.Millisecond))
 	r := f.record()
 	assert.Equal(t, failover.Alternate, r.Active, "the record is written anew")
@@ -142,7 +135,7 @@ func TestFleetSurvivesHangingRedis(t *testing.T) {
 		assert.Less(t, took.at(1), 1900*time.Millisecond, "a use of the store would end after 2 s")
 	}
 	f.redis.resume(t)
-	f.eventually("part of the fleet again", 20*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("part of the fleet again", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
@@ -196,11 +189,12 @@ func TestFleetSurvivesPoison(t *testing.T) {
 		require.NoError(t, f.admin.HSet(t.Context(), recordKey, fields...).Err())
 		require.NoError(t, f.admin.Publish(t.Context(), "failover:changes", organization).Err())
 	}
-	poison("generation", 7, "active", "alternate", "since", "2999-01-01T00:00:00Z", "earlier", "", "reason", "a lie", "by", "nobody")
+	poison("version", 7, "generation", uint64(math.MaxUint64), "active", "alternate", "since", "2999-01-01T00:00:00Z", "earlier", "",
+		"reason", "a lie", "by", "nobody", "questions", 0, "recoveries", 0, "risen", 0, "frozen", "")
 	// The alternate itself says that it does not serve, so the lie is corrected.
 	require.Eventually(t, func() bool {
 		rec := f.record()
-		return rec.Active == failover.Primary && rec.Generation > 7
+		return rec.Active == failover.Primary && rec.Generation == 1 // after the greatest
 	}, 20*time.Second, 10*time.Millisecond)
 	f.eventually("in step again", 20*time.Second, func(s status) bool { return !s.Apart && s.Active == failover.Primary })
 	f.answered(f.get(1))
@@ -216,8 +210,74 @@ func TestFleetSurvivesPoison(t *testing.T) {
 	require.NoError(t, f.admin.Del(context.Background(), recordKey).Err())
 	poison("nothing", "of interest") // and word of it
 	f.admin.HDel(t.Context(), recordKey, "nothing")
-	f.eventually("in step", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("in step", 60*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
+}
+
+// One process of five reaches neither the primary nor Redis, and moves alone; both
+// endpoints serve. The others stay, also when it reaches Redis again.
+func TestFleetDoesNotFollowOneThatMovedAlone(t *testing.T) {
+	t.Parallel()
+	f := startQuorum(t, 3, []int{1, 1, 1, 1, 1})
+	f.org.Alternate().Serve()
+	f.answered(f.get(1))
+	alone := f.processes[0]
+	alone.paths["redis"].cut()
+	alone.paths[f.org.Primary().Host()].cut()
+	eventually(t, 20*time.Second, func() error {
+		if s := f.do(alone, order{Get: 1, Times: 1}).Status[0]; s.Active != failover.Alternate {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	alone.paths["redis"].mend()
+	for range 20 {
+		f.do(alone, order{Get: 1, Times: 1})
+		<-time.After(200 * time.Millisecond)
+	}
+	assert.Zero(t, f.record().Generation, "nothing was told")
+	for i, s := range f.status() {
+		assert.Equal(t, i == 0, s.Active == failover.Alternate, "number %d", i)
+	}
+	alone.paths[f.org.Primary().Host()].mend()
+	f.allAt(failover.Primary)
+}
+
+// One process of ten has traffic, and it takes two: the others are asked.
+func TestFleetFindsAQuorumWithoutTraffic(t *testing.T) {
+	t.Parallel()
+	f := startQuorum(t, 2, []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
+	f.org.Disaster(failovertest.Refuse())
+	took := f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
+	t.Logf("the request that met the outage: %v", took)
+	assert.Less(t, took.at(1), 3*time.Second)
+	f.allAt(failover.Alternate)
+	assert.EqualValues(t, 1, f.record().Generation)
+}
+
+// Redis dies with the region and comes back empty: what was switched meanwhile is not
+// hidden by what others restore.
+func TestFleetRestoresNoOldRecord(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, []int{3, 3, 4})
+	f.org.Disaster(failovertest.Refuse())
+	f.answered(f.get(1, f.processes[0]))
+	f.allAt(failover.Alternate)
+	f.org.Primary().Heal()
+	f.org.FailBack()
+	f.allAt(failover.Primary)
+	generation := f.record().Generation
+
+	f.redis.kill()
+	f.org.Disaster(failovertest.Refuse())
+	f.answered(f.do(f.processes[1], order{Get: 1, Times: 1}).Results)
+	start := time.Now()
+	f.redis.start(f)
+	f.allAt(failover.Alternate)
+	took := time.Since(start)
+	t.Logf("together %v after Redis is back", took.Round(time.Millisecond))
+	assert.Less(t, took, 5*time.Second)
+	assert.Equal(t, generation+1, f.record().Generation)
 }
 
 // A healthy fleet asks little of Redis: a script for every Transport and minute.
@@ -244,13 +304,17 @@ func TestFleetFollowsFast(t *testing.T) {
 	if !*full {
 		t.Skip("is measured with -full; TestFleetFollowsThereAndBack has one outage")
 	}
-	for _, sizes := range [][]int{{67, 67, 66}, {334, 333, 333}} {
-		var there, back times
-		for range 10 { // fleets, because one latches after four switches
+	for _, sizes := range [][]int{{1}, {4, 3, 3}, {17, 17, 16}, {67, 67, 66}} {
+		var first, there, back times
+		scripts := 0
+		for range 5 { // fleets, because one latches after four switches
 			f := startFleet(t, sizes)
+			f.answered(f.get(1))
+			before := f.scripts()
 			f.org.Disaster(failovertest.Refuse())
-			f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
+			first = append(first, f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)...)
 			there = append(there, following(f.allAt(failover.Alternate))...)
+			scripts += f.scripts() - before
 			f.org.Primary().Heal()
 			f.org.FailBack()
 			back = append(back, following(f.allAt(failover.Primary))...)
@@ -258,6 +322,6 @@ func TestFleetFollowsFast(t *testing.T) {
 				p.kill()
 			}
 		}
-		t.Logf("%v Transports: there %v, back %v", sizes, there.sorted(), back.sorted())
+		t.Logf("%v Transports: the request that met it %v, there %v with %d scripts, back %v", sizes, first.sorted(), there.sorted(), scripts/5, back.sorted())
 	}
 }

@@ -34,6 +34,7 @@ type fleet struct {
 	admin     *redis.Client
 	authority []byte
 	processes []*process
+	quorum    int // of processes that are started
 }
 
 // process is one of the operating system's, with a network of its own.
@@ -54,9 +55,12 @@ var (
 )
 
 // startFleet starts processes with so many Transports each.
-func startFleet(t *testing.T, sizes []int) *fleet {
+func startFleet(t *testing.T, sizes []int) *fleet { return startQuorum(t, 0, sizes) }
+
+// startQuorum starts a fleet of processes that have a quorum.
+func startQuorum(t *testing.T, quorum int, sizes []int) *fleet {
 	t.Helper()
-	f := &fleet{T: t, redis: startServer(t)}
+	f := &fleet{T: t, redis: startServer(t), quorum: quorum}
 	f.admin = f.redis.client(t)
 	f.org = failovertest.Start(nil)
 	t.Cleanup(f.org.Close)
@@ -94,7 +98,7 @@ func (f *fleet) start(transports int) *process {
 func (f *fleet) spawn(transports int, skew time.Duration) *process {
 	p := &process{paths: make(map[string]*path)}
 	s := setup{
-		URL: f.org.URL(), Authority: f.authority, Transports: transports, Skew: skew,
+		URL: f.org.URL(), Authority: f.authority, Transports: transports, Skew: skew, Quorum: f.quorum,
 		Paths: make(map[string]string), Tokens: make(map[string]string),
 	}
 	dial := f.org.Transport().DialContext
@@ -296,6 +300,7 @@ type path struct {
 
 	mu    sync.Mutex // guards what follows
 	isCut bool
+	held  map[net.Conn]bool // what is on its way there is lost
 	conns map[net.Conn]bool
 }
 
@@ -305,7 +310,7 @@ func newPath(t testing.TB, dial func(context.Context) (net.Conn, error)) *path {
 	if err != nil {
 		panic(err)
 	}
-	p := &path{ln: ln, dial: dial, conns: make(map[net.Conn]bool)}
+	p := &path{ln: ln, dial: dial, conns: make(map[net.Conn]bool), held: make(map[net.Conn]bool)}
 	p.wg.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -343,14 +348,32 @@ func (p *path) join(c net.Conn) {
 		return
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { io.Copy(s, c); s.Close() })
-	io.Copy(c, s)
+	wg.Go(func() { io.Copy(&leg{p, c, s}, c); s.Close() })
+	io.Copy(&leg{p, c, c}, s)
 	c.Close()
 	wg.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
 	delete(p.conns, s)
+	delete(p.held, c)
+}
+
+// leg is one direction of a connection over a path.
+type leg struct {
+	p    *path
+	conn net.Conn // that of the process
+	to   net.Conn
+}
+
+func (l *leg) Write(b []byte) (int, error) {
+	l.p.mu.Lock()
+	held := l.p.held[l.conn]
+	l.p.mu.Unlock()
+	if held {
+		return len(b), nil
+	}
+	return l.to.Write(b)
 }
 
 // add keeps a connection, unless the path is cut.
@@ -361,6 +384,15 @@ func (p *path) add(c net.Conn) bool {
 		p.conns[c] = true
 	}
 	return !p.isCut
+}
+
+// hold has the connections that there are go silent; new ones are as before.
+func (p *path) hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		p.held[c] = true
+	}
 }
 
 // cut ends all connections, and new ones as soon as they are made, until mend.

@@ -12,7 +12,7 @@ import (
 
 // fieldNames are the fields of a record in Redis. Their order is that of
 // formatRecord and parseRecord.
-var fieldNames = [...]string{"generation", "active", "since", "earlier", "reason", "by"}
+var fieldNames = [...]string{"generation", "active", "since", "earlier", "reason", "by", "version", "questions", "recoveries", "risen", "frozen"}
 
 // fields are the values of fieldNames.
 type fields [len(fieldNames)]string
@@ -31,7 +31,11 @@ func formatRecord(r failover.Record) (f fields, err error) {
 	if r.Active != failover.Primary && r.Active != failover.Alternate {
 		return f, fmt.Errorf("record has no such endpoint: %d", uint8(r.Active))
 	}
-	f = fields{strconv.FormatUint(r.Generation, 10), r.Active.String(), texts[0], strings.Join(texts[1:], " "), r.Reason, r.By}
+	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
+	f = fields{
+		number(r.Generation), r.Active.String(), texts[0], strings.Join(texts[1:], " "), r.Reason, r.By,
+		number(r.Version), number(r.Questions), number(r.Recoveries), number(r.Risen), r.Frozen,
+	}
 	size := 0
 	for _, value := range f {
 		size += len(value)
@@ -45,8 +49,13 @@ func formatRecord(r failover.Record) (f fields, err error) {
 // parseRecord is the inverse of formatRecord. Its errors do not quote what they
 // are about, which may be anything.
 func parseRecord(f fields) (r failover.Record, err error) {
-	if r.Generation, err = strconv.ParseUint(f[0], 10, 64); err != nil || strconv.FormatUint(r.Generation, 10) != f[0] {
-		return failover.Record{}, errors.New("record's generation is not a number")
+	for _, n := range []struct {
+		field int
+		value *uint64
+	}{{0, &r.Generation}, {6, &r.Version}, {7, &r.Questions}, {8, &r.Recoveries}, {9, &r.Risen}} {
+		if *n.value, err = strconv.ParseUint(f[n.field], 10, 64); err != nil || strconv.FormatUint(*n.value, 10) != f[n.field] {
+			return failover.Record{}, fmt.Errorf("record's %s is not a number", fieldNames[n.field])
+		}
 	}
 	switch f[1] {
 	case failover.Primary.String():
@@ -66,7 +75,7 @@ func parseRecord(f fields) (r failover.Record, err error) {
 		}
 		r.Earlier = append(r.Earlier, t)
 	}
-	r.Reason, r.By = f[4], f[5]
+	r.Reason, r.By, r.Frozen = f[4], f[5], f[10]
 	return r, nil
 }
 

@@ -1,6 +1,7 @@
 package failoverredis
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -15,15 +16,15 @@ import (
 func FuzzParseRecord(f *testing.F) {
 	written, err := formatRecord(failover.Record{
 		Active: failover.Alternate, Generation: 1 << 62, Since: time.Unix(1743303599, 123456789),
-		Earlier: []time.Time{time.Unix(1743303000, 0)}, Reason: "reason", By: "web-1/4711/K5RVQD",
+		Earlier: []time.Time{time.Unix(1743303000, 0)}, Reason: "reason", By: "web-1/4711/K5RVQD", Version: math.MaxUint64, Questions: 4, Recoveries: 3, Risen: 2, Frozen: "hands off",
 	})
 	require.NoError(f, err)
-	f.Add(written[0], written[1], written[2], written[3], written[4], written[5])
-	f.Add("0", "primary", "0001-01-01T00:00:00Z", "", "", "")
-	f.Add("18446744073709551616", "both", "1743303599", "x", "\x00", "\xff")
-	f.Add("01", "Primary", "2025-03-30T02:59:59+25:00", " ", "", "")
-	f.Fuzz(func(t *testing.T, generation, active, since, earlier, reason, by string) {
-		r, err := parseRecord(fields{generation, active, since, earlier, reason, by})
+	f.Add(written[0], written[1], written[2], written[3], written[4], written[5], written[6], written[10])
+	f.Add("0", "primary", "0001-01-01T00:00:00Z", "", "", "", "1", "")
+	f.Add("18446744073709551616", "both", "1743303599", "x", "\x00", "\xff", "1", "")
+	f.Add("01", "Primary", "2025-03-30T02:59:59+25:00", " ", "", "", "1", "")
+	f.Fuzz(func(t *testing.T, generation, active, since, earlier, reason, by, number, frozen string) {
+		r, err := parseRecord(fields{generation, active, since, earlier, reason, by, number, number, number, number, frozen})
 		if err != nil {
 			assert.Zero(t, r)
 			return
@@ -43,6 +44,8 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		assert.Equal(t, r.Reason, same.Reason)
 		assert.Equal(t, r.By, same.By)
+		assert.Equal(t, []uint64{r.Version, r.Questions, r.Recoveries, r.Risen}, []uint64{same.Version, same.Questions, same.Recoveries, same.Risen})
+		assert.Equal(t, r.Frozen, same.Frozen)
 	})
 }
 

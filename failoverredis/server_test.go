@@ -115,18 +115,25 @@ func closing[C io.Closer](t testing.TB, c C) C {
 	return c
 }
 
-// startCluster starts a cluster of three masters and returns their addresses.
-func startCluster(t *testing.T) (addrs []string) {
+// startCluster starts a cluster of three masters, with a replica each if that is asked
+// for, and returns its nodes.
+func startCluster(t *testing.T, replicas bool) (servers []*server) {
 	t.Helper()
-	const nodes, slots = 3, 16384
+	const masters, slots = 3, 16384
+	nodes := masters
+	if replicas {
+		nodes = 2 * masters
+	}
 	ctx := t.Context()
 	var clients []*redis.Client
 	for i := range nodes {
 		s := startServer(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t), "--cluster-node-timeout", "2000")
 		c := s.client(t)
-		require.NoError(t, c.ClusterAddSlotsRange(ctx, i*slots/nodes, (i+1)*slots/nodes-1).Err())
+		if i < masters {
+			require.NoError(t, c.ClusterAddSlotsRange(ctx, i*slots/masters, (i+1)*slots/masters-1).Err())
+		}
 		require.NoError(t, c.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1).Err())
-		addrs, clients = append(addrs, s.addr), append(clients, c)
+		servers, clients = append(servers, s), append(clients, c)
 		if i == 0 {
 			continue
 		}
@@ -141,13 +148,33 @@ func startCluster(t *testing.T) (addrs []string) {
 	for _, c := range clients {
 		eventually(t, 30*time.Second, func() error {
 			info, err := c.ClusterInfo(ctx).Result()
-			if err == nil && !(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")) {
+			if err == nil && !(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprint("cluster_known_nodes:", nodes))) {
 				err = fmt.Errorf("cluster is not ready: %s", info)
 			}
 			return err
 		})
 	}
-	return addrs
+	for i := masters; i < nodes; i++ {
+		id, err := clients[i-masters].Do(ctx, "CLUSTER", "MYID").Text()
+		require.NoError(t, err)
+		require.NoError(t, clients[i].ClusterReplicate(ctx, id).Err())
+		eventually(t, 30*time.Second, func() error {
+			info, err := clients[i].Info(ctx, "replication").Result()
+			if err == nil && !strings.Contains(info, "master_link_status:up") {
+				err = fmt.Errorf("replica is not ready: %s", info)
+			}
+			return err
+		})
+	}
+	return servers
+}
+
+// addrs returns the addresses of servers.
+func addrs(servers []*server) (all []string) {
+	for _, s := range servers {
+		all = append(all, s.addr)
+	}
+	return all
 }
 
 // startSentinel starts a master, a replica, and a sentinel that watches them

@@ -56,8 +56,6 @@ const (
 	maxRecord = 64 << 10
 	// maxText is the size of a member and of a topic.
 	maxText = 256
-	// maxClaims is the number of claims on a topic.
-	maxClaims = 10_000
 )
 
 // New returns a Store that uses the client. A nil cfg means the defaults; it is
@@ -103,15 +101,16 @@ func (s *Store) recordKey(organization string) string {
 	return s.prefix + "{" + organization + "}:record"
 }
 
-func (s *Store) claimsKey(organization, topic string) string {
-	return s.prefix + "{" + organization + "}:claims:" + topic
+func (s *Store) claimsKeys(organization, topic string) (ends, places string) {
+	fleet := s.prefix + "{" + organization + "}:"
+	return fleet + "claims:" + topic, fleet + "places:" + topic
 }
 
 func (s *Store) channel() string { return s.prefix + "changes" }
 
 // run runs a script and returns its reply. It does not outlast ctx: the client
 // may wait for an answer for longer, in a goroutine of its own.
-func (s *Store) run(ctx context.Context, script *redis.Script, key string, args ...any) (any, error) {
+func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(errClosed) })()
@@ -129,7 +128,7 @@ func (s *Store) run(ctx context.Context, script *redis.Script, key string, args 
 	if !s.start(func() {
 		defer func() { <-s.slots }()
 		defer close(done)
-		reply, err = script.Run(ctx, s.client, []string{key}, args...).Result()
+		reply, err = script.Run(ctx, s.client, keys, args...).Result()
 	}) {
 		<-s.slots
 		return nil, errClosed
@@ -158,7 +157,7 @@ func (s *Store) Load(ctx context.Context, organization string) (failover.Record,
 	for _, name := range fieldNames {
 		args = append(args, name)
 	}
-	reply, err := s.run(ctx, loadScript, key, args...)
+	reply, err := s.run(ctx, loadScript, []string{key}, args...)
 	if err != nil {
 		return failover.Record{}, time.Time{}, fmt.Errorf("failoverredis: load %s: %w", key, err)
 	}
@@ -169,12 +168,12 @@ func (s *Store) Load(ctx context.Context, organization string) (failover.Record,
 	return r, now, nil
 }
 
-// swapScript compares generations as texts: Lua's numbers lose digits from 2^53
+// swapScript compares versions as texts: Lua's numbers lose digits from 2^53
 // on. It overwrites every field, and deletes nothing before, because a server
 // that is out of memory deletes but does not write. A user who may not publish
 // may swap all the same.
 var swapScript = redis.NewScript(`
-local present = redis.call('HMGET', KEYS[1], 'generation', 'id')
+local present = redis.call('HMGET', KEYS[1], 'version', 'id')
 if present[2] == ARGV[2] then return 1 end
 if (present[1] or '0') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'id', ARGV[2], unpack(ARGV, 5))
@@ -182,84 +181,103 @@ redis.pcall('PUBLISH', ARGV[3], ARGV[4])
 return 1`)
 
 // CompareAndSwap implements [failover.Shared].
-func (s *Store) CompareAndSwap(ctx context.Context, organization string, generation uint64, next failover.Record) (bool, error) {
+func (s *Store) CompareAndSwap(ctx context.Context, organization string, version uint64, next failover.Record) (bool, error) {
 	key := s.recordKey(organization)
 	fields, err := formatRecord(next)
 	if err != nil {
 		return false, fmt.Errorf("failoverredis: swap %s: %w", key, err)
 	}
-	args := []any{strconv.FormatUint(generation, 10), rand.Text(), s.channel(), organization}
+	args := []any{strconv.FormatUint(version, 10), rand.Text(), s.channel(), organization}
 	for i, name := range fieldNames {
 		args = append(args, name, fields[i])
 	}
-	reply, err := s.run(ctx, swapScript, key, args...)
+	reply, err := s.run(ctx, swapScript, []string{key}, args...)
 	if err != nil {
 		return false, fmt.Errorf("failoverredis: swap %s: %w", key, err)
 	}
 	return reply == int64(1), nil
 }
 
-// claimScript keeps the claims on a topic as fields of a hash, whose values are
-// a number that grows with every new claim and the time in microseconds at which
-// the claim ends. Claims that have ended, and what is no claim, are removed. It
-// returns the members in their order, or the number of claims if those are too
-// many. Before version 5, Redis refuses to write after TIME.
+// claimScript keeps the claims on a topic in two sorted sets: by when they end, in
+// microseconds, and by where they stand. Claims that have ended, and what is no claim,
+// are removed, a few at a time. It returns how many there are, and the names of those
+// who stand first. Nothing in it grows with their number, but for the logarithm of
+// a sorted set. Before version 5, Redis refuses to write after TIME.
 var claimScript = redis.NewScript(`
-local count = redis.call('HLEN', KEYS[1])
-if count > tonumber(ARGV[3]) then return count end
+local ends, places = KEYS[1], KEYS[2]
+local member, ttl, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local longest, most, size, few = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), 50
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local ttl = tonumber(ARGV[2])
+local function text(n) return string.format('%.0f', n) end
+local function lasts(till)
+	till = tonumber(till or 0)
+	return till > now and till <= now + longest
+end
+local function remove(name)
+	redis.call('ZREM', ends, name)
+	redis.call('ZREM', places, name)
+end
+local function count() return redis.call('ZCOUNT', ends, '(' .. text(now), text(now + longest)) end
 
-local claims, places, last = {}, {}, 0
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-	local place, till = string.match(all[i + 1], '^(%d+) (%d+)$')
-	if place and tonumber(till) > now and not (all[i] == ARGV[1] and ttl <= 0) then
-		claims[#claims + 1] = {all[i], tonumber(place), tonumber(till)}
-		places[all[i]] = #claims
-		last = math.max(last, tonumber(place))
-	else
-		redis.call('HDEL', KEYS[1], all[i])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', text(now), 'LIMIT', 0, few)) do remove(name) end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', ends, '(' .. text(now + longest), '+inf', 'LIMIT', 0, few)) do remove(name) end
+if ttl <= 0 then
+	remove(member)
+elseif lasts(redis.call('ZSCORE', ends, member)) then
+	redis.call('ZADD', ends, text(now + ttl), member)
+elseif room <= 0 or count() < room then
+	local last = redis.call('ZREVRANGE', places, 0, 0, 'WITHSCORES')
+	local place = now
+	if last[1] and redis.call('ZSCORE', ends, last[1]) then place = math.max(place, tonumber(last[2]) + 1) end
+	redis.call('ZADD', places, text(place), member)
+	redis.call('ZADD', ends, text(now + ttl), member)
+end
+
+local names = {}
+for _, name in ipairs(redis.call('ZRANGE', places, 0, most + few)) do
+	local till = redis.call('ZSCORE', ends, name)
+	if #name > size or not till then
+		remove(name)
+	elseif lasts(till) then
+		names[#names + 1] = name
+		if #names == most then break end
 	end
 end
-if ttl > 0 then
-	local mine = claims[places[ARGV[1]]] or {ARGV[1], last + 1}
-	if not mine[3] then claims[#claims + 1] = mine end
-	mine[3] = now + ttl
-	redis.call('HSET', KEYS[1], mine[1], string.format('%.0f %.0f', mine[2], mine[3]))
+local last = redis.call('ZREVRANGE', ends, 0, 0, 'WITHSCORES')
+if last[2] then
+	local left = text(math.max(1, math.ceil((tonumber(last[2]) - now) / 1000)))
+	redis.call('PEXPIRE', ends, left)
+	redis.call('PEXPIRE', places, left)
+else
+	redis.call('DEL', places)
 end
+return {count(), names}`)
 
-table.sort(claims, function(a, b) return a[2] < b[2] end)
-local members, till = {}, now
-for i, claim in ipairs(claims) do
-	members[i] = claim[1]
-	till = math.max(till, claim[3])
-end
-redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil((till - now) / 1000)))
-return members`)
-
-// Claim implements [failover.Shared]. A topic has up to 10,000 claims.
-func (s *Store) Claim(ctx context.Context, organization, topic, member string, ttl time.Duration) ([]string, error) {
-	key := s.claimsKey(organization, topic)
-	if len(topic) > maxText || len(member) > maxText {
-		return nil, fmt.Errorf("failoverredis: claim of %d bytes on a topic of %d: more than %d", len(member), len(topic), maxText)
+// Claim implements [failover.Shared].
+func (s *Store) Claim(ctx context.Context, organization string, c failover.Claim) (failover.Holders, error) {
+	ends, places := s.claimsKeys(organization, c.Topic)
+	if len(c.Topic) > maxText || len(c.Member) > maxText {
+		return failover.Holders{}, fmt.Errorf("failoverredis: claim of %d bytes on a topic of %d: more than %d", len(c.Member), len(c.Topic), maxText)
 	}
-	micros := max(ttl, 0).Microseconds()
-	if ttl > 0 {
+	micros := max(min(c.TTL, failover.MaxClaim), 0).Microseconds()
+	if c.TTL > 0 {
 		micros = max(micros, 1)
 	}
-	reply, err := s.run(ctx, claimScript, key, member, micros, maxClaims)
+	reply, err := s.run(ctx, claimScript, []string{ends, places},
+		c.Member, micros, c.Places, failover.MaxClaim.Microseconds(), failover.MaxHolders, maxText)
 	if err != nil {
-		return nil, fmt.Errorf("failoverredis: claim %s: %w", key, err)
+		return failover.Holders{}, fmt.Errorf("failoverredis: claim %s: %w", ends, err)
 	}
-	list, ok := reply.([]any)
-	if !ok {
-		return nil, fmt.Errorf("failoverredis: claim %s: it has more than %d claims", key, maxClaims)
+	list, _ := reply.([]any)
+	if len(list) != 2 {
+		return failover.Holders{}, fmt.Errorf("failoverredis: claim %s: unexpected reply", ends)
 	}
-	members := make([]string, len(list))
-	for i, m := range list {
-		members[i], _ = m.(string)
+	count, _ := list[0].(int64)
+	names, _ := list[1].([]any)
+	holders := failover.Holders{Count: int(count), Names: make([]string, len(names))}
+	for i, name := range names {
+		holders.Names[i], _ = name.(string)
 	}
-	return members, nil
+	return holders, nil
 }

@@ -21,9 +21,9 @@ import (
 type broken struct {
 	*sharedtest.Memory
 	load    func(ctx context.Context, organization string) (failover.Record, time.Time, error)
-	swap    func(ctx context.Context, organization string, generation uint64, next failover.Record) (bool, error)
+	swap    func(ctx context.Context, organization string, version uint64, next failover.Record) (bool, error)
 	changes func(ctx context.Context, organization string) <-chan struct{}
-	claim   func(ctx context.Context, organization, topic, member string, ttl time.Duration) ([]string, error)
+	claim   func(ctx context.Context, organization string, c failover.Claim) (failover.Holders, error)
 }
 
 func (b *broken) Load(ctx context.Context, organization string) (failover.Record, time.Time, error) {
@@ -33,11 +33,11 @@ func (b *broken) Load(ctx context.Context, organization string) (failover.Record
 	return b.Memory.Load(ctx, organization)
 }
 
-func (b *broken) CompareAndSwap(ctx context.Context, organization string, generation uint64, next failover.Record) (bool, error) {
+func (b *broken) CompareAndSwap(ctx context.Context, organization string, version uint64, next failover.Record) (bool, error) {
 	if b.swap != nil {
-		return b.swap(ctx, organization, generation, next)
+		return b.swap(ctx, organization, version, next)
 	}
-	return b.Memory.CompareAndSwap(ctx, organization, generation, next)
+	return b.Memory.CompareAndSwap(ctx, organization, version, next)
 }
 
 func (b *broken) Changes(ctx context.Context, organization string) <-chan struct{} {
@@ -47,11 +47,11 @@ func (b *broken) Changes(ctx context.Context, organization string) <-chan struct
 	return b.Memory.Changes(ctx, organization)
 }
 
-func (b *broken) Claim(ctx context.Context, organization, topic, member string, ttl time.Duration) ([]string, error) {
+func (b *broken) Claim(ctx context.Context, organization string, c failover.Claim) (failover.Holders, error) {
 	if b.claim != nil {
-		return b.claim(ctx, organization, topic, member, ttl)
+		return b.claim(ctx, organization, c)
 	}
-	return b.Memory.Claim(ctx, organization, topic, member, ttl)
+	return b.Memory.Claim(ctx, organization, c)
 }
 
 // current returns the record as it is.
@@ -70,31 +70,31 @@ var brokenStores = []struct {
 	{"no record is an error", "no record is the zero Record", func(b *broken) {
 		b.load = func(ctx context.Context, o string) (failover.Record, time.Time, error) {
 			r, now, err := b.Memory.Load(ctx, o)
-			if r.Generation == 0 {
+			if r.Version == 0 {
 				err = cmp.Or(err, errors.New("nil"))
 			}
 			return r, now, err
 		}
 	}},
-	{"generation 0 is any", "swaps only the given generation", func(b *broken) {
+	{"version 0 is any", "swaps only the given version", func(b *broken) {
 		b.swap = func(ctx context.Context, o string, g uint64, next failover.Record) (bool, error) {
 			if g == 0 {
-				g = b.current(o).Generation
+				g = b.current(o).Version
 			}
 			return b.Memory.CompareAndSwap(ctx, o, g, next)
 		}
 	}},
-	{"a newer generation is swapped too", "swaps only the given generation", func(b *broken) {
+	{"a newer version is swapped too", "swaps only the given version", func(b *broken) {
 		b.swap = func(ctx context.Context, o string, g uint64, next failover.Record) (bool, error) {
-			return b.Memory.CompareAndSwap(ctx, o, min(g, b.current(o).Generation), next)
+			return b.Memory.CompareAndSwap(ctx, o, min(g, b.current(o).Version), next)
 		}
 	}},
 	{"the loser leaves its name", "a lost swap changes nothing", func(b *broken) {
 		b.swap = func(ctx context.Context, o string, g uint64, next failover.Record) (bool, error) {
 			swapped, err := b.Memory.CompareAndSwap(ctx, o, g, next)
-			if r := b.current(o); !swapped && r.Generation != 0 {
+			if r := b.current(o); !swapped && r.Version != 0 {
 				r.By = next.By
-				b.Memory.CompareAndSwap(ctx, o, r.Generation, r)
+				b.Memory.CompareAndSwap(ctx, o, r.Version, r)
 			}
 			return swapped, err
 		}
@@ -109,19 +109,19 @@ var brokenStores = []struct {
 	{"short texts", "every field of a record comes back", spoilRecord(func(r *failover.Record) { r.By = r.By[:min(255, len(r.By))] })},
 	{"ASCII", "every field of a record comes back", spoilRecord(func(r *failover.Record) { r.By = strings.ToValidUTF8(strings.ReplaceAll(r.By, "ü", "?"), "") })},
 	{"shared slices", "a record is copied", spoilAliasing},
-	{"floating point", "generations keep every digit", func(b *broken) {
+	{"floating point", "versions and generations keep every digit", func(b *broken) {
 		b.swap = func(ctx context.Context, o string, g uint64, next failover.Record) (bool, error) {
-			if present := b.current(o).Generation; float64(present) == float64(g) {
+			if present := b.current(o).Version; float64(present) == float64(g) {
 				g = present
 			}
 			return b.Memory.CompareAndSwap(ctx, o, g, next)
 		}
 	}},
-	{"32 bits", "generations keep every digit", spoilRecord(func(r *failover.Record) { r.Generation = uint64(uint32(r.Generation)) })},
+	{"32 bits", "versions and generations keep every digit", spoilRecord(func(r *failover.Record) { r.Version = uint64(uint32(r.Version)) })},
 	{"a lost race is a success", "one of many swaps wins", func(b *broken) {
 		b.swap = func(ctx context.Context, o string, g uint64, next failover.Record) (bool, error) {
 			swapped, err := b.Memory.CompareAndSwap(ctx, o, g, next)
-			return swapped || b.current(o).Generation == next.Generation, err
+			return swapped || b.current(o).Version == next.Version, err
 		}
 	}},
 	{"ports are cut off", "organizations have records of their own", func(b *broken) {
@@ -202,36 +202,76 @@ var brokenStores = []struct {
 	{"the newest claim first", "claims are listed the longest-standing first", spoilClaims(func(members []string) { slices.Reverse(members) })},
 	{"claims in the order of names", "concurrent claims have one order", spoilClaims(func(members []string) { slices.Sort(members) })},
 	{"a renewal is a new claim", "a renewed claim keeps its place", func(b *broken) {
-		b.claim = func(ctx context.Context, o, topic, member string, ttl time.Duration) ([]string, error) {
-			b.Memory.Claim(ctx, o, topic, member, 0)
-			return b.Memory.Claim(ctx, o, topic, member, ttl)
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			withdrawn := c
+			withdrawn.TTL = 0
+			b.Memory.Claim(ctx, o, withdrawn)
+			return b.Memory.Claim(ctx, o, c)
 		}
 	}},
-	{"claims for ever", "an expired claim has lost its place", spoilTTL(func(ttl time.Duration) time.Duration { return ttl * 1e6 })},
+	{"claims for ever", "an expired claim has lost its place", spoilTTL(func(ttl time.Duration) time.Duration { return min(ttl, 1) * failover.MaxClaim })},
 	{"half the time", "a claim lasts for its ttl", spoilTTL(func(ttl time.Duration) time.Duration { return ttl / 2 })},
 	{"renewals do not prolong", "a claim lasts for its ttl", func(b *broken) {
-		b.claim = func(ctx context.Context, o, topic, member string, ttl time.Duration) ([]string, error) {
-			members, err := b.Memory.Claim(ctx, o, topic, "nobody", 0)
-			if slices.Contains(members, member) {
-				return members, err
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			holders, err := b.Memory.Claim(ctx, o, failover.Claim{Topic: c.Topic, Member: "nobody"})
+			if slices.Contains(holders.Names, c.Member) {
+				return holders, err
 			}
-			return b.Memory.Claim(ctx, o, topic, member, ttl)
+			return b.Memory.Claim(ctx, o, c)
 		}
 	}},
 	{"no time is for ever", "a claim can be withdrawn", spoilTTL(func(ttl time.Duration) time.Duration {
 		if ttl <= 0 {
-			return time.Hour
+			return time.Minute
 		}
 		return ttl
 	})},
 	{"topics regardless of case", "topics and organizations have claims of their own", func(b *broken) {
-		b.claim = func(ctx context.Context, o, topic, member string, ttl time.Duration) ([]string, error) {
-			return b.Memory.Claim(ctx, o, strings.ToLower(topic), member, ttl)
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			c.Topic = strings.ToLower(c.Topic)
+			return b.Memory.Claim(ctx, o, c)
 		}
 	}},
 	{"members regardless of case", "members are any text", func(b *broken) {
-		b.claim = func(ctx context.Context, o, topic, member string, ttl time.Duration) ([]string, error) {
-			return b.Memory.Claim(ctx, o, topic, strings.ToLower(member), ttl)
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			c.Member = strings.ToLower(c.Member)
+			return b.Memory.Claim(ctx, o, c)
+		}
+	}},
+	{"places are not counted", "a topic has so many places", func(b *broken) {
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			c.Places = 0
+			return b.Memory.Claim(ctx, o, c)
+		}
+	}},
+	{"places are counted beforehand", "concurrent claims fill the places", func(b *broken) {
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			present, err := b.Memory.Claim(ctx, o, failover.Claim{Topic: c.Topic, Member: "nobody"})
+			if err == nil && c.Places > 0 && present.Count >= c.Places && !slices.Contains(present.Names, c.Member) {
+				return present, nil
+			}
+			<-time.After(10 * time.Millisecond)
+			c.Places = 0
+			return b.Memory.Claim(ctx, o, c)
+		}
+	}},
+	{"who finds no place stands in line", "a topic has so many places", func(b *broken) {
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			places := c.Places
+			c.Places = 0
+			holders, err := b.Memory.Claim(ctx, o, c)
+			if places > 0 {
+				holders.Count = min(holders.Count, places)
+				holders.Names = holders.Names[:min(len(holders.Names), places)]
+			}
+			return holders, err
+		}
+	}},
+	{"all holders that are named are counted", "few holders are named, all are counted", func(b *broken) {
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			holders, err := b.Memory.Claim(ctx, o, c)
+			holders.Count = len(holders.Names)
+			return holders, err
 		}
 	}},
 	{"contexts are ignored", "a call ends with its context", func(b *broken) {
@@ -284,10 +324,10 @@ func spoilClock(clock func(start time.Time) time.Time) func(*broken) {
 // spoilClaims changes the list that a claim returns.
 func spoilClaims(change func([]string)) func(*broken) {
 	return func(b *broken) {
-		b.claim = func(ctx context.Context, o, topic, member string, ttl time.Duration) ([]string, error) {
-			members, err := b.Memory.Claim(ctx, o, topic, member, ttl)
-			change(members)
-			return members, err
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			holders, err := b.Memory.Claim(ctx, o, c)
+			change(holders.Names)
+			return holders, err
 		}
 	}
 }
@@ -295,8 +335,9 @@ func spoilClaims(change func([]string)) func(*broken) {
 // spoilTTL changes how long claims last.
 func spoilTTL(change func(time.Duration) time.Duration) func(*broken) {
 	return func(b *broken) {
-		b.claim = func(ctx context.Context, o, topic, member string, ttl time.Duration) ([]string, error) {
-			return b.Memory.Claim(ctx, o, topic, member, change(ttl))
+		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
+			c.TTL = change(c.TTL)
+			return b.Memory.Claim(ctx, o, c)
 		}
 	}
 }

@@ -22,12 +22,12 @@ func (s *store) watch(ctx context.Context, h failover.Shared, organization strin
 // until all the channels have told of one.
 func (s *store) swapUntil(h failover.Shared, organization string, told ...<-chan struct{}) {
 	s.Helper()
-	generation := s.load(h, organization).Generation
+	version := s.load(h, organization).Version
 	deadline := time.Now().Add(patience)
 	for _, c := range told {
 		for received := false; !received; {
-			s.swap(h, organization, generation, record(generation+1), true)
-			generation++
+			s.swap(h, organization, version, record(version+1), true)
+			version++
 			select {
 			case _, open := <-c:
 				if !open {
@@ -37,7 +37,7 @@ func (s *store) swapUntil(h failover.Shared, organization string, told ...<-chan
 			case <-time.After(10 * pollInterval):
 			}
 			if time.Now().After(deadline) {
-				s.Fatalf("%d swaps within %v, and a watcher was not told", generation, patience)
+				s.Fatalf("%d swaps within %v, and a watcher was not told", version, patience)
 			}
 		}
 	}
@@ -74,11 +74,11 @@ func changesUnread(s *store) {
 	c := s.watch(s.Context(), h, s.organization)
 	s.swapUntil(other, s.organization, c)
 	const swaps = 300
-	generation := s.load(h, s.organization).Generation
+	version := s.load(h, s.organization).Version
 	start := time.Now()
 	for range uint64(swaps) {
-		s.swap(other, s.organization, generation, record(generation+1), true)
-		generation++
+		s.swap(other, s.organization, version, record(version+1), true)
+		version++
 	}
 	if took := time.Since(start); took > patience {
 		s.Errorf("%d swaps took %v", swaps, took)

@@ -14,25 +14,36 @@ const (
 	topic = "lease 7"
 	// long is the ttl of claims that do not expire in a test, and short that of
 	// those that do.
-	long  = time.Hour
+	long  = 4 * time.Minute
 	short = 300 * time.Millisecond
 )
 
 // claim makes a claim on the topic of the subtest's organization.
-func (s *store) claim(h failover.Shared, member string, ttl time.Duration) []string {
+func (s *store) claim(h failover.Shared, member string, ttl time.Duration) failover.Holders {
 	s.Helper()
-	members, err := h.Claim(s.Context(), s.organization, topic, member, ttl)
+	return s.contend(h, failover.Claim{Topic: topic, Member: member, TTL: ttl})
+}
+
+// contend makes any claim.
+func (s *store) contend(h failover.Shared, c failover.Claim) failover.Holders {
+	s.Helper()
+	holders, err := h.Claim(s.Context(), s.organization, c)
 	if err != nil {
-		s.Fatalf("Claim(%q, %v): %v", member, ttl, err)
+		s.Fatalf("Claim(%+v): %v", c, err)
 	}
-	return members
+	return holders
+}
+
+// are reports whether the holders are these, of which a store names the first.
+func are(got failover.Holders, want ...string) bool {
+	return got.Count == len(want) && slices.Equal(got.Names, want[:min(len(want), failover.MaxHolders)])
 }
 
 // claims checks who claims the topic after a claim.
 func (s *store) claims(h failover.Shared, member string, ttl time.Duration, want ...string) {
 	s.Helper()
-	if got := s.claim(h, member, ttl); !slices.Equal(got, want) {
-		s.Fatalf("Claim(%q, %v) = %q, want %q", member, ttl, got, want)
+	if got := s.claim(h, member, ttl); !are(got, want...) {
+		s.Fatalf("Claim(%q, %v) = %+v, want %q", member, ttl, got, want)
 	}
 }
 
@@ -64,7 +75,7 @@ func claimExpiry(s *store) {
 	s.claims(h, "a", short, "a")
 	s.claim(other, "b", long)
 	s.eventually("a's claim expires", func() bool {
-		return slices.Equal(s.claim(other, "b", long), []string{"b"})
+		return are(s.claim(other, "b", long), "b")
 	})
 	s.claims(h, "a", long, "b", "a")
 }
@@ -78,14 +89,14 @@ func claimLasts(s *store) {
 	s.claim(h, "longer", short)
 	s.claim(h, "longer", long)
 	s.claim(h, "shorter", long)
-	s.eventually("a's claim expires", func() bool { return !slices.Contains(s.claim(h, "observer", long), "a") })
+	s.eventually("a's claim expires", func() bool { return !slices.Contains(s.claim(h, "observer", long).Names, "a") })
 	// A tenth is for clocks that are being put right.
 	if took := time.Since(start); took < short*9/10 {
 		s.Errorf("a claim for %v was gone after %v", short, took)
 	}
 	s.claims(h, "shorter", short, "longer", "shorter", "observer")
 	s.eventually("the shorter claim expires", func() bool {
-		return slices.Equal(s.claim(h, "observer", long), []string{"longer", "observer"})
+		return are(s.claim(h, "observer", long), "longer", "observer")
 	})
 }
 
@@ -116,9 +127,9 @@ func claimsApart(s *store) {
 		{s.organization, unusualTexts[3]}, {s.organization + ":8443", "lease 7"}, {second, "lease 7"},
 	}
 	claim := func(p place, member string, ttl time.Duration, want ...string) {
-		got, err := h.Claim(s.Context(), p.organization, p.topic, member, ttl)
-		if err != nil || !slices.Equal(got, want) {
-			s.Fatalf("Claim(%q, %q, %q, %v) = %q, %v, want %q", p.organization, p.topic, member, ttl, got, err, want)
+		got, err := h.Claim(s.Context(), p.organization, failover.Claim{Topic: p.topic, Member: member, TTL: ttl})
+		if err != nil || !are(got, want...) {
+			s.Fatalf("Claim(%q, %q, %q, %v) = %+v, %v, want %q", p.organization, p.topic, member, ttl, got, err, want)
 		}
 	}
 	for i, p := range places {
@@ -137,40 +148,106 @@ func claimTexts(s *store) {
 	members := append([]string{"web-1 4711", "WEB-1 4711", "web-1 4711 ", "web-1", strings.Repeat("m", 256)}, unusualTexts...)
 	for i, member := range members {
 		s.claims(h, member, long, members[:i+1]...)
-	}
-	for i := len(members); i < 200; i++ { // a fleet of some size
-		members = append(members, fmt.Sprintf("web-%d 1", i))
-		s.claims(h, members[i], long, members...)
+		got := s.contend(h, failover.Claim{Topic: fmt.Sprint(i), Member: member, TTL: long})
+		if !are(got, member) {
+			s.Errorf("member %q is called %q", member, got.Names)
+		}
 	}
 }
 
+// A fleet may be large, and is asked about often. Who stands first, and how many
+// there are, is all that anybody needs to know.
+func claimNames(s *store) {
+	h := s.handle()
+	var members []string
+	for i := range 200 {
+		members = append(members, fmt.Sprintf("web-%d 1", i))
+		s.claims(h, members[i], long, members...)
+	}
+	s.claims(h, members[0], 0, members[1:]...)
+}
+
+// One of a fleet probes for all. Who finds the place taken does not stand in line, or
+// the turn would go to those who have died there.
+func claimPlaces(s *store) {
+	h, other := s.handle(), s.handle()
+	claim := func(member string, ttl time.Duration, places int, want ...string) {
+		s.Helper()
+		got := s.contend(other, failover.Claim{Topic: topic, Member: member, TTL: ttl, Places: places})
+		if !are(got, want...) {
+			s.Fatalf("Claim(%q, %v, %d places) = %+v, want %q", member, ttl, places, got, want)
+		}
+	}
+	claim("a", long, 1, "a")
+	claim("b", long, 1, "a")
+	claim("a", long, 1, "a")
+	claim("b", long, 2, "a", "b")
+	claim("b", long, 1, "a", "b") // renewed
+	claim("c", long, 2, "a", "b")
+	claim("a", 0, 1, "b")
+	claim("c", short, 2, "b", "c")
+	s.eventually("c's claim makes room", func() bool {
+		return are(s.contend(h, failover.Claim{Topic: topic, Member: "d", TTL: long, Places: 2}), "b", "d")
+	})
+}
+
 // When many claim at once, all see one order: each is told of those before it,
-// the last of all is told of everybody, and one alone has the lease.
+// and the last of all is told of everybody.
 func claimsConcurrent(s *store) {
 	const members = 24
 	handles := []failover.Shared{s.handle(), s.handle(), s.handle()}
-	lists := make([][]string, members)
+	lists := make([]failover.Holders, members)
+	s.atOnce(handles, members, func(i int, h failover.Shared) (err error) {
+		lists[i], err = h.Claim(s.Context(), s.organization, failover.Claim{Topic: topic, Member: fmt.Sprint(i), TTL: long})
+		return err
+	})
+	final := s.claim(handles[0], "nobody", 0)
+	if final.Count != members || len(final.Names) != failover.MaxHolders {
+		s.Fatalf("%d members claim, and there are %+v", members, final)
+	}
+	counts := make(map[int]bool)
+	for i, list := range lists {
+		named := len(list.Names)
+		if named != min(list.Count, failover.MaxHolders) || !slices.Equal(list.Names, final.Names[:named]) || counts[list.Count] {
+			s.Errorf("member %d was told of %+v, which is not how %q begins", i, list, final.Names)
+		}
+		counts[list.Count] = true
+	}
+}
+
+// However many want a place at once, no more have one than there are.
+func claimsContend(s *store) {
+	const members, places = 24, 3
+	handles := []failover.Shared{s.handle(), s.handle(), s.handle()}
+	var mu sync.Mutex // guards in
+	in := 0
+	s.atOnce(handles, members, func(i int, h failover.Shared) error {
+		member := fmt.Sprint(i)
+		got, err := h.Claim(s.Context(), s.organization, failover.Claim{Topic: topic, Member: member, TTL: long, Places: places})
+		if slices.Contains(got.Names, member) {
+			mu.Lock()
+			defer mu.Unlock()
+			in++
+		}
+		return err
+	})
+	if got := s.claim(handles[0], "nobody", 0); got.Count != places || in != places {
+		s.Errorf("%d of %d places are taken, and %d were told that they have one", got.Count, places, in)
+	}
+}
+
+// atOnce has n goroutines do something at the same time.
+func (s *store) atOnce(handles []failover.Shared, n int, do func(i int, h failover.Shared) error) {
 	var wg sync.WaitGroup
 	start := make(chan struct{})
-	for i := range members {
+	for i := range n {
 		wg.Go(func() {
 			<-start
-			var err error
-			lists[i], err = handles[i%len(handles)].Claim(s.Context(), s.organization, topic, fmt.Sprint(i), long)
-			if err != nil {
-				s.Errorf("Claim: %v", err)
+			if err := do(i, handles[i%len(handles)]); err != nil {
+				s.Errorf("number %d: %v", i, err)
 			}
 		})
 	}
 	close(start)
 	wg.Wait()
-	final := s.claim(handles[0], "nobody", 0)
-	if len(final) != members {
-		s.Fatalf("%d members claim, and there are %q", members, final)
-	}
-	for i, list := range lists {
-		if len(list) > members || !slices.Equal(list, final[:len(list)]) || !slices.Contains(list, fmt.Sprint(i)) {
-			s.Errorf("member %d was told of %q, which is not how %q begins", i, list, final)
-		}
-	}
 }

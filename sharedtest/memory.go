@@ -96,13 +96,13 @@ func (m *Memory) Load(ctx context.Context, organization string) (failover.Record
 }
 
 // CompareAndSwap implements [failover.Shared].
-func (m *Memory) CompareAndSwap(ctx context.Context, organization string, generation uint64, next failover.Record) (bool, error) {
+func (m *Memory) CompareAndSwap(ctx context.Context, organization string, version uint64, next failover.Record) (bool, error) {
 	o, _, err := m.enter(ctx, organization)
 	if err != nil {
 		return false, err
 	}
 	defer m.mu.Unlock()
-	if o.record.Generation != generation {
+	if o.record.Version != version {
 		return false, nil
 	}
 	o.record = copied(next)
@@ -136,24 +136,26 @@ func (m *Memory) Changes(ctx context.Context, organization string) <-chan struct
 }
 
 // Claim implements [failover.Shared].
-func (m *Memory) Claim(ctx context.Context, organization, topic, member string, ttl time.Duration) ([]string, error) {
+func (m *Memory) Claim(ctx context.Context, organization string, c failover.Claim) (failover.Holders, error) {
 	o, now, err := m.enter(ctx, organization)
 	if err != nil {
-		return nil, err
+		return failover.Holders{}, err
 	}
 	defer m.mu.Unlock()
-	claims := slices.DeleteFunc(o.claims[topic], func(c claim) bool {
-		return !now.Before(c.until) || c.member == member && ttl <= 0
+	latest := now.Add(failover.MaxClaim)
+	claims := slices.DeleteFunc(o.claims[c.Topic], func(old claim) bool {
+		return !now.Before(old.until) || old.until.After(latest) || old.member == c.Member && c.TTL <= 0
 	})
-	if at := slices.IndexFunc(claims, func(c claim) bool { return c.member == member }); at >= 0 {
-		claims[at].until = now.Add(ttl)
-	} else if ttl > 0 {
-		claims = append(claims, claim{member, now.Add(ttl)})
+	until := now.Add(min(c.TTL, failover.MaxClaim))
+	if at := slices.IndexFunc(claims, func(old claim) bool { return old.member == c.Member }); at >= 0 {
+		claims[at].until = until
+	} else if c.TTL > 0 && (c.Places <= 0 || len(claims) < c.Places) {
+		claims = append(claims, claim{c.Member, until})
 	}
-	o.claims[topic] = claims
-	members := make([]string, len(claims))
-	for i, c := range claims {
-		members[i] = c.member
+	o.claims[c.Topic] = claims
+	holders := failover.Holders{Count: len(claims), Names: make([]string, min(len(claims), failover.MaxHolders))}
+	for i := range holders.Names {
+		holders.Names[i] = claims[i].member
 	}
-	return members, nil
+	return holders, nil
 }

@@ -3,6 +3,7 @@ package sharedtest
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -16,9 +17,9 @@ func noRecord(s *store) {
 	s.holds(s.handle(), s.organization, failover.Record{})
 }
 
-// CompareAndSwap is how a fleet agrees on a switch: it goes by the generation
+// CompareAndSwap is how a fleet agrees on a switch: it goes by the version
 // alone, and 0 means that there is no record, not that any will do.
-func swapsGeneration(s *store) {
+func swapsVersion(s *store) {
 	h, other := s.handle(), s.handle()
 	s.swap(h, s.organization, 1, record(2), false)
 	s.holds(other, s.organization, failover.Record{})
@@ -40,9 +41,9 @@ func lostSwap(s *store) {
 	won := record(7)
 	won.Earlier = []time.Time{won.Since.Add(-time.Minute)}
 	s.swap(h, s.organization, 0, won, true)
-	lost := failover.Record{Active: failover.Primary, Generation: 8, Since: won.Since.Add(time.Hour), Reason: "lost", By: "loser 1"}
-	for _, generation := range []uint64{0, 6, 8} {
-		s.swap(h, s.organization, generation, lost, false)
+	lost := failover.Record{Active: failover.Primary, Version: 8, Since: won.Since.Add(time.Hour), Reason: "lost", By: "loser 1"}
+	for _, version := range []uint64{0, 6, 8} {
+		s.swap(h, s.organization, version, lost, false)
 		s.holds(h, s.organization, won)
 	}
 }
@@ -58,17 +59,17 @@ func everyField(s *store) {
 		many[i] = since.Add(time.Duration(i) * 17999999999)
 	}
 	records := []failover.Record{
-		{Active: failover.Alternate, Since: since, Earlier: []time.Time{since.Add(-time.Hour), since.Add(-1)}, Reason: "r", By: "b"},
+		{Active: failover.Alternate, Generation: 9, Since: since, Earlier: []time.Time{since.Add(-time.Hour), since.Add(-1)}, Reason: "r", By: "b", Questions: 7, Recoveries: 5, Risen: 3, Frozen: "f"},
 		{},
 		{Active: failover.Alternate, Since: time.Now(), Earlier: many},
 		{Active: failover.Primary, Since: time.Unix(0, 1).UTC()},
 		{Since: since, Reason: strings.Repeat("long ", 800), By: strings.Repeat("h", 253) + " 4194304"},
 	}
 	for _, text := range unusualTexts {
-		records = append(records, failover.Record{Since: since, Reason: text, By: text})
+		records = append(records, failover.Record{Since: since, Reason: text, By: text, Frozen: text})
 	}
 	for i, r := range records {
-		r.Generation = uint64(i + 1)
+		r.Version = uint64(i + 1)
 		s.swap(h, s.organization, uint64(i), r, true)
 		s.holds(other, s.organization, r)
 	}
@@ -79,7 +80,7 @@ var unusualTexts = []string{
 	" leading and trailing ",
 	"quotes \" ' ` and \\ backslash \\n",
 	"lines\nand\r\nreturns\tand tabs",
-	"{\"generation\":9} {contoso} [1] <b>&amp;</b> %s %00 $1 ${x} :;|,",
+	"{\"version\":9} {contoso} [1] <b>&amp;</b> %s %00 $1 ${x} :;|,",
 	"'; DROP TABLE records; --",
 	"Zürich 東京 \u202eRTL\u202c e\u0301 🏢",
 	"0",
@@ -102,13 +103,14 @@ func copies(s *store) {
 	s.holds(h, s.organization, want)
 }
 
-// Generations are integers of 64 bits. Numbers that are a float somewhere on
-// their way lose digits from 1<<53 on, and then two generations are one.
+// Versions are integers of 64 bits. Numbers that are a float somewhere on
+// their way lose digits from 1<<53 on, and then two versions are one.
 func everyDigit(s *store) {
 	h := s.handle()
 	present := uint64(0)
-	for _, g := range []uint64{1<<31 + 1, 1<<32 + 1, 1<<53 - 1, 1 << 53, 1<<53 + 1, 1<<53 + 2, 1<<62 - 1, 1 << 62} {
+	for _, g := range []uint64{1<<31 + 1, 1<<32 + 1, 1<<53 - 1, 1 << 53, 1<<53 + 1, 1<<53 + 2, 1<<62 - 1, 1 << 62, 1 << 63, math.MaxUint64 - 1} {
 		r := record(g)
+		r.Generation, r.Questions, r.Recoveries = g, g, g
 		s.swap(h, s.organization, present, r, true)
 		s.holds(h, s.organization, r)
 		s.swap(h, s.organization, g-1, record(g+1), false)
@@ -118,22 +120,22 @@ func everyDigit(s *store) {
 }
 
 // When many processes see the same outage, one makes the switch that the others
-// follow: of all swaps of a generation exactly one succeeds, and its record is
+// follow: of all swaps of a version exactly one succeeds, and its record is
 // the one that is there.
 func oneWins(s *store) {
 	const contenders, rounds = 16, 10
 	handles := []failover.Shared{s.handle(), s.handle(), s.handle(), s.handle()}
-	for generation := range uint64(rounds) {
+	for version := range uint64(rounds) {
 		var mu sync.Mutex // guards won
 		var won []failover.Record
 		var wg sync.WaitGroup
 		start := make(chan struct{})
 		for i := range contenders {
 			wg.Go(func() {
-				next := record(generation + 1)
+				next := record(version + 1)
 				next.By = fmt.Sprintf("contender %d", i)
 				<-start
-				swapped, err := handles[i%len(handles)].CompareAndSwap(s.Context(), s.organization, generation, next)
+				swapped, err := handles[i%len(handles)].CompareAndSwap(s.Context(), s.organization, version, next)
 				if err != nil {
 					s.Errorf("CompareAndSwap: %v", err)
 				}
@@ -147,7 +149,7 @@ func oneWins(s *store) {
 		close(start)
 		wg.Wait()
 		if len(won) != 1 {
-			s.Fatalf("%d of %d swaps of generation %d succeeded, want 1", len(won), contenders, generation)
+			s.Fatalf("%d of %d swaps of version %d succeeded, want 1", len(won), contenders, version)
 		}
 		s.holds(handles[0], s.organization, won[0])
 	}
@@ -223,7 +225,7 @@ func ended(s *store) {
 		if swapped, err := h.CompareAndSwap(ctx, s.organization, 0, record(1)); err == nil || swapped {
 			s.Errorf("CompareAndSwap = %t, %v after %v", swapped, err, ctx.Err())
 		}
-		if _, err := h.Claim(ctx, s.organization, "topic", "member", time.Minute); err == nil {
+		if _, err := h.Claim(ctx, s.organization, failover.Claim{Topic: topic, Member: "member", TTL: time.Minute}); err == nil {
 			s.Errorf("Claim: no error after %v", ctx.Err())
 		}
 		h.Changes(ctx, s.organization)

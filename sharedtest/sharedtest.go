@@ -32,11 +32,11 @@ var rules = []struct {
 	check func(*store)
 }{
 	{"no record is the zero Record", noRecord},
-	{"swaps only the given generation", swapsGeneration},
+	{"swaps only the given version", swapsVersion},
 	{"a lost swap changes nothing", lostSwap},
 	{"every field of a record comes back", everyField},
 	{"a record is copied", copies},
-	{"generations keep every digit", everyDigit},
+	{"versions and generations keep every digit", everyDigit},
 	{"one of many swaps wins", oneWins},
 	{"organizations have records of their own", recordsApart},
 	{"the clock goes forward", clock},
@@ -53,7 +53,10 @@ var rules = []struct {
 	{"a claim can be withdrawn", claimWithdrawal},
 	{"topics and organizations have claims of their own", claimsApart},
 	{"members are any text", claimTexts},
+	{"a topic has so many places", claimPlaces},
+	{"few holders are named, all are counted", claimNames},
 	{"concurrent claims have one order", claimsConcurrent},
+	{"concurrent claims fill the places", claimsContend},
 
 	{"a call ends with its context", ended},
 }
@@ -110,14 +113,14 @@ func (s *store) load(h failover.Shared, organization string) failover.Record {
 }
 
 // swap checks what CompareAndSwap reports.
-func (s *store) swap(h failover.Shared, organization string, generation uint64, next failover.Record, want bool) {
+func (s *store) swap(h failover.Shared, organization string, version uint64, next failover.Record, want bool) {
 	s.Helper()
-	got, err := h.CompareAndSwap(s.Context(), organization, generation, next)
+	got, err := h.CompareAndSwap(s.Context(), organization, version, next)
 	if err != nil {
-		s.Fatalf("CompareAndSwap(%q, %d, %+v): %v", organization, generation, next, err)
+		s.Fatalf("CompareAndSwap(%q, %d, %+v): %v", organization, version, next, err)
 	}
 	if got != want {
-		s.Fatalf("CompareAndSwap(%q, %d, %+v) = %t, want %t", organization, generation, next, got, want)
+		s.Fatalf("CompareAndSwap(%q, %d, %+v) = %t, want %t", organization, version, next, got, want)
 	}
 }
 
@@ -141,14 +144,16 @@ func equal(a, b failover.Record) bool {
 		}
 	}
 	return a.Active == b.Active && a.Generation == b.Generation && a.Since.Equal(b.Since) &&
-		a.Reason == b.Reason && a.By == b.By
+		a.Reason == b.Reason && a.By == b.By &&
+		a.Version == b.Version && a.Questions == b.Questions && a.Recoveries == b.Recoveries && a.Risen == b.Risen && a.Frozen == b.Frozen
 }
 
-// record returns a plain record of the given generation.
-func record(generation uint64) failover.Record {
+// record returns a plain record of the given version.
+func record(version uint64) failover.Record {
 	return failover.Record{
-		Active:     failover.Endpoint(generation % 2),
-		Generation: generation,
+		Version:    version,
+		Active:     failover.Endpoint(version % 2),
+		Generation: version / 2, // not every swap is a switch
 		Since:      time.Now(),
 		Reason:     "the primary does not serve",
 		By:         "web-1 4711",

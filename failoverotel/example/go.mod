@@ -3,8 +3,8 @@ module github.com/d365failover/failover/failoverotel/example
 go 1.25.0
 
 require (
-	github.com/d365failover/failover v0.0.0
-	github.com/d365failover/failover/failoverotel v0.0.0
+	github.com/d365failover/failover v0.1.0
+	github.com/d365failover/failover/failoverotel v0.1.0
 	github.com/prometheus/client_golang v1.24.1
 	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/otel/exporters/prometheus v0.68.0
@@ -32,9 +32,4 @@ require (
 	go.opentelemetry.io/otel/trace v1.46.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
-)
-
-replace (
-	github.com/d365failover/failover => ../../
-	github.com/d365failover/failover/failoverotel => ../
 )

@@ -69,7 +69,7 @@ var glyphs = map[string]Glyph{
 	"tokens suspect":        {"tokens suspect", LevelWarn, "M-5-4H5V-1H-5ZM-5 1H5V4H-5Z"},
 	"fleet lost":            {"fleet lost", LevelWarn, "M-5-3-3-5 5 3 3 5Z"},
 	"loss grown":            {"loss grown", LevelWarn, "M-5-2H-2V-5H2V-2H5V2H2V5H-2V2H-5Z"},
-	"renewed":               {"connections renewed", LevelWarn, "M-5 0A5 5 0 1 1 0 5V2A2 2 0 1 0-2 0Z"},
+	"renewed":               {"renewed connections", LevelWarn, "M-5 0A5 5 0 1 1 0 5V2A2 2 0 1 0-2 0Z"},
 	"fleet found":           {"fleet found", LevelOK, "M3-5 5-3-3 5-5 3Z"},
 }
 

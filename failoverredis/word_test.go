@@ -1,0 +1,176 @@
+package failoverredis_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failoverredis"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// heard swaps the record again and again, and returns how long it takes until a watcher
+// is told of that, or of having missed it.
+func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, patience time.Duration) time.Duration {
+	t.Helper()
+	for drained := false; !drained; {
+		select {
+		case <-told:
+		default:
+			drained = true
+		}
+	}
+	start := time.Now()
+	for time.Since(start) < patience {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		r, _, err := writer.Load(ctx, organization)
+		if err == nil {
+			_, err = writer.CompareAndSwap(ctx, organization, r.Version, aRecord(r.Version+1))
+		}
+		cancel()
+		select {
+		case <-told:
+			if err == nil {
+				return time.Since(start)
+			}
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	require.FailNow(t, "nothing was heard", "within %v", patience)
+	return 0
+}
+
+// The node of a cluster dies that the subscription is at: its replica takes over, and word
+// is heard again.
+func TestWordIsHeardAfterANodeOfAClusterHasDied(t *testing.T) {
+	t.Parallel()
+	servers := startCluster(t, true)
+	client := func() *redis.ClusterClient {
+		return closing(t, redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs(servers)}))
+	}
+	reader := client()
+	told := newStore(t, reader).Changes(t.Context(), organization)
+	writer := newStore(t, client())
+	t.Logf("heard after %v", heard(t, writer, told, 15*time.Second))
+
+	master, err := reader.MasterForKey(t.Context(), "failover:changes")
+	require.NoError(t, err)
+	for _, s := range servers {
+		if s.addr == master.Options().Addr {
+			s.kill()
+		}
+	}
+	took := heard(t, writer, told, 30*time.Second)
+	t.Logf("after the death of the node, heard after %v", took)
+	assert.Less(t, took, 15*time.Second)
+}
+
+// The master hangs, and Sentinel promotes its replica: who has subscribed at the old one
+// finds out, although its connection stands.
+func TestWordIsHeardAfterAMasterHangs(t *testing.T) {
+	t.Parallel()
+	master, sentinel := startSentinel(t)
+	client := func() *redis.Client {
+		return closing(t, redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel}}))
+	}
+	told := newStore(t, client()).Changes(t.Context(), organization)
+	writer := newStore(t, client())
+	heard(t, writer, told, 15*time.Second)
+	<-time.After(200 * time.Millisecond) // what is on its way arrives
+	master.pause(t)
+	took := heard(t, writer, told, 30*time.Second)
+	t.Logf("after the master hangs, heard after %v", took)
+	assert.Less(t, took, 10*time.Second)
+}
+
+// A server hangs that nobody replaces. Word is heard when it goes on, and if the machine
+// was replaced behind its address, after the connection was found dead.
+func TestWordIsHeardAfterAHang(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	way := newPath(t, func(ctx context.Context) (c net.Conn, err error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", server.addr)
+	})
+	told := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: way.addr()}))).Changes(t.Context(), organization)
+	writer := newStore(t, server.client(t))
+	heard(t, writer, told, 15*time.Second)
+	<-time.After(200 * time.Millisecond) // what is on its way arrives
+	way.hold()
+	took := heard(t, writer, told, 30*time.Second)
+	t.Logf("after the connections went silent, heard after %v", took)
+	assert.Less(t, took, 10*time.Second)
+}
+
+// New and Close do not take longer than a second or two each, however many there are, while Redis
+// hangs.
+func TestNewAndCloseWhileRedisHangs(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	store := newStore(t, server.client(t))
+	var mu sync.Mutex // guards what follows
+	var all []*failover.Transport
+	var slowest time.Duration
+	timed := func(f func()) {
+		start := time.Now()
+		f()
+		mu.Lock()
+		defer mu.Unlock()
+		slowest = max(slowest, time.Since(start))
+	}
+	start := func(n int) {
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				timed(func() {
+					transport, err := failover.New("https://"+organization, &failover.Config{Shared: store, ProbeTimeout: -1, Logger: slog.New(slog.DiscardHandler)})
+					mu.Lock()
+					defer mu.Unlock()
+					if assert.NoError(t, err) {
+						all = append(all, transport)
+					}
+				})
+			})
+		}
+		wg.Wait()
+	}
+	start(150)
+	server.pause(t)
+	slowest = 0
+	start(50)
+	t.Logf("New takes up to %v", slowest)
+	assert.LessOrEqual(t, slowest, 2*time.Second)
+	slowest = 0
+	began := time.Now()
+	for _, transport := range all {
+		timed(func() { transport.Close() })
+	}
+	t.Logf("%d Close in a row take %v, the slowest %v", len(all), time.Since(began), slowest)
+	assert.LessOrEqual(t, slowest, 2*time.Second)
+	server.resume(t)
+}
+
+// Redis is out of memory, or forbids to write: it is lost once, and found once.
+func TestFleetIsLostAndFoundOnce(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, []int{3, 3})
+	f.org.Disaster(failovertest.Refuse())
+	f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
+	f.allAt(failover.Alternate) // where turns are taken
+	require.NoError(t, f.admin.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	f.eventually("on their own", 20*time.Second, func(s status) bool { return s.StoreErr != "" })
+	<-time.After(10 * time.Second)
+	require.NoError(t, f.admin.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	f.eventually("a fleet", 30*time.Second, func(s status) bool { return s.StoreErr == "" })
+	for i, s := range f.status() {
+		assert.Equal(t, []int64{1, 1}, []int64{s.Lost, s.Found}, fmt.Sprint(i))
+	}
+}

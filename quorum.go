@@ -1,0 +1,333 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	random "math/rand/v2"
+	"time"
+
+	"github.com/d365failover/failover/internal/redact"
+	"github.com/d365failover/failover/internal/rule"
+)
+
+// This file is what the members of a fleet do together: they count who has seen an
+// outage, ask each other, take turns at probes, and keep their hands off.
+
+const (
+	// witnessTime is how long a process counts as a witness of an outage.
+	witnessTime = time.Minute
+	// Members that are asked probe within askSpread. Who has asked waits for them for
+	// askWait, and looks every askPoll.
+	askSpread = 500 * time.Millisecond
+	askWait   = 1500 * time.Millisecond
+	askPoll   = 150 * time.Millisecond
+	// A fleet asks itself once in firstPace at the most, and a member that is left
+	// alone with its question ever less often.
+	firstPace = 5 * time.Second
+	lastPace  = time.Minute
+	// downTurn is for how long nobody else probes a fleet that is down.
+	downTurn = time.Second
+)
+
+// Topics of claims.
+const (
+	writingTopic  = "writing"
+	questionTopic = "question"
+	recoveryTopic = "recovery"
+	downTopic     = "probes while down"
+	failbackTopic = "fail-back"
+	stayTopic     = "probes of those who stay" // see Config.ManualFailback
+	outageTopic   = "outage of the "           // and the endpoint
+)
+
+// quorum returns how many processes it takes for a move to an endpoint. To go home
+// takes no more than one, nor does to leave an endpoint that says itself that it
+// does not serve.
+func (t *Transport) quorum(to Endpoint, fenced bool) int {
+	if to == Primary || fenced {
+		return 1
+	}
+	return t.cfg.Quorum
+}
+
+// witness tells the fleet that this process has seen an endpoint fail.
+// It returns an error while fewer than quorum processes have seen it, after the others
+// were asked, and nil at once if one is enough. Alone: nobody could be asked.
+func (t *Transport) witness(at Endpoint, quorum int) (alone bool, err error) {
+	if t.fleet == nil {
+		return false, nil
+	}
+	defer t.fleet.rouse() // for the list of witnesses
+	return t.testify(at, quorum)
+}
+
+// testify is witness for the fleet's own goroutine.
+func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
+	f := t.fleet
+	t.mu.Lock()
+	f.witnessed, f.status.Failed = time.Now().Add(witnessTime), at
+	failing := f.failing()
+	t.mu.Unlock()
+	if quorum <= 1 || failing != nil {
+		return quorum > 1, nil
+	}
+	outage := Claim{Topic: outageTopic + at.String(), Member: f.member, TTL: witnessTime}
+	seen, err := t.claim(t.ctx, outage)
+	if err == nil && seen.Count < quorum && t.askOthers() {
+		for patience := time.Now().Add(askWait); err == nil && seen.Count < quorum && time.Now().Before(patience) && t.ctx.Err() == nil; {
+			t.pause(askPoll)
+			seen, err = t.claim(t.ctx, outage)
+		}
+	}
+	switch {
+	case err != nil:
+		return true, nil
+	case seen.Count < quorum:
+		return false, fmt.Errorf("seen by %d of the %d processes that it takes", seen.Count, quorum)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.askAfter = time.Time{}
+	f.pace.Reset()
+	return false, nil
+}
+
+// askOthers has the members of the fleet look at their active endpoint for themselves.
+// It reports whether it is worth waiting for them.
+func (t *Transport) askOthers() bool {
+	f := t.fleet
+	t.mu.Lock()
+	now := time.Now()
+	may := !now.Before(f.askAfter) && f.failing() == nil
+	if may {
+		f.askAfter = now.Add(f.pace.NextBackOff())
+	}
+	t.mu.Unlock()
+	if may && t.turn(questionTopic, firstPace) { // else somebody has asked just now
+		t.raise(func(r *Record) { r.Questions++ })
+	}
+	return may
+}
+
+// tellRecovery has those members look that are down as this one was.
+func (t *Transport) tellRecovery() {
+	if t.fleet != nil && t.turn(recoveryTopic, firstPace) {
+		t.raise(func(r *Record) { r.Recoveries++ })
+	}
+}
+
+// raise puts a question into the record, which this Transport need not answer itself.
+func (t *Transport) raise(question func(*Record)) {
+	t.amend(func(r *Record) bool {
+		question(r)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.fleet.asked = [2]uint64{r.Questions, r.Recoveries}
+		return true
+	})
+}
+
+// answer answers what the fleet asks, if that is new.
+func (t *Transport) answer(rec Record) {
+	f := t.fleet
+	t.mu.Lock()
+	st := t.state.Load()
+	asked := rec.Questions != f.asked[0] || rec.Recoveries != f.asked[1] && st.down
+	asked = asked && !f.looking && !st.closed
+	f.asked = [2]uint64{rec.Questions, rec.Recoveries}
+	f.looking = f.looking || asked
+	t.mu.Unlock()
+	if asked {
+		t.wg.Go(func() { t.look(st) })
+	}
+}
+
+// look finds out whether the active endpoint serves this process: who is down probes
+// whether it still is.
+func (t *Transport) look(st *state) {
+	t.pause(random.N(askSpread))
+	t.mu.Lock()
+	t.fleet.looking = false
+	demanded := t.rule.Down
+	if demanded {
+		t.demanded = true
+		t.wakeWatch()
+	}
+	overtaken := t.rule.Epoch != st.epoch
+	t.mu.Unlock()
+	if demanded || overtaken {
+		return
+	}
+	began := time.Now()
+	p := t.probe(t.ctx, st.active)
+	if outcome, _ := p.outcome(); outcome == rule.Failed && t.ctx.Err() == nil && !t.succeededSince(st.active, began) {
+		t.witness(st.active, 1)
+	}
+}
+
+// renewWitness brings the list of witnesses up to date. It reports whether
+// there is nothing to see.
+func (t *Transport) renewWitness() (quiet bool) {
+	t.mu.Lock()
+	at, left := t.fleet.status.Failed, time.Until(t.fleet.witnessed)
+	t.mu.Unlock()
+	var seen Holders
+	if left > 0 {
+		seen, _ = t.claim(t.ctx, Claim{Topic: outageTopic + at.String(), Member: t.fleet.member, TTL: left})
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fleet.status.Witnesses, t.fleet.status.WitnessCount = seen.Names, seen.Count
+	return left <= 0
+}
+
+// turn claims the one place of a topic, and reports whether this Transport has it, or
+// the store does not answer.
+func (t *Transport) turn(topic string, ttl time.Duration) bool {
+	holders, err := t.claim(t.ctx, Claim{Topic: topic, Member: t.fleet.claimant, TTL: ttl, Places: 1})
+	return err != nil || len(holders.Names) == 0 || holders.Names[0] == t.fleet.claimant
+}
+
+// mayProbe reports whether this Transport is to probe now. One of a fleet probes for
+// all while it is down, or away from home. A turn lasts for longer than it takes to the
+// next probe after a good one, and not as long as to the next one after a bad one: who
+// finds the primary well goes on, and who does not lets another look.
+func (t *Transport) mayProbe(st *state) bool {
+	if t.fleet == nil || st.pinned || st.provisional {
+		return true
+	}
+	topic, ttl := failbackTopic, min(t.cfg.ProbeInterval, MaxClaim/2)*3/2
+	switch {
+	case st.down:
+		topic, ttl = downTopic, downTurn
+	case t.cfg.ManualFailback:
+		topic = stayTopic
+	}
+	t.mu.Lock()
+	failing := t.fleet.failing()
+	t.mu.Unlock()
+	if failing != nil {
+		return true
+	}
+	mine := t.turn(topic, ttl)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fleet.holds = ""; mine {
+		t.fleet.holds = topic
+	}
+	return mine
+}
+
+// giveUpTurn lets another Transport have its turn. It works after Close as well.
+func (t *Transport) giveUpTurn() {
+	if t.fleet == nil {
+		return
+	}
+	t.mu.Lock()
+	topic, failing := t.fleet.holds, t.fleet.failing()
+	t.fleet.holds = ""
+	t.mu.Unlock()
+	if topic != "" && failing == nil {
+		t.claim(context.WithoutCancel(t.ctx), Claim{Topic: topic, Member: t.fleet.claimant})
+	}
+}
+
+// countProbe has the fleet count a probe of the primary whose turn it was.
+func (t *Transport) countProbe(good bool) {
+	if t.fleet == nil || t.cfg.ManualFailback {
+		return
+	}
+	t.mu.Lock()
+	rec, mine := t.fleet.status.Record, t.fleet.holds == failbackTopic
+	known := t.fleet.known.Generation
+	t.mu.Unlock()
+	rise := uint64(t.cfg.Rise)
+	if !mine || good && rec.Risen >= rise || !good && rec.Risen == 0 {
+		return
+	}
+	t.amend(func(r *Record) bool {
+		switch {
+		case r.Generation != known || r.Active != Alternate:
+			return false
+		case !good:
+			r.Risen = 0
+		case r.Risen < rise:
+			r.Risen++
+		}
+		return true
+	})
+}
+
+// risen reports whether the fleet has counted enough good probes in a row, and it is
+// this Transport's turn to act on it. Transport.mu is held.
+func (f *fleet) risen(rise int) bool {
+	return f != nil && f.holds == failbackTopic && f.status.Record.Generation == f.known.Generation && f.status.Record.Risen >= uint64(rise)
+}
+
+// claim claims a topic in the store.
+func (t *Transport) claim(ctx context.Context, c Claim) (Holders, error) {
+	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+	defer cancel()
+	began := time.Now()
+	c.TTL = min(c.TTL, MaxClaim)
+	holders, err := t.fleet.store.Claim(ctx, t.fleet.organization, c)
+	t.wrote(began, err)
+	names := make([]string, min(len(holders.Names), MaxHolders))
+	for i := range names {
+		names[i] = redact.Line(holders.Names[i], maxErrorText)
+	}
+	holders.Names = names
+	return holders, err
+}
+
+// Freeze keeps every Transport of the fleet from moving by itself, until
+// [Transport.Unfreeze]: no failover and no fail-back, whatever the probes say. They go
+// on where they are, Down included; [Transport.Switch] still moves them all, and
+// [Transport.Pin] one. Reason is for people. A Transport that cannot read the store
+// keeps its hands off if it has read so before. It returns an error if the store could
+// not be told, and errors.ErrUnsupported without [Config.Shared]: pin it.
+func (t *Transport) Freeze(ctx context.Context, reason string) error {
+	if reason == "" {
+		reason = "by hand"
+	}
+	return t.freeze(ctx, redact.Line(redact.Text(reason), maxErrorText))
+}
+
+// Unfreeze ends what [Transport.Freeze] of any member has begun.
+func (t *Transport) Unfreeze(ctx context.Context) error { return t.freeze(ctx, "") }
+
+func (t *Transport) freeze(ctx context.Context, reason string) error {
+	if t.fleet == nil {
+		return fmt.Errorf("failover: there is no fleet: %w", errors.ErrUnsupported)
+	}
+	for ctx.Err() == nil {
+		if t.amend(func(r *Record) bool { r.Frozen = reason; return true }) {
+			return nil
+		}
+		t.mu.Lock()
+		err := t.fleet.failing()
+		t.mu.Unlock()
+		switch {
+		case t.ctx.Err() != nil:
+			return ErrClosed
+		case err != nil:
+			return fmt.Errorf("failover: the fleet's store: %w", forShow(err))
+		}
+	}
+	return ctx.Err()
+}
+
+// handsOff returns an error if a hand keeps the fleet from a move. To follow the fleet
+// is to follow that hand.
+func (t *Transport) handsOff(m move) error {
+	if t.fleet == nil || m.follows {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if why := t.fleet.status.Record.Frozen; why != "" {
+		return fmt.Errorf("the fleet is frozen: %s", why)
+	}
+	return nil
+}
