@@ -235,6 +235,12 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
+	if now.down && t.cfg.WaitForUp {
+		var err error
+		if now, err = c.enter(); err != nil {
+			return nil
+		}
+	}
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
 		return nil // the endpoint has been asked, and is to be left alone all the same
 	}
