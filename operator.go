@@ -128,8 +128,9 @@ type Status struct {
 	// Down: neither endpoint serves. Never true while pinned.
 	Down bool
 	// Provisional: the traffic was moved here on weak evidence (a 401 or 429), and
-	// the endpoint has not given a healthy answer to a request since. It goes back as
-	// soon as the endpoint that was left passes a probe.
+	// the endpoint has not given a healthy answer to a request since. It goes back at
+	// the first answer that is not healthy, or as soon as the endpoint that was left
+	// passes a probe; the next such move then waits for a minute at the least.
 	Provisional bool
 	// TimeDown is how long the Transport has been down in all, since New. It
 	// grows while Down is true, and no more after Close.

@@ -42,6 +42,11 @@ import (
 // that is no attempt of its own. (If it has neither body nor Content-Type, it is in
 // doubt instead.)
 //
+// A move that rests on weak evidence (the other endpoint asks for a token, or
+// throttles) is a trial: a request that is not answered in good health there is sent
+// to the endpoint that was left, a write only if the answer says that it was not
+// applied, and its answer never reaches the caller.
+//
 // What comes back is the last response as it came, a 503 included, or an [*Error]
 // that holds the fault of every attempt; [InDoubt] tells of either whether it leaves a
 // write in doubt. But [ErrClosed], and the error of a
