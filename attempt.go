@@ -16,7 +16,7 @@ import (
 // that is active in c.st.
 
 // sentRead is what an attempt with a read needs of its own, in one piece of 512 bytes
-// at the most: the allocator takes twice as long over longer ones.
+// at most: the allocator takes twice as long over longer ones.
 type sentRead struct {
 	request http.Request
 	url     url.URL
@@ -48,6 +48,7 @@ func (c *call) watch() {
 	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
+	w.timed = !w.once && c.isRead() && !w.givesUp && !c.st.down && !w.connections.limited
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
@@ -173,7 +174,7 @@ func (c *call) send() (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if c.st.down || c.st.provisional { // the headers are proof enough
-			t.answered(c.st, c.transit.anew())
+			t.answered(c.st, c.transit)
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -186,7 +187,8 @@ func (c *call) send() (*http.Response, *Fault) {
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		t.answered(c.st, c.transit.anew())
+		c.st.pool.waits.answered()
+		t.answered(c.st, c.transit)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
@@ -224,6 +226,9 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 // takeBody puts the body into the request, in the form that the transit has chosen.
 func (c *call) takeBody() error {
 	w := c.transit
+	if w == nil && c.body.none() {
+		return nil
+	}
 	if w != nil && w.once {
 		c.hideIdempotency()
 	}

@@ -29,12 +29,12 @@ type payload struct {
 	broken   *atomic.Bool // the caller's reader has failed; nil if the body is held
 }
 
-// load prepares the body. What it returns is the error of the body's own Read, or
+// none reports whether the call has no body.
+func (p *payload) none() bool { return p.held == nil && p.original == nil }
+
+// load prepares the body of a request that has one. What it returns is the error of the body's own Read, or
 // of the request's context.
 func (p *payload) load(req *http.Request, maxBody int64) error {
-	if req.Body == nil || req.Body == http.NoBody {
-		return nil
-	}
 	p.original, p.getBody = req.Body, req.GetBody
 	if mayHold(req, maxBody) {
 		if err := p.hold(req, maxBody); err != nil || p.held != nil {

@@ -3,7 +3,7 @@ package failover
 import (
 	"errors"
 	"hash/maphash"
-	"net"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -13,15 +13,14 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// State of an endpoint's circuit breaker.
+// State is the state of an endpoint's circuit breaker.
 type State uint8
 
 const (
-	// StateClosed: the endpoint is in good health, or nothing is known of it.
+	// StateClosed: the endpoint is healthy, or nothing is known about it.
 	StateClosed State = iota
-	// StateHalfOpen: the endpoint has failed a while ago; Config.Rise good
-	// probes in a row (answers, if it is the active one) close the breaker, a
-	// bad one opens it.
+	// StateHalfOpen: the endpoint failed a while ago. [Config.Rise] passed probes in a row
+	// (healthy answers, if it is the active one) close the breaker; a failure opens it.
 	StateHalfOpen
 	// StateOpen: the endpoint has failed.
 	StateOpen
@@ -47,21 +46,29 @@ type endpoint struct {
 	// is false, successes need not ask the breaker.
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
-	faults    [ClassLocal + 1]atomic.Uint64 // by class
 	recent    recent
 	addresses addresses
 
-	breaker *breaker
+	breaker breaker
 	// fenced: the endpoint itself said that it does not serve; only an
 	// authorized answer proves that it does again.
-	fenced     bool
-	lastProbe  time.Time
-	probeError error
-	// explained is the subject of the last fault of the service that a passed probe has
-	// shown to be no outage, and until when it counts as none: an action that fails
-	// whenever it is called says nothing about the rest.
-	explained      uint64
-	explainedUntil time.Time
+	fenced    bool
+	lastProbe *pastProbe // nil for none
+	explained *explained // nil for none
+}
+
+// pastProbe is when a probe ended, and why it failed, if it did.
+type pastProbe struct {
+	at  time.Time
+	err error
+}
+
+// explained is the last fault of the service that a passed probe has shown to be no
+// outage, and until when it counts as none: an action that fails whenever it is called
+// says nothing about the rest.
+type explained struct {
+	subject uint64 // see subjectOf
+	until   time.Time
 }
 
 // explainTime is how long a fault is explained by a passed probe.
@@ -78,21 +85,13 @@ func subjectOf(req *http.Request, f *Fault) uint64 {
 // explain takes note that a passed probe has shown f to be no outage.
 func (e *endpoint) explain(f *Fault) {
 	if f != nil && f.subject != 0 {
-		e.explained, e.explainedUntil = f.subject, time.Now().Add(explainTime)
+		e.explained = &explained{f.subject, time.Now().Add(explainTime)}
 	}
 }
 
 // knows reports whether f is one that a probe has explained.
 func (e *endpoint) knows(f *Fault) bool {
-	return f.subject != 0 && f.subject == e.explained && time.Now().Before(e.explainedUntil)
-}
-
-// connected takes note of a new connection of the traffic. Where it leads to while the
-// endpoint is in trouble is no news of before.
-func (e *endpoint) connected(c net.Conn) {
-	if c != nil && !e.suspect.Load() {
-		e.addresses.see(c.RemoteAddr(), time.Now())
-	}
+	return e.explained != nil && f.subject == e.explained.subject && time.Now().Before(e.explained.until)
 }
 
 // succeeded records that the service answered in good health at now, a time since
@@ -105,7 +104,6 @@ func (e *endpoint) succeeded(now time.Duration) {
 
 // record keeps the fault of a request for Status.
 func (e *endpoint) record(f *Fault) {
-	e.faults[min(f.Class, ClassLocal)].Add(1)
 	e.recent.fault(f.Class)
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
@@ -140,6 +138,7 @@ func (e *endpoint) reset() {
 	e.breaker.reset()
 	e.suspect.Store(false)
 	e.anchor.release()
+	e.addresses.settle()
 }
 
 // trip opens the breaker: the endpoint has to earn its way back.
@@ -151,19 +150,17 @@ func (e *endpoint) trip() {
 // status returns a snapshot.
 func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	s := EndpointStatus{
-		State: e.breaker.state(), Faults: make(map[Class]uint64),
-		LastProbe: e.lastProbe, ProbeError: e.probeError, Recent: e.recent.status(time.Now()),
+		State: e.breaker.state(), Faults: e.recent.faults(),
+		Recent: e.recent.status(time.Now()),
 	}
 	if u != nil { // an organization with one address has no alternate
 		s.URL = u.String()
 	}
+	if e.lastProbe != nil {
+		s.LastProbe, s.ProbeError = e.lastProbe.at, e.lastProbe.err
+	}
 	if last := e.lastFault.Load(); last != nil {
 		s.LastFault, s.LastFaultTime = last.Fault, last.at
-	}
-	for class := range e.faults {
-		if n := e.faults[class].Load(); n > 0 {
-			s.Faults[Class(class)] = n
-		}
 	}
 	if at := e.lastSuccess.Load(); at != 0 {
 		s.LastSuccess = started.Add(time.Duration(at))
@@ -175,29 +172,30 @@ func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 // faults in a row or one conclusive fault. Open, it becomes half-open after a
 // while, and closes after rise successes in a row. Not safe for concurrent use.
 type breaker struct {
-	cb         *gobreaker.CircuitBreaker[struct{}]
-	settings   gobreaker.Settings
-	conclusive bool // the fault being counted trips by itself
+	cb              *gobreaker.CircuitBreaker[struct{}] // nil as long as there is no fault
+	threshold, rise uint32
+	timeout         time.Duration // until it is half-open
+	conclusive      bool          // the fault being counted trips by itself
 }
 
-func newBreaker(threshold, rise int, probeInterval time.Duration) *breaker {
-	b := new(breaker)
-	b.settings = gobreaker.Settings{
-		MaxRequests: uint32(rise),
+func newBreaker(threshold, rise int, probeInterval time.Duration) breaker {
+	return breaker{
+		threshold: uint32(min(threshold, math.MaxInt32)), rise: uint32(min(rise, math.MaxInt32)),
 		// Half-open by the time of the next probe, however jittered.
-		Timeout: max(1, min(probeInterval, time.Minute)/2),
-		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return b.conclusive || int64(c.ConsecutiveFailures) >= int64(threshold)
-		},
+		timeout: max(1, min(probeInterval, time.Minute)/2),
 	}
-	b.reset()
-	return b
 }
 
 var errFault = errors.New("fault")
 
 // fault counts one fault and reports whether the breaker is open now.
 func (b *breaker) fault(conclusive bool) (open bool) {
+	if b.cb == nil {
+		b.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+			MaxRequests: b.rise, Timeout: b.timeout,
+			ReadyToTrip: func(c gobreaker.Counts) bool { return b.conclusive || c.ConsecutiveFailures >= b.threshold },
+		})
+	}
 	b.conclusive = conclusive
 	b.cb.Execute(func() (struct{}, error) { return struct{}{}, errFault })
 	return b.state() == StateOpen
@@ -205,15 +203,18 @@ func (b *breaker) fault(conclusive bool) (open bool) {
 
 // success counts one success.
 func (b *breaker) success() {
-	b.cb.Execute(func() (struct{}, error) { return struct{}{}, nil })
+	if b.cb != nil {
+		b.cb.Execute(func() (struct{}, error) { return struct{}{}, nil })
+	}
 }
 
-// reset closes the breaker. gobreaker has no such operation; a new one is closed.
-func (b *breaker) reset() {
-	b.cb = gobreaker.NewCircuitBreaker[struct{}](b.settings)
-}
+// reset closes the breaker.
+func (b *breaker) reset() { b.cb = nil }
 
 func (b *breaker) state() State {
+	if b.cb == nil {
+		return StateClosed
+	}
 	switch b.cb.State() {
 	case gobreaker.StateOpen:
 		return StateOpen

@@ -27,23 +27,59 @@ type Recent struct {
 	RefusedSwitches int
 }
 
-// recent is what an endpoint keeps for [Recent].
+// recent is what an endpoint counts for its status.
 type recent struct {
-	succeeded, inDoubt, refused recentCount
-	faults                      [ClassLocal + 1]recentCount // by class
+	succeeded recentCount
+	made      atomic.Pointer[trouble] // nil as long as there was none
+}
+
+// trouble are the counts that an endpoint in good health has no use for.
+type trouble struct {
+	inDoubt, refused recentCount
+	faults           [ClassLocal + 1]struct { // by class
+		recent recentCount
+		all    atomic.Uint64
+	}
+}
+
+// trouble returns the counts, which it makes when they are first needed.
+func (r *recent) trouble() *trouble {
+	if r.made.Load() == nil {
+		r.made.CompareAndSwap(nil, new(trouble))
+	}
+	return r.made.Load()
 }
 
 // fault counts a fault.
-func (r *recent) fault(c Class) { r.faults[min(c, ClassLocal)].add(time.Now()) }
+func (r *recent) fault(c Class) {
+	n := &r.trouble().faults[min(c, ClassLocal)]
+	n.all.Add(1)
+	n.recent.add(time.Now())
+}
 
-// status returns the counts at a time.
-func (r *recent) status(now time.Time) Recent {
-	s := Recent{
-		Succeeded: r.succeeded.sum(now), InDoubt: r.inDoubt.sum(now), RefusedSwitches: r.refused.sum(now),
-		Faults: make(map[Class]int),
+// faults returns how many there were in all.
+func (r *recent) faults() map[Class]uint64 {
+	all := make(map[Class]uint64)
+	if t := r.made.Load(); t != nil {
+		for class := range t.faults {
+			if n := t.faults[class].all.Load(); n > 0 {
+				all[Class(class)] = n
+			}
+		}
 	}
-	for class := range r.faults {
-		if n := r.faults[class].sum(now); n > 0 {
+	return all
+}
+
+// status returns the recent counts at a time.
+func (r *recent) status(now time.Time) Recent {
+	s := Recent{Succeeded: r.succeeded.sum(now), Faults: make(map[Class]int)}
+	t := r.made.Load()
+	if t == nil {
+		return s
+	}
+	s.InDoubt, s.RefusedSwitches = t.inDoubt.sum(now), t.refused.sum(now)
+	for class := range t.faults {
+		if n := t.faults[class].recent.sum(now); n > 0 {
 			s.Faults[Class(class)] = n
 		}
 	}

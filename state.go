@@ -38,7 +38,7 @@ const (
 	damping = time.Hour
 	// fenceDamping is that for switches which a fence asks for. They are not to
 	// wait for anything, but two endpoints that both answer probes and refuse
-	// requests must not pass every request to and fro.
+	// requests must not pass every request back and forth.
 	fenceDamping = time.Minute
 	// maxSwitches within that time latch the Transport: something is wrong that
 	// further switches, with a few seconds of writes at risk each time, will not mend.
@@ -52,8 +52,8 @@ const (
 	// it doubles with each, up to an hour.
 	trialPause = time.Minute
 
-	// A brown-out is down and up by turns. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are told of only if they last for
+	// In a brown-out, down and up alternate. Of outages that follow each other within
+	// downQuiet, those after the first maxDowns are reported only if they last for
 	// downTold.
 	downQuiet = 10 * time.Minute
 	maxDowns  = 3
@@ -74,6 +74,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 // publishLocked makes the view of the rule the state that requests go by, over the
 // connections of p; nil keeps those that there are. It wakes everyone who waits for a
 // change, and sees to it that the endpoints are watched if they have to be.
+// Old connections are let go of by unlock.
 func (t *Transport) publishLocked(p *pool) {
 	v, old := t.rule.View, t.state.Load()
 	next := &state{
@@ -90,7 +91,6 @@ func (t *Transport) publishLocked(p *pool) {
 	t.state.Store(next)
 	close(old.changed)
 	if next.pool != old.pool {
-		old.pool.retired.Store(true)
 		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
@@ -98,6 +98,9 @@ func (t *Transport) publishLocked(p *pool) {
 	}
 	if t.needsWatchLocked() && !t.watching {
 		t.watching = true
+		if t.wake == nil {
+			t.wake = make(chan struct{}, 1)
+		}
 		t.wg.Go(t.watch)
 	}
 	t.wakeWatch()
@@ -110,7 +113,7 @@ func (t *Transport) unlock() {
 	t.left = nil
 	t.mu.Unlock()
 	if left != nil {
-		left.leave()
+		left.retire()
 	}
 }
 
@@ -151,7 +154,7 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 		t.endpoints[Alternate].reset()
 	}
 	t.endpoints[m.to].reset()
-	t.growth.Reset()
+	t.growth = nil
 	t.objection = ""
 	if down {
 		t.endOutageLocked(now)
@@ -287,28 +290,32 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 }
 
 // answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life. Anew: it
-// came over a new connection. If that ends an outage, older connections may lead to
-// another place than the one that serves.
-func (t *Transport) answered(st *state, anew bool) {
+// was sent under st: it takes the faults off the record, and is proof of life. W is how
+// the request was sent, nil if that does not matter any more. If its connection is a new
+// one, or leads elsewhere than those before, older ones may lead to another place than
+// the one that serves now.
+func (t *Transport) answered(st *state, w *transit) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
 	}
 	var p *pool // nil: goes on over the connections that there are
-	if anew && st.down && t.state.Load() == st {
-		p = t.newPool()
+	var moved string
+	if w.saw(sawGotConn) && st.down && t.state.Load() == st {
+		if moved = e.addresses.see(w.address, time.Now()); moved != "" || !w.saw(sawReuse) {
+			p = t.newPool()
+		}
 	}
 	t.mu.Lock()
 	defer t.unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
-	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.growth.NextBackOff())
+	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.holdLocked())
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
-		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
+		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))
 	case confirmed:
 		t.publishLocked(nil)
 		if t.leftOnTrial != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ type waits struct {
 	last     atomic.Uint32 // tick of the last answer
 	armed    atomic.Bool
 	left     atomic.Bool // reads are given up
-	shards   [waitShards]waitShard
+	shards   []waitShard
 
 	// Used by the timer only, which never runs twice at the same time.
 	ask   uint32 // tick before which not to ask again
@@ -39,20 +40,22 @@ type waits struct {
 const (
 	// suspectTicks make up Config.SuspectAfter.
 	suspectTicks = 10
-	waitShards   = 4
+	// maxWaitShards bounds the memory that shards take on a machine of many cores.
+	maxWaitShards = 4
 	// maxQuiet bounds the time between two questions about attempts that wait, in
 	// ticks. It doubles with each.
 	maxQuiet = 12 * suspectTicks
-	// rescueAfter is how long a read waits on a connection older than a judgement,
-	// while the endpoint answers new ones, before it is made anew as well.
-	rescueAfter = 150 * time.Second
+	// rescueAfter is how many times Config.SuspectAfter a read waits on a connection
+	// older than a judgement, while the endpoint answers new ones, before it is made
+	// anew as well: 150 s by default.
+	rescueAfter = 15
 )
 
+// waitShard fills a cache line, so that cores do not disturb each other.
 type waitShard struct {
 	counts [suspectTicks + 2]atomic.Int32 // by tick
 	mu     sync.Mutex
 	reads  *waitingRead // newest first
-	_      [48]byte     // to the end of a cache line
 }
 
 // waitingRead is a read that waits for its headers and can be given up. Its fields but
@@ -65,7 +68,7 @@ type waitingRead struct {
 }
 
 func (w *waits) init(t *Transport, p *pool) {
-	w.t, w.pool = t, p
+	w.t, w.pool, w.shards = t, p, make([]waitShard, min(runtime.GOMAXPROCS(0), maxWaitShards))
 	if t.cfg.SuspectAfter != never {
 		w.interval = max(t.cfg.SuspectAfter/suspectTicks, time.Millisecond)
 	}
@@ -85,11 +88,13 @@ func (w *waits) answered() {
 	}
 }
 
+// shard returns one by chance.
+func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32()%uint32(len(w.shards))] }
+
 // enter takes note of an attempt that begins to wait. The result is to be decreased
 // when it does not any more.
 func (w *waits) enter() *atomic.Int32 {
-	s := &w.shards[rand.Uint32()%waitShards]
-	n := &s.counts[w.tick.Load()%uint32(len(s.counts))]
+	n := &w.shard().counts[w.tick.Load()%(suspectTicks+2)]
 	n.Add(1)
 	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
 		w.last.Store(w.tick.Load() - 2) // the ticks have stood still: the last answer may be long ago
@@ -100,7 +105,7 @@ func (w *waits) enter() *atomic.Int32 {
 
 // list takes note of a read that can be given up. The result ends that.
 func (w *waits) list(r *waitingRead) (leave func()) {
-	s := &w.shards[rand.Uint32()%waitShards]
+	s := w.shard()
 	r.since = time.Now()
 	s.mu.Lock()
 	if r.next = s.reads; r.next != nil {
@@ -207,7 +212,7 @@ func (t *Transport) suspect(p *pool) {
 func (w *waits) rescue() {
 	var due []func()
 	w.each(func(r *waitingRead) {
-		if r.rescue != nil && time.Since(r.since) >= rescueAfter {
+		if r.rescue != nil && time.Since(r.since) >= rescueAfter*w.t.cfg.SuspectAfter {
 			due, r.rescue = append(due, r.rescue), nil
 		}
 	})

@@ -135,12 +135,15 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 	if found.Active == rule.Passed {
 		t.endpoints[q.st.active].explain(q.fault)
 	}
-	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.growth.NextBackOff())
+	verdict, renewed := t.rule.Conclude(time.Now(), q.number, found.Findings, t.holdLocked())
 	switch verdict {
 	case rule.GoDown:
 		t.downLocked(found.faults)
 	case rule.Stay:
 		why := fmt.Sprintf("the %v answers its probe", q.st.active)
+		if found.slow {
+			why = fmt.Sprintf("the %v answers requests", q.st.active)
+		}
 		if renewed {
 			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q)
 		} else if evidence.Kinds != rule.Slow {
@@ -149,7 +152,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 		}
 	case rule.Undecided:
 		if kept, ok := t.rule.Kept(time.Now()); ok && kept == found.Findings { // an early question
-			t.found, q.move = found, true
+			t.found, q.move = &found, true
 		}
 	}
 	t.unlock()
@@ -164,7 +167,10 @@ func (t *Transport) keptFindings(q *question) (findings, bool) {
 	defer t.mu.Unlock()
 	_, ok := t.rule.Kept(time.Now())
 	_, evidence := t.rule.Question()
-	return t.found, ok && evidence.Decides
+	if !ok || !evidence.Decides || t.found == nil {
+		return findings{}, false
+	}
+	return *t.found, true
 }
 
 // movedBehindLocked says what speaks for a failover that has kept the address: the kind
@@ -176,7 +182,7 @@ func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
 		return "it has said that it does not serve" + seen
 	case seen != "":
 		return "its name leads elsewhere" + seen
-	case e.Kinds&(rule.TimedOut|rule.Slow) != 0:
+	case e.Kinds&rule.TimedOut != 0:
 		return "requests to it got no answer"
 	default:
 		return ""
@@ -216,7 +222,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	defer t.mu.Unlock()
 	number, _ := t.rule.Question()
 	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Closed && !t.rule.Pinned {
-		t.rule.Refuse(time.Now(), q.number, t.growth.NextBackOff())
+		t.rule.Refuse(time.Now(), q.number, t.holdLocked())
 		q.loud = true
 		t.refusedLocked(q, refusal.Error())
 	}
@@ -306,6 +312,7 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 type findings struct {
 	rule.Findings
 	faults    [2]*Fault // by endpoint
+	slow      bool      // the active endpoint answers requests, and not its probe
 	addresses string    // of the active endpoint, see addresses.see
 }
 
@@ -338,13 +345,13 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		if r.endpoint != active {
 			found.Other = t.weigh(outcome)
 		} else {
-			found.Active = outcome
+			found.Active, found.Reached, found.addresses = outcome, r.probed.reached(), r.probed.moved
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
-				found.Active = rule.Inconclusive // slow, and not dead
+				found.Active, found.slow = rule.Inconclusive, true // and not dead
+				found.addresses = t.endpoints[active].addresses.news(time.Now())
+				found.Reached = found.addresses != "" // the traffic has been there
 			}
-			found.Reached = r.probed.reached()
-			found.addresses = r.probed.moved
-			found.Moved = r.probed.moved != ""
+			found.Moved = found.addresses != ""
 		}
 		found.Alive = t.succeededSince(active, since)
 		if rule.Judge(definite(), found.Findings) != rule.Undecided {

@@ -17,41 +17,41 @@ import (
 )
 
 // RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
-// organization goes to the active one, whatever host it names; its path, query
-// and headers are kept. Only one that follows a redirect from one endpoint to the
-// other goes to the endpoint that the redirect names. A request to any other host
-// passes through to Base as it is.
+// organization goes to the active one, whatever host it names; its path, query and
+// headers are kept. Only a request that follows a redirect from one endpoint to the other
+// goes to the endpoint that the redirect names. A request to any other host passes
+// through to Base as it is.
 //
-// An attempt that meets a counted fault is repeated, at the same endpoint after
-// a pause or at the other one after a switch, as long as the request may be sent
-// again, attempts are left and its context lives. It may be sent again
+// An attempt that meets a counted fault is made again, at the same endpoint after a pause
+// or at the other one after a switch, if the request may be sent again, attempts are left
+// ([Config.MaxAttempts]), the Transport is not down, and the request's context lives. A
+// request may be sent again
 //
-//   - if nothing of it was sent, or the answer proves that it was not carried out
-//     (the fence, a 429), whatever it is; of a bulk request (ExecuteMultiple,
-//     CreateMultiple and their like) no answer proves that;
-//   - if its outcome is unknown, and it reads (by its method, or as a SOAP message
-//     or $batch that only reads), is a PUT, a DELETE or a PATCH with If-Match or
-//     If-None-Match: *, has an Idempotency-Key, or [WithReplay] or [Config.Replay]
-//     vouch for it;
+//   - whatever it is, if nothing of it was sent, or the answer proves that it was not
+//     carried out (a fence, a 429). For a bulk request (a $batch with writes,
+//     ExecuteMultiple, CreateMultiple and their like) no answer proves that;
+//   - with an unknown outcome, if it is a read (by its method, or as a SOAP message or
+//     $batch that only reads), a PUT, a DELETE, a PATCH with If-Match or If-None-Match: *,
+//     has an Idempotency-Key, or is vouched for by [WithReplay] or [Config.Replay];
 //
-// unless [NoReplay] forbids it, or its body can be read only once and was begun.
+// unless [NoReplay] forbids it, or its body can be read only once and reading has begun.
 //
-// Base gets no means to repeat a write by itself that must not be repeated in doubt,
-// as net/http does over HTTP/2 when a stream is reset. A write that a graceful GOAWAY
-// has left out, or of which nothing was written, goes over another connection at once;
-// that is no attempt of its own. (If it has neither body nor Content-Type, it is in
-// doubt instead.)
+// net/http can repeat a request by itself within one attempt. The Transport does not let
+// it do so for a write that must not be repeated in doubt: a write goes over another
+// connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2) has left it
+// out. That does not count as an attempt. (A write with neither body nor Content-Type is
+// in doubt instead.)
 //
-// A move that rests on weak evidence (the other endpoint asks for a token, or
-// throttles) is a trial: a request that is not answered in good health there is sent
-// to the endpoint that was left, a write only if the answer says that it was not
-// applied, and its answer never reaches the caller.
+// A switch on weak evidence (the other endpoint asks for a token, or throttles) is a
+// trial. A request that is not answered in good health there goes to the endpoint that
+// was left, a write only if the answer says that it was not applied; that answer never
+// reaches the caller.
 //
-// What comes back is the last response as it came, a 503 included, or an [*Error]
-// that holds the fault of every attempt; [InDoubt] tells of either whether it leaves a
-// write in doubt. But [ErrClosed], and the error of a
-// request body that cannot be read, come as they are. Location and the other header links of a
-// response from the alternate name the primary, so that callers see one host.
+// RoundTrip returns the last response as it came, a 503 included, or an [*Error] with the
+// fault of every attempt. [InDoubt] reports of either whether it leaves a write in doubt.
+// Two errors are not of that type: [ErrClosed], and the error of a request body that
+// cannot be read. Location and the other links in the headers of a response from the
+// alternate name the primary, so that callers see one host.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -81,6 +81,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // enter returns the state under which a call makes its first attempt. While neither
 // endpoint serves it fails with Config.FailFast, and waits with Config.WaitForUp.
 func (c *call) enter() (*state, error) {
+	if st := c.t.state.Load(); !st.closed && !st.down {
+		return st, nil
+	}
+	return c.enterDown()
+}
+
+func (c *call) enterDown() (*state, error) {
 	t, waited := c.t, false
 	for {
 		st := t.state.Load()
@@ -167,8 +174,10 @@ func (c *call) run() (resp *http.Response, err error) {
 			c.abandon()
 		}
 	}()
-	if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
-		return nil, err // the caller's own reader failed
+	if !bodyless(c.req) {
+		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
+			return nil, err // the caller's own reader failed
+		}
 	}
 	st, err := c.enter() // not before: the caller's reader may have taken its time
 	if err != nil {
@@ -231,7 +240,10 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
-	if now.closed || now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
+	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
+		return nil // the endpoint has been asked, and is to be left alone all the same
+	}
+	if now.closed || now.down && (!c.astray || t.cfg.FailFast) || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -335,6 +347,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
+	if resp != nil && c.inDoubt() == nil {
+		return resp, nil
+	}
 	e := c.failure()
 	if resp == nil {
 		c.explain(e)

@@ -132,6 +132,15 @@ func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBa
 		backoff.WithMultiplier(growth), backoff.WithRandomizationFactor(probeJitter))
 }
 
+// holdLocked returns for how long nothing is asked again after an answer that leaves
+// the traffic where it is. It grows until growth is nil again.
+func (t *Transport) holdLocked() time.Duration {
+	if t.growth == nil {
+		t.growth = intervals(holdInterval, maxHold, 2)
+	}
+	return t.growth.NextBackOff()
+}
+
 // round probes once and acts on it. It reports whether the probes are good, so
 // that the next ones may follow soon.
 func (t *Transport) round(st *state) (good bool) {
@@ -219,7 +228,7 @@ func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
 func (t *Transport) takeBack(st *state, reason string, f *Fault) {
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
 		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -52,6 +53,7 @@ type transit struct {
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
 	timeout     time.Duration           // until the headers have to be there, 0 for ever
 	endpoint    *endpoint
+	address     net.Addr  // that the last connection leads to
 	protocol    *protocol // of the endpoint
 	connections *connections
 	underway    underway // of a write
@@ -63,6 +65,7 @@ type transit struct {
 	hollow   bool // in place of no body, it has one of no bytes
 	notTwice bool // it has no body, and is stopped at the second try over HTTP/2
 
+	timed   bool // nothing but its time is watched
 	givesUp bool // it can be given up where nobody answers, see waits
 }
 
@@ -78,9 +81,6 @@ const (
 )
 
 func (w *transit) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
-
-// anew reports whether the last try went over a new connection.
-func (w *transit) anew() bool { return w.saw(sawGotConn) && !w.saw(sawReuse) }
 
 // plan chooses the form of a request.
 func (w *transit) plan(req *http.Request, once bool) {
@@ -105,6 +105,9 @@ func (w *transit) context(ctx context.Context, timeout time.Duration) context.Co
 	if timeout > 0 || w.notTwice || w.givesUp {
 		ctx, w.cancel = context.WithCancelCause(ctx)
 		w.timeout = timeout
+	}
+	if w.timed {
+		return ctx
 	}
 	w.trace.GetConn = w.getConn
 	w.trace.GotConn = w.gotConn
@@ -139,10 +142,13 @@ func (w *transit) gotConn(info httptrace.GotConnInfo) {
 	if http2 {
 		marks |= sawHTTP2
 	}
+	if info.Conn != nil {
+		w.address = info.Conn.RemoteAddr()
+	}
 	if info.Reused {
 		marks |= sawReuse
 	} else {
-		w.endpoint.connected(info.Conn)
+		w.endpoint.addresses.see(w.address, time.Now())
 	}
 	w.seen.Or(marks)
 }

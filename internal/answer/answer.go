@@ -93,7 +93,10 @@ func first(s *string, value string) {
 
 // IsHTML reports whether contentType is that of an HTML page.
 func IsHTML(contentType string) bool {
-	return ascii.HasPrefixFold(contentType, "text/html") || ascii.HasPrefixFold(contentType, "application/xhtml")
+	const application = "application/"
+	return ascii.HasPrefixFold(contentType, "text/html") ||
+		len(contentType) > len(application) && ascii.LowerByte(contentType[len(application)]) == 'x' && // tells it from JSON
+			ascii.HasPrefixFold(contentType, application+"xhtml")
 }
 
 // Word returns s if it is a plain word fit for [Fault.Code], and "" if not.

@@ -16,7 +16,12 @@ import (
 // their canonical form only: servers that let one replace a method that reads are
 // rare as it is.
 func Safe(method string, u *url.URL, h http.Header) bool {
-	if !isReadMethod(method) || takes(u) {
+	return isReadMethod(method) && safe(u, h)
+}
+
+// safe is Safe for a method that reads.
+func safe(u *url.URL, h http.Header) bool {
+	if takes(u) {
 		return false
 	}
 	for _, name := range canonicalOverrides {
@@ -34,7 +39,7 @@ func Safe(method string, u *url.URL, h http.Header) bool {
 // sent; it is not parsed before a glance shows that it may read.
 func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
-		return Safe(method, u, h)
+		return safe(u, h)
 	}
 	if method != http.MethodPost || len(body) == 0 || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
 		return false // nearly always

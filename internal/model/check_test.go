@@ -29,6 +29,11 @@ func (m *model) observe(e failover.Event) {
 		m.made[e.Reason] = true
 		m.checkSwitch(e)
 		next.active, next.generation, next.down = e.To, e.Generation, false
+		if takesBack(e) {
+			m.dwells = m.dwelt
+		} else {
+			m.dwelt, m.dwells = m.dwells, e.Time
+		}
 		if n := len(m.switches); !takesBack(e) {
 			m.switches = append(m.switches, e.Time)
 		} else if n > 0 && m.switches[n-1].Equal(m.switched) {
@@ -128,7 +133,7 @@ func (m *model) checkSwitch(e failover.Event) {
 	}
 	fenced := m.fenced(e.From, m.switched)
 	down := strings.HasPrefix(e.Reason, "of two endpoints that were down")
-	if down && !m.now.down && !m.damped(e.Time) {
+	if down && !m.now.down && !m.damped() {
 		m.fail("a switch out of down, and not down")
 	}
 	switch {
@@ -140,7 +145,13 @@ func (m *model) checkSwitch(e failover.Event) {
 		m.checkRecovery(e.Time)
 	case down:
 	case back:
-		if m.lastServed(e.From, m.switched, e.Time).After(m.switched) {
+		since := m.switched
+		for _, p := range m.probes[e.From] { // which may have led to a renewal: answers from before do not count
+			if p.found != bad && p.ended.After(since) {
+				since = p.ended
+			}
+		}
+		if m.lastServed(e.From, since, e.Time).After(since) {
 			m.fail("a move is taken back although the %v has served", e.From)
 		}
 	case e.Fault == nil:
@@ -160,7 +171,7 @@ func (m *model) checkFailback(e failover.Event) {
 	if n := m.risen(m.switched); n < rise {
 		m.fail("fail-back after %d good probes", n)
 	}
-	if stay := e.Time.Sub(m.switched); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
+	if stay := e.Time.Sub(m.dwells); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
 		m.fail("fail-back to the %v after %v", e.To, stay)
 	}
 }
@@ -194,7 +205,7 @@ func (m *model) check() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
-	if status.Down && m.damped(time.Now()) {
+	if status.Down && m.damped() {
 		got.down = m.now.down // which need not be told
 	}
 	if got != m.now && !m.closing {
@@ -223,16 +234,15 @@ func (m *model) check() {
 	}
 }
 
-// damped reports whether there were so many outages that a further one may not be
-// told of.
-func (m *model) damped(now time.Time) bool {
-	n := 0
-	for _, at := range m.downs {
-		if now.Sub(at) < 10*time.Minute {
-			n++
+// damped reports whether there were so many outages that a further one may not be told
+// of. Those that follow it count as well, and the model does not know them.
+func (m *model) damped() bool {
+	for i := 2; i < len(m.downs); i++ {
+		if m.downs[i].Sub(m.downs[i-2]) < 10*time.Minute {
+			return true
 		}
 	}
-	return n >= 3
+	return false
 }
 
 // mayArrive: all traffic of a generation goes to one endpoint, and none goes out

@@ -109,6 +109,8 @@ type model struct {
 	now       epoch
 	history   []epoch
 	switched  time.Time   // the last switch, zero for none
+	dwells    time.Time   // the last one that was no trial, or the end of one
+	dwelt     time.Time   // the one before
 	cleared   time.Time   // when a probe last closed the active breaker
 	switches  []time.Time // since a hand has cleared them
 	checked   int         // of world.arrivals
@@ -474,8 +476,8 @@ func (m *model) close() {
 	if d := time.Since(start); d > 0 {
 		m.fail("Close took %v", d)
 	}
-	if m.busy > 0 || m.probing != [2]int{} {
-		m.fail("after Close, %d callbacks and %v probes run", m.busy, m.probing)
+	if probes := len(m.probing[0]) + len(m.probing[1]); m.busy > 0 || probes > 0 {
+		m.fail("after Close, %d callbacks and %d probes run", m.busy, probes)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -118,6 +119,11 @@ func (r *pausingReader) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
+// dialRefused finds that nobody listens.
+func dialRefused(context.Context, string, string) (net.Conn, error) {
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+}
+
 // truncated gives an answer that breaks off.
 func truncated(req *http.Request) (*http.Response, error) {
 	resp, err := answering(200, asJSON, "")(req)
@@ -129,7 +135,8 @@ func truncated(req *http.Request) (*http.Response, error) {
 var (
 	sound    = &conduct{name: "serves", reaches: true, probe: good, answer: answering(200, asJSON, organization)}
 	refusing = &conduct{name: "refuses", counts: true, probe: bad, answer: func(*http.Request) (*http.Response, error) {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		_, err := dialRefused(nil, "", "")
+		return nil, err
 	}}
 	fencing = &conduct{name: "fences", counts: true, trips: true, fence: true, probe: bad,
 		answer: answering(503, asJSON, `{"error":{"code":"0x8004B065","message":"Not served from here."}}`)}
@@ -176,11 +183,12 @@ type world struct {
 	faults   [2][]evidence
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
-	probing  [2]int // under way
-	begun    int    // probes
+	probing  [2][]*probed // under way
+	begun    int          // probes
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
+	arrived  func() // called for every request, if it is set
 }
 
 func newWorld() *world {
@@ -226,6 +234,9 @@ func (w *world) behave(e failover.Endpoint, requests, probes *conduct) {
 }
 
 func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
+	if w.arrived != nil {
+		w.arrived()
+	}
 	if req.Body != nil {
 		io.Copy(io.Discard, req.Body)
 		req.Body.Close()
@@ -310,13 +321,14 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	started := time.Now()
 	w.mu.Lock()
 	c := w.sides[e].probes
-	w.probing[e]++
 	w.begun++
+	this := &probed{started: started, found: c.probe}
+	w.probing[e] = append(w.probing[e], this)
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.probing[e]--
+	w.probing[e] = slices.DeleteFunc(w.probing[e], func(p *probed) bool { return p == this })
 	if err == nil || !canceled(req.Context()) {
 		w.probes[e] = append(w.probes[e], probed{started, time.Now(), c.probe})
 	}
@@ -357,8 +369,17 @@ func (w *world) fenced(e failover.Endpoint, since time.Time) bool {
 	return false
 }
 
-// found reports whether a probe of e that ended lately came to one of findings.
+// probeTimeout is Config.ProbeTimeout.
+const probeTimeout = 5 * time.Second
+
+// found reports whether a probe of e that ended lately came to one of findings. The
+// Transport does not wait for one whose time is over, and may be the first to know.
 func (w *world) found(e failover.Endpoint, findings ...finding) bool {
+	for _, p := range w.probing[e] {
+		if time.Since(p.started) >= probeTimeout && slices.Contains(findings, p.found) {
+			return true
+		}
+	}
 	for i := len(w.probes[e]) - 1; i >= 0; i-- {
 		p := w.probes[e][i]
 		if p.ended.Before(time.Now().Add(-evidenceTime)) {
@@ -375,7 +396,7 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 
 // evidenceTime is how old the evidence for a change may be: a probe, the time for which
 // the findings of an early question are kept, and the time that ConfirmSwitch has.
-const evidenceTime = (5 + 2 + 30 + 1) * time.Second
+const evidenceTime = probeTimeout + (2+30+1)*time.Second
 
 // risen counts the good probes of the primary since the last bad one, whatever
 // they were for.

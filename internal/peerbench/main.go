@@ -5,6 +5,7 @@
 //	GOWORK=off go run .                     # about 10 minutes
 //	GOWORK=off go run . -quick              # a minute, rough
 //	GOWORK=off go run . -docs ../../docs    # also replaces the figures in docs/performance.md
+//	GOWORK=off go run . -only 'memory|TLS'  # the sections whose titles match
 //
 // Floor and peer take turns in short batches, and the median of the ratios of
 // the pairs counts, because times on a shared machine are worth little and
@@ -17,6 +18,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -26,11 +28,13 @@ import (
 func main() {
 	docs := flag.String("docs", "", "directory of performance.md, which gets the figures, and of the plots")
 	quick := flag.Bool("quick", false, "a few pairs only")
+	only := flag.String("only", "", "regular expression that the titles of sections have to match")
 	flag.Parse()
 	r := full
 	if *quick {
 		r = rough
 	}
+	r.only = regexp.MustCompile(*only)
 	text, charts := r.report()
 	fmt.Print(text)
 	if *docs == "" {
@@ -46,6 +50,7 @@ type run struct {
 	memory, network, scaling      pairing
 	outages                       int
 	goroutines, size, orgs, peers int // peers: 0 is all
+	only                          *regexp.Regexp
 }
 
 var (
@@ -69,33 +74,51 @@ func (r run) report() (text string, charts map[string]chart) {
 	if r.peers > 0 {
 		peers, others = peers[:r.peers], others[:r.peers]
 	}
-	var b strings.Builder
-	section := func(title, note string, tables ...table) {
-		fmt.Fprintf(&b, "### %s\n\n%s\n\n", title, note)
-		for _, t := range tables {
-			fmt.Fprintf(&b, "%s\n", t)
-		}
-	}
-	fmt.Fprintf(&b, "%s\n\n", setting())
-	gets, posts := healthy(r.memory, peers)
-	section("Healthy, in memory", "The bare RoundTripper answers at once. POST creates a record from 1 KiB with `GetBody`.", gets, posts)
-	section("Failed over, in memory", "The primary refuses connections for good; 60 calls were made before.", failedOver(r.memory, others))
-	section("Down", "Neither endpoint serves.", failingFast(r.memory))
-	section("Outage", "Every round trip takes 20 ms; the defaults of Config.", firstAnswer(r.outages))
-	section("Over TLS on the loopback interface", "HTTP/1.1, connections kept, the server in the same process.", overTLS(r.network, peers))
+	p := page{only: r.only, charts: make(map[string]chart)}
+	fmt.Fprintf(&p.text, "%s\n\n", setting())
+	p.section("Healthy, in memory", "The bare RoundTripper answers at once. POST creates a record from 1 KiB with `GetBody`.",
+		func() []table { return healthy(r.memory, peers) })
+	p.section("A healthy GET and one gobreaker", "Whole calls, the bare RoundTripper's part included.", func() []table { return []table{againstBreaker(r.memory)} })
+	p.section("Failed over, in memory", "The primary refuses connections for good; 60 calls were made before.",
+		func() []table { return []table{failedOver(r.memory, others)} })
+	p.section("Down", "Neither endpoint serves.", func() []table { return []table{failingFast(r.memory)} })
+	p.section("Outage", "Every round trip takes 20 ms; the defaults of Config.", func() []table { return []table{firstAnswer(r.outages)} })
+	p.section("Over TLS on the loopback interface", "HTTP/1.1, connections kept, the server in the same process.",
+		func() []table { return []table{overTLS(r.network, peers)} })
+	p.plot("By callers", "callers.svg", func() (table, chart) { return byGoroutines(r.scaling, r.goroutines) })
+	p.plot("By size of the answer", "size.svg", func() (table, chart) { return bySize(r.scaling, r.size) })
+	p.plot("By organizations", "organizations.svg", func() (table, chart) { return byOrganizations(r.scaling, r.orgs) })
+	return p.text.String(), p.charts
+}
 
-	charts = make(map[string]chart)
-	plot := func(title, file string, t table, c chart) {
-		charts[file] = c
-		section(title, fmt.Sprintf("![%s](%s)", c.title, file), t)
+// page is a report in the making.
+type page struct {
+	text   strings.Builder
+	charts map[string]chart
+	only   *regexp.Regexp // that titles have to match, nil for all
+}
+
+func (p *page) wants(title string) bool { return p.only == nil || p.only.MatchString(title) }
+
+// section measures a section and appends it.
+func (p *page) section(title, note string, measure func() []table) {
+	if !p.wants(title) {
+		return
 	}
-	t, c := byGoroutines(r.scaling, r.goroutines)
-	plot("By callers", "callers.svg", t, c)
-	t, c = bySize(r.scaling, r.size)
-	plot("By size of the answer", "size.svg", t, c)
-	t, c = byOrganizations(r.scaling, r.orgs)
-	plot("By organizations", "organizations.svg", t, c)
-	return b.String(), charts
+	fmt.Fprintf(&p.text, "### %s\n\n%s\n\n", title, note)
+	for _, t := range measure() {
+		fmt.Fprintf(&p.text, "%s\n", t)
+	}
+}
+
+// plot measures a section with a plot and appends it.
+func (p *page) plot(title, file string, measure func() (table, chart)) {
+	if !p.wants(title) {
+		return
+	}
+	t, c := measure()
+	p.charts[file] = c
+	p.section(title, fmt.Sprintf("![%s](%s)", c.title, file), func() []table { return []table{t} })
 }
 
 // setting says what the figures were measured with.

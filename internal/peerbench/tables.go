@@ -35,7 +35,8 @@ func f2(v float64) string     { return fmt.Sprintf("%.2f", v) }
 func signed(v float64) string { return fmt.Sprintf("%+.0f", v) }
 
 // healthy compares the peers while nothing fails.
-func healthy(p pairing, peers []peer) (gets, posts table) {
+func healthy(p pairing, peers []peer) []table {
+	var gets, posts table
 	gets.head = []string{"GET", "x bare", "added ns", "B", "allocs", "all cores: x bare", "added core-ns"}
 	posts.head = []string{"POST", "x bare", "added ns", "B", "allocs"}
 	var one, all, creates []work
@@ -55,7 +56,25 @@ func healthy(p pairing, peers []peer) (gets, posts table) {
 		bytes, mallocs = allocations(creates[i])
 		posts.add(peer.name, post[i].String(), signed(post[i].added), f0(bytes), f0(mallocs))
 	}
-	return gets, posts
+	return []table{gets, posts}
+}
+
+// againstBreaker compares a healthy GET with the same one through a single gobreaker.
+func againstBreaker(p pairing) table {
+	t := table{head: []string{"GET", "x gobreaker Execute", "all cores: x gobreaker Execute"}}
+	var one, all []work
+	cores := runtime.GOMAXPROCS(0)
+	makers := []func(http.RoundTripper, string, string) sender{executing, executing, ours}
+	for _, make := range makers {
+		send := make(new(memory), primary, alternate)
+		one = append(one, sequential(send, http.MethodGet, primary+listPath))
+		all = append(all, parallel(cores, send, http.MethodGet, primary+listPath))
+	}
+	alone, together := p.compare(one[0], one[1:]), p.longer().compare(all[0], all[1:])
+	for i, name := range []string{"gobreaker Execute", "**failover**"} {
+		t.add(name, alone[i].String(), together[i].String())
+	}
+	return t
 }
 
 // failedOver compares the peers while the primary refuses connections.
