@@ -300,7 +300,7 @@ func (b brownOut) measure(bubble func(func()), clients []peer) brownOutResult {
 // repeats reports whether the calls of a cell may be repeated after its faults, within
 // their time: what a Transport should then gain by.
 func (b brownOut) repeats() bool {
-	inTime := b.kind != "hang" && b.kind != "slow"
+	inTime := b.kind != "hang" && b.kind != "slow" && b.kind != "503, Retry-After"
 	return inTime && (b.method == "GET" || b.kind == "refused" || b.kind == "fence")
 }
 
