@@ -16,7 +16,7 @@ import (
 // that is active in c.st.
 
 // sentRead is what an attempt with a read needs of its own, in one piece of 512 bytes
-// at the most: the allocator takes twice as long over longer ones.
+// at most: the allocator takes twice as long over longer ones.
 type sentRead struct {
 	request http.Request
 	url     url.URL
@@ -174,7 +174,7 @@ func (c *call) send() (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if c.st.down || c.st.provisional { // the headers are proof enough
-			t.answered(c.st, c.transit.anew())
+			t.answered(c.st, c.transit)
 		}
 		c.watchBody(resp)
 		return resp, nil
@@ -188,7 +188,7 @@ func (c *call) send() (*http.Response, *Fault) {
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		c.st.pool.waits.answered()
-		t.answered(c.st, c.transit.anew())
+		t.answered(c.st, c.transit)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
@@ -201,9 +201,9 @@ func (c *call) send() (*http.Response, *Fault) {
 // one that cannot be sent, nor what the endpoint has just rejected.
 func (c *call) lend(f *Fault) {
 	switch {
-	case f.Class == ClassLocal || !validHeaderValue(valueOf(c.req.Header, "Authorization")):
+	case f.Class == ClassLocal:
 	case f.Status == http.StatusUnauthorized:
-		c.t.credentials.reject(f.Endpoint, valueOf(c.req.Header, "Authorization"))
+		c.t.credentials.answered(f.Endpoint, valueOf(c.req.Header, "Authorization"), f.Status)
 	default:
 		c.t.lend(c.req.Header, false)
 	}

@@ -172,16 +172,16 @@ func TestOnWriteThatIsSlow(t *testing.T) {
 		})
 		post(t, transport, "/api/data/v9.2/accounts", "", "", "")
 		synctest.Wait() // the first is being told
-		for range maxJournal + 7 {
+		for range maxWrites + 7 {
 			post(t, transport, "/api/data/v9.2/accounts", "", "", "")
 		}
 		assert.EqualValues(t, 7, transport.Status().WritesDropped)
 		close(block)
 		transport.Close()
-		assert.Equal(t, 1+maxJournal, told)
+		assert.Equal(t, 1+maxWrites, told)
 		assert.Contains(t, log.String(), "dropped=7")
 		post(t, transport, "/api/data/v9.2/accounts", "", "", "") // after Close
-		assert.Equal(t, 1+maxJournal, told)
+		assert.Equal(t, 1+maxWrites, told)
 	})
 }
 

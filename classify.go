@@ -15,27 +15,28 @@ import (
 // errNoResult is the fault of a [http.RoundTripper] that breaks its contract.
 var errNoResult = errors.New("failover: round tripper returned neither response nor error")
 
-// Classify judges the outcome of a round trip and returns nil for a healthy
-// answer. It is the default of [Config.Classify].
+// Classify judges the outcome of a round trip, and returns nil for a healthy answer. It is
+// the default of [Config.Classify].
 //
-// A non-nil err decides alone. It is judged by type, never by text: an err that
-// wraps a *Fault is judged as that one was, so that a program's own dialer or
-// OnProxyConnectResponse can say what it knows. Limits of this machine (file
-// descriptors, ports, buffers) are [ClassLocal]. A mistake in the request that
-// net/http refuses to send, and an error of the request's own body, have no type
-// and are [ClassTransient]; only a [Transport] can tell.
+// If err is not nil, it alone is judged: by its type, never by its text. An err that wraps
+// a *Fault is judged as that Fault, so that a program's own dialer or
+// OnProxyConnectResponse can say what it knows. Limits of this machine (file descriptors,
+// ports, buffers) are [ClassLocal]. A request that net/http refuses to send, and an error of
+// the request's own body, cannot be told by type and are [ClassTransient]; only a
+// [Transport] can tell them.
 //
-// Responses are judged by the code in the body, then by the kind of fault or page
-// it holds, then by status. An answer to a request for several operations
-// ($batch, ExecuteMultiple, CreateMultiple and their like) is never [Refused],
-// except by the limits of service protection: some may have been carried out. The body is read only if the response is not 2xx, or
-// is HTML where an API answers; at most 64 KiB of it. What was read is put back:
-// resp.Body is replaced, and delivers the same bytes and the same error as before.
-// The caller closes it as usual. What does not come within 2 seconds is not waited
-// for; the caller's Read does that then.
+// A response is judged by the code in its body, then by the kind of fault or page in
+// it, then by its status. An answer to a request for several operations ($batch,
+// ExecuteMultiple, CreateMultiple and their like) is never [Refused], except by
+// service-protection limits, because some of the operations may have been carried out.
 //
-// Classify is safe for concurrent use on different responses. For a healthy
-// answer it allocates nothing.
+// Classify reads at most 64 KiB of the body, and only if the response is not 2xx, or is
+// HTML where an API answers. It puts back what it has read: resp.Body is replaced, delivers
+// the same bytes and the same error as before, and is closed by the caller as usual. What
+// does not arrive within 2 seconds is left to the caller's Read.
+//
+// Classify is safe for concurrent use on different responses. It allocates nothing for a
+// healthy answer.
 func Classify(resp *http.Response, err error) *Fault {
 	if err == nil && resp != nil && healthy(resp) {
 		return nil

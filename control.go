@@ -23,12 +23,12 @@ import (
 //
 //	mux.Handle("/ops/failover/", onlyOperators(transport.ControlHandler()))
 //
-// It asks nobody who they are, and moves all traffic of the organization for
-// whoever reaches it: the program decides who that is, by a middleware such as
-// onlyOperators. Requests that a browser sends on behalf of another site are
-// refused (see [http.CrossOriginProtection]); that is all the protection there is.
-// An address that only operators reach does not do instead if they browse from
-// there: a hostile site can have its own name lead to that address.
+// It does not authenticate anyone, and moves all traffic of the organization for whoever
+// reaches it: the program decides who that is, by a middleware such as onlyOperators.
+// Requests that a browser sends on behalf of another site are refused (see
+// [http.CrossOriginProtection]); that is all the protection there is. An address that only
+// operators can reach is not enough if they browse from there: a hostile site can point
+// its own name to that address (DNS rebinding).
 //
 // Below the path there are the actions. Each answers GET with a form, and does
 // something on POST:

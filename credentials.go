@@ -3,7 +3,10 @@ package failover
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // credentials are Authorization headers that probes borrow from requests where
@@ -11,30 +14,71 @@ import (
 // or hostile: one that an endpoint has rejected is not tried there again, and one of a
 // request that was answered in good health goes before any other.
 type credentials struct {
+	// proven is the header of the last request that was answered in good health, as
+	// long as there is no need for another one. Requests that are answered read it.
+	proven atomic.Pointer[provenCredential]
+
 	mu   sync.Mutex
 	kept []credential // the best first, at most maxCredentials
+}
+
+type provenCredential struct {
+	header string
+	until  time.Time // that of another request is as good
 }
 
 // credential is a header and what is known of it.
 type credential struct {
 	header   string
 	proven   bool    // a request that carried it was answered in good health
-	rejected [2]bool // by endpoint
+	rejected [2]bool // by endpoint: 401
+	useless  [2]bool // 403, which says nothing about the endpoint
 }
 
-// maxCredentials bounds what is kept, the rejected ones included, so that nobody has
-// them tried again by turns.
-const maxCredentials = 8
+const (
+	// maxCredentials bounds what is kept, the rejected ones included, so that nobody
+	// has them tried again by turns.
+	maxCredentials = 8
+	// maxCredential bounds the length of each.
+	maxCredential = 32 << 10
+	// provenFor is for how long no other proven header is looked at.
+	provenFor = 5 * time.Second
+)
+
+// borrowable returns the Authorization header of a request, "" if probes cannot do
+// anything with it: it cannot be sent, or belongs to one connection (RFC 4559, section
+// 6) or request (RFC 7616).
+func borrowable(h http.Header) string {
+	values := h["Authorization"]
+	if len(values) != 1 || len(values[0]) > maxCredential || !validHeaderValue(values[0]) {
+		return ""
+	}
+	scheme, _, _ := strings.Cut(strings.TrimLeft(values[0], " \t"), " ")
+	for _, bound := range [...]string{"NTLM", "Negotiate", "Kerberos", "Digest"} {
+		if strings.EqualFold(scheme, bound) {
+			return ""
+		}
+	}
+	return values[0]
+}
 
 // offer keeps the header of a request. Proven: the request was answered in good health.
 // It reports whether the header was not known before.
 func (c *credentials) offer(h http.Header, proven bool) (isNew bool) {
-	header := valueOf(h, "Authorization")
+	if proven {
+		if p := c.proven.Load(); p != nil && (p.header == valueOf(h, "Authorization") || time.Now().Before(p.until)) {
+			return false
+		}
+	}
+	header := borrowable(h)
 	if header == "" {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if proven {
+		c.proven.Store(&provenCredential{header, time.Now().Add(provenFor)})
+	}
 	i := slices.IndexFunc(c.kept, func(k credential) bool { return k.header == header })
 	switch {
 	case i < 0:
@@ -74,28 +118,39 @@ func (c *credentials) worst() int {
 func (c *credentials) pick(at Endpoint) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	best := ""
+	best, rank := "", 0
 	for _, k := range c.kept {
-		switch {
-		case k.rejected[at]:
-		case k.proven:
-			return k.header
-		case best == "":
-			best = k.header
+		r := 1
+		if k.proven {
+			r += 2
+		}
+		if !k.useless[at] {
+			r++
+		}
+		if r > rank && !k.rejected[at] {
+			best, rank = k.header, r
 		}
 	}
 	return best
 }
 
-// reject takes note that an endpoint has rejected a header.
-func (c *credentials) reject(at Endpoint, header string) {
+// answered takes note of what an endpoint has said to a header.
+func (c *credentials) answered(at Endpoint, header string, status int) {
+	if status != http.StatusUnauthorized && status != http.StatusForbidden {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range c.kept {
-		if c.kept[i].header == header {
-			c.kept[i].rejected[at] = true
-		}
+	i := slices.IndexFunc(c.kept, func(k credential) bool { return k.header == header })
+	if i < 0 {
+		return
 	}
+	if status == http.StatusForbidden {
+		c.kept[i].useless[at] = true
+	} else {
+		c.kept[i].rejected[at] = true
+	}
+	c.proven.Store(nil) // another one may be of use
 }
 
 // lend offers the header of a request to the probes. While down, one that they have

@@ -18,25 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the README shows is what the examples run.
-func TestTheREADMEShowsTheExamples(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	examples, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.NotEmpty(t, snippets)
-	code := withoutIndent(string(examples))
-	for _, snippet := range snippets {
-		assert.Contains(t, code, withoutIndent(snippet[1]), "a snippet of README.md is not in example_test.go")
-	}
-}
-
-func withoutIndent(s string) string {
-	return regexp.MustCompile(`(?m)^[\t ]+`).ReplaceAllString(s, "")
-}
-
 // Every exported name and every field of an exported struct says what it promises.
 func TestEverythingExportedIsDocumented(t *testing.T) {
 	t.Parallel()

@@ -13,17 +13,20 @@ import (
 
 // This file keeps what is not known: which writes may have been carried out.
 
-// InDoubt reports whether what came of a request through a [Transport] leaves the
-// outcome of a write unknown: one of its attempts may have been carried out, and
-// nothing that came later says so or rules it out. It takes what [http.Client.Do] has
-// returned. For an error it says what errors.Is(err, [ErrOutcomeUnknown]) does, and
-// more: where [http.Client.Timeout] has passed, the client keeps no more of an error
-// than its text, and InDoubt goes by that. For a response it is the only way to learn of it: a write that is answered 502, 503, 504
-// or an unexplained 500 is in doubt as much as one without an answer, and one that was
-// repeated may be so although its last attempt was answered 401 or 429.
+// InDoubt reports whether a write is in doubt: whether one of its attempts may have been
+// carried out, and nothing that came later confirms it or rules it out. It takes what
+// [http.Client.Do], or RoundTrip of a [Transport], has returned for the request.
 //
-// The fault is that of the last attempt in doubt, and is not to be changed. Look the
-// write up before it is made again, unless making it twice is harmless.
+// For an error, InDoubt reports what errors.Is(err, [ErrOutcomeUnknown]) does, and in one
+// case more: a client whose [http.Client.Timeout] has passed keeps only the text of the
+// error below it, and InDoubt recognizes that text. For a response, InDoubt is the only way
+// to know: a write that is answered 502, 503, 504 or an unexplained 500 is in doubt as much
+// as one without an answer, and so may be a write that was sent again and whose last
+// attempt was answered 401 or 429.
+//
+// The fault is that of the last attempt in doubt, and must not be changed. Unless making the
+// write twice is harmless, look for what it would have left behind before you send it
+// again.
 func InDoubt(resp *http.Response, err error) (*Fault, bool) {
 	if err != nil {
 		var e *Error

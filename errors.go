@@ -13,35 +13,36 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// Class says what a fault means for the endpoint that gave it.
+// Class says what a fault means for the endpoint that it came from. Faults of two classes
+// count: enough of them in a row trip the endpoint's circuit breaker, see
+// [Config.FailureThreshold].
 type Class uint8
 
 const (
-	// ClassApplication: the organization answered and refused the request
-	// itself (validation, plug-in, not found, concurrency). The endpoint is
-	// healthy; the fault does not count.
+	// ClassApplication: the organization answered, and refused the request itself
+	// (validation, plug-in, not found, concurrency). The endpoint is healthy; the fault
+	// does not count.
 	ClassApplication Class = iota
-	// ClassAuth: the caller's credentials, or the service that issues them,
-	// are at fault (401, 403, 407, sign-in pages, token errors). Does not count.
+	// ClassAuth: the caller's credentials, or the service that issues them, are at fault
+	// (401, 403, 407, sign-in pages, token errors). Does not count.
 	ClassAuth
-	// ClassThrottled: the caller has to slow down (429 and the service
-	// protection codes). Does not count; see [Fault.RetryAfter].
+	// ClassThrottled: the caller has to slow down (429 and the service-protection
+	// codes). Does not count; see [Fault.RetryAfter].
 	ClassThrottled
-	// ClassTransient: the endpoint did not manage this request (timeout,
-	// reset, deadlock, an unexplained 500). Counts.
+	// ClassTransient: the endpoint could not answer this request (timeout, reset,
+	// deadlock, an unexplained 500). Counts.
 	ClassTransient
-	// ClassUnavailable: the endpoint, or the way to it, is not there (refused,
-	// DNS, TLS, 502, 503, outage pages, the fence codes). Counts.
+	// ClassUnavailable: the endpoint cannot be reached, or does not serve (refused, DNS,
+	// TLS, 502, 503, outage pages, a fence). Counts.
 	ClassUnavailable
-	// ClassCanceled: the caller gave up. Neither a fault of the endpoint nor a
-	// success. A deadline that passes is ClassTransient: it is how an endpoint
-	// that swallows requests looks.
+	// ClassCanceled: the caller gave up. Does not count, and is no success either. A
+	// deadline that passes during an attempt is ClassTransient, because that is how an
+	// endpoint looks that swallows requests.
 	ClassCanceled
-	// ClassLocal: this machine or the caller is at fault, before the endpoint
-	// could be: no file descriptors or ports left, a request that cannot be sent
-	// as it is, a request body that fails to be read, a context that had ended
-	// before the attempt, a wait for a place in the connection pool. Says nothing
-	// about the endpoint: it does not count and is no success.
+	// ClassLocal: this machine or the caller is at fault, before the endpoint could be: no
+	// file descriptors or ports left, a request that cannot be sent as it is, a request
+	// body that cannot be read, a context that had ended before the attempt, a wait for
+	// a place in the connection pool. Does not count, and is no success either.
 	ClassLocal
 )
 
@@ -67,20 +68,19 @@ func (c Class) String() string {
 	return "Class(" + strconv.Itoa(int(c)) + ")"
 }
 
-// Delivery says what is known about the request that met a fault. Only NotSent
-// and Refused prove that the request was not carried out. Answered does not: an
-// organization that reports a fault may have committed part of the work, so a
-// write it answered must not be sent again unless repeating it is harmless.
+// Delivery says what is known about the request that met a fault. Only NotSent and Refused
+// prove that it was not carried out. Answered does not: an organization that reports a
+// fault may have committed a part of the work.
 type Delivery uint8
 
 const (
-	// Unknown: bytes left and no definite answer came. The request may or may
+	// Unknown: some of the request was sent, and no definite answer came. It may or may
 	// not have been carried out.
 	Unknown Delivery = iota
-	// NotSent: no byte of the request left (dial, DNS, TLS handshake).
+	// NotSent: no byte of the request was sent (dial, DNS, TLS handshake).
 	NotSent
-	// Refused: a front end provably did not run the request (a fence code,
-	// 429, a graceful HTTP/2 GOAWAY that leaves it out).
+	// Refused: the request was provably not carried out (a fence, a 429, a graceful
+	// HTTP/2 GOAWAY that leaves it out).
 	Refused
 	// Answered: the organization itself, or a guard in front of it, took the
 	// request and gave this fault as its answer.
@@ -102,12 +102,12 @@ func (d Delivery) String() string {
 	return "Delivery(" + strconv.Itoa(int(d)) + ")"
 }
 
-// A Fault is what an attempt got instead of a healthy answer. It is not changed
-// once it has been handed out, so it may be shared between goroutines.
+// A Fault is what an attempt got instead of a healthy answer. It may be shared between
+// goroutines, and must not be changed.
 type Fault struct {
 	Class Class
-	// Definitive: one such fault is proof that the organization is not served
-	// by this endpoint; no threshold applies.
+	// Definitive: the endpoint itself says that it does not serve the organization. One
+	// such fault, a fence, is enough; no threshold applies.
 	Definitive bool
 	Delivery   Delivery
 	// Endpoint that gave the fault. Classify does not know it and leaves it
@@ -122,15 +122,16 @@ type Fault struct {
 	// The service wrote it and may quote record data in it; it is therefore not
 	// part of the text of [Fault.Error].
 	Message string
-	// RequestID the service gave the request (x-ms-service-request-id or its
-	// like). Without a response the Transport puts in what the caller gave
-	// (x-ms-client-request-id). "" if there is none.
+	// RequestID that the service gave to the request (x-ms-service-request-id or its
+	// like). Without a response it is the caller's own (x-ms-client-request-id). "" if
+	// there is none.
 	RequestID string
-	// RetryAfter the server asked for, at most 5 minutes, 0 if it did not ask.
+	// RetryAfter is the pause that the server asked for, at most 5 minutes, 0 if it did
+	// not ask for one.
 	RetryAfter time.Duration
-	// Err of the attempt when there was no response. Of one whose text is longer
-	// than 64 KiB only the beginning of the text is left. It is not part of the
-	// JSON of a fault: it may quote an address with its query.
+	// Err of the attempt if there was no response. If its text is longer than 64 KiB, only
+	// the beginning of the text is kept. It is not part of the JSON of a fault, because
+	// it may quote an address with its query.
 	Err error `json:"-"`
 
 	service bool // the service itself answered, not something in front of it
@@ -179,10 +180,15 @@ func (f *Fault) deliveryText() string {
 }
 
 // Unwrap returns Err.
-func (f *Fault) Unwrap() error { return f.Err }
+func (f *Fault) Unwrap() error {
+	if f == nil { // wrapped by a program's own error
+		return nil
+	}
+	return f.Err
+}
 
-// Timeout reports whether the attempt ended because somebody stopped waiting:
-// this side (a deadline) or a gateway (status 504 and 524).
+// Timeout reports whether the attempt ended because somebody stopped waiting: this side (a
+// deadline) or a gateway (status 504 or 524).
 func (f *Fault) Timeout() bool {
 	return f.Status == http.StatusGatewayTimeout || f.Status == statusOriginTimeout || f.Err != nil && isTimeout(f.Err)
 }
@@ -202,25 +208,29 @@ func (f *Fault) counted() bool {
 var (
 	// ErrClosed is returned by round trips after [Transport.Close].
 	ErrClosed = errors.New("failover: transport closed")
-	// ErrUnavailable is returned while neither endpoint serves the organization.
+	// ErrUnavailable marks the error of a request while the Transport is down. The request
+	// was sent once and failed, or with Config.FailFast or WaitForUp it was not sent: see
+	// [Error.Attempts]. Whether a write is in doubt, [ErrOutcomeUnknown] and [InDoubt] say.
 	ErrUnavailable = errors.New("failover: neither endpoint serves the organization")
-	// ErrOutcomeUnknown marks the error of a write that was sent and got no
-	// definite answer: it may or may not have been carried out.
+	// ErrOutcomeUnknown marks the error of a write that is in doubt: it was sent, and got
+	// no definite answer. It may or may not have been carried out. See also [InDoubt].
 	ErrOutcomeUnknown = errors.New("failover: outcome of the write is unknown")
 )
 
-// An Error is what [Transport.RoundTrip] returns when it has no response to
-// return. errors.Is finds the sentinels of this package in it, errors.As finds
-// the [Fault] of each attempt, first attempt first, and its underlying error.
+// An Error is what [Transport.RoundTrip] returns if it has no response to return. errors.Is
+// finds the sentinels of this package in it, errors.As finds the [Fault] of each attempt,
+// first attempt first, and its underlying error. It must not be changed.
 type Error struct {
 	// Method of the request.
 	Method string
 	// URL of the request as the caller addressed it: scheme, host and path, and
 	// neither user info nor query.
 	URL string
-	// Attempts that were made, in order; empty if none was.
+	// Attempts are the faults of the attempts that were made, in order. With
+	// [ErrUnavailable], the faults that the last probes met follow, or stand alone if no
+	// attempt was made.
 	Attempts []*Fault
-	// RetryAfter is when trying again makes sense, 0 if nothing is known.
+	// RetryAfter is how long to wait before trying again, 0 if nothing is known.
 	RetryAfter time.Duration
 
 	is    []error // ErrUnavailable, ErrOutcomeUnknown, why the context has ended
@@ -255,8 +265,8 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// Timeout reports whether the last attempt timed out, or the deadline of the call has
-// passed since. It makes the [url.Error] of an [http.Client] say so too.
+// Timeout reports whether the last attempt timed out, or the deadline of the call has passed
+// since. It makes the [url.Error] of an [http.Client] report the same.
 func (e *Error) Timeout() bool {
 	return slices.ContainsFunc(e.is, isTimeout) || len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
 }

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -11,21 +12,21 @@ type EventKind uint8
 
 const (
 	// EventTripped: the circuit breaker of the active endpoint has opened. Both
-	// endpoints are probed now, unless the Transport is pinned or down, or has
-	// done so just now.
+	// endpoints are probed next, unless the Transport is pinned or down, or they were
+	// probed a moment ago.
 	EventTripped EventKind = iota
-	// EventSwitched: the traffic has moved.
+	// EventSwitched: all traffic goes to the other endpoint from now on.
 	EventSwitched
-	// EventSwitchRefused: a switch was called for, but the traffic stays where it
-	// is, for the reason given.
+	// EventSwitchRefused: there was reason to consider a switch, but the traffic stays
+	// where it is, for the reason given.
 	EventSwitchRefused
-	// EventDown: neither endpoint passes its probe. Requests go to the active endpoint
-	// all the same, once each, unless Config.FailFast or WaitForUp is set. In a
-	// brown-out that makes the Transport go down and up by turns, the fourth outage
-	// within 10 minutes and later ones are told only if they last for 30 s.
+	// EventDown: no endpoint passes its probe. Requests are still sent to the active
+	// endpoint, once each, unless Config.FailFast or WaitForUp is set. Outages that
+	// come and go are told sparingly: after three within 10 minutes, further ones
+	// only once they have lasted for 30 s.
 	EventDown
-	// EventUp: the active endpoint passes its probe again. Behind its address there
-	// may be another place than before, which lacks what Loss lists.
+	// EventUp: the active endpoint serves again; an outage is over. A failover may have
+	// moved what is behind its address, to a copy that lacks what Loss lists.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed
@@ -34,26 +35,28 @@ const (
 	// EventPinned and EventUnpinned: somebody called Pin or Unpin.
 	EventPinned
 	EventUnpinned
-	// EventLatched: there were so many switches that further ones are up to
+	// EventLatched: there were four switches within an hour. Further ones are left to
 	// people for now, unless a fence asks for one. See [Status.Latched].
 	EventLatched
-	// EventTokensSuspect follows every switch: delta tokens and ETags taken at
-	// the endpoint that was left, shortly before, may not match the content of
-	// the other one. A full resync of what was tracked is the safe way on.
+	// EventTokensSuspect follows every EventSwitched, EventUp and EventRenewed: delta
+	// tokens, ETags and session tokens of elastic tables that were issued before may not
+	// match the content that is served now. A full resync of what was tracked is the
+	// safe way on.
 	EventTokensSuspect
-	// EventFleetLost and EventFleetFound: [Config.Shared] does not answer, or
-	// answers again. Without it the Transport is on its own.
+	// EventFleetLost and EventFleetFound: [Config.Shared] does not answer, or answers
+	// again. Without it the Transport decides on its own.
 	EventFleetLost
 	EventFleetFound
-	// EventLossGrown: writes were under way when the traffic moved or an outage ended,
-	// and have ended since: Loss is the report with them added. There is one such event
-	// a second at the most for a report.
+	// EventLossGrown: writes that were under way when the traffic switched, or an outage
+	// ended, have ended since. Loss is the report with them added. There is at most one
+	// such event a second for a report.
 	EventLossGrown
 	// EventRenewed: requests have failed or waited, but the active endpoint passes its
 	// probe over a new connection. Requests go over new connections from now on, because
-	// a failover may have moved what is behind the address; Reason has what speaks for
-	// that, and Loss the writes at risk if it is so. A false alarm that nothing of that
-	// speaks for is EventSwitchRefused.
+	// a failover may have moved what is behind the address. Reason says what speaks for
+	// that, and Loss lists the writes at risk if it is so. If nothing speaks for it, it
+	// was a false alarm, and EventSwitchRefused says so instead, unless slow requests or
+	// single faults were all there was.
 	EventRenewed
 )
 
@@ -66,22 +69,23 @@ func (k EventKind) String() string {
 	return "unknown"
 }
 
-// Event is something that a [Transport] did or found. It holds no credentials,
-// queries or bodies.
+// Event is something that a [Transport] did or found. It holds no credentials, queries or
+// bodies. What it points to is shared, and must not be changed.
 type Event struct {
 	Kind EventKind
 	Time time.Time
-	// Generation of the state the event led to.
+	// Generation is that of the state which the event led to: it grows by one with every
+	// switch.
 	Generation uint64
-	// From and To are the endpoints of a switch, made or refused, and of what
-	// follows from it. Otherwise both are the endpoint the event is about.
+	// From and To are the endpoints of a switch, made or refused, and of what follows
+	// from it. Otherwise both are the endpoint that the event is about.
 	From, To Endpoint
 	// Reason in a few words.
 	Reason string
 	// Fault that led to the event, nil if none did.
 	Fault *Fault
-	// Loss is the report of the writes that a switch, or an outage that has ended,
-	// puts at risk: in EventSwitched, EventUp and EventLossGrown, otherwise nil.
+	// Loss is the report of the writes that a switch, or an outage that has ended, puts
+	// at risk: in EventSwitched, EventUp, EventRenewed and EventLossGrown, otherwise nil.
 	Loss *LossReport
 	// Err of a failed probe, an unknown outcome, a store that does not answer, or
 	// a fleet that is not followed; otherwise nil.
@@ -92,57 +96,48 @@ type Event struct {
 	Duration time.Duration
 }
 
-// Attempt is an attempt that met a fault. See [Config.OnFault].
+// Attempt is a failed attempt. See [Config.OnFault].
 type Attempt struct {
 	// Method of the request, path of its URL as in [Write], and its label.
 	Method, Path, Label string
 	// Number of the attempt in its call, from 1.
 	Number int
-	// Fault that it met. It may be shared, and is not to be changed.
+	// Fault that it met. It may be shared, and must not be changed.
 	Fault *Fault
-	// Again: another attempt follows, at the endpoint To. Otherwise To is that
+	// Again: another attempt follows, at the endpoint To. Otherwise To is the endpoint
 	// of the fault.
 	Again bool
 	To    Endpoint
-	// OutcomeUnknown: the call ends here, and the write that it made may or may
-	// not have been carried out. What the caller gets is a response or an error, of
-	// which [InDoubt] reports as much.
+	// OutcomeUnknown: the call ends here, and the write that it made is in doubt. The
+	// caller gets a response or an error, of which [InDoubt] reports the same.
 	OutcomeUnknown bool
 }
 
-// Switch is a switch that is about to be made. See [Config.ConfirmSwitch].
+// Switch is an automatic switch that is about to be made. See [Config.ConfirmSwitch].
 type Switch struct {
 	From, To Endpoint
 	Reason   string
 	// Fault that led to it, nil for a fail-back.
 	Fault *Fault
-	// Loss lists the writes that are at risk in the switch.
+	// Loss lists the writes that the switch would put at risk.
 	Loss *LossReport
 }
 
 const (
-	// maxEvents bounds the events that wait for a slow OnEvent.
+	// maxEvents bounds the events that wait for a slow OnEvent, and maxWrites the
+	// writes that wait for a slow OnWrite.
 	maxEvents = 1024
+	maxWrites = 4096
 	// maxRecent is how many events Status shows.
 	maxRecent = 64
 )
 
-// eventQueue hands events on in order, one at a time. Guarded by Transport.mu.
-type eventQueue struct {
-	waiting []Event
-	dropped int     // not logged yet
-	lost    uint64  // dropped in all
-	running bool    // the dispatching goroutine runs
-	recent  []Event // the last ones, probes left out
-}
-
-// emit queues an event, and starts the goroutine that hands it on. mu is held.
+// emit queues an event. Transport.mu is held.
 func (t *Transport) emit(e Event) {
 	st := t.state.Load()
 	if t.rule.Closed {
 		return
 	}
-	q := &t.events
 	e.Time, e.Generation = time.Now(), st.generation
 	switch e.Kind {
 	case EventOutcomeUnknown:
@@ -151,46 +146,34 @@ func (t *Transport) emit(e Event) {
 		t.endpoints[e.From].recent.trouble().refused.add(e.Time)
 	}
 	if e.Kind != EventProbed {
-		if len(q.recent) == maxRecent {
-			q.recent = q.recent[1:]
-		}
-		q.recent = append(q.recent, e)
+		t.recent = appendRecent(t.recent, e)
 	}
-	if len(q.waiting) == maxEvents {
-		q.dropped++
-		q.lost++
-		return
-	}
-	q.waiting = append(q.waiting, e)
-	if !q.running {
-		q.running = true
-		t.wg.Go(t.dispatch)
-	}
+	t.events.put(t, e)
 }
 
-// dispatch hands the waiting events to the log and OnEvent, and ends when none is left.
-func (t *Transport) dispatch() {
-	for {
-		t.mu.Lock()
-		q := &t.events
-		batch, dropped := q.waiting, q.dropped
-		q.waiting, q.dropped = nil, 0
-		if len(batch) == 0 {
-			q.running = false
-			t.mu.Unlock()
-			return
-		}
-		t.mu.Unlock()
-		for _, e := range batch {
-			t.log(e)
-			t.logLoss(e.Loss)
-			if t.cfg.OnEvent != nil {
-				t.protect("OnEvent", func() { t.cfg.OnEvent(e) })
+// appendRecent adds an event to the last ones. If there are too many, the oldest of the
+// most frequent kind goes, so that a hundred doubts do not push the switch out.
+func appendRecent(recent []Event, e Event) []Event {
+	if len(recent) == maxRecent {
+		var numbers [EventRenewed + 1]int
+		most := recent[0].Kind
+		for _, old := range recent {
+			if numbers[old.Kind]++; numbers[old.Kind] > numbers[most] {
+				most = old.Kind
 			}
 		}
-		if dropped > 0 {
-			t.cfg.Logger.Warn("failover: events dropped because OnEvent is slow", "organization", t.org.Primary.Host, "dropped", dropped)
-		}
+		i := slices.IndexFunc(recent, func(old Event) bool { return old.Kind == most })
+		recent = slices.Delete(slices.Clone(recent), i, i+1)
+	}
+	return append(recent, e)
+}
+
+// tellEvent hands an event to the log and OnEvent.
+func (t *Transport) tellEvent(e Event) {
+	t.log(e)
+	t.logLoss(e.Loss)
+	if t.cfg.OnEvent != nil {
+		t.protect("OnEvent", func() { t.cfg.OnEvent(e) })
 	}
 }
 

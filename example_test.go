@@ -21,8 +21,9 @@ import (
 // quiet keeps log lines, which have the time in them, out of the examples.
 var quiet = slog.New(slog.DiscardHandler)
 
-// bearerToken stands for what a program gets its tokens from.
-func bearerToken(context.Context) (string, error) { return "contoso", nil }
+// tokenFor stands for what a program gets its tokens from: a token for one audience,
+// which is the address of an endpoint.
+func tokenFor(_ context.Context, audience string) (string, error) { return "of " + audience, nil }
 
 // A program reads from an organization whose region is lost meanwhile.
 func Example() {
@@ -52,12 +53,12 @@ func Example() {
 
 func ExampleWrap() {
 	client, transport, err := failover.Wrap(http.DefaultClient, "https://contoso.crm4.dynamics.com", &failover.Config{
-		Authorize: func(req *http.Request) error { // for every attempt and probe
-			bearer, err := bearerToken(req.Context())
+		Authorize: func(req *http.Request) error { // for every attempt and probe, when its host is final
+			token, err := tokenFor(req.Context(), "https://"+req.URL.Host)
 			if err != nil {
 				return err
 			}
-			req.Header.Set("Authorization", "Bearer "+bearer)
+			req.Header.Set("Authorization", "Bearer "+token)
 			return nil
 		},
 	})
@@ -75,7 +76,7 @@ func ExampleWrap() {
 // A batch job would rather wait than fail, and asks a person before it returns.
 func ExampleConfig_batchJob() {
 	cfg := &failover.Config{
-		AttemptTimeout: 3 * time.Minute, // Dataverse itself gives up after two
+		WaitForUp:      true,            // while nothing serves, wait as long as the request's context lives
 		RetryThrottled: 5 * time.Minute, // wait a 429 out inside the call
 		MaxAttempts:    8,
 		ManualFailback: true, // not in the middle of a run
@@ -92,9 +93,10 @@ func ExampleConfig_batchJob() {
 // An interactive service would rather fail fast than wait.
 func ExampleConfig_interactive() {
 	cfg := &failover.Config{
-		AttemptTimeout: 10 * time.Second, // out of a black hole in time
-		RetryBackoff:   50 * time.Millisecond,
-		ProbeTimeout:   2 * time.Second,
+		FailFast:     true,            // while nothing serves
+		SuspectAfter: 3 * time.Second, // without an answer, ask whether the endpoint still serves
+		ProbeTimeout: 2 * time.Second,
+		RetryBackoff: 50 * time.Millisecond,
 	}
 	_, transport, err := failover.Wrap(nil, "https://contoso.crm.dynamics.com", cfg)
 	if err != nil {
@@ -105,7 +107,7 @@ func ExampleConfig_interactive() {
 	// Output: primary
 }
 
-// Finance and Operations has no rule for an alternate address, so it is named.
+// No rule leads to a second address of Finance and Operations. If there is one, name it.
 func ExampleConfig_financeAndOperations() {
 	cfg := &failover.Config{Alternate: "https://contoso-dr.operations.dynamics.com"}
 	_, transport, err := failover.Wrap(nil, "https://contoso.operations.dynamics.com", cfg)
@@ -160,6 +162,42 @@ func ExampleConfig_onEvent() {
 	// at risk: POST /api/data/v9.2/accounts invoice 7
 }
 
+// A write is in doubt if its answer was lost, and also if what answered was not the
+// organization but a front end in the way.
+func ExampleInDoubt() {
+	for _, failure := range []failovertest.Failure{
+		failovertest.Reset(failovertest.AfterApply),
+		failovertest.Status(http.StatusBadGateway, nil, ""),
+		failovertest.Refuse(),
+	} {
+		org := failovertest.StartInMemory(nil)
+		client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+		if err != nil {
+			log.Fatal(err)
+		}
+		req, err := http.NewRequest(http.MethodPost, org.URL()+"/api/data/v9.2/accounts", strings.NewReader(`{"name":"Contoso"}`))
+		if err != nil {
+			log.Fatal(err)
+		}
+		org.Primary().FailNext(1, failure)
+		resp, err := client.Do(req)
+		if fault, ok := failover.InDoubt(resp, err); ok {
+			fmt.Println("look for the record before you send it again:", fault)
+		}
+		if err == nil {
+			fmt.Println(resp.StatusCode)
+			resp.Body.Close()
+		}
+		transport.Close()
+		org.Close()
+	}
+	// Output:
+	// look for the record before you send it again: transient, request outcome unknown: read tcp contoso.api.crm.dynamics.com:443: read: connection reset by peer
+	// look for the record before you send it again: unavailable, request outcome unknown: status 502
+	// 502
+	// 204
+}
+
 func ExampleError() {
 	org := failovertest.StartInMemory(nil)
 	defer org.Close()
@@ -169,23 +207,28 @@ func ExampleError() {
 	}
 	defer transport.Close()
 
-	org.Primary().Fail(failovertest.Reset(failovertest.AfterApply))
-	_, err = client.Post(org.URL()+"/api/data/v9.2/accounts", "application/json", strings.NewReader(`{"name":"Contoso"}`))
-	var failure *failover.Error
-	switch {
-	case errors.Is(err, failover.ErrOutcomeUnknown):
-		fmt.Println("may or may not exist: look it up before you send it again")
-	case errors.Is(err, failover.ErrUnavailable):
-		fmt.Println("neither endpoint serves: not sent, try again later")
-	}
-	if errors.As(err, &failure) {
-		for _, f := range failure.Attempts {
-			fmt.Println(f.Endpoint, f.Class, f.Delivery)
+	show := func(err error) {
+		var failure *failover.Error
+		switch {
+		case errors.Is(err, failover.ErrOutcomeUnknown):
+			fmt.Println("may or may not exist: look it up before you send it again")
+		case errors.As(err, &failure) && errors.Is(err, failover.ErrUnavailable):
+			fmt.Println("neither endpoint serves: try again later") // in failure.RetryAfter
+		case errors.As(err, &failure):
+			for _, fault := range failure.Attempts {
+				fmt.Println(fault.Endpoint, fault.Class, fault.Delivery)
+			}
 		}
 	}
+	org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
+	_, err = client.Post(org.URL()+"/api/data/v9.2/accounts", "application/json", strings.NewReader(`{"name":"Contoso"}`))
+	show(err)
+	org.Primary().Fail(failovertest.Refuse())
+	_, err = client.Post(org.URL()+"/api/data/v9.2/accounts", "application/json", strings.NewReader(`{"name":"Contoso"}`))
+	show(err)
 	// Output:
 	// may or may not exist: look it up before you send it again
-	// primary transient unknown
+	// neither endpoint serves: try again later
 }
 
 // A create that carries its own id can be sent twice: the second one fails with
@@ -255,9 +298,34 @@ func ExampleLossReport_Verify() {
 	io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 
-	found, err := transport.Status().Loss.Verify(context.Background(), client)
+	report := transport.Status().Loss // nil, and safe to use, as long as nothing is at risk
+	found, err := report.Verify(context.Background(), client)
 	fmt.Println(len(found.Present), "present,", len(found.Missing), "missing,", len(found.Unreadable), "unreadable,", err)
 	// Output: 0 present, 1 missing, 0 unreadable, <nil>
+}
+
+// The administrator who starts an emergency response is shown the time of the last sync.
+func ExampleTransport_WritesSince() {
+	org := failovertest.StartInMemory(nil)
+	defer org.Close()
+	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{Authorize: org.Authorize, Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer transport.Close()
+
+	lastSync := time.Now()
+	resp, err := client.Post(org.URL()+"/api/data/v9.2/accounts", "application/json", strings.NewReader(`{"name":"Contoso"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+
+	report := transport.WritesSince(lastSync)
+	for _, w := range report.AtRisk {
+		fmt.Println(w.Method, w.Path, w.Status)
+	}
+	// Output: POST /api/data/v9.2/accounts 204
 }
 
 func ExampleAlternateURL() {

@@ -1,19 +1,20 @@
-// Package failover keeps a Go service talking to a Dynamics 365 organization
-// while Microsoft fails that organization over to its disaster-recovery
-// datacenter, and brings the traffic home afterwards.
+// Package failover carries Go services through failovers of Microsoft Dynamics 365
+// organizations: Dataverse, Finance and Operations, and on premises.
 //
-// Microsoft gives an organization two addresses: its own, and an alternate one
-// with "--s" added to the organization's name:
+// Most failovers keep the organization's address. Microsoft, or an administrator by
+// self-service disaster recovery, moves what is behind it, while connections that are
+// open keep leading to the old place. The older kind of failover moves the organization
+// to a second address, with "--s" added to the organization's name:
 //
 //	https://contoso.api.crm.dynamics.com
 //	https://contoso--s.api.crm.dynamics.com
 //
-// Nobody is told when the organization moves from one to the other; callers
-// just begin to see faults. A [Transport] is an [http.RoundTripper] that reads
-// those faults (OData, SOAP, Finance and Operations, the pages of the front
-// ends in between), asks both endpoints when they add up to an outage, sends
-// the traffic to the endpoint that serves, and returns to the primary once that
-// serves again. Wrap puts one around an existing client:
+// Nothing announces either kind; callers just begin to see faults. A [Transport] is an
+// [http.RoundTripper] that reads those faults (OData, SOAP, Finance and Operations, the
+// pages of front ends in between). When they add up to an outage it probes the
+// organization over new connections, sends the traffic to wherever the organization is
+// served, and returns to the primary address once that serves again. [Wrap] puts one
+// around an existing client:
 //
 //	client, transport, err := failover.Wrap(http.DefaultClient, "https://contoso.api.crm.dynamics.com", nil)
 //	if err != nil {
@@ -22,14 +23,24 @@
 //	defer transport.Close()
 //	resp, err := client.Get("https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts")
 //
-// Two promises rank above all else. A program is never worse off with a
-// Transport than without it: what the library does not understand goes through
-// as it is. And a write is never sent twice without proof that the first one
-// was not carried out; when the outcome of a write cannot be known, the error
-// says so ([ErrOutcomeUnknown]).
+// Two promises rank above all else. A program is never worse off with a Transport than
+// without it: what the library does not understand passes through as it is. And no write
+// is sent twice without proof that the first one was not carried out, unless repeating it
+// is harmless. A write that may or may not have been carried out is in doubt: the error
+// says so ([ErrOutcomeUnknown]), and [InDoubt] says so for a response as well.
 //
-// All traffic of an organization goes to one endpoint at a time. The alternate
-// is a copy that lags a few seconds behind; to write to both would split it.
+// # Words
+//
+// An organization has one or two endpoints, the [Primary] and the [Alternate]; all of
+// its traffic goes to the active one. (The alternate is a copy that lags behind; writing
+// to both would make them diverge.) A switch makes the other endpoint the active one: a
+// failover leads to the alternate, a fail-back to the primary. A [Fault] is what an
+// attempt got instead of a healthy answer. A fault of [ClassTransient] or
+// [ClassUnavailable] counts: [Config.FailureThreshold] of them in a row trip the circuit
+// breaker of the endpoint. A fence is a fault by which an endpoint says itself that it
+// does not serve the organization, such as code 0x8004B065; it is definitive and trips the
+// breaker at once. A probe is a request that the library makes by itself to find out
+// whether an endpoint serves. While no endpoint passes its probe, the Transport is down.
 package failover
 
 import (
@@ -49,180 +60,196 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// Config adjusts a [Transport]. The zero value of every field is its default;
-// a negative number switches the thing off. New copies the Config; it may be
-// reused and changed afterwards.
+// Config adjusts a [Transport]. The zero value of every field is its default; a
+// negative number switches the feature off. [New] copies the Config, which may be reused
+// and changed afterwards.
+//
+// The functions in it are called concurrently unless the field says otherwise. One that
+// panics has failed, the log says which it was, and requests go on.
 type Config struct {
-	// Base sends the attempts, and is what probes are derived from. It should be an
-	// *http.Transport, and should not repeat requests by itself. Once an endpoint was
-	// judged (it is moved to or returned to, or passes its probe after requests to it
-	// have failed), requests go over new connections only, because a failover may
-	// have moved what is behind the address: of an *http.Transport, the Transport uses
-	// a clone of its own from then on. Of any other Base it can only close the idle
-	// connections (see Instrument). Nil: a clone of what the client given to Wrap, or
-	// [http.DefaultTransport], is now, which checks its HTTP/2 connections with pings;
-	// if that is no *http.Transport, it is used as it is. [Transport.Close] closes the
-	// idle connections of clones.
+	// Base sends the requests, and probes are derived from it. It should be an
+	// *http.Transport, and must not repeat requests by itself. After a switch, and after an
+	// outage at the same endpoint, requests must go over new connections, because a failover
+	// may have moved what is behind the address: of an *http.Transport, the Transport then
+	// uses a clone of its own. Of any other Base it can only close the idle connections; see
+	// Instrument.
+	//
+	// Nil: a clone of what the client given to Wrap, or [http.DefaultTransport], is now,
+	// which also checks its HTTP/2 connections with pings. If that is no *http.Transport, it
+	// is used as it is. [Transport.Close] closes the idle connections of clones, and leaves
+	// a Base that you have set alone.
 	Base http.RoundTripper
 
-	// ProbeBase sends the probes. It should make a new connection for each. Nil: Base,
-	// or a clone of it that does so, outside the limits of the traffic's pool; a Base
-	// that is no *http.Transport is asked to close the connection after each probe,
-	// and a probe that got an old one is repeated, a few times.
+	// ProbeBase sends the probes. It should open a new connection for each. Nil: a clone of
+	// Base that does so, outside the connection limits of Base. If Base is no
+	// *http.Transport, Base itself is asked to close the connection after each probe; a
+	// probe that was given an old connection is repeated up to seven times.
 	ProbeBase http.RoundTripper
 
 	// Instrument wraps the *http.Transport that requests are sent over, for tracing or
-	// signing: a wrapper that is made so does not keep the Transport from renewing its
-	// connections. It is called by New and for each renewal, one call at a time or
-	// several, and is not used for probes. Nil, or where Base is no *http.Transport:
-	// nothing is wrapped.
+	// signing, and may return it as it is. Unlike a Base that is wrapped already, it lets the
+	// Transport renew its connections. (In one respect all wrappers are alike: if a
+	// connection breaks, they hide the proof that nothing of a write was sent, and the
+	// write is in doubt.) New calls Instrument, and so does each renewal. Probes do not go
+	// through the wrapper. Nil, or if Base is no *http.Transport: nothing is wrapped.
 	Instrument func(http.RoundTripper) http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the
-	// organization's URL, if that is the host of a Dataverse organization;
-	// any other organization (Finance and Operations, on premises) then has one
-	// address, and the Transport never switches. [NoAlternate]: it has one
-	// address, whatever its host.
+	// organization's URL if that names a Dataverse organization. Any other organization
+	// (Finance and Operations, on premises) then has one address: it has breaker, repeats,
+	// outages and loss reports like any other, but never switches. [NoAlternate]: the
+	// organization has one address, whatever its host.
 	Alternate string
 
 	// AllowHTTP permits http URLs for hosts other than loopback ones.
 	AllowHTTP bool
 
-	// Authorize, if set, authorizes every attempt and every probe. It gets a
-	// copy of the request whose host is final and whose headers may be changed;
-	// it may take its time within the request's context and is called
-	// concurrently. An error ends the call without anything being sent.
-	// Nil: requests keep the credentials they come with, and probes borrow the
-	// Authorization header of a recent request.
+	// Authorize, if set, authorizes every attempt and every probe. It gets a copy of the
+	// request whose host is final; it may change the headers, and may take its time within
+	// the request's context. It should use a token for the request's host. An error ends the
+	// call before anything is sent. Nil: requests keep the credentials that they come with,
+	// and probes borrow the Authorization header of a recent request of the organization.
 	Authorize func(*http.Request) error
 
-	// OrganizationID is the id that [ProbeWebAPI] must find at an endpoint
-	// before that passes. It keeps traffic from a host that answers for another
-	// organization. Empty: the id that the primary named first.
+	// OrganizationID is the id that [ProbeWebAPI] must find at an endpoint for the
+	// endpoint to pass. It keeps traffic from a host that answers for another organization.
+	// Empty: the id that the primary last named.
 	OrganizationID string
 
-	// Classify judges the attempts in place of the package's [Classify], which it
-	// may call. It must leave the response's body readable from the start, and
-	// is called concurrently. The probes of this package, [DiscoverPolicy] and
-	// [LossReport.Verify] go by [Classify] all the same.
+	// Classify judges the attempts in place of the package's [Classify], which it may call.
+	// It must leave the response's body readable from the start. The package's own probes,
+	// [DiscoverPolicy] and [LossReport.Verify] always use [Classify]. Nil: [Classify].
 	Classify func(*http.Response, error) *Fault
 
-	// FailureThreshold is how many counted faults in a row make the circuit
-	// breaker of an endpoint trip. A definitive fault trips it at once. Zero: 3.
-	// Negative: only definitive faults do.
+	// FailureThreshold is how many counted faults in a row trip the circuit breaker of an
+	// endpoint, after which both endpoints are probed. A definitive fault trips it at once. A
+	// fault that a passed probe has shown to be about one kind of request does not count for
+	// 10 minutes. Zero: 3. Negative: only definitive faults trip it.
 	FailureThreshold int
 
-	// MaxAttempts bounds the attempts of one call, the first included. For the
-	// very first caller of an outage to be answered by the other endpoint it has
-	// to be more than FailureThreshold. Zero: 4. Negative: 1, nothing is ever sent again.
+	// MaxAttempts is how often one call may be attempted, the first time included. It must
+	// be more than FailureThreshold for the very first caller of an outage to be answered by
+	// the other endpoint. Zero: 4. Negative: 1, nothing is ever sent again.
 	MaxAttempts int
 
-	// RetryBackoff is the first pause before a request is repeated at the same
-	// endpoint; later ones grow, all are jittered. Such repeats are bounded to
-	// one for ten requests, ten at once; the replay after a switch is not. Zero: 100 ms. Negative: none.
+	// RetryBackoff is the first pause before a request is sent again to the same endpoint;
+	// later ones grow by half, and all are jittered by half. A request answered with a
+	// Retry-After is not repeated at the same endpoint before its time. Retries against
+	// the same endpoint are limited to 10% of requests, with a burst of ten; sending a
+	// request again after a switch is not limited. Zero: 100 ms. Negative: no pause.
 	RetryBackoff time.Duration
 
-	// AttemptTimeout is a hard limit on the wait for the response headers of one
-	// attempt. A call that takes longer is cut off, and a write among them is in doubt.
-	// To get out of a black hole it takes no limit, see SuspectAfter. Zero or negative: none.
+	// AttemptTimeout is a hard limit on the wait for the response headers of one attempt.
+	// It cuts off calls that would have succeeded, and a write among them is then in doubt.
+	// It is not needed to leave an endpoint that has gone silent: see SuspectAfter. Zero or
+	// negative: no limit.
 	AttemptTimeout time.Duration
 
 	// SuspectAfter is how long an attempt waits for its response headers before the
-	// Transport asks the endpoint whether it still serves: over a new connection, and
-	// at growing intervals while attempts wait. No call is cut off by that. If the
-	// endpoint fails its probe and the other passes, the traffic moves; reads that wait
-	// are then answered by the other endpoint, writes go on waiting, and are listed in
-	// the loss report. Reads that were sent within a second or two of the last answer
-	// wait on as well, as without a Transport. Zero: 10 s. Negative: nobody asks.
+	// Transport probes the endpoints: over new connections, and at growing intervals while
+	// attempts wait. That cuts no call off. If the endpoint fails its probe and the other one
+	// passes, the traffic switches; reads that wait are answered by the other endpoint, and
+	// writes go on waiting, and are listed in the loss report. A read that was sent within
+	// two tenths of SuspectAfter of the last answer cannot be moved, and waits as it would
+	// without a Transport. If the endpoint passes its probe, a read without a body that has
+	// waited for 15 times SuspectAfter over an older connection is sent over a new one as
+	// well, and the first answer wins. Zero: 10 s. Negative: nothing is probed because of a
+	// wait.
 	SuspectAfter time.Duration
 
-	// RetryThrottled is the longest Retry-After of a throttled request (429)
-	// that is waited for inside a call; 5 minutes or more never are. Zero or
-	// negative: none, the caller gets the 429.
+	// RetryThrottled is the longest Retry-After of a throttled request (429) that is waited
+	// for inside a call; one of 5 minutes or more never is. Zero or negative: none, the
+	// caller gets the 429.
 	RetryThrottled time.Duration
 
-	// Replay names more requests that are safe to repeat although the outcome
-	// of an attempt is unknown. Nil: none. See [WithReplay] for a single call.
+	// Replay reports whether a request is safe to repeat although the outcome of an attempt
+	// is unknown, for requests that the Transport would not repeat by itself (see
+	// [Transport.RoundTrip]). It must not change the request or read its body. Nil: none is.
+	// See [WithReplay] for a single call.
 	Replay func(*http.Request) bool
 
-	// MaxBody is how many bytes of a request body are held so that it can be
-	// sent again and have its links mapped. A longer body goes out as it is, and
-	// is obtained again by GetBody, or streamed, once; so does one without GetBody
-	// that has not ended after a minute. What is held may stay in memory until the
-	// answer was read. Zero: 1 MiB. Negative: none are held.
+	// MaxBody is how many bytes of a request body are held in memory so that the request can
+	// be sent again and the links in it can be mapped. A longer body is streamed, and can
+	// be sent again only through GetBody; so is a body without GetBody that has not ended
+	// after a minute. A held body may be retained until the response has been read.
+	// Zero: 1 MiB. Negative: none is held.
 	MaxBody int64
 
-	// Probe decides whether an endpoint serves the organization.
-	// Nil: [ProbeWebAPI], or [ProbePath]("/data") for Finance and Operations. On
-	// premises the check of ProbeWebAPI is made below the organization's path, as
-	// the URL given to New names it: /Contoso/api/data/v9.1/WhoAmI.
+	// Probe decides whether an endpoint serves the organization. Nil: [ProbeWebAPI], or
+	// [ProbePath]("/data") for Finance and Operations. On premises the check of ProbeWebAPI
+	// is made below the organization's path, which the URL given to New names:
+	// /Contoso/api/data/v9.1/WhoAmI.
 	Probe Probe
 
-	// ProbeInterval is the time between two fail-back probes of the primary
-	// while the alternate is active. It grows by half after each failed probe
-	// and is jittered by a fifth. Zero: 10 s. Negative: no fail-back probes; the
-	// way back is [Transport.Switch], or an alternate that fails, see
-	// ManualFailback.
+	// ProbeInterval is the time between two probes of the primary while the alternate is
+	// active. It grows by half after each failed probe and is jittered by 20%. Zero: 10 s.
+	// Negative: the primary is not probed, and the way back is [Transport.Switch], or an
+	// alternate that fails (see ManualFailback).
 	ProbeInterval time.Duration
 
-	// MaxProbeInterval is what ProbeInterval grows to. Zero: 60 s, or
-	// ProbeInterval if that is longer. Negative: it does not grow.
+	// MaxProbeInterval is what ProbeInterval grows to; a fleet probes once in one and a half
+	// ProbeIntervals regardless. Zero: 60 s, or ProbeInterval if that is longer. Negative:
+	// it does not grow.
 	MaxProbeInterval time.Duration
 
-	// ProbeTimeout bounds one probe. Zero: 5 s. Negative: nothing but Close.
+	// ProbeTimeout bounds one probe. Zero: 5 s. Negative: only Close ends a probe.
 	ProbeTimeout time.Duration
 
-	// Rise is how many fail-back probes in a row must pass before traffic
-	// returns to the primary. Zero: 3. Negative: 1.
+	// Rise is how many probes of the primary in a row must pass before a fail-back. Zero: 3.
+	// Negative: 1.
 	Rise int
 
-	// MinDwell is how long the alternate stays active at the least before a
-	// fail-back. It doubles with every further switch within an hour, up to an
-	// hour. An alternate that fails overrides it. Zero: 5 min. Negative: none.
+	// MinDwell is the shortest stay at the alternate before a fail-back. It doubles with every
+	// further switch within an hour, up to an hour. An alternate that fails ends it. Zero:
+	// 5 min. Negative: none.
 	MinDwell time.Duration
 
-	// ManualFailback leaves the way back to people: [Transport.Switch]. The
-	// primary is probed all the same. An alternate that fails (its own fence, or
-	// a breaker that trips and a probe that does not pass) while the primary
-	// passes still sends the traffic back, for there is nothing to stay for.
+	// ManualFailback leaves the fail-back to people: [Transport.Switch]. The primary is still
+	// probed. If the alternate fails (it answers the fence, or its breaker trips and it
+	// fails its probe) while the primary passes, the traffic still goes back, because the
+	// alternate no longer serves.
 	ManualFailback bool
 
-	// ConfirmSwitch, if set, is asked before every automatic switch, with the
-	// evidence. An error refuses the switch: the traffic stays, and the question
-	// comes up again when the evidence does. Callers that wait for the switch
-	// wait for the answer, which has to come within 30 s; no answer refuses.
-	// It must return once its context ends: Close waits for it. A fail-back and
-	// an outage may ask at the same time.
+	// ConfirmSwitch, if set, is asked before every automatic switch, with the evidence and
+	// the writes at risk, but not before a provisional one is taken back. An error refuses
+	// the switch: the traffic stays, and the question comes up again with further evidence.
+	// Callers that wait for the switch wait for the answer; after 30 s without one the
+	// switch is refused. ConfirmSwitch must return once its context ends: Close waits for
+	// it. A fail-back and an outage may ask at the same time. Nil: switches need no
+	// confirmation.
 	ConfirmSwitch func(context.Context, Switch) error
 
-	// FailFast fails requests at once with [ErrUnavailable] while neither endpoint
-	// passes its probe, for programs that would rather queue. Otherwise they still go to
-	// the active endpoint, once each, and come back as they come: some may be served,
-	// and the first that is ends the outage.
+	// FailFast makes requests fail at once with [ErrUnavailable] while the Transport is down,
+	// for programs that would rather queue. False: each is still sent to the active
+	// endpoint, once, and comes back as it comes. Some may be served, and the first that is
+	// ends the outage.
 	FailFast bool
 
-	// WaitForUp has requests wait, for as long as their context lives, while neither
-	// endpoint passes its probe: for batch jobs. It goes before FailFast.
+	// WaitForUp makes requests that arrive while the Transport is down wait for the end of
+	// the outage, as long as their contexts live: for batch jobs. It takes precedence over
+	// FailFast. A request that was under way when the outage began is not made to wait.
 	WaitForUp bool
 
-	// RPO is the recovery point objective: how far the copy that takes over may lag
-	// behind. Writes acknowledged within it before the last success of an endpoint
-	// whose outage ends, or that is left, are at risk: see [LossReport]. The emergency
-	// response of self-service disaster recovery can lose up to 15 minutes; rather than
-	// a longer RPO, use [Transport.WritesSince] with the time of the last sync.
-	// Zero: 5 s. Negative: none. Source:
+	// RPO is the recovery point objective: how far the copy that takes over may lag behind.
+	// Writes that an endpoint acknowledged within RPO before its last success are at risk
+	// when the endpoint is left, or its outage ends: see [LossReport]. The emergency response
+	// of self-service disaster recovery can lose up to 15 minutes; rather than set a longer
+	// RPO, call [Transport.WritesSince] with the time of the last sync. Zero: 5 s. Negative:
+	// none. Source:
 	// https://learn.microsoft.com/power-platform/admin/business-continuity-disaster-recovery
 	RPO time.Duration
 
-	// LedgerSize is how many of the latest writes are kept in memory for loss
-	// reports, some 350 bytes each as they come. Zero: 4096. Negative: none.
+	// LedgerSize is how many of the latest writes are kept in memory for loss reports, at
+	// about 350 bytes each. Memory is allocated as writes come. Zero: 4096. Negative: none,
+	// and loss reports are empty.
 	LedgerSize int
 
 	// Shared is where the processes of a fleet keep what they know together.
 	// A switch of one is then followed by all others, each after a passed probe
-	// of its own; one of them at a time probes for the fail-back; and dwell and
-	// latch count the switches of all. New waits up to a second, for a probe and
-	// for ConfirmSwitch, to start out where the fleet is. No request waits for
+	// of its own, within a second; one of them at a time probes for the fail-back, or
+	// while they are down, and they count Rise together; dwell and
+	// latch count the switches of all. New waits up to two seconds, for the store, and for a
+	// probe and for ConfirmSwitch, to start out where the fleet is. No request waits for
 	// Shared (unless Quorum asks for more than one process, and then only those
 	// that wait for a switch), and without an answer from it the Transport is on
 	// its own. Close does not close it. Nil: there is no fleet.
@@ -230,41 +257,40 @@ type Config struct {
 
 	// Quorum is how many processes of the fleet must have seen the active
 	// endpoint fail, within a minute, before the first of them switches to the
-	// alternate. A fence and a switch by hand need none; nor does a process that
-	// Shared does not answer. Only requests find out that an endpoint fails:
-	// processes without traffic are no witnesses. Zero: 1. Negative: 1.
+	// alternate. The others are asked: those without traffic probe the endpoint. A fence
+	// and a switch by hand need none. A process that Shared does not answer
+	// switches on its own, but the fleet is not told before the quorum is there; if the fleet's
+	// endpoint serves the process again, it goes back. Zero: 1. Negative: 1.
 	Quorum int
 
-	// OnFault, if set, is told of every attempt that met a fault, by the
-	// goroutine of the call and with the caller's context: as soon as it is known
-	// whether another attempt follows, and before that is made. It is called
-	// concurrently, and the call waits for it. It is not told of an answer that
-	// breaks off after it was returned.
+	// OnFault, if set, is called for every failed attempt, on the goroutine of the call and
+	// with the caller's context: once it is known whether another attempt follows, and before
+	// that is made. It is called concurrently, and the call waits for it. It is not called
+	// for a response body that breaks off after the response was returned.
 	OnFault func(context.Context, Attempt)
 
-	// OnEvent is told of every event, in order, one at a time, away from the
-	// request path. It may call the Transport, except for Close, which waits
-	// for it. While it blocks, up to 1,024 events are kept for it. With Shared,
-	// the first may come before New has returned.
+	// OnEvent, if set, is called for every event, in order, one at a time, off the request
+	// path. It may call the Transport, except for Close, which waits for it. While it blocks,
+	// up to 1,024 events wait for it; further ones are dropped, which the log and
+	// [Status.EventsDropped] report. With Shared, the first event may come before New has
+	// returned. A panic is logged.
 	OnEvent func(Event)
 
-	// OnWrite, if set, is called with every write once it has ended, for a program
-	// that keeps a longer journal than the ledger: writes that were acknowledged, in
-	// whole or in part, and those whose outcome is unknown. It is called in order, one
-	// write at a time, off the request path. It may call the Transport, except for
-	// Close, which waits for it. While it blocks, up to 4,096 writes wait; further ones
-	// are dropped, which the log and [Status.WritesDropped] report. Writes that end
-	// after Close are not handed over.
+	// OnWrite, if set, is called for every write once it has ended, for a program that keeps
+	// a longer journal than the ledger: writes that were acknowledged, in whole or in part,
+	// and those whose outcome is unknown. It is called in order, one write at a time, off
+	// the request path. It may call the Transport, except for Close, which waits for it.
+	// While it blocks, up to 4,096 writes wait for it; further ones are dropped, which the
+	// log and [Status.WritesDropped] report. Writes that end after Close are not reported.
 	OnWrite func(Write)
 
-	// Runbook is the address of the runbook that [Transport.StatusHandler] and
-	// [Transport.ControlHandler] refer to, without a fragment: an absolute http or
-	// https URL of a copy of docs/operations.md, whose headings are the fragments.
-	// Empty: that file in the repository of this module.
+	// Runbook is the address of the runbook to which [Transport.StatusHandler] and
+	// [Transport.ControlHandler] link: an absolute http or https URL, without a fragment, of
+	// a copy of docs/operations.md. Empty: that file in the repository of this module.
 	Runbook string
 
-	// Logger gets one line for every state change, and one for each write that a loss
-	// report lists, up to a hundred for one report. Nil: [slog.Default].
+	// Logger gets one line for every change of state, and one for each write that a loss
+	// report lists, up to a hundred for a report. Nil: [slog.Default].
 	Logger *slog.Logger
 }
 
@@ -272,8 +298,8 @@ type Config struct {
 // organization to whichever of its endpoints serves it. Requests to other hosts
 // pass through Base untouched. It is safe for concurrent use.
 //
-// While the organization is healthy a Transport has no goroutine and no timer,
-// unless it is part of a fleet ([Config.Shared]): then it has one of each.
+// While the organization is healthy a Transport has no goroutine, and no timer except
+// while requests wait for an answer, unless it is part of a fleet ([Config.Shared]).
 type Transport struct {
 	org  Org
 	cfg  Config
@@ -291,7 +317,8 @@ type Transport struct {
 	budget      budget
 	credentials credentials // for probes
 	books       books
-	journal     journal
+	events      queue[Event]
+	writes      queue[Write]
 	fleet       *fleet // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
@@ -303,6 +330,7 @@ type Transport struct {
 	question *question                   // the last one, or nil
 	found    *findings                   // what it has found, if the rule keeps that
 	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again, see holdLocked
+	left     *pool                       // whose connections unlock lets go of, or nil
 	outage   *outage                     // nil unless down
 	downs    []time.Time                 // when the last outages began
 	timeDown time.Duration               // of outages that are over
@@ -310,21 +338,23 @@ type Transport struct {
 	// that the primary named first.
 	organizationID string
 	watching       bool          // the watch goroutine runs
+	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
 	objection      string        // to the way back, told last
 	demanded       bool          // a caller wants the endpoints probed now
 	wake           chan struct{} // capacity 1: the watch goroutine should look again; made for the first one
-	events         eventQueue
-	verifying      *verifying // the Verify of a ControlHandler under way, or nil
+	recent         []Event       // the last events, probes left out
+	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// New returns a Transport for the organization at orgURL: the address of either
-// endpoint, with or without a path, which is ignored. A nil cfg means defaults.
-// The error names everything that is wrong at once and quotes no credentials.
+// New returns a Transport for the organization at orgURL: the URL of either endpoint, with
+// or without a path, of which only the organization's name on premises is used. A nil cfg
+// means defaults. The error names everything that is wrong at once, and quotes no
+// credentials.
 //
-// The Transport starts out at the primary; if the organization is failed over
-// at that moment, the first requests find out. Call Close when done with it.
+// The Transport starts out at the primary. If the organization is failed over at that
+// moment, its first requests find out. Call Close when done with it.
 func New(orgURL string, cfg *Config) (*Transport, error) {
 	return newTransport(orgURL, cfg, nil)
 }
@@ -346,6 +376,8 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
+	t.events = queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent}
+	t.writes = queue[Write]{field: "Write", limit: maxWrites, handle: func(w Write) { t.protect("OnWrite", func() { c.OnWrite(w) }) }}
 	t.books.open(&t.cfg, &t.org, t.started)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)
@@ -358,10 +390,10 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	return t, nil
 }
 
-// Wrap returns a copy of client whose requests go through a new Transport over
-// the client's own transport ([Config.Base] is used instead if it is set), and
-// that Transport. A nil client means [http.DefaultClient]. The client itself is
-// left alone.
+// Wrap returns a copy of client whose requests go through a new Transport on top of the
+// client's own transport ([Config.Base] is used instead if it is set), and that Transport,
+// which the caller closes when done. A nil client means [http.DefaultClient]. The client
+// itself is not changed.
 func Wrap(client *http.Client, orgURL string, cfg *Config) (*http.Client, *Transport, error) {
 	if client == nil {
 		client = http.DefaultClient
@@ -427,11 +459,10 @@ func setDefault[T int | int64 | time.Duration](field *T, standard, off T) {
 }
 
 // Close stops all probing, waits until every goroutine of the Transport, OnEvent and
-// OnWrite have ended, and always returns nil. If the store of a fleet
-// hangs, that takes up to a second more. Round trips under way, and what reads
-// their bodies ahead, are not waited for: they finish their current attempt;
-// later ones return [ErrClosed]. It does not close a Base that the caller has
-// given. Closing again is harmless.
+// OnWrite have returned, and always returns nil. If the store of a fleet hangs, that takes
+// up to a second more. Round trips under way are not waited for: they finish their current
+// attempt. Later round trips return [ErrClosed]. Close does not close a Base that the
+// caller has given. Closing again does nothing.
 func (t *Transport) Close() error {
 	t.mu.Lock()
 	if !t.rule.Closed {
@@ -443,7 +474,7 @@ func (t *Transport) Close() error {
 		t.cancel()
 	}
 	t.mu.Unlock()
-	t.journal.close()
+	t.writes.close()
 	t.wg.Wait()
 	t.giveUpTurn()
 	t.closeConnections()

@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -46,9 +45,10 @@ type fleet struct {
 	refused uint64
 	changes []time.Time // when the generation of the record was last seen to change
 
-	failing   error     // why the Transport is on its own: that of the last use of the store
-	unwritten error     // that of the last write
-	goodSince time.Time // the store, which counts as lost, answers well
+	unread    error         // of the last load
+	unwritten error         // of the last write
+	goodSince time.Time     // the store, which counts as lost, answers well
+	foundIn   time.Duration // after so long it counts as found
 
 	asked    [2]uint64 // Questions and Recoveries as they were seen last
 	looking  bool      // that is being answered
@@ -69,11 +69,13 @@ const (
 	// grows to fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
 	lostPoll   = 2 * time.Second
-	// fleetTimeout bounds every use of the store, and what New waits for in all.
+	// fleetTimeout bounds every use of the store, and the probe that New waits for.
 	fleetTimeout = time.Second
 	// foundAfter is how long a store that was lost has to answer well, each time
-	// within half of fleetTimeout, before it counts as found.
+	// within half of fleetTimeout, before it counts as found. It doubles, up to maxFound,
+	// whenever the store fails again before that.
 	foundAfter = 15 * time.Second
+	maxFound   = 2 * time.Minute
 	// maxChanges of the generation within fenceDamping are as many as a fleet makes by
 	// contradicting itself.
 	maxChanges = 4
@@ -103,9 +105,7 @@ func (t *Transport) join() {
 		status: FleetStatus{Member: member}, pace: intervals(firstPace, lastPace, 2),
 	}
 	t.fleet.word = t.fleet.store.Changes(t.ctx, t.fleet.organization)
-	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
-	defer cancel()
-	settled := t.sync(ctx, true)
+	settled := t.sync(true)
 	t.wg.Go(func() { t.keepInStep(settled) })
 }
 
@@ -137,7 +137,7 @@ func (t *Transport) keepInStep(settled bool) {
 		case <-t.fleet.wake:
 		case <-time.After(wait):
 		}
-		settled = t.sync(t.ctx, false)
+		settled = t.sync(false)
 	}
 }
 
@@ -159,26 +159,37 @@ const (
 
 // sync brings the Transport and its fleet in step as far as that can be done
 // now, and reports whether nothing is left to do.
-func (t *Transport) sync(ctx context.Context, joining bool) (settled bool) {
-	rec, clock, err := t.load(ctx)
+func (t *Transport) sync(joining bool) (settled bool) {
+	rec, clock, err := t.load()
 	if err != nil {
 		return false
 	}
 	if joining {
 		t.fleet.asked = [2]uint64{rec.Questions, rec.Recoveries}
 	}
-	switch st, next := t.nextStep(rec, clock); next {
+	ctx := t.ctx
+	st, next := t.nextStep(rec, clock)
+	switch {
+	case joining:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
+		defer cancel()
+	case next == follow:
+		t.pause(random.N(followSpread))
+		if len(t.fleet.word) > 0 { // the fleet may be elsewhere by now
+			if rec, clock, err = t.load(); err != nil {
+				return false
+			}
+			st, next = t.nextStep(rec, clock)
+		}
+	}
+	switch next {
 	case tell:
 		settled = t.tell(st, rec, clock)
 	case restore:
 		settled = t.restore(rec, clock)
 	case follow:
-		if !joining {
-			t.pause(random.N(followSpread))
-		}
-		if len(t.fleet.word) == 0 { // else look again: the fleet may be elsewhere by now
-			settled = t.followTo(ctx, st, rec, clock)
-		}
+		settled = t.followTo(ctx, st, rec, clock)
 	default:
 		settled = true
 	}
@@ -228,39 +239,6 @@ func (t *Transport) pause(d time.Duration) {
 	}
 }
 
-// load reads the record and keeps it for Status.
-func (t *Transport) load(ctx context.Context) (Record, time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
-	defer cancel()
-	began := time.Now()
-	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
-	if err == nil && rec.Active > Alternate {
-		err = errors.New("failover: the fleet's record makes no sense")
-	}
-	t.loaded(began, err)
-	if err != nil {
-		return Record{}, clock, err
-	}
-	rec.Reason, rec.By = redact.Line(redact.Text(rec.Reason), maxErrorText), redact.Line(rec.By, maxErrorText)
-	rec.Frozen = redact.Line(redact.Text(rec.Frozen), maxErrorText)
-	rec.Earlier = slices.Clone(rec.Earlier[max(0, len(rec.Earlier)-maxSwitches):])
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.fleet.see(rec)
-	return rec, clock, nil
-}
-
-// see keeps a record for Status, and takes note of a change of its generation; of one
-// that was missed as well.
-// Transport.mu is held.
-func (f *fleet) see(rec Record) {
-	if more := rec.Generation - f.status.Record.Generation; more != 0 && !f.status.Loaded.IsZero() {
-		f.changes = append(f.changes, slices.Repeat([]time.Time{time.Now()}, int(min(more, 2)))...)
-		f.changes = f.changes[max(0, len(f.changes)-maxChanges):]
-	}
-	f.status.Record, f.status.Loaded = rec, time.Now()
-}
-
 // disputed reports whether the record changes so often that it is left as it is:
 // members that see the endpoints differently would correct each other for ever.
 func (t *Transport) disputed() bool {
@@ -268,122 +246,6 @@ func (t *Transport) disputed() bool {
 	defer t.mu.Unlock()
 	c := t.fleet.changes
 	return len(c) == maxChanges && time.Since(c[0]) < fenceDamping
-}
-
-// swap puts next in the place of rec.
-func (t *Transport) swap(rec, next Record) (swapped bool) {
-	next.Version = after(rec.Version)
-	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
-	defer cancel()
-	began := time.Now()
-	swapped, err := t.fleet.store.CompareAndSwap(ctx, t.fleet.organization, rec.Version, next)
-	t.wrote(began, err)
-	if err != nil || !swapped {
-		return false // look again: somebody else was first
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.fleet.see(next)
-	return true
-}
-
-// amend changes the record, unless change returns false, and reports whether that was
-// done.
-func (t *Transport) amend(change func(*Record) bool) bool {
-	for range 3 {
-		rec, _, err := t.load(t.ctx)
-		next := rec
-		if err != nil || !change(&next) {
-			return false
-		}
-		if t.swap(rec, next) {
-			return true
-		}
-	}
-	return false
-}
-
-// loaded takes note of how reading the store ended, and wrote of how writing did.
-// A store that can be read but not be written to does not answer.
-func (t *Transport) loaded(began time.Time, err error) {
-	t.used(began, func(f *fleet) error { return cmp.Or(err, f.unwritten) })
-}
-
-func (t *Transport) wrote(began time.Time, err error) {
-	t.used(began, func(f *fleet) error { f.unwritten = err; return err })
-}
-
-// used takes note of a use of the store. An error loses it; that it is found takes
-// more than an answer, for a store in trouble gives some now and then.
-func (t *Transport) used(began time.Time, outcome func(*fleet) error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ctx.Err() != nil {
-		return // the end of the Transport proves nothing
-	}
-	f, now, active := t.fleet, time.Now(), t.state.Load().active
-	f.failing = outcome(f)
-	was := f.status.Err
-	switch {
-	case f.failing != nil:
-		f.status.Err, f.goodSince = forShow(f.failing), time.Time{}
-		if was == nil {
-			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: f.status.Err})
-			f.rouse()
-		}
-	case was == nil:
-	case now.Sub(began) > fleetTimeout/2:
-		f.goodSince = time.Time{}
-	case f.goodSince.IsZero():
-		f.goodSince = now
-	case now.Sub(f.goodSince) >= foundAfter:
-		f.status.Err = nil
-		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the shared store answers again"})
-	}
-}
-
-// tryWriting finds out whether a store that counts as lost can be written to.
-func (t *Transport) tryWriting() {
-	t.mu.Lock()
-	lost := t.fleet.status.Err != nil
-	t.mu.Unlock()
-	if lost {
-		t.claim(t.ctx, Claim{Topic: writingTopic, Member: t.fleet.member, TTL: time.Second})
-	}
-}
-
-// in returns the record with its times by the clock of this process, none of
-// them in the future, given the time by the store's clock. Earlier switches that are
-// yet to come are none.
-func (r Record) in(clock time.Time) Record {
-	now := time.Now()
-	translate := func(at time.Time) time.Time { return now.Add(min(0, at.Sub(clock))) }
-	r.Since = translate(r.Since)
-	r.Earlier = slices.DeleteFunc(slices.Clone(r.Earlier), func(at time.Time) bool { return at.Sub(clock) > time.Minute })
-	for i, at := range r.Earlier {
-		r.Earlier[i] = translate(at)
-	}
-	slices.SortFunc(r.Earlier, time.Time.Compare)
-	return r
-}
-
-// out is the inverse of in.
-func (r Record) out(clock time.Time) Record {
-	translate := func(at time.Time) time.Time { return clock.Add(-time.Since(at)).UTC() }
-	r.Since = translate(r.Since)
-	r.Earlier = slices.Clone(r.Earlier)
-	for i, at := range r.Earlier {
-		r.Earlier[i] = translate(at)
-	}
-	return r
-}
-
-// switches returns the times of all switches of a record.
-func (r Record) switches() []time.Time {
-	if r.Generation == 0 {
-		return nil
-	}
-	return append(slices.Clone(r.Earlier), r.Since)
 }
 
 // tell tells the fleet where this Transport is. A switch that was made without the
@@ -407,6 +269,10 @@ func (t *Transport) tell(st *state, rec Record, clock time.Time) (told bool) {
 func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) {
 	f := t.fleet
 	t.mu.Lock()
+	if t.state.Load().active != st.active { // it has moved on
+		t.mu.Unlock()
+		return false
+	}
 	generation := rec.Generation
 	if older(generation, f.known.Generation) {
 		generation = f.known.Generation
@@ -484,7 +350,7 @@ func (f *fleet) moved(m move, pinned bool) {
 		f.untold, f.alone, f.insisted = false, false, false
 	default:
 		f.alone = m.alone
-		if !pinned && !m.provisional { // a pin is this process's own; weak evidence is nobody else's
+		if !pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
 			f.tell(m.reason)
 		}
 	}

@@ -2,6 +2,7 @@ package failover_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -208,4 +209,28 @@ func TestWhoIsAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
 			assert.Equal(s, failover.Primary, p.active())
 		}
 	})
+}
+
+// Who catches up with the fleet by itself, at the moment at which the fleet goes home, does
+// not take its own move for a contradiction.
+func TestWhoCatchesUpTellsNothing(t *testing.T) {
+	for i := range 20 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			tellOfAFleet(t, 5, failover.Config{MinDwell: -1, Rise: 2, ProbeInterval: 500 * time.Millisecond, MaxProbeInterval: time.Second}, func(s *fleetStory) {
+				late := s.fleet[3]
+				late.cut[failover.Alternate].Store(true)
+				s.org.Disaster(failovertest.Refuse())
+				s.fleet[0].get()
+				time.Sleep(1200 * time.Millisecond)
+				late.cut[failover.Alternate].Store(false)
+				assert.Equal(s, 200, late.get())
+				time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+				s.org.Primary().Heal()
+				s.org.FailBack()
+				time.Sleep(10 * time.Second)
+				s.allAt(failover.Primary)
+				assert.EqualValues(s, 2, s.record().Generation, "there and back")
+			})
+		})
+	}
 }

@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -15,14 +16,19 @@ import (
 	"github.com/d365failover/failover"
 )
 
+var (
+	fleetSeed      = flag.Uint64("fleet.seed", 1, "seed of the first random schedule of a fleet")
+	fleetSchedules = flag.Int("fleet.schedules", 150, "how many random schedules of a fleet are run")
+)
+
 // Whatever happens to the processes, their networks and the store: once all that
 // is over, the fleet is together at the endpoint that serves, soon, and the
 // record says so.
 func TestAFleetComesTogetherAgain(t *testing.T) {
 	t.Parallel()
-	for n := range min(150, *modelSchedules) {
-		seed := *modelSeed + uint64(n)
-		t.Run(fmt.Sprintf("-model.seed=%d", seed), func(t *testing.T) {
+	for n := range *fleetSchedules {
+		seed := *fleetSeed + uint64(n)
+		t.Run(fmt.Sprintf("-fleet.seed=%d", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			tellOfAFleet(t, 3, failover.Config{Quorum: random.IntN(3), AttemptTimeout: 2 * time.Second}, func(s *fleetStory) {
 				for range 40 {

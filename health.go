@@ -4,7 +4,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,15 +13,14 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// State of an endpoint's circuit breaker.
+// State is the state of an endpoint's circuit breaker.
 type State uint8
 
 const (
-	// StateClosed: the endpoint is in good health, or nothing is known of it.
+	// StateClosed: the endpoint is healthy, or nothing is known about it.
 	StateClosed State = iota
-	// StateHalfOpen: the endpoint has failed a while ago; Config.Rise good
-	// probes in a row (answers, if it is the active one) close the breaker, a
-	// bad one opens it.
+	// StateHalfOpen: the endpoint failed a while ago. [Config.Rise] passed probes in a row
+	// (healthy answers, if it is the active one) close the breaker; a failure opens it.
 	StateHalfOpen
 	// StateOpen: the endpoint has failed.
 	StateOpen
@@ -96,14 +94,6 @@ func (e *endpoint) knows(f *Fault) bool {
 	return e.explained != nil && f.subject == e.explained.subject && time.Now().Before(e.explained.until)
 }
 
-// connected takes note of a new connection of the traffic. Where it leads to while the
-// endpoint is in trouble is no news of before.
-func (e *endpoint) connected(c net.Conn) {
-	if c != nil && !e.suspect.Load() {
-		e.addresses.see(c.RemoteAddr(), time.Now())
-	}
-}
-
 // succeeded records that the service answered in good health at now, a time since
 // Transport.started. A page of a front end is no such answer.
 func (e *endpoint) succeeded(now time.Duration) {
@@ -148,6 +138,7 @@ func (e *endpoint) reset() {
 	e.breaker.reset()
 	e.suspect.Store(false)
 	e.anchor.release()
+	e.addresses.settle()
 }
 
 // trip opens the breaker: the endpoint has to earn its way back.

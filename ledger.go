@@ -12,12 +12,11 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// Write is a write that was sent: what it takes to look it up later, and no
-// body, query, or credentials. All texts are bounded and free of control
-// characters.
+// Write is a write that was sent: what it takes to find it later, without body, query or
+// credentials. All texts are bounded and free of control characters.
 type Write struct {
-	// Time is when the attempt ended: the answer came, or was given up on. For a write
-	// that is under way it is when it was listed.
+	// Time is when the attempt ended: when its answer came, or was no longer waited for.
+	// For a write that is under way it is when it was listed.
 	Time   time.Time
 	Method string
 	// Path of the request's URL, escaped, cut at 512 bytes. A record that was
@@ -31,23 +30,24 @@ type Write struct {
 	// "" for a record of an elastic table, which is read by its id and its
 	// partition.
 	Entity string
-	// RequestID is what the service calls the request, or else the caller.
+	// RequestID is the id that the service gave to the request, or else the caller's own.
 	RequestID string
 	// Label of the request, see [WithLabel].
 	Label string
 	// Status of the answer, 0 if there was none.
 	Status int
-	// Endpoint that the write was sent to.
+	// Endpoint to which the write was sent.
 	Endpoint Endpoint
-	// Outcome is what the caller was told about the write.
+	// Outcome is what is known about what became of it.
 	Outcome Outcome
 }
 
-// Outcome is what is known about what a write has done where it was sent to.
+// Outcome says what is known about what a write has done at the endpoint to which it was
+// sent.
 type Outcome uint8
 
 const (
-	// OutcomeAcknowledged: the service has answered that it carried the write out.
+	// OutcomeAcknowledged: the service answered that it had carried the write out.
 	OutcomeAcknowledged Outcome = iota
 	// OutcomeUnknown: there was no definite answer. The write may have been carried
 	// out, then or later.
@@ -325,7 +325,7 @@ type anchor struct {
 }
 
 const (
-	// successResolution is how far apart two recorded successes are at the least,
+	// successResolution is the least distance between two recorded successes,
 	// so that a busy endpoint does not make every request write to one place.
 	successResolution = time.Millisecond
 	// neverSucceeded is an anchor.before without a success.

@@ -9,34 +9,32 @@ import (
 	"time"
 )
 
-// LossReport lists the writes that an outage has put at risk: the place that serves
-// now may not have them, because replication is asynchronous. They are at risk, and
-// not lost; to learn which of them are lost, if any, look at that place, as
-// [LossReport.Verify] does.
+// LossReport lists the writes that an outage has put at risk: the place that serves now
+// may not have them, because replication is asynchronous. They are at risk, not lost. To
+// find out which are lost, if any, look for them there, as [LossReport.Verify] does.
 //
-// A report is made when the traffic leaves an endpoint, and when an outage ends at
-// the same endpoint: a failover can keep the address. What was acknowledged within
-// RPO before the outage is listed. Microsoft's failovers between datacenters aim at
-// a few seconds (the default of [Config.RPO]); the emergency response of self-service
-// disaster recovery can lose up to 15 minutes, and shows the administrator the time
-// of the last sync. [Transport.WritesSince] of that time lists exactly what came
-// after it.
+// A report is made when the traffic leaves an endpoint, and when an outage ends at the
+// same endpoint, because a failover can keep the address. It lists what was acknowledged
+// within RPO before the outage. Failovers between zones of a region lose next to nothing;
+// the emergency response of self-service disaster recovery can lose up to 15 minutes,
+// and shows the administrator the time of the last sync. [Transport.WritesSince] of that
+// time lists exactly what came after it.
 //
-// A record that a listed write has created by POST may be gone, and an update of it
-// without a condition would create a stub, with nothing in it but the update. For an hour,
-// or until Verify has found the record or the program has written it anew, the Transport
-// sends such an update with If-Match: *, which the service answers with 404 if the record
-// is gone. Conditions of the caller's own are left alone: to create the record again,
-// use POST, PUT, or PATCH with If-None-Match: *.
+// A record that a listed POST has created may be gone. An update of it without a condition
+// would then create it anew, with nothing in it but the update. To prevent that, the
+// Transport adds If-Match: * to such updates: for an hour, or until Verify has found the
+// record or the program has written it anew. The service answers 404 if the record is
+// gone. Conditions that the caller sets are left alone; to create the record again, use
+// POST, PUT, or PATCH with If-None-Match: *.
 //
-// A report, its lists included, must not be changed. It does not change either: a
+// A report and its lists must not be changed. They do not change by themselves either: a
 // write that was under way and ends later makes a new version of the report, which
 // [EventLossGrown] and [Status] have.
 type LossReport struct {
 	// Time is when the report was made.
 	Time time.Time
-	// From is the endpoint that the writes were sent to, and To where the traffic
-	// goes since: From itself if the outage ended without a switch.
+	// From is the endpoint to which the writes were sent, and To the one to which the
+	// traffic has gone since: From itself if the outage ended without a switch.
 	From, To Endpoint
 	// Reason for the switch, or for the end of the outage, in a few words.
 	Reason string
@@ -46,19 +44,19 @@ type LossReport struct {
 	// LastSuccess is when From last answered a request in good health before the
 	// outage, zero if it never did.
 	LastSuccess time.Time
-	// RPO is the [Config.RPO] that the report was made with.
+	// RPO is the [Config.RPO] with which the report was made.
 	RPO time.Duration
 	// AtRisk are the writes that From acknowledged within RPO before
-	// LastSuccess, or later. The last success is the anchor, and not the time of
-	// the switch, because to detect an outage takes longer than the RPO. A
-	// $batch that failed half way is listed here, too: see [OutcomePartial].
+	// LastSuccess, or later. The window is anchored at the last success rather than at
+	// the switch because detecting an outage takes longer than the RPO. A $batch
+	// that failed halfway is listed here too: see [OutcomePartial].
 	AtRisk []Write
-	// Unknown are the writes to From that ended without a definite answer, and that
-	// the service may still have carried out within that time: those given up on no
-	// more than 10 minutes and RPO before LastSuccess, and without a limit for
-	// Finance and Operations, where a call may run for any length of time. Those that
-	// were under way when the report was made follow: they go on waiting for their
-	// answer, and the version of the report after that says what it was.
+	// Unknown are the writes to From that ended without a definite answer, and that the
+	// service may still have carried out within that time: those that ended no more
+	// than 10 minutes and RPO before LastSuccess, or at any time for Finance and
+	// Operations, where a call may run for any length of time. They are followed by
+	// those that were under way when the report was made; these go on waiting for
+	// their answers, which later versions of the report include.
 	Unknown []Write
 	// Truncated: more writes may belong here than the ledger had room for, or are
 	// of a time before the Transport was made.
@@ -150,7 +148,7 @@ func (t *Transport) recordWrite(w *endedWrite) {
 		t.mu.Unlock()
 	}
 	if t.cfg.OnWrite != nil {
-		t.queueWrite(w.addressed())
+		t.writes.put(t, w.addressed())
 	}
 }
 
@@ -173,23 +171,22 @@ func (t *Transport) proposedLoss(from, to Endpoint, reason string) *LossReport {
 	return t.books.draft(from, to, anchor, reason)
 }
 
-// WritesSince lists the writes, to either endpoint, that ended at from or later, and
-// those of which nobody knows whether they were carried out after from. It is for a
-// loss that the Transport cannot know the extent of: an administrator who starts an
-// emergency response of self-service disaster recovery is shown the time of the last
-// sync, and what was acknowledged later is lost. A write that was carried out before
-// from and acknowledged after it is listed as well, so that for the time of the last
-// sync the list has everything that is lost. The clocks of the service and of this
-// machine may differ: take a few seconds off.
+// WritesSince lists the writes, to either endpoint, that were acknowledged at from or later,
+// and those that may have been carried out then, although no answer says so. It is for a loss
+// whose extent the Transport cannot know: an administrator who starts an emergency response
+// of self-service disaster recovery is shown the time of the last sync, and what was carried
+// out later is lost. A write that was carried out before from and acknowledged after it is
+// listed as well, so the list for the time of the last sync contains everything that is
+// lost. The clocks of the service and of this machine may differ: subtract a few seconds.
 //
-// From and To of the report are the active endpoint. The report is truncated if
-// the ledger had no room for all of that time ([Config.LedgerSize]), or the Transport is
-// younger than from. Status does not show it.
+// From and To of the report are the active endpoint. The report is truncated if the ledger had
+// no room for all of that time ([Config.LedgerSize]), or the Transport is younger than from.
+// It is not among the reports of [Status].
 func (t *Transport) WritesSince(from time.Time) *LossReport {
 	return t.books.since(from, t.state.Load().active)
 }
 
-// tellGrowth tells of reports that have grown, once a second at the most.
+// tellGrowth tells of reports that have grown, at most once a second.
 func (t *Transport) tellGrowth() {
 	for {
 		t.mu.Lock()

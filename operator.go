@@ -13,17 +13,17 @@ import (
 
 // This file is what people use: switches by hand, and a look at where things stand.
 
-// Switch moves all traffic to an endpoint by hand. The endpoint must pass its
-// probe, otherwise nothing changes and the probe's error is returned; so is an
-// error if ctx ends first or the Transport is closed. Requests under way are
-// not interrupted. Reason is told to OnEvent and the log, without
-// what looks like a secret. Config.ConfirmSwitch is
-// not asked. The memory of earlier switches, and with it the latch, is cleared.
+// Switch moves all traffic to an endpoint by hand. The endpoint must pass its probe;
+// otherwise nothing changes and the probe's error is returned. It also returns an error if
+// ctx ends first, the Transport is closed ([ErrClosed]), or the organization has no such
+// endpoint. Requests under way are not interrupted. OnEvent and the log get reason, without
+// what looks like a secret in it. Config.ConfirmSwitch is not asked. The memory of earlier
+// switches is cleared, and with it the latch ([Status.Latched]).
 //
-// A fail-back follows in its time if the endpoint is [Alternate] and the
-// primary passes its probes; use [Transport.Pin] to stay there. A pinned
-// Transport stays pinned, at the new endpoint. A fleet follows
-// the switch, unless the Transport is pinned, even to where the Transport is.
+// After a switch to [Alternate], an automatic fail-back follows once the primary passes its
+// probes; use [Transport.Pin] to stay. A pinned Transport stays pinned, at the new endpoint.
+// A fleet follows the switch, unless this Transport is pinned, even if the Transport is at
+// that endpoint already.
 func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
 	reason = redact.Line(redact.Text(reason), maxErrorText)
 	if to != Primary && to != Alternate {
@@ -46,7 +46,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Closed {
 		return ErrClosed
 	}
@@ -66,12 +66,11 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 	return nil
 }
 
-// Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its
-// probes say: there are no automatic moves, and Down does not apply.
-// Both endpoints are probed all the same, for [Transport.Status], unless
-// Config.ProbeInterval is negative. Pinning moves
-// the traffic without a probe; [Transport.Switch] first for the careful way.
-// To pin an endpoint that the organization does not have changes nothing.
+// Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its probes say:
+// there are no automatic switches, and the Transport is never down. Unless
+// Config.ProbeInterval is negative, both endpoints are still probed, for
+// [Transport.Status]. Pin switches without a probe; call [Transport.Switch] first to be
+// careful. Pinning an endpoint that the organization does not have changes nothing.
 func (t *Transport) Pin(e Endpoint) { t.pin(e, "by hand") }
 
 func (t *Transport) pin(e Endpoint, reason string) {
@@ -80,7 +79,7 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Closed || t.rule.Pinned && Endpoint(t.rule.Active) == e {
 		return
 	}
@@ -98,9 +97,9 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	t.publishLocked(nil)
 }
 
-// Unpin allows automatic moves again. If the endpoint has failed meanwhile, the
-// next fault leads to a decision. The memory of earlier switches, and with it
-// the latch, is cleared, pinned or not.
+// Unpin allows automatic switches again. If the endpoint has failed meanwhile, the next
+// fault leads to a decision. The memory of earlier switches is cleared, and with it the latch,
+// whether the Transport was pinned or not.
 func (t *Transport) Unpin() { t.unpin("by hand") }
 
 func (t *Transport) unpin(reason string) {
@@ -119,36 +118,40 @@ func (t *Transport) unpin(reason string) {
 
 // Status is a snapshot of a [Transport].
 type Status struct {
-	// Active endpoint, since when, and how many switches led here.
+	// Active is the endpoint that all traffic goes to, Since when it became active, and
+	// Generation how many switches led here since New.
 	Active     Endpoint
 	Since      time.Time
 	Generation uint64
-	// Pinned by hand; no automatic moves.
+	// Pinned by hand: there are no automatic switches.
 	Pinned bool
-	// Down: neither endpoint serves. Never true while pinned.
+	// Down: no endpoint passes its probe. Never true while pinned.
 	Down bool
-	// Provisional: the traffic was moved here on weak evidence (a 401 or 429), and
-	// the endpoint has not given a healthy answer to a request since. It goes back as
-	// soon as the endpoint that was left passes a probe.
+	// Provisional: the traffic switched here on weak evidence (the probe got a 401 or 429),
+	// and the endpoint has not given a healthy answer to a request since. It is a trial: the
+	// first healthy answer confirms the switch. The traffic goes back as soon as a request
+	// meets a fault instead, a 401 included, or the other endpoint passes a probe.
 	Provisional bool
 	// TimeDown is how long the Transport has been down in all, since New. It
 	// grows while Down is true, and no more after Close.
 	TimeDown time.Duration
-	// Latched: four switches within an hour. Further ones need a hand
-	// ([Transport.Switch], [Transport.Unpin]), the fence of the active endpoint
-	// (but no more than four within a minute), or time.
+	// Latched: there were four switches within an hour. Further ones take a person
+	// ([Transport.Switch], [Transport.Unpin]), a fence at the active endpoint (but
+	// no more than four within a minute), or time.
 	Latched bool
 	// Closed: Close was called.
 	Closed             bool
 	Primary, Alternate EndpointStatus
 	// Fleet is nil without [Config.Shared].
 	Fleet *FleetStatus
-	// Events are the last 64, oldest first, probes left out.
+	// Events are the last 64 events, oldest first, without those of probes. Of more, the
+	// oldest of the most frequent kind is left out first.
 	Events []Event
-	// EventsDropped is how many events OnEvent and the Logger were too slow for
-	// and have never been told of.
+	// EventsDropped is how many events were dropped because OnEvent or the Logger was too
+	// slow.
 	EventsDropped uint64
-	// Loss is the last loss report, nil if there was no reason for one yet.
+	// Loss is the last loss report, nil if there was no reason for one yet. A nil report
+	// may be verified.
 	Loss *LossReport
 	// Losses are the last 16 loss reports, oldest first.
 	Losses []*LossReport
@@ -170,7 +173,7 @@ type EndpointStatus struct {
 	// LastFaultTime when it was met.
 	LastFault     *Fault
 	LastFaultTime time.Time
-	// Faults of requests since New.
+	// Faults is how many faults requests have met since New, by class.
 	Faults map[Class]uint64
 	// Recent counts the attempts of the last minutes.
 	Recent Recent
@@ -180,7 +183,8 @@ type EndpointStatus struct {
 	ProbeError error
 }
 
-// Status returns a snapshot. It does not block on the network.
+// Status returns a snapshot, which is the caller's except for what it points to. It does not
+// wait for the network.
 func (t *Transport) Status() Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,8 +195,8 @@ func (t *Transport) Status() Status {
 		Latched: t.rule.Latched(time.Now()), Closed: st.closed,
 		Primary:   t.endpoints[Primary].status(t.org.Primary, t.started),
 		Alternate: t.endpoints[Alternate].status(t.org.Alternate, t.started),
-		Events:    slices.Clone(t.events.recent), EventsDropped: t.events.lost,
-		Losses: t.books.reports(), WritesDropped: t.journal.writesLost(),
+		Events:    slices.Clone(t.recent), EventsDropped: t.events.droppedInAll(),
+		Losses: t.books.reports(), WritesDropped: t.writes.droppedInAll(),
 	}
 	if n := len(status.Losses); n > 0 {
 		status.Loss = status.Losses[n-1]

@@ -55,7 +55,7 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 // ends with the Read under way once it is told to stop, or the body is closed.
 type readAhead struct {
 	body  io.Reader
-	max   int64         // bytes that are read at the most
+	max   int64         // bytes that are read at most
 	first int64         // bytes that are read at first
 	done  chan struct{} // closed when nothing more is read ahead
 

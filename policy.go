@@ -55,10 +55,9 @@ func DiscoverPolicy(ctx context.Context, client *http.Client, endpoint *url.URL)
 
 // ProbeWSDL is a [Probe] that asks the WSDL of the organization service, by
 // [DiscoverPolicy]. The endpoint passes if the failover policy there says that
-// it is enabled, and fails if that says otherwise. If there is no policy, as on
-// premises, the answer itself counts: the endpoint passes, and so it does if the
-// request was throttled. Neither is enough after the endpoint has said itself
-// that it does not serve. It needs no credentials.
+// it is enabled, and fails if the policy says otherwise. If there is no policy, as on
+// premises, or the request is throttled, the answer itself makes the endpoint pass, but not
+// after a fence. It needs no credentials.
 func ProbeWSDL(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	policy, err := DiscoverPolicy(ctx, client, endpoint)
 	var f *Fault

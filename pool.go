@@ -22,7 +22,7 @@ type pool struct {
 	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
-	closing atomic.Bool // what is idle is about to be closed
+	closing *time.Timer // once it is retired: closes what is idle
 }
 
 // firstPool returns the pool that a Transport begins with.
@@ -45,6 +45,15 @@ func (t *Transport) newPool() (p *pool) {
 	// If Instrument panics, traffic goes on over the connections that there are.
 	t.protect("Instrument", func() { p = t.freshPool(base) })
 	return p
+}
+
+// poolAfter returns the pool to go on over if what the probes have found is that the
+// active endpoint serves, nil if it is not.
+func (t *Transport) poolAfter(found findings) *pool {
+	if !found.Reached {
+		return nil
+	}
+	return t.newPool()
 }
 
 // freshPool returns a pool over a copy of base.
@@ -90,29 +99,24 @@ func fresh(base *http.Transport) *http.Transport {
 	return c
 }
 
-// retire lets go of the connections that nobody uses. The rest are let go of when the
-// last call over them has ended, see leave.
-func (p *pool) retire() {
-	p.retired.Store(true)
-	p.leave()
-}
-
 // leaveTime is after how long a connection is idle, at the latest, whose last call has
 // ended: net/http takes note of the end of an HTTP/2 stream a little later than its
 // caller.
 const leaveTime = 100 * time.Millisecond
 
+// retire lets go of the connections that nobody uses. The rest are let go of when the
+// last call over them has ended, see leave. It is called once.
+func (p *pool) retire() {
+	p.closing = time.AfterFunc(leaveTime, p.closeIdle)
+	p.retired.Store(true)
+	p.closeIdle()
+}
+
 // leave is called when a call has ended that went over p.
 func (p *pool) leave() {
-	if !p.retired.Load() {
-		return
-	}
-	p.closeIdle()
-	if p.closing.CompareAndSwap(false, true) {
-		time.AfterFunc(leaveTime, func() {
-			p.closing.Store(false)
-			p.closeIdle()
-		})
+	if p.retired.Load() {
+		p.closeIdle()
+		p.closing.Reset(leaveTime)
 	}
 }
 
@@ -146,8 +150,8 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 	return c, true
 }
 
-// CloseIdleConnections closes the idle connections of Base, if Base can, and those
-// that the Transport has opened in its place.
+// CloseIdleConnections closes the idle connections of Base, if Base can do that, and those
+// of the clones that the Transport uses in its place. Connections in use are not closed.
 func (t *Transport) CloseIdleConnections() {
 	p := t.state.Load().pool
 	if base, ok := t.base.(closesIdle); ok && p.own {
@@ -160,6 +164,9 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
+	}
+	if base, ok := t.base.(closesIdle); ok && t.owned {
+		base.CloseIdleConnections()
 	}
 }
 

@@ -17,29 +17,31 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// A Probe finds out whether an endpoint serves the organization. It returns nil
-// if it does. A *[Fault] of a class that does not count means that something
-// answered which proves neither (a 403, a 404): such an endpoint is not moved
-// to, and not left for it. Every other error means that the endpoint does not
-// serve.
+// A Probe finds out whether an endpoint serves the organization. It returns nil if the
+// endpoint does. A *[Fault] of a class that does not count means that the answer proves
+// neither (a 403, a 404): the traffic does not switch to such an endpoint, nor away from it
+// for that reason. Any other error means that the endpoint does not serve.
 //
-// The client authorizes requests to the endpoint, and only those, in the way of
-// [Config.Authorize]; it does not follow redirects. The context ends after
-// [Config.ProbeTimeout]. Probes run concurrently, several of one endpoint too.
+// The client authorizes requests to the endpoint, and only those, as [Config.Authorize] does.
+// It opens a new connection for each request, and does not follow redirects. The context
+// ends after [Config.ProbeTimeout]. Probes run concurrently, even at one endpoint. A Probe
+// that panics proves nothing.
 type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) error
 
-// ProbeWebAPI asks the Web API who the caller is (GET /api/data/v9.2/WhoAmI).
-// The endpoint passes if it names the organization
-// ([Config.OrganizationID], if that is set), asks for a bearer token (401), or
-// throttles the request. After the endpoint itself has said that it does not
-// serve, only the organization's name passes: gateways ask for tokens, and
-// throttle, before they look for the organization.
+// ProbeWebAPI is a [Probe] that asks the Web API who the caller is (GET
+// /api/data/v9.2/WhoAmI). The endpoint passes if the answer names the organization
+// ([Config.OrganizationID], if that is set). It also passes, weakly, if it asks for a bearer
+// token (401) or throttles the request: that is enough to stay at an endpoint, or to end an
+// outage. The traffic switches to such an endpoint only if the active one has failed its
+// probe, and on trial, see [Status.Provisional]. After a fence only an answer that names the
+// organization passes, because gateways ask for tokens, and throttle, before they look for
+// the organization.
 func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return probePath(ctx, client, endpoint, "/api/data/v9.2/WhoAmI", namesOrganization)
 }
 
-// ProbePath returns a [Probe] that makes the check of [ProbeWebAPI] with another
-// path, such as "/data"; any healthy answer with status 200 passes.
+// ProbePath returns a [Probe] that makes the check of [ProbeWebAPI] with another path, such as
+// "/data". Any healthy answer with status 200 passes.
 func ProbePath(path string) Probe {
 	return func(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 		return probePath(ctx, client, endpoint, path, func(context.Context, []byte) error { return nil })
@@ -264,7 +266,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(ctx)
 	var borrowed string
 	if t.cfg.Authorize != nil {
-		if err := t.cfg.Authorize(req); err != nil {
+		if err := t.authorize(req); err != nil {
 			closeBody(req)
 			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
 		}
@@ -272,8 +274,8 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Header.Set("Authorization", borrowed)
 	}
 	resp, err := t.dialAnew(req)
-	if borrowed != "" && err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.credentials.reject(p.at, borrowed)
+	if borrowed != "" && err == nil {
+		t.credentials.answered(p.at, borrowed, resp.StatusCode)
 	}
 	return resp, err
 }

@@ -67,7 +67,7 @@ func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	f := t.fleet
 	t.mu.Lock()
 	f.witnessed, f.status.Failed = time.Now().Add(witnessTime), at
-	failing := f.failing
+	failing := f.failing()
 	t.mu.Unlock()
 	if quorum <= 1 || failing != nil {
 		return quorum > 1, nil
@@ -99,7 +99,7 @@ func (t *Transport) askOthers() bool {
 	f := t.fleet
 	t.mu.Lock()
 	now := time.Now()
-	may := !now.Before(f.askAfter) && f.failing == nil
+	may := !now.Before(f.askAfter) && f.failing() == nil
 	if may {
 		f.askAfter = now.Add(f.pace.NextBackOff())
 	}
@@ -205,7 +205,7 @@ func (t *Transport) mayProbe(st *state) bool {
 		topic = stayTopic
 	}
 	t.mu.Lock()
-	failing := t.fleet.failing
+	failing := t.fleet.failing()
 	t.mu.Unlock()
 	if failing != nil {
 		return true
@@ -225,7 +225,7 @@ func (t *Transport) giveUpTurn() {
 		return
 	}
 	t.mu.Lock()
-	topic, failing := t.fleet.holds, t.fleet.failing
+	topic, failing := t.fleet.holds, t.fleet.failing()
 	t.fleet.holds = ""
 	t.mu.Unlock()
 	if topic != "" && failing == nil {
@@ -306,7 +306,7 @@ func (t *Transport) freeze(ctx context.Context, reason string) error {
 			return nil
 		}
 		t.mu.Lock()
-		err := t.fleet.failing
+		err := t.fleet.failing()
 		t.mu.Unlock()
 		switch {
 		case t.ctx.Err() != nil:

@@ -18,24 +18,23 @@ const (
 	doubtKey // see InDoubt
 )
 
-// WithReplay marks the requests made with the context as safe to repeat even if
-// the outcome of an attempt is unknown, for instance because the caller made
-// them idempotent by an alternate key.
+// WithReplay returns a context that marks requests as safe to repeat although the outcome of
+// an attempt is unknown, for instance because the caller has given the record its own id.
 func WithReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, true)
 }
 
-// NoReplay marks the requests made with the context as never to be carried out
-// twice, and never to be sent to the other endpoint: one attempt is made. Within
-// that, a request goes over another connection only if it provably was not looked at:
-// nothing of it was written, or a graceful GOAWAY (HTTP/2) has left it out. A request
-// body without GetBody is then streamed and not held.
+// NoReplay returns a context that marks requests as never to be carried out twice, and never
+// to be sent to the other endpoint: one attempt is made. Within it, a request goes over
+// another connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2) has left
+// it out. A request body without GetBody is then streamed rather than held in memory.
 func NoReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, false)
 }
 
-// WithLabel puts a label on the requests made with the context, by which their
-// writes can be told in reports and events.
+// WithLabel returns a context that puts a label on requests, by which their writes can be
+// recognized in loss reports, events and log lines, such as "invoice 7". Labels are cut at
+// 256 bytes.
 func WithLabel(ctx context.Context, label string) context.Context {
 	return context.WithValue(ctx, labelKey, label)
 }
@@ -69,8 +68,14 @@ func (c *call) maySendAgain(f *Fault) bool {
 	case NotSent, Refused: // proof that the request was not carried out
 		return true
 	default:
-		return !c.once()
+		return f.challenges() || !c.once()
 	}
+}
+
+// challenges reports whether the request was answered 401 by a gateway: it has not
+// been applied (RFC 9110, section 15.5.2).
+func (f *Fault) challenges() bool {
+	return f.Class == ClassAuth && f.Status == http.StatusUnauthorized && f.Code == "" && f.Delivery == Answered
 }
 
 // once reports whether the request must not be carried out again while the outcome of

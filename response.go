@@ -24,12 +24,13 @@ func (c *call) deliver(resp *http.Response) {
 func (c *call) watchBody(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
 		c.transit.release()
-		c.t.answered(c.st, false)
+		c.t.answered(c.st, nil)
 		c.st.pool.leave()
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return // the body is the connection now, and not ours to wrap
+		c.transit.release() // as net/http does with its own
+		return              // the body is the connection now, and not ours to wrap
 	}
 	b := c.answer
 	if b == nil || c.body.held != nil { // a long answer is not to keep the request's body in memory
@@ -104,7 +105,7 @@ func (b *watchedBody) end(err error) {
 	}
 	b.st.pool.leave()
 	if err == io.EOF {
-		b.t.answered(b.st, false)
+		b.t.answered(b.st, nil)
 		return
 	}
 	if b.ctx.Err() == context.Canceled {
@@ -118,7 +119,7 @@ func (b *watchedBody) end(err error) {
 }
 
 // maxDrain is how much of a response that nobody wants is read, and drainTimeout
-// for how long at the most, so that its connection can be used again.
+// for how long at most, so that its connection can be used again.
 const (
 	maxDrain     = 64 << 10
 	drainTimeout = 100 * time.Millisecond

@@ -10,9 +10,9 @@ import (
 // failoverredis has one for Redis, and the package sharedtest the tests that
 // every implementation has to pass.
 //
-// A store is advice. No request waits for it, but for a quorum; every call has a deadline, and
-// while calls fail each Transport goes its own way, as without it. What is read
-// from it is believed only as far as the endpoints bear it out.
+// The store is advisory: no request waits for it unless [Config.Quorum] is set. Every call
+// has a deadline, and while calls fail each Transport decides on its own. What is read
+// from the store is acted on only as far as the endpoints confirm it.
 //
 // The methods are called concurrently. Organization is the primary's host, in
 // lower case and in one of its forms, with the port if it is not the scheme's
@@ -111,7 +111,8 @@ type FleetStatus struct {
 	Record Record
 	Loaded time.Time
 	// Err is why the store counts as lost, nil if it does not: an error of it, which
-	// goes away once the store has answered well for 15 seconds.
+	// goes away once the store has answered well for 15 seconds, or up to two minutes
+	// if it has failed in between.
 	Err error
 	// Apart: the fleet's endpoint is not the one that is active here, because
 	// it does not pass its probe, the Transport is pinned, ConfirmSwitch

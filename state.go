@@ -38,7 +38,7 @@ const (
 	damping = time.Hour
 	// fenceDamping is that for switches which a fence asks for. They are not to
 	// wait for anything, but two endpoints that both answer probes and refuse
-	// requests must not pass every request to and fro.
+	// requests must not pass every request back and forth.
 	fenceDamping = time.Minute
 	// maxSwitches within that time latch the Transport: something is wrong that
 	// further switches, with a few seconds of writes at risk each time, will not mend.
@@ -48,9 +48,12 @@ const (
 	// findingsFresh is how long the answers of both endpoints to an early question are
 	// as good as new ones.
 	findingsFresh = 2 * time.Second
+	// trialPause is how long no move on weak evidence follows one that was taken back;
+	// it doubles with each, up to an hour.
+	trialPause = time.Minute
 
-	// A brown-out is down and up by turns. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are told of only if they last for
+	// In a brown-out, down and up alternate. Of outages that follow each other within
+	// downQuiet, those after the first maxDowns are reported only if they last for
 	// downTold.
 	downQuiet = 10 * time.Minute
 	maxDowns  = 3
@@ -63,7 +66,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 		View: rule.View{Since: now},
 		Limits: rule.Limits{
 			Single: org.Alternate == nil, Manual: c.ManualFailback, MinDwell: c.MinDwell,
-			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh,
+			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, TrialPause: trialPause,
 		},
 	}
 }
@@ -71,6 +74,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 // publishLocked makes the view of the rule the state that requests go by, over the
 // connections of p; nil keeps those that there are. It wakes everyone who waits for a
 // change, and sees to it that the endpoints are watched if they have to be.
+// Old connections are let go of by unlock.
 func (t *Transport) publishLocked(p *pool) {
 	v, old := t.rule.View, t.state.Load()
 	next := &state{
@@ -87,7 +91,7 @@ func (t *Transport) publishLocked(p *pool) {
 	t.state.Store(next)
 	close(old.changed)
 	if next.pool != old.pool {
-		old.pool.retire()
+		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
 		q.cancel()
@@ -102,12 +106,35 @@ func (t *Transport) publishLocked(p *pool) {
 	t.wakeWatch()
 }
 
+// unlock releases mu and then lets go of the connections that have been put out of use
+// meanwhile: that takes its time, and Base may be the program's own.
+func (t *Transport) unlock() {
+	left := t.left
+	t.left = nil
+	t.mu.Unlock()
+	if left != nil {
+		left.retire()
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for. It reports false after Close.
+func (t *Transport) spawn(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rule.Closed {
+		return false
+	}
+	t.wg.Go(f)
+	return true
+}
+
 // move is a switch that is made.
 type move struct {
 	to          Endpoint
 	reason      string
 	fault       *Fault // that led to it, or nil
 	provisional bool
+	takesBack   bool // a provisional one
 	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
 	follows     bool // the fleet
 	alone       bool // made without the quorum that it takes, for nobody could be asked
@@ -133,7 +160,11 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 		t.endOutageLocked(now)
 	}
 	t.publishLocked(p)
-	if m.abandon {
+	t.leftOnTrial = nil
+	switch {
+	case m.abandon && m.provisional:
+		t.leftOnTrial = old.pool
+	case m.abandon:
 		old.pool.waits.abandon()
 	}
 	t.fleet.moved(m, t.rule.Pinned)
@@ -259,20 +290,24 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 }
 
 // answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life. Anew: it
-// came over a new connection. If that ends an outage, older connections may lead to
-// another place than the one that serves.
-func (t *Transport) answered(st *state, anew bool) {
+// was sent under st: it takes the faults off the record, and is proof of life. W is how
+// the request was sent, nil if that does not matter any more. If its connection is a new
+// one, or leads elsewhere than those before, older ones may lead to another place than
+// the one that serves now.
+func (t *Transport) answered(st *state, w *transit) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
 	}
 	var p *pool // nil: goes on over the connections that there are
-	if anew && st.down && t.state.Load() == st {
-		p = t.newPool()
+	var moved string
+	if w.saw(sawGotConn) && st.down && t.state.Load() == st {
+		if moved = e.addresses.see(w.address, time.Now()); moved != "" || !w.saw(sawReuse) {
+			p = t.newPool()
+		}
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
@@ -280,9 +315,13 @@ func (t *Transport) answered(st *state, anew bool) {
 	defer e.success() // which releases the anchor that the report needs
 	switch {
 	case up:
-		t.upLocked(p, fmt.Sprintf("the %v answers a request", st.active))
+		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))
 	case confirmed:
 		t.publishLocked(nil)
+		if t.leftOnTrial != nil {
+			t.leftOnTrial.waits.abandon()
+			t.leftOnTrial = nil
+		}
 		if !t.rule.Pinned {
 			t.fleet.tell(fmt.Sprintf("the %v answers requests", st.active))
 		}

@@ -20,18 +20,17 @@ import (
 	"github.com/d365failover/failover/internal/statuspage"
 )
 
-// StatusHandler returns a handler that shows [Transport.Status]: as a page for
-// people, which renews itself every 10 seconds, or as JSON if the query has
-// format=json or the Accept header ranks application/json above text/html. It
-// answers GET and HEAD, with 200 whatever the state is; the answer that depends
-// on the state is [Transport.ReadyHandler].
+// StatusHandler returns a handler that shows [Transport.Status]: as a page for people,
+// which reloads itself every 10 seconds, or as JSON if the query has format=json or the
+// Accept header ranks application/json above text/html. It answers GET and HEAD, always
+// with 200; for an answer that depends on the state see [Transport.ReadyHandler].
 //
 //	mux.Handle("/debug/failover", transport.StatusHandler())
 //
 // The page has no script and loads nothing. It shows no credentials, query
-// strings, bodies or messages of the service, but it names the organization
-// and its records, and it asks nobody who they are: mount it where
-// net/http/pprof would be mounted.
+// strings, bodies or messages of the service, but it names the organization and its
+// records, and it does not authenticate anyone: mount it where you would mount
+// net/http/pprof.
 //
 // The JSON is one object. Its times are RFC 3339 in UTC, a number of seconds
 // says so in its name, and enumerations are the words of their String methods.
@@ -123,11 +122,10 @@ func respondJSON(w http.ResponseWriter, status int, v any) {
 	respond(w, status, "application/json", append(body, '\n'))
 }
 
-// Ready returns nil unless neither endpoint serves, or the Transport is closed;
-// which endpoint serves makes no difference. The error is [ErrUnavailable] with
-// the faults that the last probes have met (errors.As finds them as [*Fault]),
-// or [ErrClosed]. Ready reports what is known and sends nothing: a Transport is
-// ready before its first request.
+// Ready returns nil unless the Transport is down or closed; which endpoint is active makes
+// no difference. The error is [ErrUnavailable] with the faults that the last probes met
+// (errors.As finds them as [*Fault]), or [ErrClosed]. Ready reports what is known and sends
+// nothing: a Transport is ready before its first request.
 func (t *Transport) Ready() error {
 	st := t.state.Load()
 	if st.closed {
@@ -152,7 +150,7 @@ func (t *Transport) Ready() error {
 //
 //	mux.Handle("/readyz", transport.ReadyHandler())
 //
-// It is no liveness probe: to restart a program does not bring an organization
+// Do not use it as a liveness probe: restarting a program does not bring an organization
 // back.
 func (t *Transport) ReadyHandler() http.Handler {
 	return readOnly(func(w http.ResponseWriter, _ *http.Request) {

@@ -45,9 +45,10 @@ const (
 	// maxQuiet bounds the time between two questions about attempts that wait, in
 	// ticks. It doubles with each.
 	maxQuiet = 12 * suspectTicks
-	// rescueAfter is how long a read waits on a connection older than a judgement,
-	// while the endpoint answers new ones, before it is made anew as well.
-	rescueAfter = 150 * time.Second
+	// rescueAfter is how many times Config.SuspectAfter a read waits on a connection
+	// older than a judgement, while the endpoint answers new ones, before it is made
+	// anew as well: 150 s by default.
+	rescueAfter = 15
 )
 
 // waitShard fills a cache line, so that cores do not disturb each other.
@@ -96,6 +97,7 @@ func (w *waits) enter() *atomic.Int32 {
 	n := &w.shard().counts[w.tick.Load()%(suspectTicks+2)]
 	n.Add(1)
 	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
+		w.last.Store(w.tick.Load() - 2) // the ticks have stood still: the last answer may be long ago
 		time.AfterFunc(w.interval, w.look)
 	}
 	return n
@@ -210,7 +212,7 @@ func (t *Transport) suspect(p *pool) {
 func (w *waits) rescue() {
 	var due []func()
 	w.each(func(r *waitingRead) {
-		if r.rescue != nil && time.Since(r.since) >= rescueAfter {
+		if r.rescue != nil && time.Since(r.since) >= rescueAfter*w.t.cfg.SuspectAfter {
 			due, r.rescue = append(due, r.rescue), nil
 		}
 	})
@@ -253,8 +255,15 @@ func (c *call) roundTrip() (*http.Response, error) {
 	if bodyless(c.out) {
 		read.rescue = second.start
 	}
-	leave := p.waits.list(read)
+	leave, over := p.waits.list(read), false
+	defer func() {
+		if !over { // Base has panicked
+			leave()
+			discard(second.end())
+		}
+	}()
 	resp, err := w.roundTrip(p.base, c.out)
+	over = true
 	leave()
 	if again := second.end(); again != nil {
 		if resp != nil {
@@ -287,26 +296,19 @@ type secondTry struct {
 // start begins the second try, if the endpoint is the same and repeats are in budget.
 func (s *secondTry) start() {
 	t, st := s.t, s.t.state.Load()
-	if st.active != s.st.active || st.down || st.closed || !t.budget.take() {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || st.active != s.st.active || st.down || !t.budget.take() {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.caller)
 	s.cancel, s.pool = cancel, st.pool
 	again := s.out.Clone(ctx)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.rule.Closed {
-		return
-	}
-	t.wg.Go(func() {
+	t.spawn(func() {
 		defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
-		resp, err := exchange(st.pool.base, again)
-		if err == nil && s.win(resp) {
+		var resp *http.Response
+		var err error
+		if t.protect("Base", func() { resp, err = exchange(st.pool.base, again) }) == nil && err == nil && s.win(resp) {
 			return
 		}
 		discard(resp)

@@ -129,7 +129,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.witness(q.st.active, 1)
 	}
-	p := t.newPool()
+	p := t.poolAfter(found)
 	t.mu.Lock()
 	_, evidence := t.rule.Question()
 	if found.Active == rule.Passed {
@@ -141,6 +141,9 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 		t.downLocked(found.faults)
 	case rule.Stay:
 		why := fmt.Sprintf("the %v answers its probe", q.st.active)
+		if found.slow {
+			why = fmt.Sprintf("the %v answers requests", q.st.active)
+		}
 		if renewed {
 			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q)
 		} else if evidence.Kinds != rule.Slow {
@@ -152,7 +155,7 @@ func (t *Transport) settle(ctx context.Context, q *question) {
 			t.found, q.move = &found, true
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
 	if verdict == rule.Move {
 		t.proposeMove(ctx, q, found)
 	}
@@ -179,7 +182,7 @@ func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
 		return "it has said that it does not serve" + seen
 	case seen != "":
 		return "its name leads elsewhere" + seen
-	case e.Kinds&(rule.TimedOut|rule.Slow) != 0:
+	case e.Kinds&rule.TimedOut != 0:
 		return "requests to it got no answer"
 	default:
 		return ""
@@ -237,7 +240,7 @@ func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.
 	}
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if err := t.mayMoveLocked(st, memory); err != nil {
 		return err
 	}
@@ -284,11 +287,19 @@ func (t *Transport) confirm(ctx context.Context, from Endpoint, m move) error {
 // ctx. A function that panics has failed; the log says which it was.
 func (t *Transport) outsource(ctx context.Context, name string, f func() error) error {
 	answer := make(chan error, 1)
-	t.wg.Go(func() {
+	if !t.spawn(func() {
 		err := errPanicked
 		defer func() { answer <- err }()
-		t.protect(name, func() { err = realError(f()) })
-	})
+		t.protect(name, func() {
+			returned := realError(f())
+			if returned != nil { // which may panic: here, and not where the error is judged and shown
+				_, _ = returned.Error(), isTimeout(returned)
+			}
+			err = returned
+		})
+	}) {
+		return ErrClosed
+	}
 	select {
 	case err := <-answer:
 		return err
@@ -301,6 +312,7 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 type findings struct {
 	rule.Findings
 	faults    [2]*Fault // by endpoint
+	slow      bool      // the active endpoint answers requests, and not its probe
 	addresses string    // of the active endpoint, see addresses.see
 }
 
@@ -331,15 +343,15 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		outcome, fault := r.probed.outcome()
 		found.faults[r.endpoint] = fault
 		if r.endpoint != active {
-			found.Other = outcome
+			found.Other = t.weigh(outcome)
 		} else {
-			found.Active = outcome
+			found.Active, found.Reached, found.addresses = outcome, r.probed.reached(), r.probed.moved
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
-				found.Active = rule.Inconclusive // slow, and not dead
+				found.Active, found.slow = rule.Inconclusive, true // and not dead
+				found.addresses = t.endpoints[active].addresses.news(time.Now())
+				found.Reached = found.addresses != "" // the traffic has been there
 			}
-			found.Reached = r.probed.reached()
-			found.addresses = r.probed.moved
-			found.Moved = r.probed.moved != ""
+			found.Moved = found.addresses != ""
 		}
 		found.Alive = t.succeededSince(active, since)
 		if rule.Judge(definite(), found.Findings) != rule.Undecided {
@@ -347,6 +359,13 @@ func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Tim
 		}
 	}
 	return found
+}
+
+// weigh returns what the outcome of a probe of the endpoint that is not active is worth.
+func (t *Transport) weigh(outcome rule.Outcome) rule.Outcome {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rule.Weigh(time.Now(), outcome)
 }
 
 // succeededSince reports whether an endpoint has given a request a healthy answer
@@ -373,7 +392,7 @@ func (p *probed) outcome() (rule.Outcome, *Fault) {
 		return rule.Passed, nil
 	}
 	var f *Fault
-	if !errors.As(p.err, &f) {
+	if !errors.As(p.err, &f) || f == nil {
 		f = &Fault{Class: ClassUnavailable, Err: p.err}
 		if errors.Is(p.err, context.DeadlineExceeded) {
 			f.Class = ClassTransient
@@ -394,7 +413,7 @@ func (p *probed) reached() bool {
 // timedOut reports whether there was no answer in time.
 func (p *probed) timedOut() bool {
 	var f *Fault
-	if errors.As(p.err, &f) {
+	if errors.As(p.err, &f) && f != nil {
 		return f.Status == 0 && f.Timeout()
 	}
 	return p.err != nil && isTimeout(p.err)

@@ -17,36 +17,36 @@ import (
 )
 
 // RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
-// organization goes to the active one, whatever host it names; its path, query
-// and headers are kept. Only one that follows a redirect from one endpoint to the
-// other goes to the endpoint that the redirect names. A request to any other host
-// passes through to Base as it is.
+// organization goes to the active one, whatever host it names; its path, query and
+// headers are kept. Only a request that follows a redirect from one endpoint to the other
+// goes to the endpoint that the redirect names. A request to any other host passes
+// through to Base as it is.
 //
-// An attempt that meets a counted fault is repeated, at the same endpoint after
-// a pause or at the other one after a switch, as long as the request may be sent
-// again, attempts are left and its context lives. It may be sent again
+// An attempt that meets a counted fault is made again, at the same endpoint after a pause
+// or at the other one after a switch, if the request may be sent again, attempts are left
+// ([Config.MaxAttempts]), the Transport is not down, and the request's context lives. A
+// request may be sent again
 //
-//   - if nothing of it was sent, or the answer proves that it was not carried out
-//     (the fence, a 429), whatever it is; of a bulk request (ExecuteMultiple,
-//     CreateMultiple and their like) no answer proves that;
-//   - if its outcome is unknown, and it reads (by its method, or as a SOAP message
-//     or $batch that only reads), is a PUT, a DELETE or a PATCH with If-Match or
-//     If-None-Match: *, has an Idempotency-Key, or [WithReplay] or [Config.Replay]
-//     vouch for it;
+//   - whatever it is, if nothing of it was sent, or the answer proves that it was not
+//     carried out (a fence, a 429). For a bulk request (a $batch with writes,
+//     ExecuteMultiple, CreateMultiple and their like) no answer proves that;
+//   - with an unknown outcome, if it is a read (by its method, or as a SOAP message or
+//     $batch that only reads), a PUT, a DELETE, a PATCH with If-Match or If-None-Match: *,
+//     has an Idempotency-Key, or is vouched for by [WithReplay] or [Config.Replay];
 //
-// unless [NoReplay] forbids it, or its body can be read only once and was begun.
+// unless [NoReplay] forbids it, or its body can be read only once and reading has begun.
 //
-// Base gets no means to repeat a write by itself that must not be repeated in doubt,
-// as net/http does over HTTP/2 when a stream is reset. A write that a graceful GOAWAY
-// has left out, or of which nothing was written, goes over another connection at once;
-// that is no attempt of its own. (If it has neither body nor Content-Type, it is in
-// doubt instead.)
+// net/http can repeat a request by itself within one attempt. The Transport does not let
+// it do so for a write that must not be repeated in doubt: a write goes over another
+// connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2) has left it
+// out. That does not count as an attempt. (A write with neither body nor Content-Type is
+// in doubt instead.)
 //
-// What comes back is the last response as it came, a 503 included, or an [*Error]
-// that holds the fault of every attempt; [InDoubt] tells of either whether it leaves a
-// write in doubt. But [ErrClosed], and the error of a
-// request body that cannot be read, come as they are. Location and the other header links of a
-// response from the alternate name the primary, so that callers see one host.
+// RoundTrip returns the last response as it came, a 503 included, or an [*Error] with the
+// fault of every attempt. [InDoubt] reports of either whether it leaves a write in doubt.
+// Two errors are not of that type: [ErrClosed], and the error of a request body that
+// cannot be read. Location and the other links in the headers of a response from the
+// alternate name the primary, so that callers see one host.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -149,6 +149,7 @@ type call struct {
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool // see isRead
 	judged, onlyOnce  bool // see once
+	astray            bool // the last attempt was part of a trial that has failed, see tried
 
 	// Of the attempt under way:
 	st      *state
@@ -199,6 +200,10 @@ func (c *call) run() (resp *http.Response, err error) {
 		st = c.next(st, f)
 		c.tell(f, st)
 		if st == nil {
+			if resp != nil && c.astray {
+				discard(resp) // of an endpoint that the organization is not known to be served at
+				resp = nil
+			}
 			return c.finish(resp)
 		}
 		discard(resp)
@@ -212,10 +217,11 @@ func (c *call) run() (resp *http.Response, err error) {
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
 	c.lend(f)
+	c.astray = t.tried(st, f, ctx.Err() != nil)
 	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() || c.body.spent() || !c.maySendAgain(f) {
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.astray || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
 	if st.down {
@@ -229,7 +235,10 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	now = t.state.Load()
-	if now.closed || now.down || ctx.Err() != nil || !c.body.withdraw() {
+	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
+		return nil // the endpoint has been asked, and is to be left alone all the same
+	}
+	if now.closed || now.down && (!c.astray || t.cfg.FailFast) || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now

@@ -12,13 +12,13 @@ import (
 	"github.com/d365failover/failover/internal/message"
 )
 
-// Endpoint is one of the two sides an organization can be served from.
+// Endpoint is one of the two addresses from which an organization can be served.
 type Endpoint uint8
 
 const (
-	// Primary is the endpoint in the organization's own region.
+	// Primary is the organization's own address.
 	Primary Endpoint = iota
-	// Alternate is the endpoint in the disaster-recovery region.
+	// Alternate is its second address, if it has one, in the disaster-recovery region.
 	Alternate
 )
 
@@ -33,8 +33,8 @@ func (e Endpoint) String() string {
 // other returns the opposite endpoint.
 func (e Endpoint) other() Endpoint { return e ^ 1 }
 
-// NoAlternate is the Config.Alternate of an organization that has one address
-// although the rule of [ParseOrg] would lead to another.
+// NoAlternate is the [Config.Alternate] of an organization that has one address although
+// the rule of [ParseOrg] would lead to a second.
 const NoAlternate = "none"
 
 // Org is the address, or the pair of addresses, of one organization.
@@ -44,14 +44,13 @@ const NoAlternate = "none"
 // belong to the Org, and a request keeps the form it came in when it moves
 // from one endpoint to the other.
 //
-// Make one with [ParseOrg]; the zero value is of no use. An Org is not changed
-// after that and may be used concurrently.
+// [ParseOrg] and [Transport.Org] return one; the zero value is of no use. An Org does not
+// change, and may be used concurrently.
 type Org struct {
 	// Primary and Alternate are the origins of the two endpoints: scheme and
 	// host in lower case, the port unless it is the scheme's own, no path.
-	// Alternate is nil for an organization that has one address only.
-	// They are for reading: changing them does not change what belongs to the
-	// organization.
+	// Alternate is nil for an organization that has one address. Changing them does not
+	// change what belongs to the organization.
 	Primary, Alternate *url.URL
 
 	// origins by variant, then by Endpoint. Variant 0 holds the addresses of
@@ -73,27 +72,26 @@ type Org struct {
 // alternate's name is the organization's name with "--s" added, so
 // https://contoso.api.crm.dynamics.com and
 // https://contoso--s.api.crm.dynamics.com are one pair. (Source: Microsoft,
-// Developer Guide for Dynamics 365 Customer Engagement, "Disaster recovery".)
+// Developer Guide for Dynamics 365 Customer Engagement, "Disaster recovery", 2017. No
+// later public text is known that confirms the rule or withdraws it.)
 //
-// A name that ends in "--s" is always taken for the alternate's. For an
-// organization whose own name ends so, use [New] with Config.Alternate; its
-// orgURL is the primary as it stands.
+// A name that ends in "--s" is always taken for the alternate's. For an organization whose
+// own name ends like that, use [New] with [Config.Alternate]; orgURL is then the primary.
 //
 // Any other host (Finance and Operations, on premises, this machine) is the one
-// address of its organization, and Alternate is nil: no documented rule leads to
-// another one, and a guessed host would be sent the caller's credentials. If there
-// is one, name it in Config.Alternate.
+// address of its organization, and Alternate is nil: no documented rule leads to a second
+// one, and a guessed host would be sent the caller's credentials. If there is one, name
+// it in [Config.Alternate].
 //
-// The origin of orgURL is what counts, so the URL of a service root or of a page
-// of the app will do. Query and fragment are ignored, and so is the path, except
-// on premises, where its first segment names the organization. The scheme must
-// be given, and be https. A trailing dot of the host is dropped.
+// Only the origin of orgURL is used, so the URL of a service root or of a page of the
+// app will do. Query and fragment are ignored, and so is the path, except on premises,
+// where its first segment names the organization. The scheme must be given, and must be
+// https (or http for a loopback host). A trailing dot of the host is dropped.
 //
 // The hosts of Microsoft's own services and scale groups (such as
 // by2--namcrmlivesg741.crm.dynamics.com) are refused.
 //
-// Errors name the host at most, never user information, path, query or
-// fragment.
+// Errors name the host at most, never user information, path, query or fragment.
 func ParseOrg(orgURL string) (Org, error) { return newOrg(orgURL, "", false) }
 
 // AlternateURL returns the origin of the alternate endpoint of the

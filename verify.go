@@ -10,10 +10,9 @@ import (
 	"time"
 )
 
-// Verification sorts the writes of a [LossReport] by what reading their records
-// has shown. Each list is in order of time. It describes the side that was read
-// at the time it was read: what other programs have done to a record since the
-// write is not known.
+// Verification sorts the writes of a [LossReport] by what reading their records has
+// shown. Each list is in order of time. It describes the place that was read at the time of
+// reading; what other programs have done to a record since the write is not known.
 type Verification struct {
 	// Present: what the write left behind is there. A record that it created can
 	// be read; a record that it deleted can not.
@@ -22,32 +21,31 @@ type Verification struct {
 	// created or changed does not exist, or the one that it deleted still does,
 	// and no later write of the report explains that.
 	Missing []Write
-	// Unreadable: reading cannot tell. Such are changes of a record that exists
-	// (a read does not tell its versions apart), writes that name no record by
-	// its id (creates without an answer, alternate keys, $batch, SOAP), records of
-	// elastic tables (they are read by their partition as well), records that
-	// could not be read, and whatever was left when Verify ended early.
+	// Unreadable: reading cannot tell. These are changes of a record that exists (its
+	// versions cannot be told apart), writes that name no record by its id (creates
+	// without an answer, alternate keys, $batch, SOAP), records of elastic tables (which
+	// are read by their partition as well), records that could not be read, and
+	// whatever was left when Verify ended early.
 	Unreadable []Write
 }
 
-// Verify reads the record of every listed write, once each, from the endpoint
-// that client reaches, and sorts the writes by what that shows. The client
-// should be the one whose transport is the [Transport] of the report, so that
-// the reads go to the active endpoint; it must authorize requests by itself,
-// as through [Config.Authorize]. A nil client means [http.DefaultClient].
+// Verify reads the record of every listed write, once each, through client, and sorts the
+// writes by what that shows. The client should be the one whose transport is the
+// [Transport] of the report, so that the reads go to the active endpoint; it must
+// authorize requests by itself, as through [Config.Authorize]. A nil client means
+// [http.DefaultClient].
 //
-// Verify sends nothing but GETs, one at a time, no more than ten a second, and
-// follows no redirects. It waits when it is throttled, for as long as the
-// service asks but no more than 5 minutes, and reads a record three times at the
-// most for it. It ends early when ctx ends, three reads in a row get no answer at
-// all, the organization is down, the credentials are refused, or throttling does not
-// stop. Then it returns that as its error, along with what is known by then. A single
-// record that cannot be read does not make it fail. [Transport.StatusHandler] shows
-// the result of the last Verify.
+// Verify sends only GETs, one at a time, at most ten a second, and follows no redirects. If
+// it is throttled it waits for as long as the service asks, up to 5 minutes, and reads a
+// record at most three times. It ends early if ctx ends, three reads in a row get no
+// answer, the organization is down, the credentials are refused, or throttling does
+// not stop; then it returns that as its error, along with what is known by then. A single
+// unreadable record does not make Verify fail. [Transport.StatusHandler] shows the result
+// of the last Verify.
 //
-// The Transport stops guarding the records that were found against updates which
-// would create them anew. A nil report, as [Status.Loss] is as long as nothing has
-// been at risk, lists nothing: Verify reads nothing and returns no error.
+// Records that were found are no longer guarded against updates that would create them
+// anew. A nil report, which [Status.Loss] is until something is at risk, lists nothing:
+// Verify reads nothing and returns no error.
 func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verification, error) {
 	if r == nil {
 		return Verification{}, nil

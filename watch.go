@@ -17,8 +17,11 @@ const (
 	// a move on weak evidence; it grows to maxDownInterval, jitter excluded.
 	downInterval    = time.Second
 	maxDownInterval = 8 * time.Second
-	probeGrowth     = 1.5
-	probeJitter     = 0.2
+	// demandInterval is the least time between two rounds of probes while down, however
+	// many callers bring credentials that have not been tried.
+	demandInterval = downInterval / 4
+	probeGrowth    = 1.5
+	probeJitter    = 0.2
 
 	// A question that has changed nothing is not asked again for holdInterval at
 	// first, which doubles to maxHold while requests go on failing, jitter included.
@@ -45,7 +48,7 @@ func (t *Transport) wakeWatch() {
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
-	var due time.Time
+	var due, began time.Time // of the next round, of the last one
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
@@ -59,8 +62,8 @@ func (t *Transport) watch() {
 			due = t.nextProbeLocked(st, schedule)
 		}
 		demanded := t.demanded
-		if demanded {
-			t.demanded, due = false, time.Now()
+		if soon := began.Add(demandInterval); demanded && soon.Before(due) {
+			due = soon // which is over, as a rule
 		}
 		t.mu.Unlock()
 
@@ -79,6 +82,11 @@ func (t *Transport) watch() {
 			due = t.nextProbeLocked(st, schedule)
 			t.mu.Unlock()
 			continue
+		}
+		if began = time.Now(); demanded {
+			t.mu.Lock()
+			t.demanded = false
+			t.mu.Unlock()
 		}
 		good := t.round(st)
 		if good {
@@ -160,19 +168,19 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.witness(st.active, 1) // still
 	}
-	p := t.newPool()
+	p := t.poolAfter(found)
 	t.mu.Lock()
 	verdict := t.rule.Recover(rule.View{Epoch: st.epoch}, found.Findings)
 	switch verdict {
 	case rule.Stay:
 		t.upLocked(p, fmt.Sprintf("the %v answers its probe%s", st.active, found.addresses))
-	case rule.GoDown:
+	case rule.GoDown, rule.Move: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {
 			t.tellDownLocked(st.active)
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
 	if verdict == rule.Stay {
 		t.tellRecovery()
 	}
@@ -198,14 +206,32 @@ func (t *Transport) tryReturn(st *state) (good bool) {
 	if t.runProbe(t.ctx, left) != nil {
 		return false
 	}
-	t.mu.Lock()
-	may := t.rule.MayTakeBack(rule.View{Epoch: st.epoch})
-	t.mu.Unlock()
-	if !may {
+	t.takeBack(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
+	return true
+}
+
+// tried takes note of a fault of a request that was sent under st, where a move on weak
+// evidence has led the traffic. It was a trial: the first healthy answer confirms it, any
+// other one takes it back. It reports whether the traffic has left the endpoint.
+func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
+	if !st.provisional || own || f.Class == ClassLocal || f.Class == ClassCanceled || f.Class == ClassApplication || f.Endpoint != st.active {
 		return false
 	}
-	return t.moved(st, left, t.propose(t.ctx, st, move{to: left, reason: fmt.Sprintf(
-		"the %v passes its probe, and the %v has not given a healthy answer", left, st.active)}, 0))
+	if t.state.Load().epoch == st.epoch {
+		t.takeBack(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
+	}
+	return t.state.Load().active != st.active
+}
+
+// takeBack undoes the move on weak evidence that has led to st, unless that is
+// overtaken or the traffic is pinned. It is no switch that needs to be confirmed.
+func (t *Transport) takeBack(st *state, reason string, f *Fault) {
+	p := t.newPool()
+	t.mu.Lock()
+	defer t.unlock()
+	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
+		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
+	}
 }
 
 // tryFailback probes the primary and returns to it once it has passed Rise

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -52,6 +53,7 @@ type transit struct {
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
 	timeout     time.Duration           // until the headers have to be there, 0 for ever
 	endpoint    *endpoint
+	address     net.Addr  // that the last connection leads to
 	protocol    *protocol // of the endpoint
 	connections *connections
 	underway    underway // of a write
@@ -79,9 +81,6 @@ const (
 )
 
 func (w *transit) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
-
-// anew reports whether the last try went over a new connection.
-func (w *transit) anew() bool { return w.saw(sawGotConn) && !w.saw(sawReuse) }
 
 // plan chooses the form of a request.
 func (w *transit) plan(req *http.Request, once bool) {
@@ -143,10 +142,13 @@ func (w *transit) gotConn(info httptrace.GotConnInfo) {
 	if http2 {
 		marks |= sawHTTP2
 	}
+	if info.Conn != nil {
+		w.address = info.Conn.RemoteAddr()
+	}
 	if info.Reused {
 		marks |= sawReuse
 	} else {
-		w.endpoint.connected(info.Conn)
+		w.endpoint.addresses.see(w.address, time.Now())
 	}
 	w.seen.Or(marks)
 }

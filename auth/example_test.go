@@ -2,10 +2,14 @@ package auth_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
 	"net/http"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/auth"
@@ -59,6 +63,46 @@ func Example() {
 	// Output:
 	// 200 OK from the primary with a token for https://contoso.crm.dynamics.com
 	// 200 OK from the alternate with a token for https://contoso--s.crm.dynamics.com
+}
+
+// With a credential of azidentity, such as azidentity.NewDefaultAzureCredential(nil)
+// returns.
+func ExampleTokens_Configure() {
+	connect := func(ctx context.Context, credential azcore.TokenCredential) error {
+		tokens, err := auth.New(auth.Config{
+			Organization: "https://contoso.crm4.dynamics.com",
+			Source:       auth.FromCredential(credential),
+		})
+		if err != nil {
+			return err
+		}
+		defer tokens.Close()
+		if err := tokens.Warm(ctx); err != nil { // better to learn of a missing login now
+			return err
+		}
+		cfg := tokens.Configure(failover.Config{})
+		client, transport, err := failover.Wrap(nil, "https://contoso.crm4.dynamics.com", &cfg)
+		if err != nil {
+			return err
+		}
+		defer transport.Close()
+		resp, err := client.Get("https://contoso.crm4.dynamics.com/api/data/v9.2/WhoAmI")
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
+	}
+	if err := connect(context.Background(), noCredential{}); err != nil {
+		fmt.Println("not signed in")
+	}
+	// Output: not signed in
+}
+
+// noCredential is that of a program that is not signed in.
+type noCredential struct{}
+
+func (noCredential) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	return azcore.AccessToken{}, errors.New("not signed in")
 }
 
 // The same with golang.org/x/oauth2 and nothing of Azure's.

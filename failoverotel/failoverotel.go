@@ -20,7 +20,7 @@
 // one), and those of [WithAttributes]. Where failover.endpoint is listed
 // ("primary" or "alternate"), server.address is the host of that endpoint, and
 // server.port its port if the URL has one. No attribute holds paths, ids, codes
-// or anything else without a bound: an organization has at most 50 series and
+// or anything else without a bound: an organization has at most 52 series and
 // 6 histograms.
 //
 //	name                            type             unit          attributes
@@ -31,6 +31,7 @@
 //	failover.latched                up-down counter  {transport}
 //	failover.downtime               counter          s
 //	failover.switches               counter          {switch}      failover.from, failover.to
+//	failover.renewals               counter          {renewal}     failover.endpoint
 //	failover.refused_switches       counter          {switch}      failover.from, failover.to
 //	failover.faults                 counter          {fault}       failover.endpoint, error.type
 //	failover.replays                counter          {attempt}     failover.from, failover.to, error.type
@@ -50,15 +51,20 @@
 //   - failover.circuit_breaker.state is 1 for the state that the breaker of the
 //     endpoint is in: "closed", "half-open" or "open".
 //   - failover.down, failover.pinned and failover.latched are the fields of
-//     [failover.Status]. Down: neither endpoint serves. Pinned: by hand. Latched:
+//     [failover.Status]. Down: no endpoint passes its probe. Pinned: by hand. Latched:
 //     four switches within an hour, and no more without a hand.
 //   - failover.downtime is [failover.Status.TimeDown]. It grows while down.
 //   - failover.switches counts moves of the traffic, and
-//     failover.refused_switches those that something spoke against.
+//     failover.refused_switches those that something spoke against. An
+//     organization with one address refuses to move from "primary" to "primary".
+//   - failover.renewals counts [failover.EventRenewed]: requests to the endpoint
+//     have failed or waited, a new connection finds it well, and something says that
+//     the organization may have moved behind the address. All connections are new
+//     from then on.
 //   - failover.faults counts what requests have met, by class: error.type is
 //     "application", "auth", "throttled", "transient", "unavailable",
 //     "canceled" or "local". Only "transient" and "unavailable" speak against the
-//     endpoint.
+//     endpoint; "local" is trouble of this machine or a mistake of the program.
 //   - failover.replays counts the attempts that were made because one before met
 //     a fault of class error.type. From and to are the endpoints of the two; they
 //     are the same if the attempt was repeated where it was.
@@ -67,9 +73,10 @@
 //   - failover.probe.duration is of probes; failover.probe.result is "passed",
 //     "failed", or "inconclusive" for those that got an answer which proves
 //     neither.
-//   - failover.loss_report.writes is how many writes the report of the last
-//     switch lists: failover.write.state is "at_risk" or "unknown". If
-//     failover.loss_report.truncated is 1 there may be more.
+//   - failover.loss_report.writes is how many writes the last report lists, be it
+//     of a switch, of the end of an outage or of a renewal: failover.write.state is
+//     "at_risk" or "unknown". If failover.loss_report.truncated is 1 there may be
+//     more.
 //   - failover.dropped_events is [failover.Status.EventsDropped]. If it grows, the
 //     program's OnEvent is too slow, and switches, refused switches, unknown
 //     outcomes and probes are counted too low.
@@ -86,8 +93,8 @@
 //
 // Wake somebody if failover.down stays 1 for some minutes, if failover.latched
 // is 1, or if failover.refused_switches keeps growing: traffic fails and stays.
-// By daylight: any increase of failover.switches with failover.loss_report.writes
-// over 0 or truncated, any increase of failover.unknown_outcomes,
+// By daylight: any increase of failover.switches, failover.renewals or
+// failover.downtime with failover.loss_report.writes over 0 or truncated, any increase of failover.unknown_outcomes,
 // failover.pinned for a day, failover.dropped_events. Do not alert on
 // failover.faults: one in a million requests fails, and that is what replays
 // are for. Do not alert on silence either. The file alerts.yaml has this as
@@ -204,6 +211,7 @@ type observer struct {
 	*instruments
 	meter        metric.Meter
 	organization attribute.KeyValue
+	oneAddress   bool
 	common       []attribute.KeyValue    // of every metric, the organization included
 	endpoints    [2][]attribute.KeyValue // of every metric and event of an endpoint
 }
@@ -213,6 +221,7 @@ func (o *observer) init(meter metric.Meter, primary, alternate *url.URL, attribu
 	defer close(o.ready)
 	o.meter = meter
 	o.organization = keyOrganization.String(primary.Host)
+	o.oneAddress = alternate == nil
 	o.common = append(slices.Clone(attributes), o.organization)
 	o.endpoints = [2][]attribute.KeyValue{
 		failover.Primary:   endpointAttributes(failover.Primary, primary),

@@ -507,9 +507,26 @@ func TestTheNumberOfSeriesIsBounded(t *testing.T) {
 			}
 			series += len(points)
 		}
-		assert.Equal(s, 48, series, "50 with a fleet")
+		assert.Equal(s, 50, series, "52 with a fleet")
 		assert.LessOrEqual(s, histograms, 6)
 		assert.GreaterOrEqual(s, histograms, 4)
+	})
+}
+
+// An organization that moves behind its own address is told from one that switches,
+// and from a false alarm.
+func TestRenewals(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		has(s.T, s.collect(), 0, "failover.renewals", "failover.endpoint=primary")
+		s.get()
+		s.org.Drill(nil) // connections that there are lead to the fence
+		s.get()
+		points := s.collect()
+		has(s.T, points, 1, "failover.renewals", "failover.endpoint=primary")
+		has(s.T, points, 0, "failover.renewals", "failover.endpoint=alternate")
+		has(s.T, points, 0, "failover.switches")
+		has(s.T, points, 0, "failover.refused_switches")
+		has(s.T, points, 0, "failover.down")
 	})
 }
 

@@ -50,8 +50,8 @@ var probeBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.
 // instruments are all metrics of the package.
 type instruments struct {
 	// Counted as it happens:
-	switches, refused, replays, unknown metric.Int64Counter
-	probes                              metric.Float64Histogram
+	switches, renewals, refused, replays, unknown metric.Int64Counter
+	probes                                        metric.Float64Histogram
 
 	// Read from Status when somebody collects:
 	active, breaker, down, pinned, latched, writes, truncated, apart, failing metric.Int64ObservableUpDownCounter
@@ -80,17 +80,18 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	const transport = "{transport}"
 	in := &instruments{
 		switches: counter("failover.switches", "{switch}", "Switches of all traffic from one endpoint to the other."),
-		refused:  counter("failover.refused_switches", "{switch}", "Switches that were not made although the active endpoint had tripped."),
+		renewals: counter("failover.renewals", "{renewal}", "Renewals of all connections because the organization may have moved behind its address."),
+		refused:  counter("failover.refused_switches", "{switch}", "Switches that were called for and not made."),
 		replays:  counter("failover.replays", "{attempt}", "Attempts made again after a fault."),
 		unknown:  counter("failover.unknown_outcomes", "{write}", "Writes that may or may not have been carried out."),
 
 		active:    level("failover.active", transport, "1 for the endpoint that the traffic goes to, 0 for the other."),
 		breaker:   level("failover.circuit_breaker.state", transport, "1 for the state of the endpoint's circuit breaker, 0 for the others."),
-		down:      level("failover.down", transport, "1 while neither endpoint serves."),
+		down:      level("failover.down", transport, "1 while no endpoint passes its probe."),
 		pinned:    level("failover.pinned", transport, "1 while pinned to an endpoint by hand."),
 		latched:   level("failover.latched", transport, "1 while further switches need a hand, after too many of them."),
-		writes:    level("failover.loss_report.writes", "{write}", "Writes that the loss report of the last switch lists."),
-		truncated: level("failover.loss_report.truncated", transport, "1 if the loss report of the last switch may lack writes."),
+		writes:    level("failover.loss_report.writes", "{write}", "Writes that the last loss report lists."),
+		truncated: level("failover.loss_report.truncated", transport, "1 if the last loss report may lack writes."),
 		apart:     level("failover.fleet.apart", transport, "1 while the active endpoint is not that of the fleet."),
 		failing:   level("failover.fleet.failing", transport, "1 if the last use of the fleet's store failed."),
 
@@ -102,7 +103,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		metric.WithDescription("Duration of probes."), metric.WithExplicitBucketBoundaries(probeBuckets...))
 	errs = append(errs, err)
 	in.downtime, err = m.Float64ObservableCounter("failover.downtime", metric.WithUnit("s"),
-		metric.WithDescription("Time in which neither endpoint served."))
+		metric.WithDescription("Time in which no endpoint passed its probe."))
 	return in, errors.Join(append(errs, err)...)
 }
 
@@ -177,6 +178,7 @@ func (o *observer) begin() {
 	ctx := context.Background()
 	for _, e := range endpoints {
 		o.unknown.Add(ctx, 0, o.at(e))
+		o.renewals.Add(ctx, 0, o.at(e))
 		o.switches.Add(ctx, 0, o.fromTo(e, e^1))
 		o.refused.Add(ctx, 0, o.fromTo(e, e^1))
 		for _, class := range repeatable {
@@ -184,6 +186,9 @@ func (o *observer) begin() {
 				o.replays.Add(ctx, 0, o.fromTo(e, to, keyErrorType.String(class.String())))
 			}
 		}
+	}
+	if o.oneAddress { // which is refused to move to itself
+		o.refused.Add(ctx, 0, o.fromTo(failover.Primary, failover.Primary))
 	}
 }
 
@@ -237,6 +242,8 @@ func (o *observer) countEvent(e failover.Event) {
 	switch e.Kind {
 	case failover.EventSwitched:
 		o.switches.Add(ctx, 1, o.fromTo(e.From, e.To))
+	case failover.EventRenewed:
+		o.renewals.Add(ctx, 1, o.at(e.From))
 	case failover.EventSwitchRefused:
 		o.refused.Add(ctx, 1, o.fromTo(e.From, e.To))
 	case failover.EventOutcomeUnknown:

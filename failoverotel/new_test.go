@@ -106,6 +106,7 @@ func TestOneAddressIsObserved(t *testing.T) {
 	points := collect(t, reader)
 	has(t, points, 1, "failover.active", "failover.endpoint=primary", "server.address=contoso.crm.dynamics.com")
 	has(t, points, 0, "failover.active", "failover.endpoint=alternate")
+	has(t, points, 0, "failover.refused_switches", "failover.from=primary", "failover.to=primary")
 }
 
 // globalReader reads from the global provider, which it sets when first called.

@@ -142,7 +142,7 @@ func serve(s setup, in io.Reader, out *json.Encoder) error {
 				req.Header.Set("Authorization", "Bearer "+s.Tokens[req.URL.Host])
 				return nil
 			},
-			ProbeInterval: 200 * time.Millisecond, MaxProbeInterval: time.Second,
+			ProbeInterval: 500 * time.Millisecond, MaxProbeInterval: time.Second,
 			MinDwell: -1, Rise: 2, Quorum: s.Quorum, RetryBackoff: 20 * time.Millisecond,
 			OnFault: func(context.Context, failover.Attempt) { c.faults[i].Add(1) },
 			OnEvent: func(e failover.Event) {

@@ -48,7 +48,7 @@
 // expire with their last claim. With a maxmemory-policy of noeviction or
 // volatile-* Redis does not drop records. If one is lost all the same, to
 // eviction, a restart without persistence, or a replica that took over and had
-// not got it, Transports at the alternate write it anew when they next look.
+// not got it, the Transports that agreed with it write it anew when they next look.
 //
 // # Permissions
 //

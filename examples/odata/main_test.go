@@ -145,7 +145,7 @@ func TestWrongFlags(t *testing.T) {
 		"too short":            {"-duration", "1s"},
 		"write to nothing":     {"-write"},
 		"negative duration":    {"-duration", "-5s"},
-		"no organization":      {"-org", "https://example.com"},
+		"no organization":      {"-org", "https://crm4.dynamics.com"},
 		"credentials in a URL": {"-org", "https://user:hunter2@contoso.crm4.dynamics.com"},
 	}
 	for name, args := range tests {

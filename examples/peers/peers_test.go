@@ -79,15 +79,10 @@ var peers = []peer{
 // client that knows nothing of it but what HTTP says: not if it is a write that
 // may have been carried out. A Transport has already repeated what it may.
 func mayRetry(resp *http.Response, err error) bool {
-	switch {
-	case errors.Is(err, failover.ErrOutcomeUnknown):
+	if _, inDoubt := failover.InDoubt(resp, err); inDoubt {
 		return false
-	case err != nil:
-		return true
-	case resp.StatusCode == http.StatusTooManyRequests:
-		return true
 	}
-	return resp.StatusCode >= 500 && (resp.Request.Method == http.MethodGet || resp.Request.Method == http.MethodHead)
+	return err != nil || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500
 }
 
 func overHTTP(_ *testing.T, client *http.Client) send {

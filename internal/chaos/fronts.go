@@ -30,7 +30,8 @@ import (
 type front struct {
 	name string
 	// program and its arguments; it stays in the foreground. In them and in config,
-	// DIR, PORT and BACKEND stand for its folder, its port and the backend's address.
+	// DIR, ADDRESS, PORT and BACKEND stand for its folder, its address, its port and the
+	// backend's address.
 	program []string
 	config  string
 	h2      bool
@@ -48,7 +49,7 @@ defaults
   timeout client 30s
   timeout server 10s
 frontend f
-  bind 127.0.0.1:PORT ssl crt DIR/both.pem alpn ALPN
+  bind ADDRESS:PORT ssl crt DIR/both.pem alpn ALPN
   default_backend b
 backend b
   server s BACKEND
@@ -63,7 +64,7 @@ http {
   client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
   proxy_http_version 1.1;
   server {
-    listen 127.0.0.1:PORT ssl HTTP2;
+    listen ADDRESS:PORT ssl HTTP2;
     RECYCLE
     ssl_certificate DIR/both.pem; ssl_certificate_key DIR/both.pem;
     location / { proxy_pass http://BACKEND; }
@@ -74,7 +75,7 @@ http {
 PidFile DIR/pid
 ErrorLog DIR/error.log
 ServerName contoso.api.crm.dynamics.com
-Listen 127.0.0.1:PORT
+Listen ADDRESS:PORT
 LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
 LoadModule socache_shmcb_module /usr/lib/apache2/modules/mod_socache_shmcb.so
@@ -98,7 +99,7 @@ Mutex pthread
   storage file_system DIR
 }
 https://contoso.api.crm.dynamics.com:PORT {
-  bind 127.0.0.1
+  bind ADDRESS
   tls DIR/cert.pem DIR/key.pem
   reverse_proxy BACKEND
 }
@@ -145,11 +146,12 @@ type runningFront struct {
 	done chan struct{}
 }
 
-// start starts the front end with a folder of its own, and waits until it listens.
-func (f *front) start(backend string) (*runningFront, error) {
+// start starts the front end at an address, with a folder of its own, and waits until
+// it listens.
+func (f *front) start(address, backend string) (*runningFront, error) {
 	dir, port := must(os.MkdirTemp("", "front")), freePort() // some cannot do with odd names
-	r := &runningFront{front: f, addr: "127.0.0.1:" + port, dir: dir, done: make(chan struct{})}
-	fill := strings.NewReplacer("DIR", dir, "PORT", port, "BACKEND", backend).Replace
+	r := &runningFront{front: f, addr: net.JoinHostPort(address, port), dir: dir, done: make(chan struct{})}
+	fill := strings.NewReplacer("DIR", dir, "ADDRESS", address, "PORT", port, "BACKEND", backend).Replace
 	cert, key := pemOf(certs().good)
 	for name, content := range map[string]string{"config": fill(f.config), "cert.pem": cert, "key.pem": key, "both.pem": cert + key} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -163,6 +165,7 @@ func (f *front) start(backend string) (*runningFront, error) {
 	r.cmd = exec.Command(args[0], args[1:]...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
 	r.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	r.cmd.WaitDelay = time.Second
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its workers end with it
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
@@ -186,9 +189,12 @@ func (f *front) start(backend string) (*runningFront, error) {
 	return nil, fmt.Errorf("%s does not listen: %s", f.name, r.out.String())
 }
 
+// signal sends a signal to the front end and what it has started.
+func (r *runningFront) signal(s syscall.Signal) { syscall.Kill(-r.cmd.Process.Pid, s) }
+
 // stop ends the front end and what it has started.
 func (r *runningFront) stop() {
-	syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+	r.signal(syscall.SIGKILL)
 	<-r.done
 	os.RemoveAll(r.dir)
 }

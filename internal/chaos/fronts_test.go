@@ -26,7 +26,7 @@ func TestRealFrontEnds(t *testing.T) {
 			b := newBackend()
 			defer b.wg.Wait()
 			defer func() { b.kill() }()
-			r, err := f.start(b.addr)
+			r, err := f.start("127.0.0.1", b.addr)
 			require.NoError(t, err)
 			defer r.stop()
 			try := func(trouble string, ours bool, make func()) tallyOf {

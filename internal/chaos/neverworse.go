@@ -1,13 +1,11 @@
 package chaos
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -31,13 +29,16 @@ type brownOut struct {
 	alternate string  // what the alternate does: one of standbys
 	method    string  // GET or POST
 	length    time.Duration
+	seeds     int
 }
 
 var (
 	kinds    = []string{"503", "503, Retry-After", "reset", "refused", "fence", "hang", "slow"}
-	rates    = []float64{0.06, 0.17, 0.30, 0.50, 0.70, 0.90, 0.97}
+	rates    = []float64{0.06, 0.17, 0.30, 0.50, 0.70, 0.90, 0.97, 1} // 6 and 17 % were those of a large front end in October 2025
 	loads    = []string{"busy", "quiet"}
 	standbys = []string{"absent", "fenced", "401", "429", "serves"}
+
+	methodsOfBrownOuts = []string{"GET", "POST"}
 )
 
 const (
@@ -57,14 +58,19 @@ func (b brownOut) String() string {
 	return fmt.Sprintf("%s, %.0f %%, %s, alternate %s, %s", b.kind, 100*b.rate, b.load, b.alternate, b.method)
 }
 
-// brownOuts returns all cells of the table that a filter wants.
-func brownOuts(length time.Duration, want func(brownOut) bool) (all []brownOut) {
+// brownOuts returns the cells of the table: busy ones of that length, quiet ones of ten
+// minutes with four times as many seeds.
+func brownOuts(busy time.Duration, seeds int, want func(brownOut) bool) (all []brownOut) {
 	for _, kind := range kinds {
 		for _, alternate := range standbys {
 			for _, load := range loads {
-				for _, method := range []string{"GET", "POST"} {
+				for _, method := range methodsOfBrownOuts {
 					for _, rate := range rates {
-						if b := (brownOut{kind, rate, load, alternate, method, length}); want(b) {
+						b := brownOut{kind, rate, load, alternate, method, busy, seeds}
+						if load == "quiet" {
+							b.length, b.seeds = 10*time.Minute, 4*seeds
+						}
+						if want(b) {
 							all = append(all, b)
 						}
 					}
@@ -180,7 +186,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// contenders are measured in brown-outs. The first is what the others are held against.
+// contenders are measured in brown-outs: the bare client, which the others are held
+// against, a Transport with the zero Config, and the rest.
 var contenders = []peer{
 	peers[0],
 	{"failover", func(base http.RoundTripper) (http.RoundTripper, func()) {
@@ -232,80 +239,42 @@ func (b brownOut) call(rt http.RoundTripper, id string) bool {
 	return err == nil && resp.StatusCode < 300
 }
 
-// A share is what became of the calls of one client in one cell, beside the first
-// contender's: call by call, over the calls that both have made.
+// A share is what became of the calls of one client in one cell, beside the bare
+// client's: call by call, of those that both have made.
 type share struct {
 	calls, good  int
-	bare         int       // of the same calls, the bare client's good ones
-	gained, lost int       // good here and not there, and the other way round
-	gain         []float64 // by seed, the difference of the shares of good calls
+	gained, lost int // good here and not there, and the other way round
 }
 
 func (s *share) add(bare, got [][]bool) {
-	calls, gained, lost := 0, 0, 0
 	for n := range got {
 		for i := range min(len(got[n]), len(bare[n])) {
-			calls++
-			switch {
-			case got[n][i] && !bare[n][i]:
-				gained++
-			case !got[n][i] && bare[n][i]:
-				lost++
-			}
+			s.calls++
 			if got[n][i] {
 				s.good++
 			}
-			if bare[n][i] {
-				s.bare++
+			switch {
+			case got[n][i] && !bare[n][i]:
+				s.gained++
+			case !got[n][i] && bare[n][i]:
+				s.lost++
 			}
 		}
 	}
-	s.calls += calls
-	s.gained += gained
-	s.lost += lost
-	s.gain = append(s.gain, float64(gained-lost)/float64(max(1, calls)))
 }
 
-// percent of the calls that were good, and that were with the bare client.
-func (s *share) percent() (here, bare float64) {
-	n := float64(max(1, s.calls))
-	return 100 * float64(s.good) / n, 100 * float64(s.bare) / n
-}
+func (s share) percent() float64 { return 100 * float64(s.good) / float64(max(1, s.calls)) }
 
-// least returns the lower end of the one-sided 99 % interval of the mean gain, in
-// points, by Student's t over the seeds.
-func (s *share) least() float64 {
-	n := float64(len(s.gain))
-	sum, squares := 0.0, 0.0
-	for _, g := range s.gain {
-		sum += g
-	}
-	mean := sum / n
-	for _, g := range s.gain {
-		squares += (g - mean) * (g - mean)
-	}
-	if squares == 0 {
-		return 100 * mean
-	}
-	return 100 * (mean - student99(len(s.gain)-1)*math.Sqrt(squares/(n-1)/n))
-}
-
-// student99 is the 99th percentile of Student's t, by degrees of freedom.
-func student99(degrees int) float64 {
-	table := []float64{math.Inf(1), 31.82, 6.965, 4.541, 3.747, 3.365, 3.143, 2.998, 2.896, 2.821, 2.764}
-	return table[min(max(0, degrees), len(table)-1)]
-}
-
-// brownOutResult is one row: a share for each contender.
+// brownOutResult is what a cell came to, for each of the contenders.
 type brownOutResult struct {
 	brownOut
 	shares []share
 }
 
-// measure plays the cell with every contender and seed, each in a bubble of its own.
-func (b brownOut) measure(bubble func(func()), seeds int, clients []peer) brownOutResult {
+// measure plays the cell with every client and seed, each in a bubble of its own.
+func (b brownOut) measure(bubble func(func()), clients []peer) brownOutResult {
 	r := brownOutResult{b, make([]share, len(clients))}
-	for seed := range seeds {
+	for seed := range b.seeds {
 		var bare [][]bool
 		for i, client := range clients {
 			var got [][]bool
@@ -319,35 +288,98 @@ func (b brownOut) measure(bubble func(func()), seeds int, clients []peer) brownO
 	return r
 }
 
-// worse returns what is wrong with a row: "" if the Transport does no worse than the
-// bare client, call by call.
-func (r brownOutResult) worse() string {
-	s := &r.shares[1]
-	here, bare := s.percent()
-	switch {
-	case s.calls == 0:
-		return "nobody has called"
-	case s.lost > s.gained:
-		return fmt.Sprintf("%.2f %% of the calls are good, %.2f %% with a bare client", here, bare)
-	}
-	return ""
+// repeats reports whether the calls of a cell may be repeated after its faults, within
+// their time: what a Transport should then gain by.
+func (b brownOut) repeats() bool {
+	inTime := b.kind != "hang" && b.kind != "slow"
+	return inTime && (b.method == "GET" || b.kind == "refused" || b.kind == "fence")
 }
 
-// writeBrownOuts writes the rows as a table in Markdown.
-func writeBrownOuts(w io.Writer, results []brownOutResult, clients []peer) {
-	fmt.Fprint(w, "| faults | share | load | alternate | | calls |")
-	for _, c := range clients {
-		fmt.Fprintf(w, " %s |", c.name)
+// wrong says what is wrong with a cell. The clients meet the same faults, so there is no
+// noise: a Transport loses no call that a bare client gets answered, gains by repeats,
+// and leaves a primary that is gone for an alternate that serves.
+func (r brownOutResult) wrong() (wrong []string) {
+	s := r.shares[1]
+	failed := s.calls - s.good
+	if s.calls == 0 {
+		wrong = append(wrong, "nobody has called")
 	}
-	fmt.Fprintln(w, " gained, lost | least |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|"+strings.Repeat("---|", len(clients)+2))
-	for _, r := range results {
-		s := &r.shares[1]
-		fmt.Fprintf(w, "| %s | %.0f %% | %s | %s | %s | %d |", r.kind, 100*r.rate, r.load, r.alternate, r.method, s.calls)
-		for i := range r.shares {
-			here, _ := r.shares[i].percent()
-			fmt.Fprintf(w, " %.1f |", here)
+	if s.lost > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d of %d calls fail that a bare client gets answered", s.lost, s.calls))
+	}
+	if often := r.rate <= 0.5; often && r.load == "busy" && r.repeats() && s.gained == 0 {
+		wrong = append(wrong, "no call is saved by a repeat")
+	}
+	if r.alternate == "serves" && r.rate == 1 {
+		avoidable := failed
+		if r.method == "POST" && !r.repeats() { // what is in doubt, until the traffic moves
+			avoidable = max(0, failed-r.seeds*inDoubtUntilMoved)
 		}
-		fmt.Fprintf(w, " %d, %d | %+.1f |\n", s.gained, s.lost, cmp.Or(s.least(), 0))
+		if avoidable > 0 {
+			wrong = append(wrong, fmt.Sprintf("%d of %d calls fail although the alternate serves", failed, s.calls))
+		}
+	}
+	return wrong
+}
+
+// inDoubtUntilMoved bounds the writes whose outcome is unknown before the traffic moves:
+// one for each caller, and those of a threshold of three faults.
+const inDoubtUntilMoved = busyCallers + 3
+
+// writeBrownOuts writes the cells as a table in Markdown: a row for all the rates, and in
+// each place the good calls of the clients in percent.
+func writeBrownOuts(w io.Writer, results []brownOutResult) {
+	fmt.Fprint(w, "| faults | alternate | load | |")
+	for _, rate := range rates {
+		fmt.Fprintf(w, " %.0f %% |", 100*rate)
+	}
+	fmt.Fprintln(w, "\n|---|---|---|---|"+strings.Repeat("---|", len(rates)))
+	row := ""
+	for _, r := range results {
+		if next := fmt.Sprintf("| %s | %s | %s | %s |", r.kind, r.alternate, r.load, r.method); next != row {
+			if row != "" {
+				fmt.Fprintln(w)
+			}
+			row = next
+			fmt.Fprint(w, row)
+		}
+		fmt.Fprint(w, " ")
+		for i, s := range r.shares {
+			if i == 1 {
+				fmt.Fprintf(w, "**%.0f** ", s.percent())
+			} else {
+				fmt.Fprintf(w, "%.0f ", s.percent())
+			}
+		}
+		fmt.Fprint(w, "|")
+	}
+	fmt.Fprintln(w)
+}
+
+// writeBrownOutDigest writes for each client how it does beside the bare one.
+func writeBrownOutDigest(w io.Writer, results []brownOutResult, clients []peer) {
+	fmt.Fprintln(w, "| client | | calls | good, bare client | good | of them not with the bare client | only with the bare client | cells with fewer good calls | in the worst of them |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")
+	for i, c := range clients[1:] {
+		for _, method := range methodsOfBrownOuts {
+			var sum share
+			cells, worse, worst := 0, 0, 0.0
+			for _, r := range results {
+				if r.method != method {
+					continue
+				}
+				s := r.shares[i+1]
+				sum.calls, sum.good, sum.gained, sum.lost = sum.calls+s.calls, sum.good+s.good, sum.gained+s.gained, sum.lost+s.lost
+				cells++
+				if s.lost > s.gained {
+					worse++
+				}
+				worst = min(worst, 100*float64(s.gained-s.lost)/float64(max(1, s.calls)))
+			}
+			bare := sum
+			bare.good -= sum.gained - sum.lost
+			fmt.Fprintf(w, "| %s | %s | %d | %.1f %% | %.1f %% | %d | %d | %d of %d | %+.1f points |\n", c.name, method, sum.calls,
+				bare.percent(), sum.percent(), sum.gained, sum.lost, worse, cells, worst)
+		}
 	}
 }

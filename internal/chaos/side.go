@@ -80,7 +80,12 @@ type trap struct {
 }
 
 func newSide(p *pair, host string, proxied bool) *side {
-	s := &side{pair: p, host: host, ln: must(net.Listen("tcp", "127.0.0.1:0")),
+	return newSideAt(p, host, "127.0.0.1:0", proxied)
+}
+
+// newSideAt is newSide at an address.
+func newSideAt(p *pair, host, address string, proxied bool) *side {
+	s := &side{pair: p, host: host, ln: must(net.Listen("tcp", address)),
 		deliveries: make(map[string]delivery), conns: make(map[net.Conn]bool)}
 	s.cert.Store(&certs().good)
 	s.srv = &http.Server{Handler: s, ErrorLog: log.New(io.Discard, "", 0), ConnContext: withConn,

@@ -32,6 +32,9 @@ type Limits struct {
 	MaxMoves     int           // that many within that time latch the rule: 4
 	Keep         int           // moves that are remembered at the most, at least MaxMoves
 	Fresh        time.Duration // how long the findings of a question are as good as new ones
+	// TrialPause is how long no move on weak evidence follows one that was taken back;
+	// it doubles with each, up to Damping.
+	TrialPause time.Duration
 }
 
 // View is where traffic goes. The request path loads it and never changes it.
@@ -42,8 +45,8 @@ type View struct {
 	// side. Connections and faults from before it do not count any more.
 	Epoch  uint64
 	Since  time.Time // of the last move
-	Pinned bool
-	Down   bool // neither side has proved that it serves
+	Pinned bool      // by hand: neither Down nor Provisional
+	Down   bool      // neither side has proved that it serves
 	// Provisional: the move here rested on weak evidence, and the side has not
 	// given a healthy answer to a request since.
 	Provisional bool
@@ -63,11 +66,15 @@ type Rule struct {
 
 	// What an early question has found, if the traffic is to move by it.
 	kept   Findings
-	keptAt time.Time // zero for none
+	keptAt time.Time // long ago for none
 
 	heldUntil time.Time // no question that decides before, but on evidence of another kind
 	heldBy    Kind      // the evidence that is held
 	quietTill time.Time // no early question before
+
+	// Moves on weak evidence that were taken back, and when the next may be tried.
+	takenBack int
+	nextTrial time.Time
 }
 
 // Kind is a kind of evidence, a set of them.
@@ -178,7 +185,7 @@ func (r *Rule) Question() (uint64, Evidence) { return r.question, r.evidence }
 // be asked again: that the traffic is to move. Any other finding is out of date when
 // there is new evidence.
 func (r *Rule) Kept(now time.Time) (Findings, bool) {
-	return r.kept, !r.keptAt.IsZero() && now.Sub(r.keptAt) < r.Fresh
+	return r.kept, now.Sub(r.keptAt) < r.Fresh
 }
 
 // open reports whether question is the one under way.
@@ -223,11 +230,11 @@ func (r *Rule) Refuse(now time.Time, question uint64, hold time.Duration) {
 }
 
 func (r *Rule) refuse(now time.Time, hold time.Duration) {
-	if now.Before(r.heldUntil) {
-		r.evidence.Kinds |= r.heldBy
-	}
-	if r.evidence.Kinds != Slow { // who asks about slow requests knows when to ask again
-		r.heldUntil, r.heldBy = now.Add(hold), r.evidence.Kinds
+	if kinds := r.evidence.Kinds; kinds != Slow { // who asks about slow requests knows when to ask again
+		if now.Before(r.heldUntil) {
+			kinds |= r.heldBy
+		}
+		r.heldUntil, r.heldBy = now.Add(hold), kinds
 	}
 	r.asking = false
 }
@@ -288,6 +295,9 @@ func (r *Rule) Healthy(now time.Time, epoch uint64, hold time.Duration) (up, con
 	}
 	up, confirmed = r.Down, r.Provisional
 	r.Down, r.Provisional = false, false
+	if confirmed {
+		r.takenBack = 0
+	}
 	if up {
 		r.judged()
 		// In a brown-out not every fault is to ask again at once.
@@ -324,7 +334,35 @@ func (r *Rule) MayReturn(now time.Time, at View, risen bool) bool {
 
 // MayTakeBack reports whether the provisional move that led to at may be taken back.
 func (r *Rule) MayTakeBack(at View) bool {
-	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Pinned && !r.Down
+	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Down
+}
+
+// TakeBack ends a provisional move that may be taken back: the side that was left
+// passes, or this one has not given a healthy answer to a request. Neither move counts
+// towards the latch and the dwell, and weak evidence is worth nothing for a while.
+func (r *Rule) TakeBack(now time.Time) (latched bool) {
+	moves := r.moves
+	if n := len(moves); n > 0 && moves[n-1].Equal(r.Since) {
+		moves = moves[:n-1]
+	}
+	r.MoveTo(now, r.Active.Other(), false)
+	r.moves = moves
+	pause := r.TrialPause
+	for n := 0; n < r.takenBack && pause < r.Damping; n++ {
+		pause *= 2
+	}
+	r.takenBack++
+	r.nextTrial = now.Add(min(pause, max(r.Damping, r.TrialPause)))
+	return false
+}
+
+// Weigh returns what the outcome of a probe of the side that is not active is worth:
+// a weak pass is inconclusive as long as a move on such evidence is not to be tried.
+func (r *Rule) Weigh(now time.Time, other Outcome) Outcome {
+	if other == PassedWeakly && now.Before(r.nextTrial) {
+		return Inconclusive
+	}
+	return other
 }
 
 // DwellUntil is when a return may follow the last move: MinDwell, doubled for every
@@ -366,7 +404,7 @@ func (r *Rule) movesWithin(at time.Time, memory time.Duration) (n int) {
 
 // Pin keeps the traffic at a side until Unpin. It reports whether it has moved for it.
 func (r *Rule) Pin(now time.Time, to Side) (moved bool) {
-	if r.Closed || r.Single && to == Alternate || r.Pinned && r.Active == to {
+	if r.Closed || r.Single && to == Alternate {
 		return false
 	}
 	r.Pinned, r.Down, r.Provisional, r.asking = true, false, false, false
@@ -391,7 +429,7 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 	if r.Closed || r.Single && to == Alternate {
 		return false, false
 	}
-	r.moves = nil
+	r.moves, r.Provisional = nil, false
 	switch {
 	case r.Active != to:
 		r.MoveTo(now, to, false)
@@ -401,7 +439,6 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 		r.judged()
 		return false, true
 	}
-	r.Provisional = false
 	return false, false
 }
 
@@ -411,5 +448,5 @@ func (r *Rule) Close() { r.Closed, r.asking = true, false }
 // NeedsWatch reports whether sides have to be probed without traffic. Failback is
 // whether probes for the way home are wanted at all.
 func (r *Rule) NeedsWatch(failback bool) bool {
-	return !r.Closed && (r.Down || r.Provisional && !r.Pinned || (r.Active == Alternate || r.Pinned) && failback)
+	return !r.Closed && (r.Down || r.Provisional || (r.Active == Alternate || r.Pinned) && failback)
 }

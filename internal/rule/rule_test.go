@@ -2,6 +2,7 @@ package rule
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -12,7 +13,7 @@ import (
 // that each of their ends is a step of its own, which others may come before; each
 // of them may also come too late, after something else has overtaken it.
 
-var small = Limits{Damping: 3, FenceDamping: 1, MaxMoves: 2, MinDwell: 1, Keep: 3, Fresh: 1}
+var small = Limits{Damping: 3, FenceDamping: 1, MaxMoves: 2, MinDwell: 1, Keep: 3, Fresh: 1, TrialPause: 1}
 
 // hold is for how long the world has a question that changed nothing held.
 const hold = 1
@@ -27,10 +28,11 @@ type world struct {
 	ghost          []time.Time // automatic moves that the latch is to bound, since a hand has cleared them
 }
 
-func (w world) clone() world {
-	w.r.moves = append([]time.Time(nil), w.r.moves...)
-	w.ghost = append([]time.Time(nil), w.ghost[max(0, len(w.ghost)-w.r.MaxMoves-1):]...)
-	return w
+// remember adds an automatic move to those that the latch is to bound. Worlds share
+// what they remember, so it is copied.
+func (w *world) remember() {
+	last := w.ghost[max(0, len(w.ghost)-w.r.MaxMoves):]
+	w.ghost = append(append(make([]time.Time, 0, len(last)+1), last...), w.now)
 }
 
 // age is how long ago t was, as far as that matters.
@@ -50,36 +52,37 @@ func bits(list ...bool) (x byte) {
 
 // key tells worlds apart that behave differently. What an early question has found is
 // left out: no step of the rule goes by it.
-func (w *world) key() string {
+type key [24]byte
+
+func (w *world) key() (k key) {
 	r := &w.r
-	head := bits(r.Active == Alternate, r.Pinned, r.Down, r.Provisional, r.Closed)
+	k[0] = bits(r.Active == Alternate, r.Pinned, r.Down, r.Provisional, r.Closed)
 	if r.Closed {
-		return string([]byte{head}) // nothing else matters any more
+		return k // nothing else matters any more
 	}
-	b := append(make([]byte, 0, 24), head, bits(r.asking, w.proposed, w.proposed && w.weak))
+	k[1] = bits(r.asking, w.proposed, w.proposed && w.weak, r.asking && r.evidence.Decides)
 	if r.asking {
-		b = append(b, byte(r.evidence.Kinds), bits(r.evidence.Decides))
+		k[2] = byte(r.evidence.Kinds)
 	}
-	held := w.left(r.heldUntil)
-	b = append(b, 0xff, held, w.left(r.quietTill))
-	if held > 0 {
-		b = append(b, byte(r.heldBy))
+	if k[3] = w.left(r.heldUntil); k[3] > 0 {
+		k[4] = byte(r.heldBy)
 	}
-	b = append(b, 0xfd)
+	k[5] = w.left(r.quietTill)
 	if n := len(r.moves); n == 0 {
-		b = append(b, min(w.age(r.Since), byte(r.MinDwell)))
-	} else if w.age(r.moves[n-1]) < byte(r.Damping) {
-		for _, m := range r.moves {
-			b = append(b, w.age(m))
+		k[6] = min(w.age(r.Since), byte(r.MinDwell))
+	} else if k[6] = 0xff; w.age(r.moves[n-1]) < byte(r.Damping) {
+		k[7] = byte(n)
+		for i, m := range r.moves {
+			k[8+i] = w.age(m)
 		}
 	}
-	b = append(b, 0xfc)
+	i := 8 + r.Keep
 	for _, m := range w.ghost {
 		if w.now.Sub(m) < r.Damping {
-			b = append(b, w.age(m))
+			k[i], i = 1+w.age(m), i+1
 		}
 	}
-	return string(b)
+	return k
 }
 
 // step is something that can happen. It returns what is wrong with what came of it,
@@ -90,9 +93,20 @@ type step struct {
 	do   func(w *world) (wrong string, ok bool)
 }
 
-// always makes a step of what can always happen.
-func always(name string, hand bool, do func(*world)) step {
-	return step{name, hand, func(w *world) (string, bool) { do(w); return "", true }}
+// complain returns what is wrong, if it is.
+func complain(wrong bool, what string) string {
+	if wrong {
+		return what
+	}
+	return ""
+}
+
+// asks reports whether evidence seen now leads to a question.
+func (w world) asks(e Evidence) bool { return w.r.See(w.now, w.r.Epoch, e) == Ask }
+
+// mayAsk reports whether a question may be begun, if nothing is held.
+func (w *world) mayAsk() bool {
+	return !w.r.Closed && !w.r.Down && !w.r.Pinned && !w.r.asking
 }
 
 var (
@@ -106,8 +120,18 @@ func finds() (list []Findings) {
 		for _, other := range outcomes {
 			f := Findings{Active: active, Other: other, Reached: active != Failed}
 			list = append(list, f)
-			if active == Passed {
-				f.Alive = true
+			switch active {
+			case Passed:
+				alive, moved := f, f
+				alive.Alive, moved.Moved = true, true
+				list = append(list, alive, moved)
+			case PassedWeakly:
+				f.Moved = true
+				list = append(list, f)
+			case Inconclusive: // this machine is in trouble
+				f.Reached = false
+				list = append(list, f)
+				f.Alive, f.Moved = false, true
 				list = append(list, f)
 			}
 		}
@@ -117,9 +141,16 @@ func finds() (list []Findings) {
 
 func allSteps() []step {
 	all := []step{
-		always("a unit of time passes", false, func(w *world) { w.now = w.now.Add(1) }),
-		always("Unpin", true, func(w *world) { w.r.Unpin(); w.ghost = nil }),
-		always("Close", true, func(w *world) { w.r.Close() }),
+		{"a unit of time passes", false, passed},
+		{"Unpin", true, func(w *world) (string, bool) {
+			w.r.Unpin()
+			w.ghost = nil
+			return complain(w.r.Pinned && !w.r.Closed || len(w.r.moves) > 0, "pinned for ever, or latched after a hand has cleared that"), true
+		}},
+		{"Close", true, func(w *world) (string, bool) {
+			w.r.Close()
+			return complain(!w.r.Closed || w.r.asking, "open after Close"), true
+		}},
 		{"the move is confirmed", false, confirmed},
 		{"the move is vetoed", false, func(w *world) (string, bool) {
 			if !w.proposed {
@@ -138,13 +169,8 @@ func allSteps() []step {
 	}
 	for _, e := range []Side{Primary, Alternate} {
 		all = append(all,
-			always(fmt.Sprint("Pin ", e), true, func(w *world) { w.r.Pin(w.now, e) }),
-			always(fmt.Sprint("Switch ", e), true, func(w *world) {
-				if !w.r.Closed && !(w.r.Single && e == Alternate) {
-					w.ghost = nil
-				}
-				w.r.Switch(w.now, e)
-			}))
+			step{fmt.Sprint("Pin ", e), true, func(w *world) (string, bool) { return pinned(w, e), true }},
+			step{fmt.Sprint("Switch ", e), true, func(w *world) (string, bool) { return switched(w, e), true }})
 	}
 	for old := range uint64(2) {
 		for _, kind := range kinds {
@@ -190,10 +216,14 @@ func seen(w *world, old uint64, e Evidence) (string, bool) {
 		return "evidence is ignored without a reason", true
 	case answer == Join && e.Decides && !w.r.evidence.Decides, answer == Join && e.Kinds&^w.r.evidence.Kinds != 0:
 		return "evidence that joins a question is lost", true
-	case answer == Ask:
-		if w.r.question == before.question {
-			return "a question cannot be told from one that it has overtaken", true
-		}
+	case answer == Join && before.evidence.Decides && !w.r.evidence.Decides:
+		return "a question does not decide any more", true
+	case answer == Ask && w.r.question == before.question:
+		return "a question cannot be told from one that it has overtaken", true
+	case answer == Ask && w.r.evidence != e:
+		return "a question goes by what has led to another", true
+	case answer == Ask && !w.r.asking:
+		return "a question that is not begun", true
 	}
 	return "", true
 }
@@ -205,7 +235,7 @@ func concluded(w *world, f Findings) (string, bool) {
 	}
 	before := w.r
 	v, renewed := w.r.Conclude(w.now, w.r.question, f, hold)
-	decides, definite := before.evidence.Decides, before.evidence.Definite()
+	decides, definite := before.evidence.Decides || f.Moved && f.Active == Passed, before.evidence.Definite()
 	passes := f.Other == Passed && (definite || f.Active == Failed) || f.Other == PassedWeakly && f.Active == Failed
 	switch {
 	case v != Move && w.r.asking:
@@ -219,12 +249,24 @@ func concluded(w *world, f Findings) (string, bool) {
 		if moves := Judge(false, f) == Move; moves && !(ok && kept == f) || !moves && w.r.keptAt != before.keptAt {
 			return "an early question that says move is lost, or another one is kept", true
 		}
+		if w.asks(Evidence{Kinds: before.evidence.Kinds}) {
+			return "an early question is asked again at once", true
+		}
+		moved := w.r
+		moved.MoveTo(w.now, w.r.Active.Other(), false)
+		if _, ok := moved.Kept(w.now); ok {
+			return "what was found before a judgement is kept", true
+		}
+	case v == Undecided:
+		return "a question that decides has no verdict", true
 	case (v == Move) != passes:
 		return "the other side's answer is not the arbiter", true
 	case (v == GoDown) != (!passes && f.Active == Failed), v == GoDown != (w.r.Down && !before.Down):
 		return "down without two sides that fail, or not down with them", true
 	case v == Stay && w.r.Epoch == before.Epoch && f.Reached && !(before.evidence.Kinds == Slow && f.Alive):
 		return "a judgement is not followed by a renewal", true
+	case v == Stay && w.r.Epoch != before.Epoch && before.evidence.Kinds == Slow && f.Alive:
+		return "a slow call takes the connections of others", true
 	case v == Stay && w.r.Epoch != before.Epoch && !f.Reached:
 		return "a renewal although no new connection was answered", true
 	case v == Stay && before.evidence.Kinds == Slow && w.r.heldUntil != before.heldUntil:
@@ -233,13 +275,21 @@ func concluded(w *world, f Findings) (string, bool) {
 		return "a false alarm is not held", true
 	}
 	if v == Move {
-		if w.r.MayMove(w.now, w.r.View, w.r.Memory(definite)) != nil {
+		if w.r.MayMove(w.now, w.r.View, w.memory(definite)) != nil {
 			w.r.Refuse(w.now, w.r.question, hold)
 			return "", true
 		}
 		w.proposed, w.weak = true, f.Other == PassedWeakly
 	}
 	return "", true
+}
+
+// memory is how long moves count.
+func (w *world) memory(definite bool) time.Duration {
+	if definite {
+		return w.r.FenceDamping
+	}
+	return w.r.Damping
 }
 
 // confirmed: ConfirmSwitch agrees.
@@ -249,14 +299,17 @@ func confirmed(w *world) (string, bool) {
 	}
 	w.proposed = false
 	q, e := w.r.Question()
-	memory := w.r.Memory(e.Definite())
+	memory := w.memory(e.Definite())
+	if w.r.Memory(e.Definite()) != memory {
+		return "other moves count than those that should", true
+	}
 	if w.r.MayMove(w.now, w.r.View, memory) != nil {
 		w.r.Refuse(w.now, q, hold)
 		return "", true
 	}
 	w.r.MoveTo(w.now, w.r.Active.Other(), w.weak)
 	if memory != w.r.FenceDamping {
-		w.ghost = append(w.ghost, w.now)
+		w.remember()
 	}
 	if w.r.Provisional != w.weak {
 		return "a move on weak evidence is not provisional, or another one is", true
@@ -282,7 +335,7 @@ func overtaken(w *world) (string, bool) {
 				return "a question that has ended has a say", true
 			}
 		}
-		if w.r.Recover(late, f) != Undecided || !w.r.Down && w.r.Recover(w.r.View, f) != Undecided {
+		if w.r.Recover(late, f) != Undecided || (!w.r.Down || w.r.Closed) && w.r.Recover(w.r.View, f) != Undecided {
 			return "a watch that was overtaken has a say", true
 		}
 	}
@@ -344,13 +397,13 @@ func returned(w *world) (string, bool) {
 		return "back although people are to say when", true
 	}
 	w.r.MoveTo(w.now, Primary, false)
-	w.ghost = append(w.ghost, w.now)
+	w.remember()
 	return "", true
 }
 
 // takenBack: the side that was left on weak evidence passes.
 func takenBack(w *world) (string, bool) {
-	stands := w.r.Provisional && !w.r.Pinned && !w.r.Closed && !w.r.Down
+	stands := w.r.Provisional && !w.r.Closed && !w.r.Down
 	may := w.r.MayTakeBack(w.r.View)
 	switch {
 	case stands != may:
@@ -360,7 +413,19 @@ func takenBack(w *world) (string, bool) {
 	case w.r.MayMove(w.now, w.r.View, 0) != nil:
 		return "latch or dwell keep a provisional move", true
 	}
-	w.r.MoveTo(w.now, w.r.Active.Other(), false)
+	before, trial := len(w.r.Moves()), w.r.Since
+	w.r.TakeBack(w.now)
+	if n := len(w.ghost); n > 0 && w.ghost[n-1].Equal(trial) {
+		w.ghost = w.ghost[:n-1]
+	}
+	switch {
+	case len(w.r.Moves()) > before:
+		return "a trial counts towards the latch", true
+	case w.r.Weigh(w.now, PassedWeakly) != Inconclusive || w.r.Weigh(w.now, Passed) != Passed:
+		return "weak evidence leads to one trial after the other, or proof is held back", true
+	case w.r.Weigh(w.now.Add(w.r.Damping+1), PassedWeakly) != PassedWeakly:
+		return "weak evidence is worth nothing for ever", true
+	}
 	return "", true
 }
 
@@ -379,12 +444,84 @@ func healthy(w *world, old uint64) (string, bool) {
 		return "a healthy answer is no proof of life", true
 	case up != before.Down || confirmed != before.Provisional:
 		return "what a healthy answer has ended is not told", true
-	case up && w.r.See(w.now, w.r.Epoch, Evidence{Kinds: Answered, Decides: true}) == Ask:
+	case up && w.asks(Evidence{Kinds: Answered, Decides: true}):
 		return "a brown-out becomes a storm of questions", true
+	case up && !(w.asks(Evidence{Kinds: Fenced, Decides: true}) && w.asks(Evidence{Kinds: Slow, Decides: true})):
+		return "a fence or a black hole after a brown-out is held", true
 	case up != (w.r.Epoch != before.Epoch):
 		return "the end of an outage is no judgement, or another answer is", true
 	}
 	return "", true
+}
+
+// passed: time has.
+func passed(w *world) (string, bool) {
+	held, quiet := w.now.Before(w.r.heldUntil), w.now.Before(w.r.quietTill)
+	w.now = w.now.Add(1)
+	switch {
+	case !w.mayAsk():
+	case held && !w.now.Before(w.r.heldUntil) && !w.asks(Evidence{Kinds: w.r.heldBy, Decides: true}):
+		return "a hold never ends", true
+	case quiet && !w.now.Before(w.r.quietTill) && !w.now.Before(w.r.heldUntil) && !w.asks(Evidence{Kinds: Answered}):
+		return "no early question any more", true
+	}
+	return "", true
+}
+
+func pinned(w *world, to Side) string {
+	before := w.r
+	w.r.Pin(w.now, to)
+	switch {
+	case before.Closed || before.Single && to == Alternate:
+		return complain(w.r.View != before.View, "a pin to what there is not")
+	case !w.r.Pinned || w.r.Active != to || w.r.asking:
+		return "not pinned, or a question goes on"
+	}
+	return ""
+}
+
+func switched(w *world, to Side) string {
+	before := w.r
+	moved, up := w.r.Switch(w.now, to)
+	switch {
+	case before.Closed || before.Single && to == Alternate:
+		return complain(w.r.View != before.View || moved || up, "a switch to what there is not")
+	case w.r.Active != to || w.r.Down || w.r.Provisional:
+		return "a hand does not get what it wants"
+	case moved != (before.Active != to) || up != (!moved && before.Down):
+		return "what a hand has done is not told"
+	case !w.r.Pinned && !w.r.asking && w.r.MayMove(w.now, w.r.View, w.r.Damping) == ErrLatched:
+		return "latched after a hand has cleared that"
+	}
+	w.ghost = nil
+	return ""
+}
+
+// sound says what is wrong with a state, however it has come about.
+func (w *world) sound() string {
+	r := &w.r
+	long := w.now.Add(100 * r.Damping)
+	automatic := r.MayMove(long, r.View, 0) == nil
+	home := r.MayReturn(long, r.View, true)
+	switch {
+	case automatic != !(r.Closed || r.Pinned || r.Single):
+		return "a move that may not be, or none for good"
+	case home != (!r.Closed && !r.Pinned && !r.Down && !r.Manual && r.Active == Alternate):
+		return "a way home that may not be taken, or none for good"
+	case r.Pinned && (r.Down || r.Provisional || r.asking):
+		return "pinned, and down, provisional or asked about"
+	case r.Closed && r.asking:
+		return "a question after Close"
+	case r.Single && (r.Active != Primary || r.Provisional):
+		return "a second address where there is one"
+	case r.NeedsWatch(false) != (!r.Closed && (r.Down || r.Provisional)):
+		return "nobody looks for a way out, or for no reason"
+	case r.NeedsWatch(true) != (!r.Closed && (r.Down || r.Provisional || r.Active == Alternate || r.Pinned)):
+		return "nobody looks for the way home, or for no reason"
+	case len(r.moves) > r.Keep || len(r.moves) > 0 && r.moves[len(r.moves)-1].Sub(r.moves[0]) >= r.Damping:
+		return "moves are remembered for ever"
+	}
+	return ""
 }
 
 // check says what is wrong with a step from a to b, whatever it was.
@@ -393,26 +530,25 @@ func check(a, b *world, s *step) string {
 	switch {
 	case moved != (b.r.Generation == a.r.Generation+1) || !moved && a.r.Generation != b.r.Generation:
 		return "the generation does not count the moves"
+	case moved && !b.r.Since.Equal(b.now) || !moved && !b.r.Since.Equal(a.r.Since):
+		return "since when is not that of the last move"
 	case b.r.Epoch < a.r.Epoch || b.r.Epoch > a.r.Epoch+1 || moved && b.r.Epoch == a.r.Epoch:
 		return "a move is no judgement, or a step is more than one"
-	case a.r.Closed && (moved || !b.r.Closed || b.r.asking && !a.r.asking):
-		return "something happens after Close"
-	case b.r.Pinned && (b.r.Down || b.r.Provisional && !a.r.Provisional):
-		return "pinned, and down or provisional"
+	case a.r.Down && !b.r.Down && b.r.Epoch == a.r.Epoch && !b.r.Pinned:
+		return "the end of an outage is no judgement"
+	case moved && b.r.Down:
+		return "a move to what is down"
+	case moved && !b.r.Pinned && !(b.asks(Evidence{Kinds: Answered, Decides: true}) && b.asks(Evidence{Kinds: Answered})):
+		return "what was held before a move still is"
 	case moved && a.r.Pinned && !s.hand:
 		return "an automatic move while pinned"
-	case b.r.Single && (b.r.Active != Primary || b.r.Provisional):
-		return "a second address where there is one"
+	case a.r.Closed && a.r.View != b.r.View:
+		return "something happens after Close"
 	case b.r.asking && b.r.question == a.r.question && b.r.Epoch != a.r.Epoch:
 		return "a question survives a judgement"
-	case len(b.r.moves) > b.r.Keep:
-		return "moves are remembered for ever"
-	case b.r.Down && !b.r.NeedsWatch(false), b.r.Provisional && !b.r.Pinned && !b.r.Closed && !b.r.NeedsWatch(false):
-		if !b.r.Closed {
-			return "nobody looks for a way out"
-		}
-	case (b.r.Active == Alternate || b.r.Pinned) && !b.r.Closed && !b.r.NeedsWatch(true):
-		return "nobody looks for the way home"
+	}
+	if wrong := b.sound(); wrong != "" {
+		return wrong
 	}
 	n := 0
 	for _, m := range b.ghost {
@@ -424,6 +560,161 @@ func check(a, b *world, s *step) string {
 		return fmt.Sprintf("%d automatic moves within the time that allows %d", n, b.r.MaxMoves)
 	}
 	return ""
+}
+
+// TestHold: what is held, for how long, and what is not.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	refuse := func(r *Rule, at int64, k Kind, hold time.Duration) {
+		t.Helper()
+		if r.See(time.Unix(at, 0), 0, Evidence{Kinds: k, Decides: true}) != Ask {
+			t.Fatalf("evidence %v at %d is held", k, at)
+		}
+		r.Refuse(time.Unix(at, 0), r.question, hold)
+	}
+	asks := func(r Rule, at int64, k Kind) bool {
+		return r.See(time.Unix(at, 0), 0, Evidence{Kinds: k, Decides: true}) == Ask
+	}
+	var r Rule
+	refuse(&r, 0, Answered, 4*time.Second)
+	if asks(r, 3, Answered) || !asks(r, 4, Answered) {
+		t.Error("a hold does not last for its time")
+	}
+	refuse(&r, 1, Unreachable, 4*time.Second)
+	if asks(r, 2, Answered) || asks(r, 2, Unreachable) || asks(r, 2, Answered|Unreachable) || !asks(r, 2, Fenced|Answered) {
+		t.Error("a second hold is not about both kinds of evidence, or about more")
+	}
+	refuse(&r, 9, Answered, 4*time.Second)
+	if !asks(r, 10, Unreachable) {
+		t.Error("a hold that is over has become part of another")
+	}
+	refuse(&r, 10, Slow, 100*time.Second)
+	if asks(r, 12, Answered) || !asks(r, 13, Answered) || !asks(r, 11, Slow) {
+		t.Error("a slow request has changed what is held")
+	}
+}
+
+// TestFindingsAreFreshForAWhile: what an early question has found need not be asked
+// again within that time.
+func TestFindingsAreFreshForAWhile(t *testing.T) {
+	t.Parallel()
+	r := Rule{Limits: Limits{Fresh: 2 * time.Second}}
+	if _, ok := r.Kept(time.Unix(0, 0)); ok {
+		t.Error("findings before any question")
+	}
+	r.See(time.Unix(0, 0), 0, Evidence{Kinds: Answered})
+	r.Conclude(time.Unix(0, 0), r.question, Findings{Active: Failed, Other: Passed}, time.Second)
+	for at, want := range []bool{true, true, false, false} {
+		if f, ok := r.Kept(time.Unix(int64(at), 0)); ok != want || ok && f.Active != Failed {
+			t.Errorf("after %d s: %v, %+v", at, ok, f)
+		}
+	}
+}
+
+// TestDwellAndLatch: what a history of moves means, in hours and minutes.
+func TestDwellAndLatch(t *testing.T) {
+	t.Parallel()
+	limits := Limits{MinDwell: 10 * time.Minute, Damping: time.Hour, FenceDamping: time.Minute, MaxMoves: 4, Keep: 6}
+	for _, row := range []struct {
+		name    string
+		minutes []int // of the moves, the last one at 0
+		dwell   int
+		latched bool
+	}{
+		{"one move", []int{0}, 10, false},
+		{"the second within the hour", []int{-30, 0}, 20, false},
+		{"the third", []int{-59, -30, 0}, 40, false},
+		{"the hour is the most", []int{-59, -40, -30, 0}, 60, true},
+		{"an hour ago is long ago", []int{-60, 0}, 10, false},
+		{"and does not latch", []int{-60, -30, -20, 0}, 40, false},
+	} {
+		r := Rule{Limits: limits, View: View{Active: Alternate}}
+		now := time.Unix(1e9, 0)
+		latched := false
+		var moves []time.Time
+		for _, m := range row.minutes {
+			moves = append(moves, now.Add(time.Duration(m)*time.Minute))
+			latched = r.MoveTo(moves[len(moves)-1], Alternate, false)
+		}
+		home := now.Add(time.Duration(row.dwell) * time.Minute)
+		if got := r.DwellUntil(); !got.Equal(home) {
+			t.Errorf("%s: home after %v", row.name, got.Sub(now))
+		}
+		if r.MayReturn(home.Add(-1), r.View, true) || !r.MayReturn(home, r.View, true) {
+			t.Errorf("%s: not home when the dwell is over", row.name)
+		}
+		if latched != row.latched || r.Latched(now) != row.latched || (r.MayMove(now, r.View, time.Hour) == ErrLatched) != row.latched {
+			t.Errorf("%s: latched: %v", row.name, latched)
+		}
+		if r.MayMove(now, r.View, time.Minute) != nil {
+			t.Errorf("%s: a fence moves nothing", row.name)
+		}
+		if again := r.MoveTo(now, Primary, false); row.latched && again {
+			t.Errorf("%s: latched a second time", row.name)
+		}
+		fleet := Rule{Limits: limits, View: View{Active: Alternate, Since: now.Add(time.Hour)}}
+		if got := fleet.Remember(now, moves); got != row.latched || fleet.Remember(now, fleet.moves) {
+			t.Errorf("%s: latched by a fleet: %v", row.name, got)
+		}
+		if got := fleet.DwellUntil(); !got.Equal(home) {
+			t.Errorf("%s: the fleet goes home after %v", row.name, got.Sub(now))
+		}
+	}
+	r := Rule{Limits: Limits{MinDwell: 2 * time.Hour, Damping: time.Hour}}
+	if r.DwellUntil() != r.Since.Add(2*time.Hour) {
+		t.Error("MinDwell is shortened")
+	}
+}
+
+// TestTrials: a move on weak evidence that is taken back leaves no trace but a pause, in
+// minutes, before the next one.
+func TestTrials(t *testing.T) {
+	t.Parallel()
+	r := Rule{Limits: Limits{Damping: 30 * time.Minute, MaxMoves: 3, Keep: 9, TrialPause: 5 * time.Minute}}
+	now := time.Unix(1e9, 0)
+	r.MoveTo(now, Alternate, false)
+	r.MoveTo(now, Primary, false)
+	for i, pause := range []time.Duration{5, 10, 20, 30, 30} {
+		began := now.Add(time.Duration(i) * time.Second)
+		r.MoveTo(began, Alternate, true)
+		if r.TakeBack(began.Add(1)); r.Active != Primary || r.Provisional || len(r.Moves()) != 2 || r.Latched(now) {
+			t.Errorf("trial %d: %+v after it", i, r)
+		}
+		if pause *= time.Minute; r.Weigh(began.Add(pause), PassedWeakly) != Inconclusive || r.Weigh(began.Add(pause+1), PassedWeakly) != PassedWeakly {
+			t.Errorf("trial %d: the next one is not tried after %v", i, pause)
+		}
+		if r.Weigh(began, Passed) != Passed || r.Weigh(began, Failed) != Failed {
+			t.Error("a trial that has failed says something about what passes or fails")
+		}
+	}
+	r.MoveTo(now, Alternate, true)
+	r.Healthy(now, r.Epoch, 0)
+	r.MoveTo(now, Primary, false)
+	r.MoveTo(now.Add(time.Second), Alternate, true)
+	before := len(r.Moves())
+	r.Remember(now, r.Moves()[:before-1]) // of a fleet that does not know the trial
+	if r.TakeBack(now.Add(time.Second)); len(r.Moves()) != before-1 || r.Weigh(now.Add(5*time.Minute+time.Second), PassedWeakly) != PassedWeakly {
+		t.Error("a trial that was confirmed counts, or the moves of a fleet do not")
+	}
+}
+
+// TestMovesThatAreRemembered: they are few, the newest, and the rule's own.
+func TestMovesThatAreRemembered(t *testing.T) {
+	t.Parallel()
+	r := Rule{Limits: Limits{Damping: time.Hour, Keep: 3}}
+	theirs := make([]time.Time, 5)
+	for i := range theirs {
+		theirs[i] = time.Unix(int64(i), 0)
+	}
+	r.Remember(theirs[4], theirs)
+	theirs[4] = time.Time{}
+	if m := r.Moves(); len(m) != 3 || m[0] != time.Unix(2, 0) || m[2] != time.Unix(4, 0) {
+		t.Error(m)
+	}
+	r.MoveTo(time.Unix(5, 0), Alternate, false)
+	if m := r.Moves(); len(m) != 3 || m[0] != time.Unix(3, 0) || m[2] != time.Unix(5, 0) {
+		t.Error(m)
+	}
 }
 
 func TestEveryOrderOfEvents(t *testing.T) {
@@ -447,17 +738,16 @@ func explore(t *testing.T, limits Limits) {
 	start := world{r: Rule{Limits: limits, View: View{Since: began}}, now: began}
 	type came struct{ from, by int32 }
 	steps := allSteps()
-	ids := map[string]int32{start.key(): 0}
+	ids := map[key]int32{start.key(): 0}
 	trail := []came{{-1, -1}}
 	queue := []world{start}
-	auto := [][]int32{nil} // what leads to a state without a hand
-	free := []bool{true}   // neither closed nor pinned
-	at := []Side{Primary}
+	var auto, ends []int32 // what follows a state without a hand, and where the list of each state ends
 	edges := 0
+	var next world
 	for from := int32(0); int(from) < len(queue); from++ {
-		w := &queue[from]
+		w := queue[from]
 		for i := range steps {
-			next := w.clone()
+			next = w
 			wrong, ok := steps[i].do(&next)
 			if !ok {
 				continue
@@ -467,7 +757,7 @@ func explore(t *testing.T, limits Limits) {
 				next.proposed = false // by a question that is no more
 			}
 			if wrong == "" {
-				wrong = check(w, &next, &steps[i])
+				wrong = check(&w, &next, &steps[i])
 			}
 			if wrong != "" {
 				story := "  " + steps[i].name
@@ -483,14 +773,15 @@ func explore(t *testing.T, limits Limits) {
 				ids[key] = id
 				trail = append(trail, came{from, int32(i)})
 				queue = append(queue, next)
-				w = &queue[from] // which may have moved in memory
-				auto, free, at = append(auto, nil), append(free, !next.r.Closed && !next.r.Pinned), append(at, next.r.Active)
-				require(t, len(queue) < 3_000_000)
+				if len(queue) == maxStates {
+					t.Fatal("too many states")
+				}
 			}
 			if !steps[i].hand && id != from {
-				auto[id] = append(auto[id], from)
+				auto = append(auto, id)
 			}
 		}
+		ends = append(ends, int32(len(auto)))
 	}
 	t.Logf("%d states, %d steps", len(queue), edges)
 
@@ -501,34 +792,27 @@ func explore(t *testing.T, limits Limits) {
 			continue
 		}
 		leads := make([]bool, len(queue))
-		var todo []int32
-		for id := range queue {
-			if at[id] == side {
-				leads[id] = true
-				todo = append(todo, int32(id))
-			}
-		}
-		for len(todo) > 0 {
-			id := todo[len(todo)-1]
-			todo = todo[:len(todo)-1]
-			for _, p := range auto[id] {
-				if !leads[p] {
-					leads[p] = true
-					todo = append(todo, p)
+		for more := true; more; {
+			more = false
+			for id := len(queue) - 1; id >= 0; id-- {
+				if leads[id] {
+					continue
 				}
+				first := int32(0)
+				if id > 0 {
+					first = ends[id-1]
+				}
+				leads[id] = queue[id].r.Active == side || slices.ContainsFunc(auto[first:ends[id]], func(next int32) bool { return leads[next] })
+				more = more || leads[id]
 			}
 		}
 		for id := range queue {
-			if free[id] && !leads[id] {
-				t.Fatalf("no way to side %d from %+v", side, queue[id].r)
+			if r := &queue[id].r; !leads[id] && !r.Closed && !r.Pinned {
+				t.Fatalf("no way to side %d from %+v", side, *r)
 			}
 		}
 	}
 }
 
-func require(t *testing.T, ok bool) {
-	t.Helper()
-	if !ok {
-		t.Fatal("too many states")
-	}
-}
+// maxStates is twice what the rule has.
+const maxStates = 160_000

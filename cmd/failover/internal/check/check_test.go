@@ -192,7 +192,7 @@ func TestSaysTheRightThing(t *testing.T) {
 				w.org.Alternate().Fail(failovertest.Delay(400 * time.Millisecond))
 				w.probe = 300 * time.Millisecond
 			},
-			answer: "no", exit: 1, words: []string{"✗ HTTP/2.0 round trip 4"}, mend: "set Config.ProbeTimeout",
+			answer: "no", exit: 1, words: []string{"✗ HTTP/2.0 round trip"}, mend: "set Config.ProbeTimeout",
 		},
 		{
 			name: "nothing listens", world: func(w *world) { w.org.Alternate().Fail(failovertest.Refuse()) },

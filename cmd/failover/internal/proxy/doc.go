@@ -82,7 +82,7 @@
 // Connections of callers are not encrypted. The proxy therefore listens to this
 // machine only, unless -expose permits more. Whoever reaches it gets no further
 // than to the organization, and there with no other than his own credentials: it
-// adds none, keeps none but the last Authorization header in memory for probes of
+// adds none, keeps none but up to eight Authorization headers in memory for probes of
 // the organization, takes no requests for other hosts, and no web page can lead a
 // browser to it under a name of its own (DNS rebinding). What -expose risks are
 // the tokens of callers on the way. Put TLS in front of it, keep the Host header,

@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"slices"
@@ -29,8 +29,17 @@ func (m *model) observe(e failover.Event) {
 		m.made[e.Reason] = true
 		m.checkSwitch(e)
 		next.active, next.generation, next.down = e.To, e.Generation, false
+		if takesBack(e) {
+			m.dwells = m.dwelt
+		} else {
+			m.dwelt, m.dwells = m.dwells, e.Time
+		}
+		if n := len(m.switches); !takesBack(e) {
+			m.switches = append(m.switches, e.Time)
+		} else if n > 0 && m.switches[n-1].Equal(m.switched) {
+			m.switches = m.switches[:n-1] // neither counts
+		}
 		m.switched = e.Time
-		m.switches = append(m.switches, e.Time)
 	case failover.EventSwitchRefused:
 		if strings.HasSuffix(e.Reason, "answers its probe") {
 			m.cleared = e.Time
@@ -42,7 +51,7 @@ func (m *model) observe(e failover.Event) {
 		m.cleared = e.Time
 	case failover.EventDown:
 		active, other := m.now.active, m.now.active^1
-		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.found(other, bad, unclear, weak) {
+		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.single() && !m.found(other, bad, unclear, weak) {
 			m.fail("down without two failed probes")
 		}
 		next.down = true
@@ -68,6 +77,9 @@ func (m *model) observe(e failover.Event) {
 	}
 }
 
+// single reports whether the organization has one address.
+func (m *model) single() bool { return m.cfg.Alternate == failover.NoAlternate }
+
 // checkTrip: neither the faults of an older generation nor cancelled callers
 // open a breaker.
 func (m *model) checkTrip(e failover.Event) {
@@ -84,10 +96,23 @@ func (m *model) checkTrip(e failover.Event) {
 	}
 }
 
+// takesBack reports whether a switch undoes one on weak evidence.
+func takesBack(e failover.Event) bool {
+	return refutes(e) || strings.HasSuffix(e.Reason, "has not given a healthy answer")
+}
+
+// refutes reports whether it does so because of the answer to a request.
+func refutes(e failover.Event) bool {
+	return strings.HasSuffix(e.Reason, "does not answer requests in good health")
+}
+
 // checkSwitch: a switch is made by hand, or has a passed probe of the target, a
 // failed one of the active endpoint (or its fence), the latch's and the
 // operator's leave.
 func (m *model) checkSwitch(e failover.Event) {
+	if m.single() {
+		m.fail("a switch, and one address")
+	}
 	if e.From != m.now.active || e.To != e.From^1 || e.Generation != m.now.generation+1 {
 		m.fail("switch from %v to %v in generation %d does not follow on %v in %d", e.From, e.To, e.Generation, m.now.active, m.now.generation)
 	}
@@ -98,7 +123,8 @@ func (m *model) checkSwitch(e failover.Event) {
 		}
 		return
 	}
-	if !m.found(e.To, good, weak) {
+	back := takesBack(e)
+	if !refutes(e) && !m.found(e.To, good, weak) {
 		m.fail("switch to the %v, which did not pass a probe", e.To)
 	}
 	if m.byHand[e.Reason] {
@@ -107,20 +133,25 @@ func (m *model) checkSwitch(e failover.Event) {
 	}
 	fenced := m.fenced(e.From, m.switched)
 	down := strings.HasPrefix(e.Reason, "of two endpoints that were down")
-	back := strings.HasSuffix(e.Reason, "has not given a healthy answer") // of a provisional move
-	if down && !m.now.down && !m.damped(e.Time) {
+	if down && !m.now.down && !m.damped() {
 		m.fail("a switch out of down, and not down")
 	}
 	switch {
 	case m.now.pinned:
 		m.fail("automatic switch while pinned")
-	case !m.agreed[agreement{e.To, e.Time.Round(0)}]:
+	case !back && !m.agreed[agreement{e.To, e.Time.Round(0)}]:
 		m.fail("switch to the %v without ConfirmSwitch", e.To)
 	case m.now.down:
 		m.checkRecovery(e.Time)
 	case down:
 	case back:
-		if m.lastServed(e.From, m.switched, e.Time).After(m.switched) {
+		since := m.switched
+		for _, p := range m.probes[e.From] { // which may have led to a renewal: answers from before do not count
+			if p.found != bad && p.ended.After(since) {
+				since = p.ended
+			}
+		}
+		if m.lastServed(e.From, since, e.Time).After(since) {
 			m.fail("a move is taken back although the %v has served", e.From)
 		}
 	case e.Fault == nil:
@@ -140,7 +171,7 @@ func (m *model) checkFailback(e failover.Event) {
 	if n := m.risen(m.switched); n < rise {
 		m.fail("fail-back after %d good probes", n)
 	}
-	if stay := e.Time.Sub(m.switched); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
+	if stay := e.Time.Sub(m.dwells); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
 		m.fail("fail-back to the %v after %v", e.To, stay)
 	}
 }
@@ -152,8 +183,8 @@ const longestDown = 5*time.Second + 10*time.Second + 5*time.Second
 
 // checkRecovery: a healthy endpoint is not left down.
 func (m *model) checkRecovery(now time.Time) {
-	for _, healthy := range m.healthy {
-		if !m.now.down || healthy.IsZero() {
+	for e, healthy := range m.healthy {
+		if !m.now.down || healthy.IsZero() || m.single() && failover.Endpoint(e) == failover.Alternate {
 			continue
 		}
 		since := healthy
@@ -174,7 +205,7 @@ func (m *model) check() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
-	if status.Down && m.damped(time.Now()) {
+	if status.Down && m.damped() {
 		got.down = m.now.down // which need not be told
 	}
 	if got != m.now && !m.closing {
@@ -203,16 +234,15 @@ func (m *model) check() {
 	}
 }
 
-// damped reports whether there were so many outages that a further one may not be
-// told of.
-func (m *model) damped(now time.Time) bool {
-	n := 0
-	for _, at := range m.downs {
-		if now.Sub(at) < 10*time.Minute {
-			n++
+// damped reports whether there were so many outages that a further one may not be told
+// of. Those that follow it count as well, and the model does not know them.
+func (m *model) damped() bool {
+	for i := 2; i < len(m.downs); i++ {
+		if m.downs[i].Sub(m.downs[i-2]) < 10*time.Minute {
+			return true
 		}
 	}
-	return n >= 3
+	return false
 }
 
 // mayArrive: all traffic of a generation goes to one endpoint, and none goes out

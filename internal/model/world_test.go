@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,10 @@ const (
 )
 
 const (
+	orgURL   = "https://contoso.api.crm.dynamics.com"
+	accounts = "/api/data/v9.2/accounts"
+	whoAmI   = "/api/data/v9.2/WhoAmI"
+
 	asJSON       = "application/json"
 	organization = `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`
 )
@@ -114,6 +119,11 @@ func (r *pausingReader) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
+// dialRefused finds that nobody listens.
+func dialRefused(context.Context, string, string) (net.Conn, error) {
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+}
+
 // truncated gives an answer that breaks off.
 func truncated(req *http.Request) (*http.Response, error) {
 	resp, err := answering(200, asJSON, "")(req)
@@ -125,7 +135,8 @@ func truncated(req *http.Request) (*http.Response, error) {
 var (
 	sound    = &conduct{name: "serves", reaches: true, probe: good, answer: answering(200, asJSON, organization)}
 	refusing = &conduct{name: "refuses", counts: true, probe: bad, answer: func(*http.Request) (*http.Response, error) {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		_, err := dialRefused(nil, "", "")
+		return nil, err
 	}}
 	fencing = &conduct{name: "fences", counts: true, trips: true, fence: true, probe: bad,
 		answer: answering(503, asJSON, `{"error":{"code":"0x8004B065","message":"Not served from here."}}`)}
@@ -133,9 +144,10 @@ var (
 	outage    = &conduct{name: "503", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "")}
 	busy      = &conduct{name: "503 with Retry-After", reaches: true, counts: true, probe: bad, answer: answering(503, "text/plain", "", "Retry-After", "120")}
 
-	slow      = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
-	slowBody  = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
-	tokenless = &conduct{name: "asks for a token", reaches: true, probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")}
+	slow     = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
+	slowBody = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
+	// A 401 says that the request has not been applied (RFC 9110, section 15.5.2).
+	tokenless = &conduct{name: "asks for a token", probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")}
 
 	// outages are what a side does that is to be left.
 	outages = []*conduct{
@@ -158,7 +170,7 @@ var (
 		{name: "404", reaches: true, probe: unclear, answer: answering(404, asJSON, "")},
 		{name: "throttles", probe: weak, answer: answering(429, asJSON, "", "Retry-After", "7")},
 		tokenless,
-		{name: "asks for a password", reaches: true, probe: unclear, answer: answering(401, asJSON, "", "WWW-Authenticate", "Basic")},
+		{name: "asks for a password", probe: unclear, answer: answering(401, asJSON, "", "WWW-Authenticate", "Basic")},
 		{name: "plug-in fails", reaches: true, probe: unclear, answer: answering(503, asJSON, `{"error":{"code":"0x80040265","message":"No."}}`)},
 	}
 )
@@ -171,11 +183,12 @@ type world struct {
 	faults   [2][]evidence
 	served   [2][]evidence // healthy answers that were read to their end
 	probes   [2][]probed
-	probing  [2]int // under way
-	begun    int    // probes
+	probing  [2][]*probed // under way
+	begun    int          // probes
 	arrivals []arrival
 	reached  map[string]int // by request id, where a write may have been carried out
 	callers  map[string]*caller
+	arrived  func() // called for every request, if it is set
 }
 
 func newWorld() *world {
@@ -221,6 +234,9 @@ func (w *world) behave(e failover.Endpoint, requests, probes *conduct) {
 }
 
 func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
+	if w.arrived != nil {
+		w.arrived()
+	}
 	if req.Body != nil {
 		io.Copy(io.Discard, req.Body)
 		req.Body.Close()
@@ -305,13 +321,14 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	started := time.Now()
 	w.mu.Lock()
 	c := w.sides[e].probes
-	w.probing[e]++
 	w.begun++
+	this := &probed{started: started, found: c.probe}
+	w.probing[e] = append(w.probing[e], this)
 	w.mu.Unlock()
 	resp, err := c.answer(req)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.probing[e]--
+	w.probing[e] = slices.DeleteFunc(w.probing[e], func(p *probed) bool { return p == this })
 	if err == nil || !canceled(req.Context()) {
 		w.probes[e] = append(w.probes[e], probed{started, time.Now(), c.probe})
 	}
@@ -352,8 +369,17 @@ func (w *world) fenced(e failover.Endpoint, since time.Time) bool {
 	return false
 }
 
-// found reports whether a probe of e that ended lately came to one of findings.
+// probeTimeout is Config.ProbeTimeout.
+const probeTimeout = 5 * time.Second
+
+// found reports whether a probe of e that ended lately came to one of findings. The
+// Transport does not wait for one whose time is over, and may be the first to know.
 func (w *world) found(e failover.Endpoint, findings ...finding) bool {
+	for _, p := range w.probing[e] {
+		if time.Since(p.started) >= probeTimeout && slices.Contains(findings, p.found) {
+			return true
+		}
+	}
 	for i := len(w.probes[e]) - 1; i >= 0; i-- {
 		p := w.probes[e][i]
 		if p.ended.Before(time.Now().Add(-evidenceTime)) {
@@ -370,7 +396,7 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 
 // evidenceTime is how old the evidence for a change may be: a probe, the time for which
 // the findings of an early question are kept, and the time that ConfirmSwitch has.
-const evidenceTime = (5 + 2 + 30 + 1) * time.Second
+const evidenceTime = probeTimeout + (2+30+1)*time.Second
 
 // risen counts the good probes of the primary since the last bad one, whatever
 // they were for.

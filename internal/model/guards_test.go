@@ -1,4 +1,4 @@
-package failover_test
+package model_test
 
 import (
 	"context"
@@ -28,18 +28,22 @@ type drill struct {
 	transport *failover.Transport
 	tripped   atomic.Int32
 	up        atomic.Int32
+	told      func(failover.Event) // of every event, if it is set
 }
 
-// run plays a drill in a bubble. Both sides serve at first.
-func run(t *testing.T, cfg failover.Config, plot func(*drill)) {
+// run plays a drill in a bubble. Both sides serve at first. Log is where the log goes.
+func run(t *testing.T, cfg failover.Config, plot func(*drill), log ...slog.Handler) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := &drill{T: t, world: newWorld()}
 		d.behave(failover.Primary, sound, sound)
 		d.behave(failover.Alternate, sound, sound)
-		cfg.Base, cfg.Logger = d, slog.New(slog.DiscardHandler)
+		cfg.Base, cfg.Logger = d, slog.New(append(log, slog.DiscardHandler)[0])
 		cfg.OnEvent = func(e failover.Event) {
+			if d.told != nil {
+				d.told(e)
+			}
 			switch e.Kind {
 			case failover.EventTripped:
 				d.tripped.Add(1)
@@ -93,7 +97,7 @@ func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
 		require.Zero(d, d.get(time.Minute))
 		require.True(d, d.transport.Status().Down)
 		d.behave(failover.Primary, sound, slow)
-		d.await(func(w *world) bool { return w.probing[failover.Primary] > 0 })
+		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) > 0 })
 		d.transport.Pin(failover.Primary)
 		time.Sleep(10 * time.Second)
 		assert.Zero(d, d.up.Load(), "the probe ended after there was something to recover from")
@@ -130,12 +134,12 @@ func TestALateProbeDoesNotClearTheFaultsOfANewGeneration(t *testing.T) {
 	run(t, failover.Config{MaxAttempts: -1}, func(d *drill) {
 		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
 		d.behave(failover.Primary, outage, slow)
-		d.await(func(w *world) bool { return w.probing[failover.Primary] > 0 })
+		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) > 0 })
 		d.transport.Pin(failover.Primary)
 		d.transport.Unpin()
 		d.get(time.Minute)
 		d.get(time.Minute)
-		d.await(func(w *world) bool { return w.probing[failover.Primary] == 0 })
+		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) == 0 })
 		synctest.Wait() // the probe has passed
 		require.Zero(d, d.tripped.Load())
 		d.get(time.Minute)
@@ -277,3 +281,7 @@ func TestABlackHoleOverHTTP2IsEscapedByAttemptTimeout(t *testing.T) {
 		require.Equal(t, failover.Alternate, transport.Status().Active)
 	})
 }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

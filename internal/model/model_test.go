@@ -1,4 +1,7 @@
-package failover_test
+// Package model has no code but a test: random schedules of traffic, faults and
+// operators against a Transport, whose invariants a model of the switching rule checks.
+// All of it reads the exported API only.
+package model_test
 
 import (
 	"context"
@@ -31,7 +34,7 @@ var (
 
 // TestInvariantsHoldInRandomSchedules runs random schedules of traffic, faults
 // and operators against a Transport and checks the invariants of the switching
-// rule all the while; see model_check_test.go for them.
+// rule all the while; see check_test.go for them.
 // A seed fixes the schedule, but not the jitter of the Transport's own pauses.
 func TestInvariantsHoldInRandomSchedules(t *testing.T) {
 	t.Parallel()
@@ -106,6 +109,8 @@ type model struct {
 	now       epoch
 	history   []epoch
 	switched  time.Time   // the last switch, zero for none
+	dwells    time.Time   // the last one that was no trial, or the end of one
+	dwelt     time.Time   // the one before
 	cleared   time.Time   // when a probe last closed the active breaker
 	switches  []time.Time // since a hand has cleared them
 	checked   int         // of world.arrivals
@@ -133,7 +138,7 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 	m.now.from = time.Now()
 	m.history = []epoch{m.now}
 	m.behave(failover.Primary, sound, sound)
-	standby := pick(rng, append(slices.Clone(outages), sound, sound, sound))
+	standby := pick(rng, append(slices.Clone(outages), sound, sound, sound, tokenless))
 	m.behave(failover.Alternate, standby, standby)
 	m.cfg = failover.Config{
 		Base:           m,
@@ -141,7 +146,8 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 		ProbeInterval:  pick(rng, []time.Duration{0, 0, time.Second}),
 		Rise:           pick(rng, []int{0, -1, 2}),
 		MaxAttempts:    pick(rng, []int{0, 0, -1, 2}),
-		AttemptTimeout: pick(rng, []time.Duration{0, 2 * time.Second, 10 * time.Second}),
+		AttemptTimeout: pick(rng, []time.Duration{0, 0, 2 * time.Second, 10 * time.Second}),
+		SuspectAfter:   pick(rng, []time.Duration{0, 2 * time.Second, 5 * time.Second, -1}),
 		RetryThrottled: pick(rng, []time.Duration{0, 10 * time.Second}),
 		FailFast:       rng.IntN(4) == 0,
 		ManualFailback: rng.IntN(8) == 0,
@@ -150,11 +156,14 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 		Logger:         slog.New(slog.DiscardHandler),
 	}
 	m.cfg.FailureThreshold = pick(rng, []int{0, 0, 1, 2})
+	if rng.IntN(8) == 0 {
+		m.cfg.Alternate = failover.NoAlternate
+	}
 	var err error
 	m.transport, err = failover.New(orgURL, &m.cfg)
 	require.NoError(t, err)
-	m.add("threshold %d, rise %d, dwell %v, attempts %d, attempt timeout %v, fail fast %v, manual %v", m.cfg.FailureThreshold,
-		m.cfg.Rise, m.cfg.MinDwell, m.cfg.MaxAttempts, m.cfg.AttemptTimeout, m.cfg.FailFast, m.cfg.ManualFailback)
+	m.add("alternate %q, threshold %d, rise %d, dwell %v, attempts %d, attempt timeout %v, suspect after %v, fail fast %v, manual %v", m.cfg.Alternate,
+		m.cfg.FailureThreshold, m.cfg.Rise, m.cfg.MinDwell, m.cfg.MaxAttempts, m.cfg.AttemptTimeout, m.cfg.SuspectAfter, m.cfg.FailFast, m.cfg.ManualFailback)
 	return m
 }
 
@@ -317,12 +326,12 @@ func randomStep(rng *rand.Rand) func(*model) {
 			calls = append(calls, randomCall(rng))
 		}
 		return func(m *model) { m.traffic(calls...); time.Sleep(pause) }
-	case n < 50: // the active side goes, the other comes
-		how := pick(rng, outages)
+	case n < 50: // the active side goes, the other comes, or says no more than that it wants a token
+		how, target := pick(rng, outages), pick(rng, []*conduct{sound, sound, sound, sound, tokenless})
 		return func(m *model) {
 			active := m.transport.Status().Active
 			m.set(active, how, how)
-			m.set(active^1, sound, sound)
+			m.set(active^1, target, target)
 			read := call{method: "GET", deadline: 3 * time.Second}
 			m.traffic(read, read, read, read)
 			time.Sleep(max(pause, 10*time.Second))
@@ -415,6 +424,9 @@ func (m *model) veto(on bool) {
 // within the time of the longest hold, a probe and some faults.
 func (m *model) heal(rng *rand.Rand) {
 	serving := failover.Endpoint(rng.IntN(2))
+	if m.single() {
+		serving = failover.Primary
+	}
 	standby := pick(rng, []*conduct{sound, refusing, fencing, blackHole, outage})
 	m.veto(false)
 	m.set(serving, sound, sound)
@@ -464,8 +476,8 @@ func (m *model) close() {
 	if d := time.Since(start); d > 0 {
 		m.fail("Close took %v", d)
 	}
-	if m.busy > 0 || m.probing != [2]int{} {
-		m.fail("after Close, %d callbacks and %v probes run", m.busy, m.probing)
+	if probes := len(m.probing[0]) + len(m.probing[1]); m.busy > 0 || probes > 0 {
+		m.fail("after Close, %d callbacks and %d probes run", m.busy, probes)
 	}
 }
 

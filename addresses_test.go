@@ -1,0 +1,57 @@
+package failover
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func at(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 443} }
+
+func TestAnAddressIsNewsUntilItIsKnown(t *testing.T) {
+	t.Parallel()
+	const a, b, c = "192.0.2.1", "192.0.2.2", "2001:db8::3"
+	now := time.Date(2026, 7, 2, 12, 0, 0, 0, time.UTC)
+	var s addresses
+	assert.Empty(t, s.see(nil, now), "of a connection that has none")
+	assert.Empty(t, s.see(at(a), now), "the first")
+	assert.Empty(t, s.see(at(a), now.Add(time.Second)))
+	assert.Equal(t, " (192.0.2.1 before, 192.0.2.2 now)", s.see(at(b), now.Add(2*time.Second)))
+	assert.Equal(t, " (192.0.2.1 before, 192.0.2.2 now)", s.see(at(b), now.Add(3*time.Second)), "nobody has judged yet")
+	assert.Equal(t, " (192.0.2.1 before, 192.0.2.2 now)", s.news(now.Add(3*time.Second)))
+	assert.Empty(t, s.see(at(a), now.Add(4*time.Second)), "the name flickers")
+	assert.Empty(t, s.news(now.Add(4*time.Second)))
+	s.settle()
+	assert.Empty(t, s.see(at(b), now.Add(5*time.Second)), "a judgement has told it")
+	assert.Equal(t, " (192.0.2.2 before, 2001:db8::3 now)", s.see(at(c), now.Add(6*time.Second)))
+	assert.Empty(t, s.see(at(c), now.Add(6*time.Second+addressNews)), "in good health for so long, it belongs")
+	later := now.Add(2 * addressMemory)
+	assert.Empty(t, s.see(at(c), later.Add(-addressMemory)))
+	assert.Equal(t, " (2001:db8::3 before, 192.0.2.1 now)", s.see(at(a), later), "nobody remembers it")
+}
+
+// The answers of name servers rotate: that is told once, and not with each probe.
+func TestARotatingNameCriesWolfOnce(t *testing.T) {
+	t.Parallel()
+	var s addresses
+	now, told := time.Now(), 0
+	for i := range 1000 {
+		now = now.Add(10 * time.Second)
+		if s.see(at([]string{"192.0.2.1", "192.0.2.2"}[i%2]), now) != "" {
+			told++
+			s.settle()
+		}
+	}
+	assert.Equal(t, 1, told)
+}
+
+func TestAddressesAreBounded(t *testing.T) {
+	t.Parallel()
+	var s addresses
+	for i := range 1000 {
+		s.see(&net.TCPAddr{IP: net.IPv4(192, 0, byte(i>>8), byte(i))}, time.Now())
+	}
+	assert.Len(t, s.seen, maxAddresses)
+}

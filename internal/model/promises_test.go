@@ -1,0 +1,566 @@
+package model_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// Promises that random schedules cannot tell from chance.
+
+// do reads the accounts as one of many callers, and returns what comes of it.
+func (d *drill) do(ctx context.Context) (*http.Response, error) {
+	d.mu.Lock()
+	d.callers[""] = &caller{ctx: ctx}
+	d.mu.Unlock()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, orgURL+accounts, nil)
+	require.NoError(d, err)
+	return d.transport.RoundTrip(req)
+}
+
+// count returns how many requests have arrived.
+func (d *drill) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.arrivals)
+}
+
+// goDown has both sides refuse until the Transport has found out.
+func (d *drill) goDown() {
+	d.Helper()
+	d.behave(failover.Primary, refusing, refusing)
+	d.behave(failover.Alternate, refusing, refusing)
+	for range 3 {
+		d.get(time.Minute)
+	}
+	require.True(d, d.transport.Status().Down)
+}
+
+var notFound = &conduct{name: "404 of the service", reaches: true, probe: unclear,
+	answer: answering(404, asJSON, `{"error":{"code":"0x80040217","message":"No such account."}}`, "Req_id", "1")}
+
+func TestAFenceMakesTheQuestionUnderWayDefinite(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]*conduct{"a fence": fencing, "another fault": outage} {
+		t.Run(name, func(t *testing.T) {
+			run(t, failover.Config{MaxAttempts: -1, FailureThreshold: 2}, func(d *drill) {
+				thoughtful := &conduct{name: "asks for a token after a while", probe: weak, answer: func(req *http.Request) (*http.Response, error) {
+					if err := await(req, 2*time.Second); err != nil {
+						return nil, err
+					}
+					return tokenless.answer(req)
+				}}
+				d.behave(failover.Primary, outage, thoughtful)
+				d.behave(failover.Alternate, sound, thoughtfully(sound))
+				d.get(time.Minute)
+				d.get(time.Minute)
+				d.behave(failover.Primary, last, thoughtful)
+				d.get(time.Minute)
+				time.Sleep(4 * time.Second)
+				assert.Equal(d, last == fencing, d.transport.Status().Active == failover.Alternate)
+			})
+		})
+	}
+}
+
+// thoughtfully takes three seconds over an answer.
+func thoughtfully(c *conduct) *conduct {
+	slower := *c
+	slower.answer = func(req *http.Request) (*http.Response, error) {
+		if err := await(req, 3*time.Second); err != nil {
+			return nil, err
+		}
+		return c.answer(req)
+	}
+	return &slower
+}
+
+func TestRetryAfterIsHeededThoughTheProbePasses(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		d.behave(failover.Primary, busy, sound)
+		d.behave(failover.Alternate, refusing, refusing)
+		began := time.Now()
+		assert.Equal(d, 503, d.get(time.Hour))
+		assert.Equal(d, 1, d.count())
+		assert.Less(d, time.Since(began), time.Second)
+	})
+}
+
+func TestAnAnswerOfTheServiceEndsARowOfFaults(t *testing.T) {
+	t.Parallel()
+	for between, tripped := range map[*conduct]int32{notFound: 0, outage: 1} {
+		t.Run(between.name, func(t *testing.T) {
+			run(t, failover.Config{MaxAttempts: -1}, func(d *drill) {
+				for _, c := range []*conduct{outage, outage, between, outage} {
+					d.behave(failover.Primary, c, slow)
+					d.get(time.Minute)
+				}
+				synctest.Wait()
+				assert.Equal(d, tripped, d.tripped.Load())
+			})
+		})
+	}
+}
+
+func TestAnAnswerOfTheServiceIsASuccess(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		time.Sleep(time.Minute)
+		d.behave(failover.Primary, notFound, sound)
+		require.Equal(d, 404, d.get(time.Minute))
+		assert.WithinDuration(d, time.Now(), d.transport.Status().Primary.LastSuccess, time.Millisecond)
+	})
+}
+
+func TestCloseEndsThePauseOfACall(t *testing.T) {
+	run(t, failover.Config{RetryBackoff: time.Hour}, func(d *drill) {
+		d.behave(failover.Primary, outage, sound)
+		done := make(chan time.Time)
+		go func() {
+			d.do(d.Context())
+			done <- time.Now()
+		}()
+		synctest.Wait()
+		d.transport.Close()
+		assert.Zero(d, time.Since(<-done))
+		assert.Equal(d, 1, d.count())
+	})
+}
+
+// An endpoint is not well because nobody could ask it.
+func TestAProbeKeepsTheErrorOfAuthorize(t *testing.T) {
+	t.Parallel()
+	for name, probe := range map[string]failover.Probe{"ProbeWebAPI": failover.ProbeWebAPI, "ProbePath": failover.ProbePath("/data")} {
+		t.Run(name, func(t *testing.T) {
+			noToken := errors.New("contoso has no token")
+			run(t, failover.Config{Probe: probe, Authorize: func(*http.Request) error { return noToken }}, func(d *drill) {
+				assert.ErrorIs(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"), noToken)
+				assert.Zero(d, d.begun)
+			})
+		})
+	}
+}
+
+func TestASwitchToTheActiveEndpointEndsDown(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		d.goDown()
+		require.Error(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
+		d.behave(failover.Primary, sound, sound)
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
+		status := d.transport.Status()
+		assert.False(d, status.Down)
+		assert.Zero(d, status.Generation)
+		synctest.Wait()
+		assert.EqualValues(d, 1, d.up.Load())
+	})
+}
+
+func TestWhatIsThrottledWithoutATimeIsNotRepeated(t *testing.T) {
+	run(t, failover.Config{RetryThrottled: time.Minute}, func(d *drill) {
+		d.behave(failover.Primary, &conduct{name: "429", answer: answering(429, asJSON, "")}, sound)
+		assert.Equal(d, 429, d.get(time.Minute))
+		assert.Equal(d, 1, d.count())
+	})
+}
+
+// Repeats at one endpoint are paid for; that after a switch is not.
+func TestASwitchEndsThePauseAndCostsNoRepeat(t *testing.T) {
+	t.Parallel()
+	for _, spent := range []int{0, 10} {
+		t.Run(fmt.Sprint(spent, " of 10 repeats spent"), func(t *testing.T) {
+			run(t, failover.Config{MaxAttempts: 2, FailureThreshold: -1, RetryBackoff: time.Minute}, func(d *drill) {
+				d.behave(failover.Primary, outage, sound)
+				repeats := func() (n int) { // that are left
+					for before := d.count(); ; n++ {
+						d.get(time.Hour)
+						if got := d.count() - before; got == 1 {
+							return n
+						}
+						before = d.count()
+					}
+				}
+				for range spent {
+					d.get(time.Hour)
+				}
+				began, done := time.Now(), make(chan int)
+				go func() { done <- d.get(time.Hour) }()
+				time.Sleep(time.Second)
+				d.transport.Pin(failover.Alternate)
+				assert.Equal(d, 200, <-done)
+				assert.Equal(d, time.Second, time.Since(began))
+				d.transport.Pin(failover.Primary)
+				assert.Equal(d, 10-spent, repeats())
+			})
+		})
+	}
+}
+
+func TestAPauseThatEndsAfterTheDeadlineIsNotBegun(t *testing.T) {
+	run(t, failover.Config{RetryBackoff: time.Minute}, func(d *drill) {
+		d.behave(failover.Primary, outage, sound)
+		began := time.Now()
+		assert.Equal(d, 503, d.get(10*time.Second))
+		assert.Less(d, time.Since(began), time.Second)
+	})
+}
+
+func TestTheContextOfAnAttemptIsReleased(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
+		"closed":   answering(200, asJSON, organization),
+		"empty":    answering(204, asJSON, ""),
+		"upgraded": answering(http.StatusSwitchingProtocols, "", ""),
+		"a fault":  answering(503, "", ""),
+		"an error": refusing.answer,
+		"panic":    func(*http.Request) (*http.Response, error) { panic("contoso") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, failover.Config{AttemptTimeout: time.Minute, MaxAttempts: -1}, func(d *drill) {
+				var sent context.Context
+				d.behave(failover.Primary, &conduct{name: name, answer: func(req *http.Request) (*http.Response, error) {
+					sent = req.Context()
+					return answer(req)
+				}}, sound)
+				func() {
+					defer func() { recover() }()
+					if resp, err := d.do(d.Context()); err == nil {
+						resp.Body.Close()
+					}
+				}()
+				require.NotNil(d, sent)
+				assert.Error(d, sent.Err())
+			})
+		})
+	}
+}
+
+// Probes of the primary come at 10 s, 15 s and so on, and anew from 10 s after a good
+// one, each give or take a fifth.
+func TestTimesBetweenProbes(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		cfg  failover.Config
+		want []float64 // three bad, three good
+	}{
+		"as is":           {failover.Config{}, []float64{10, 15, 22.5, 33.75, 10, 10}},
+		"at the most":     {failover.Config{MaxProbeInterval: 12 * time.Second}, []float64{10, 12, 12, 12, 10, 10}},
+		"without growth":  {failover.Config{MaxProbeInterval: -1}, []float64{10, 10, 10, 10, 10, 10}},
+		"a long interval": {failover.Config{ProbeInterval: 5 * time.Minute}, []float64{300, 300, 300, 300, 300, 300}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := row.cfg
+			cfg.MinDwell, cfg.ConfirmSwitch = 24*time.Hour, nil
+			run(t, cfg, func(d *drill) {
+				d.behave(failover.Primary, refusing, refusing)
+				require.Equal(d, 200, d.get(time.Minute))
+				d.mu.Lock()
+				last, before := time.Now(), len(d.probes[failover.Primary])
+				d.mu.Unlock()
+				for i, want := range row.want {
+					if i == 3 {
+						d.behave(failover.Primary, sound, sound)
+					}
+					d.await(func(w *world) bool { return len(w.probes[failover.Primary]) > before+i })
+					d.mu.Lock()
+					at := d.probes[failover.Primary][before+i].started
+					d.mu.Unlock()
+					got := at.Sub(last).Seconds()
+					assert.LessOrEqual(d, math.Abs(got-want), want/5+0.1, "%d: %v s", i, got)
+					last = at
+				}
+			})
+		})
+	}
+}
+
+func TestNegativeFieldsOfConfig(t *testing.T) {
+	t.Parallel()
+	t.Run("ProbeTimeout: for ever", func(t *testing.T) {
+		run(t, failover.Config{ProbeTimeout: -1}, func(d *drill) {
+			d.behave(failover.Alternate, sound, &conduct{name: "an hour", probe: good, answer: slowly(time.Hour, 0)})
+			assert.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+		})
+	})
+	t.Run("Rise: once", func(t *testing.T) {
+		run(t, failover.Config{Rise: -1, MinDwell: -1}, func(d *drill) {
+			d.behave(failover.Primary, refusing, refusing)
+			require.Equal(d, 200, d.get(time.Minute))
+			d.behave(failover.Primary, sound, sound)
+			time.Sleep(20 * time.Second)
+			assert.Equal(d, failover.Primary, d.transport.Status().Active)
+		})
+	})
+	t.Run("SuspectAfter: nobody asks", func(t *testing.T) {
+		run(t, failover.Config{SuspectAfter: -1}, func(d *drill) {
+			d.behave(failover.Primary, blackHole, blackHole)
+			d.get(time.Hour)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			for _, p := range d.probes[failover.Primary] {
+				assert.GreaterOrEqual(d, time.Since(p.started), time.Duration(0))
+				assert.WithinDuration(d, time.Now(), p.started, 10*time.Second, "asked before the deadline")
+			}
+		})
+	})
+	t.Run("LedgerSize and RPO: none", func(t *testing.T) {
+		run(t, failover.Config{LedgerSize: -1, RPO: -1}, func(d *drill) {
+			require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+			loss := d.transport.Status().Loss
+			require.NotNil(d, loss)
+			assert.Zero(d, loss.RPO)
+			assert.Empty(d, loss.AtRisk)
+		})
+	})
+}
+
+// What callers are told while down is what the last probes have found.
+func TestTheFaultsOfDownAreRefreshed(t *testing.T) {
+	run(t, failover.Config{FailFast: true}, func(d *drill) {
+		d.goDown()
+		d.behave(failover.Primary, fencing, fencing)
+		time.Sleep(15 * time.Second)
+		_, err := d.do(d.Context())
+		require.ErrorIs(d, err, failover.ErrUnavailable)
+		assert.ErrorContains(d, err, "0x8004B065")
+	})
+}
+
+func TestTheLatchIsToldOnce(t *testing.T) {
+	var latched, refused atomic.Int32
+	run(t, failover.Config{MinDwell: -1, Rise: -1, Logger: nil}, func(d *drill) {
+		d.told = func(e failover.Event) {
+			switch e.Kind {
+			case failover.EventLatched:
+				latched.Add(1)
+			case failover.EventSwitchRefused:
+				refused.Add(1)
+			}
+		}
+		for range 30 {
+			active := d.transport.Status().Active
+			d.behave(active, refusing, refusing)
+			d.behave(active^1, sound, sound)
+			d.get(time.Minute)
+			time.Sleep(time.Minute)
+		}
+		synctest.Wait()
+		assert.EqualValues(d, 1, latched.Load())
+		assert.Positive(d, refused.Load())
+	})
+}
+
+// An outage that is not told of at first, because there were others just before, is told
+// of when it lasts, though an endpoint passes its probe and ConfirmSwitch objects.
+func TestADownThatLastsIsToldOf(t *testing.T) {
+	var downs atomic.Int32
+	veto := func(context.Context, failover.Switch) error { return errors.New("contoso closes its books") }
+	run(t, failover.Config{ConfirmSwitch: veto}, func(d *drill) {
+		d.told = func(e failover.Event) {
+			if e.Kind == failover.EventDown {
+				downs.Add(1)
+			}
+		}
+		for range 4 {
+			d.behave(failover.Primary, sound, sound)
+			time.Sleep(20 * time.Second)
+			require.False(d, d.transport.Status().Down)
+			d.goDown()
+		}
+		synctest.Wait()
+		require.EqualValues(d, 3, downs.Load())
+		d.behave(failover.Alternate, sound, sound)
+		time.Sleep(time.Minute)
+		require.True(d, d.transport.Status().Down)
+		assert.EqualValues(d, 4, downs.Load())
+	})
+}
+
+// Instrument may register what it builds: it is asked when there is a Transport to wrap.
+func TestInstrumentIsAskedForPoolsThatAreUsed(t *testing.T) {
+	var asked atomic.Int32
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport, err := failover.New(orgURL, &failover.Config{
+			Instrument: func(rt http.RoundTripper) http.RoundTripper { asked.Add(1); return rt },
+			Base:       &http.Transport{DialContext: dialRefused},
+			Logger:     slog.New(slog.DiscardHandler),
+		})
+		require.NoError(t, err)
+		defer transport.Close()
+		for range 5 {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, orgURL+accounts, nil)
+			require.NoError(t, err)
+			transport.RoundTrip(req)
+			time.Sleep(time.Minute)
+		}
+		require.True(t, transport.Status().Down)
+		assert.EqualValues(t, 1, asked.Load())
+	})
+}
+
+// A read that is made anew while the first one waits is in a goroutine of the
+// Transport's own: there a panic of Base would end the process.
+func TestAPanicOfBaseInASecondTryIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	run(t, failover.Config{}, func(d *drill) {
+		n := 0
+		d.behave(failover.Primary, &conduct{name: "waits, and then panics", reaches: true, answer: func(req *http.Request) (*http.Response, error) {
+			if n++; n == 2 {
+				panic("contoso")
+			}
+			return slowly(5*time.Minute, 0)(req)
+		}}, sound)
+		assert.Equal(d, 200, d.get(time.Hour))
+		assert.Equal(d, 2, n, "it was not made anew")
+		assert.Contains(d, log.String(), "Config.Base")
+	}, slog.NewTextHandler(&log, nil))
+}
+
+func TestRecentEventsAre64(t *testing.T) {
+	run(t, failover.Config{}, func(d *drill) {
+		for range 40 {
+			d.transport.Pin(failover.Primary)
+			d.transport.Unpin()
+		}
+		events := d.transport.Status().Events
+		require.Len(d, events, 64)
+		assert.Equal(d, failover.EventUnpinned, events[63].Kind)
+		events[0].Kind = failover.EventDown
+		assert.NotEqual(d, failover.EventDown, d.transport.Status().Events[0].Kind, "the caller's own")
+	})
+}
+
+// Of what nobody wants, little is read: of a probe's answer, and of one that another
+// attempt replaces.
+func TestHowMuchIsRead(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		path   string
+		status int
+		kind   string
+		most   int64
+	}{
+		"a probe":           {whoAmI, 200, asJSON, 64 << 10},
+		"a replaced answer": {accounts, 503, "text/plain", 2 * (64 << 10)}, // to judge it, and to keep the connection
+	} {
+		t.Run(name, func(t *testing.T) {
+			var read atomic.Int64
+			run(t, failover.Config{}, func(d *drill) {
+				endless := &conduct{name: "does not end", counts: true, probe: bad, answer: func(req *http.Request) (*http.Response, error) {
+					resp, err := answering(row.status, row.kind, "")(req)
+					resp.Body, resp.ContentLength = io.NopCloser(&endlessReader{&read}), -1
+					return resp, err
+				}}
+				requests, probes := sound, endless
+				if row.path == accounts {
+					requests, probes = endless, refusing
+				}
+				d.behave(failover.Primary, requests, probes)
+				if row.path == whoAmI {
+					assert.Error(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
+				} else {
+					require.Equal(d, 200, d.get(time.Minute))
+					row.most *= int64(d.count() - 1) // at the primary
+				}
+				assert.Positive(d, read.Load())
+				assert.LessOrEqual(d, read.Load(), row.most+4096)
+			})
+		})
+	}
+}
+
+type endlessReader struct{ read *atomic.Int64 }
+
+func (r *endlessReader) Read(p []byte) (int, error) {
+	r.read.Add(int64(len(p)))
+	return copy(p, strings.Repeat(" ", len(p))), nil
+}
+
+// A caller who is still writing the body is waited for: a minute, then it is streamed.
+func TestABodyIsWaitedForAMinute(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []time.Duration{59 * time.Second, 2 * time.Minute} {
+		t.Run(wait.String(), func(t *testing.T) {
+			run(t, failover.Config{}, func(d *drill) {
+				began := time.Now()
+				pipe := io.MultiReader(strings.NewReader("{"), &pausingReader{func() error { time.Sleep(wait); return nil }}, strings.NewReader("}"))
+				d.mu.Lock()
+				d.callers[""] = &caller{ctx: d.Context()}
+				d.mu.Unlock()
+				req, err := http.NewRequestWithContext(d.Context(), http.MethodPost, orgURL+accounts, pipe)
+				require.NoError(d, err)
+				begun := time.Time{}
+				d.behave(failover.Primary, sound, sound)
+				d.arrived = func() {
+					if begun.IsZero() {
+						begun = time.Now()
+					}
+				}
+				resp, err := d.transport.RoundTrip(req)
+				require.NoError(d, err)
+				resp.Body.Close()
+				assert.Equal(d, min(wait, time.Minute), begun.Sub(began))
+			})
+		})
+	}
+}
+
+func TestEventsAreLoggedAtTheirLevels(t *testing.T) {
+	var log bytes.Buffer
+	run(t, failover.Config{MinDwell: -1, Rise: -1}, func(d *drill) {
+		d.behave(failover.Primary, fencing, fencing)
+		require.Equal(d, 200, d.get(time.Minute))
+		d.goDown()
+		d.behave(failover.Primary, sound, sound)
+		time.Sleep(time.Minute)
+		d.transport.Pin(failover.Primary)
+		d.transport.Unpin()
+		synctest.Wait()
+		for kind, level := range map[failover.EventKind]string{
+			failover.EventTripped: "WARN", failover.EventSwitched: "WARN", failover.EventTokensSuspect: "WARN",
+			failover.EventDown: "ERROR", failover.EventProbed: "DEBUG", failover.EventPinned: "INFO", failover.EventUnpinned: "INFO",
+		} {
+			assert.Contains(d, log.String(), fmt.Sprintf("level=%s msg=\"failover: %v\"", level, kind))
+			assert.Equal(d, strings.Count(log.String(), fmt.Sprintf("level=%s msg=\"failover: %v\"", level, kind)),
+				strings.Count(log.String(), fmt.Sprintf("msg=\"failover: %v\"", kind)), kind)
+		}
+	}, slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func TestTheRequestOfAProbeIsItsOwn(t *testing.T) {
+	var before, after http.Header
+	probe := func(ctx context.Context, client *http.Client, endpoint *url.URL) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.JoinPath(whoAmI).String(), nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Accept", asJSON)
+		before = req.Header.Clone()
+		resp, err := client.Transport.RoundTrip(req)
+		if after = req.Header; err == nil {
+			resp.Body.Close()
+		}
+		endpoint.Host = "contoso.example" // its own, too
+		return err
+	}
+	run(t, failover.Config{Probe: probe, Authorize: func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return nil }}, func(d *drill) {
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
+		require.NoError(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
+		assert.Equal(d, before, after)
+	})
+}
