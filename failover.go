@@ -151,9 +151,9 @@ type Config struct {
 	// passes, the traffic switches; reads that wait are answered by the other endpoint, and
 	// writes go on waiting, and are listed in the loss report. A read that was sent within
 	// two tenths of SuspectAfter of the last answer cannot be moved, and waits as it would
-	// without a Transport. If the endpoint passes its probe, a read without a body that has
-	// waited for 15 times SuspectAfter over an older connection is sent over a new one as
-	// well, and the first answer wins. Zero: 10 s. Negative: nothing is probed because of a
+	// without a Transport. If the endpoint passes, later requests use new connections; a
+	// read without a body that has waited 15 times SuspectAfter is also sent over a new
+	// one, and the first answer wins. Zero: 10 s. Negative: nothing is probed because of a
 	// wait.
 	SuspectAfter time.Duration
 
@@ -227,7 +227,8 @@ type Config struct {
 
 	// WaitForUp makes requests that arrive while the Transport is down wait for the end of
 	// the outage, as long as their contexts live: for batch jobs. It takes precedence over
-	// FailFast. A request that was under way when the outage began is not made to wait.
+	// FailFast. So does a request that was under way when the outage began, if it may be
+	// sent again and attempts are left.
 	WaitForUp bool
 
 	// RPO is the recovery point objective: how far the copy that takes over may lag behind.

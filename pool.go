@@ -22,7 +22,7 @@ type pool struct {
 	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
-	closing *time.Timer // once it is retired: closes what is idle
+	closing *time.Timer // closes what is idle, once p is retired
 }
 
 // firstPool returns the pool that a Transport begins with.
@@ -104,15 +104,15 @@ func fresh(base *http.Transport) *http.Transport {
 // caller.
 const leaveTime = 100 * time.Millisecond
 
-// retire lets go of the connections that nobody uses. The rest are let go of when the
-// last call over them has ended, see leave. It is called once.
+// retire puts the connections out of use, once. They are let go of when the last call
+// over them has ended, and those that nobody uses soon: see leave.
 func (p *pool) retire() {
 	p.closing = time.AfterFunc(leaveTime, p.closeIdle)
 	p.retired.Store(true)
-	p.closeIdle()
 }
 
-// leave is called when a call has ended that went over p.
+// leave lets go of the connections that nobody uses, if p is out of use. It is called
+// when a call has ended that went over p.
 func (p *pool) leave() {
 	if p.retired.Load() {
 		p.closeIdle()
@@ -164,6 +164,7 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
+		p.leave()
 	}
 	if base, ok := t.base.(closesIdle); ok && t.owned {
 		base.CloseIdleConnections()

@@ -231,15 +231,20 @@ func (t *Transport) downLocked(faults [2]*Fault) {
 	t.downs = t.downs[max(0, len(t.downs)-maxDowns-1):]
 	t.publishLocked(nil)
 	if !t.outage.untold {
-		t.tellDownLocked(e)
+		t.tellDownLocked(e, false)
 	}
 }
 
-func (t *Transport) tellDownLocked(e Endpoint) {
+// tellDownLocked tells of an outage. Stuck: the other endpoint passes its probe, but the
+// traffic may not move.
+func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
 	t.outage.untold = false
 	reason := "neither endpoint passes its probe"
-	if t.org.Alternate == nil {
+	switch {
+	case t.org.Alternate == nil:
 		reason = "the endpoint does not pass its probe"
+	case stuck:
+		reason = fmt.Sprintf("the %v does not pass its probe, and the traffic may not move", e)
 	}
 	if len(t.downs) > maxDowns {
 		reason += ", again"

@@ -177,7 +177,7 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	case rule.GoDown, rule.Move: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {
-			t.tellDownLocked(st.active)
+			t.tellDownLocked(st.active, verdict == rule.Move)
 		}
 	}
 	t.unlock()

@@ -5,7 +5,9 @@
 //	go run ./examples/odata
 //
 // needs nothing but Go. The organization is simulated on this machine by
-// package failovertest, with real TLS. With
+// package failovertest, with real TLS. It lives through two disasters: one that moves
+// it to another region behind its own address, and one after which it serves at its
+// alternate address. -one-address shows the first alone. With
 //
 //	go run ./examples/odata -org https://contoso.crm4.dynamics.com
 //
@@ -42,7 +44,7 @@ func main() {
 
 // shortest simulation: what is written at its beginning has to reach the
 // alternate before the region fails.
-const shortest = 3 * time.Second
+const shortest = 10 * time.Second
 
 // run is main without its surroundings. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -50,7 +52,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	orgURL := flags.String("org", "", "`URL` of a real organization (default: a simulated one)")
 	write := flags.Bool("write", false, "create, update and delete accounts of the real organization, too")
-	duration := flags.Duration("duration", 0, "how long to work (default 15s simulated, 1m real)")
+	oneAddress := flags.Bool("one-address", false, "simulate an organization without an alternate address")
+	duration := flags.Duration("duration", 0, "how long to work (default 18s simulated, 9s with one address, 1m real)")
 	workers := flags.Int("n", 4, "`workers` at the same time")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -58,26 +61,37 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		return 2
 	}
-	if flags.NArg() > 0 || *workers < 1 || *duration < 0 || *orgURL == "" && (*write || *duration != 0 && *duration < shortest) {
-		fmt.Fprintf(stderr, "odata: -n starts at 1, a simulation takes %v at least, -write needs -org, and there is nothing but flags\n", shortest)
+	if flags.NArg() > 0 || *workers < 1 || *duration < 0 || *orgURL == "" && (*write || *duration != 0 && *duration < shortest) || *orgURL != "" && *oneAddress {
+		fmt.Fprintf(stderr, "odata: -n starts at 1, a simulation takes %v at least, -write needs -org, -one-address is for the simulation, and there is nothing but flags\n", shortest)
 		return 2
 	}
 	if *orgURL != "" {
 		return runReal(ctx, *orgURL, *write, cmp.Or(*duration, time.Minute), *workers, stdout, stderr)
 	}
-	org := failovertest.Start(&failovertest.Config{Lag: lag})
+	org := failovertest.Start(&failovertest.Config{Lag: lag, OneAddress: *oneAddress})
 	defer org.Close()
-	return runSimulated(ctx, org, cmp.Or(*duration, 15*time.Second), *workers, stdout, stderr)
+	usual := 18 * time.Second
+	if *oneAddress {
+		usual /= 2
+	}
+	return runSimulated(ctx, org, *oneAddress, cmp.Or(*duration, usual), *workers, stdout, stderr)
 }
 
 // runSimulated works against a simulated organization that is failed over and
 // back meanwhile.
-func runSimulated(ctx context.Context, org *failovertest.Org, duration time.Duration, workers int, stdout, stderr io.Writer) int {
-	fmt.Fprintf(stdout, "%d workers list, create and update accounts for %v. The organization is simulated\n"+
-		"on this machine; its region fails and recovers meanwhile.\n", workers, duration)
+func runSimulated(ctx context.Context, org *failovertest.Org, oneAddress bool, duration time.Duration, workers int, stdout, stderr io.Writer) int {
+	fmt.Fprintf(stdout, "%d workers list, create and update accounts for %v. The organization is\n"+
+		"simulated on this machine; its region fails and recovers meanwhile.\n", workers, duration)
+	alternate := ""
+	if oneAddress {
+		alternate = failover.NoAlternate
+	}
 	return session{
 		orgURL: org.URL(),
 		config: failover.Config{
+			Alternate: alternate,
+			// Work that is no hurry waits while the organization is down.
+			WaitForUp: true,
 			Base:      org.Transport(), // dials the simulator, trusts its certificates
 			Authorize: org.Authorize,
 			// A real outage takes hours, this one seconds. Outside of a
@@ -87,7 +101,7 @@ func runSimulated(ctx context.Context, org *failovertest.Org, duration time.Dura
 			MinDwell:         2 * time.Second,
 			RPO:              2 * lag,
 		},
-		simulation: &simulation{org: org},
+		simulation: &simulation{org: org, oneAddress: oneAddress, lost: make(map[string]bool)},
 		traffic:    &traffic{write: true, workers: workers, pace: 400 * time.Millisecond},
 		duration:   duration,
 		period:     500 * time.Millisecond,

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -45,7 +46,7 @@ func inMemory(t *testing.T, test func(ctx context.Context, t *testing.T, org *fa
 
 func simulate(ctx context.Context, org *failovertest.Org, workers int) result {
 	var out bytes.Buffer
-	status := runSimulated(ctx, org, 15*time.Second, workers, &out, &out)
+	status := runSimulated(ctx, org, false, 18*time.Second, workers, &out, &out)
 	return result{status, out.String()}
 }
 
@@ -55,7 +56,10 @@ func TestNoCallerNoticesTheOutage(t *testing.T) {
 		assert.Equal(t, 0, r.status)
 		assert.Equal(t, "0", r.item(t, "failures"))
 		assert.Equal(t, "2", r.item(t, "switches"))
+		assert.Equal(t, 2, strings.Count(r.out, "▶ up "), "the failovers behind one address")
+		assert.Regexp(t, `tripped +primary: fenced`, r.out)
 		assert.Regexp(t, `tripped +primary: connection refused`, r.out)
+		assertNarrow(t, r.out)
 		assert.Regexp(t, `switched +primary → alternate`, r.out)
 		assert.Regexp(t, `switched +alternate → primary`, r.out)
 		assert.Equal(t, 2, strings.Count(r.out, "▶ switched"))
@@ -64,6 +68,30 @@ func TestNoCallerNoticesTheOutage(t *testing.T) {
 		assert.NotContains(t, r.out, "\x1b", "colors are for terminals")
 		assert.NotContains(t, r.out, "unexplained")
 		return r
+	})
+}
+
+// assertNarrow asserts that no line is wider than a terminal.
+func assertNarrow(t *testing.T, out string) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), 80, line)
+	}
+}
+
+func TestOneAddressAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		org := failovertest.StartInMemory(&failovertest.Config{Lag: lag, OneAddress: true})
+		defer org.Close()
+		var out bytes.Buffer
+		assert.Equal(t, 0, runSimulated(t.Context(), org, true, 10*time.Second, 4, &out, &out))
+		r := result{0, out.String()}
+		assert.Equal(t, "0", r.item(t, "failures"))
+		assert.Equal(t, 2, strings.Count(r.out, "▶ up "))
+		assert.NotContains(t, r.out, "alternate")
+		assert.NotContains(t, r.out, "unexplained")
+		assertNarrow(t, r.out)
 	})
 }
 
@@ -91,11 +119,11 @@ func TestOneWorkerOnlyReads(t *testing.T) {
 
 func TestCtrlCEndsWithTheSummary(t *testing.T) {
 	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
 		defer cancel()
 		start := time.Now()
 		r := simulate(ctx, org, 4)
-		assert.Equal(t, 5*time.Second, time.Since(start))
+		assert.Equal(t, 12*time.Second, time.Since(start))
 		assert.Equal(t, 0, r.status)
 		assert.Equal(t, "0", r.item(t, "failures"))
 		assert.Equal(t, "1", r.item(t, "switches"))
@@ -103,24 +131,27 @@ func TestCtrlCEndsWithTheSummary(t *testing.T) {
 	})
 }
 
-func TestFailuresAreShownAndChangeTheStatus(t *testing.T) {
+func TestWorkWaitsWhereNothingServes(t *testing.T) {
 	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
 		org.Alternate().Fail(failovertest.Refuse()) // for good
 		r := simulate(ctx, org, 4)
-		assert.Equal(t, 1, r.status)
-		assert.NotEqual(t, "0", r.item(t, "failures"))
-		assert.Regexp(t, `▶ failed +\d+, the first: .*neither endpoint serves`, r.out)
-		assert.Regexp(t, `▶ down`, r.out)
+		assert.Equal(t, 0, r.status)
+		assert.Equal(t, "0", r.item(t, "failures"))
+		assert.Equal(t, 3, strings.Count(r.out, "▶ down "))
+		took, err := time.ParseDuration(r.item(t, "longest call"))
+		assert.NoError(t, err)
+		assert.Greater(t, took, 4*time.Second)
 		return r
 	})
 }
 
-func TestAnOrganizationThatNeverServesIsReported(t *testing.T) {
+func TestFailuresAreShownAndChangeTheStatus(t *testing.T) {
 	inMemory(t, func(ctx context.Context, t *testing.T, org *failovertest.Org) result {
-		org.Primary().Fail(failovertest.NoSuchHost())
+		org.Primary().Fail(failovertest.Status(http.StatusBadRequest, nil, "no"))
 		r := simulate(ctx, org, 4)
 		assert.Equal(t, 1, r.status)
 		assert.Equal(t, "1", r.item(t, "failures"))
+		assert.Regexp(t, `▶ failed +1, the first: `, r.out)
 		return r
 	})
 }
@@ -128,7 +159,7 @@ func TestAnOrganizationThatNeverServesIsReported(t *testing.T) {
 func TestTheProgramOverRealConnections(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"-duration", "3s"}, &stdout, &stderr)
+	status := run(t.Context(), []string{"-duration", "10s"}, &stdout, &stderr)
 	r := result{status, stdout.String()}
 	assert.Equal(t, 0, r.status, "%s%s", r.out, &stderr)
 	assert.Equal(t, "0", r.item(t, "failures"))
@@ -142,8 +173,9 @@ func TestWrongFlags(t *testing.T) {
 		"unknown flag":         {"-x"},
 		"an argument":          {"now"},
 		"no workers":           {"-n", "0"},
-		"too short":            {"-duration", "1s"},
+		"too short":            {"-duration", "9s"},
 		"write to nothing":     {"-write"},
+		"a real one address":   {"-one-address", "-org", "https://contoso.crm4.dynamics.com"},
 		"negative duration":    {"-duration", "-5s"},
 		"no organization":      {"-org", "https://crm4.dynamics.com"},
 		"credentials in a URL": {"-org", "https://user:hunter2@contoso.crm4.dynamics.com"},

@@ -29,6 +29,9 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "odata:", err)
 		return 2
 	}
+	if s.config.Alternate == failover.NoAlternate {
+		org.Alternate = nil
+	}
 	line := timeline.New(stdout, org)
 	s.config.OnEvent = line.OnEvent
 	s.config.Logger = slog.New(slog.DiscardHandler) // the timeline tells the same
@@ -44,7 +47,11 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 	root := org.Primary.String() + "/api/data/v9.2/"
 	s.traffic.client = &Client{HTTP: client, Root: root, OnCall: func(c Call) { line.Call(c.Method, c.Host, c.Took) }}
 	s.traffic.failed = line.Failed
-	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", org.Primary, org.Alternate)
+	fmt.Fprintf(stdout, "\n  primary    %s\n", org.Primary)
+	if org.Alternate != nil {
+		fmt.Fprintf(stdout, "  alternate  %s\n", org.Alternate)
+	}
+	fmt.Fprintln(stdout)
 	line.Begin(s.period)
 	s.work(ctx, line)
 	sum := line.End()

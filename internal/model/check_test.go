@@ -50,8 +50,8 @@ func (m *model) observe(e failover.Event) {
 		}
 		m.cleared = e.Time
 	case failover.EventDown:
-		active, other := m.now.active, m.now.active^1
-		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.single() && !m.found(other, bad, unclear, weak) {
+		active, other, stuck := m.now.active, m.now.active^1, strings.Contains(e.Reason, "the traffic may not move")
+		if m.now.down || m.now.pinned || !m.found(active, bad) || !stuck && !m.single() && !m.found(other, bad, unclear, weak) {
 			m.fail("down without two failed probes")
 		}
 		next.down = true

@@ -55,22 +55,31 @@ type Summary struct {
 
 	requests    [2]int // by endpoint
 	switches    int
-	atRisk      int // writes, in the loss reports of the switches
+	atRisk      int // writes, in the loss reports
 	onAlternate time.Duration
 	longest     string // what the longest call was
 	longestTook time.Duration
 	longestAt   time.Duration // when it began
+	oneAddress  bool
 }
 
 // New returns a Timeline of an organization. It is in color if out is a
 // terminal.
 func New(out io.Writer, org failover.Org) *Timeline {
-	return &Timeline{out: out, color: wantsColor(out), alternate: org.Alternate.Hostname()}
+	t := &Timeline{out: out, color: wantsColor(out)}
+	if org.Alternate != nil { // an organization can have one address
+		t.alternate = org.Alternate.Hostname()
+	}
+	return t
 }
 
 // Begin prints the heading, and a line every period until [Timeline.End].
 func (t *Timeline) Begin(period time.Duration) {
-	fmt.Fprintln(t.out, t.paint(bold, fmt.Sprintf("%7s   %-*s%-*s%s", "time", column, "primary", column, "alternate", "probes")))
+	alternate := "alternate"
+	if t.alternate == "" {
+		alternate = ""
+	}
+	fmt.Fprintln(t.out, t.paint(bold, fmt.Sprintf("%7s   %-*s%-*s%s", "time", column, "primary", column, alternate, "probes")))
 	t.start, t.stop = time.Now(), make(chan struct{})
 	t.printer.Go(func() {
 		ticker := time.NewTicker(period)
@@ -98,7 +107,7 @@ func (t *Timeline) End() Summary {
 	if t.row != (row{}) {
 		t.printRow()
 	}
-	t.ended = true
+	t.ended, t.sum.oneAddress = true, t.alternate == ""
 	if !t.away.IsZero() {
 		t.sum.onAlternate += time.Since(t.away)
 	}
@@ -111,7 +120,7 @@ func (t *Timeline) Call(what, host string, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	endpoint := failover.Primary
-	if host == t.alternate {
+	if host == t.alternate && host != "" {
 		endpoint = failover.Alternate
 	}
 	if host != "" {
@@ -174,8 +183,13 @@ func (t *Timeline) OnEvent(e failover.Event) {
 	case failover.EventSwitched:
 		t.switched(e)
 	case failover.EventTokensSuspect: // of no concern to this program, which keeps none
+	case failover.EventLossGrown: // the report of an event before it
+		t.sum.atRisk++
 	default:
 		text := e.Reason
+		if e.Loss != nil {
+			text += t.atRisk(e.Loss)
+		}
 		if e.Err != nil {
 			text += ": " + brief(e.Err)
 		}
@@ -191,10 +205,7 @@ func (t *Timeline) switched(e failover.Event) {
 		text += fmt.Sprintf(", %v after the breaker tripped", max(round(e.Time.Sub(t.trouble)), time.Millisecond))
 	}
 	t.trouble = time.Time{}
-	if n := len(e.Loss.AtRisk); n > 0 {
-		text += fmt.Sprintf("; %d writes at risk", n)
-		t.sum.atRisk += n
-	}
+	text += t.atRisk(e.Loss)
 	if e.To == failover.Alternate {
 		t.away = e.Time
 	} else if !t.away.IsZero() {
@@ -204,12 +215,43 @@ func (t *Timeline) switched(e failover.Event) {
 	t.event(green, "switched", text)
 }
 
-// event prints the line of an event. t.mu is held.
+// atRisk says how many writes a report lists, and counts them. t.mu is held.
+func (t *Timeline) atRisk(r *failover.LossReport) string {
+	n := len(r.AtRisk)
+	if t.sum.atRisk += n; n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d writes at risk", n)
+}
+
+// event prints the lines of an event. t.mu is held.
 func (t *Timeline) event(color, title, text string) {
 	if t.ended {
 		return
 	}
-	fmt.Fprintf(t.out, "%s   %s %s\n", t.clock(), t.paint(color, fmt.Sprintf("▶ %-10s", title)), text)
+	lines := wrap(text, width-eventIndent)
+	fmt.Fprintf(t.out, "%s   %s %s\n", t.clock(), t.paint(color, fmt.Sprintf("▶ %-10s", title)), lines[0])
+	for _, line := range lines[1:] {
+		fmt.Fprintf(t.out, "%*s%s\n", eventIndent, "", line)
+	}
+}
+
+const (
+	width       = 80
+	eventIndent = 7 + 3 + 2 + 10 + 1
+	itemIndent  = 2 + 18 + 7 + 3
+)
+
+// wrap breaks text into lines of a width, between words.
+func wrap(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
 }
 
 // column is the width of an endpoint's column.
@@ -309,11 +351,19 @@ func round(d time.Duration) time.Duration {
 func (s Summary) Print(out io.Writer) {
 	fmt.Fprintf(out, "\nSummary\n")
 	primary, alternate := s.requests[failover.Primary], s.requests[failover.Alternate]
-	Item(out, "requests", primary+alternate, fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate))
+	by := fmt.Sprintf("%d answered by the primary, %d by the alternate", primary, alternate)
+	if s.oneAddress {
+		by = ""
+	}
+	Item(out, "requests", primary+alternate, by)
 	Item(out, "failures", s.Failures, "seen by the callers")
-	Item(out, "switches", s.switches, "")
-	Item(out, "writes at risk", s.atRisk, "acknowledged so shortly before a switch that they may not have been copied")
-	Item(out, "on the alternate", round(s.onAlternate), "")
+	if !s.oneAddress {
+		Item(out, "switches", s.switches, "")
+	}
+	Item(out, "writes at risk", s.atRisk, "acknowledged so shortly before an outage that they may not have been copied")
+	if !s.oneAddress {
+		Item(out, "on the alternate", round(s.onAlternate), "")
+	}
 	if s.longest != "" {
 		Item(out, "longest call", round(s.longestTook), fmt.Sprintf("a %s begun at %.1fs", s.longest, s.longestAt.Seconds()))
 	}
@@ -321,8 +371,12 @@ func (s Summary) Print(out io.Writer) {
 
 // Item prints a line of a summary.
 func Item(out io.Writer, title string, value any, note string) {
-	line := fmt.Sprintf("  %-18s%7v   %s", title, value, note)
+	lines := wrap(note, width-itemIndent)
+	line := fmt.Sprintf("  %-18s%7v   %s", title, value, lines[0])
 	fmt.Fprintln(out, strings.TrimRight(line, " "))
+	for _, line := range lines[1:] {
+		fmt.Fprintf(out, "%*s%s\n", itemIndent, "", line)
+	}
 }
 
 // Colors of a terminal (ECMA-48, SGR).

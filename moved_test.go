@@ -1,0 +1,150 @@
+package failover_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/failovertest"
+)
+
+// A drill takes minutes. With WaitForUp a batch job does not notice, and neither does a
+// call that was under way.
+func TestADrillIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, old := range map[string]failovertest.Failure{"fence": {}, "refused": failovertest.Refuse(), "503": failovertest.Status(http.StatusServiceUnavailable, nil, "")} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{Alternate: failover.NoAlternate, WaitForUp: true}, func(s *story) {
+				require.Equal(s, http.StatusOK, s.get(accounts))
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					s.org.Drill(&failovertest.Recovery{Downtime: 3 * time.Minute, Old: old})
+				}()
+				synctest.Wait()
+				begun := time.Now()
+				assert.Equal(s, http.StatusOK, s.get(accounts))
+				assert.Less(s, time.Since(begun), 3*time.Minute+15*time.Second)
+				<-done
+				assert.False(s, s.transport.Status().Down)
+			})
+		})
+	}
+}
+
+// A program that does little, and one slow call: nothing speaks for a failover.
+func TestASlowCallIsNoDrill(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var events []failover.Event
+		transport, err := failover.New(orgURL, &failover.Config{
+			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.Method == http.MethodPost {
+					time.Sleep(3 * time.Minute)
+				}
+				return answerWith(req, http.StatusOK, whoAmIBody), nil
+			}),
+			Logger:  slog.New(slog.DiscardHandler),
+			OnEvent: func(e failover.Event) { events = append(events, e) },
+		})
+		require.NoError(t, err)
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			req, err := http.NewRequestWithContext(t.Context(), method, orgURL+accounts, nil)
+			require.NoError(t, err)
+			resp, err := transport.RoundTrip(req)
+			require.NoError(t, err)
+			resp.Body.Close()
+		}
+		transport.Close()
+		probes := 0
+		for _, e := range events {
+			if e.Kind == failover.EventProbed {
+				probes++
+			} else {
+				assert.Fail(t, "there is nothing to tell", "%v", e)
+			}
+		}
+		assert.NotZero(t, probes)
+		assert.Empty(t, transport.Status().Losses)
+	})
+}
+
+// A read that waits for long on an old connection, while the endpoint answers new ones,
+// is made anew; the first answer wins, and nobody is cut off.
+func TestAReadThatWaitsForLongIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		method string
+		first  time.Duration // until the first try is answered
+		second time.Duration // the second one takes
+		want   time.Duration
+		tries  int32
+	}{
+		"the old place is silent":     {http.MethodGet, never, time.Second, 152 * time.Second, 2},
+		"the first answer comes":      {http.MethodGet, 160 * time.Second, 30 * time.Second, 160 * time.Second, 2},
+		"it comes before":             {http.MethodGet, 140 * time.Second, time.Second, 140 * time.Second, 1},
+		"a write is not made anew":    {http.MethodPost, 300 * time.Second, time.Second, 300 * time.Second, 1},
+		"a PUT may be, but is not":    {http.MethodPut, 300 * time.Second, time.Second, 300 * time.Second, 1},
+		"the second fails, the first": {http.MethodGet, 200 * time.Second, -time.Second, 200 * time.Second, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int32
+				transport, err := failover.New(orgURL, &failover.Config{
+					Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+						if req.URL.Path == whoAmI {
+							return answerWith(req, http.StatusOK, whoAmIBody), nil
+						}
+						took := test.first
+						if tries.Add(1) > 1 {
+							took = test.second
+						}
+						select {
+						case <-time.After(max(took, -took)):
+						case <-req.Context().Done():
+							return nil, context.Cause(req.Context())
+						}
+						if took < 0 {
+							return nil, io.ErrUnexpectedEOF
+						}
+						return answerWith(req, http.StatusOK, "{}"), nil
+					}),
+					Logger: slog.New(slog.DiscardHandler),
+				})
+				require.NoError(t, err)
+				defer transport.Close()
+				begun := time.Now()
+				req, err := http.NewRequestWithContext(t.Context(), test.method, orgURL+accounts, nil)
+				require.NoError(t, err)
+				resp, err := transport.RoundTrip(req)
+				require.NoError(t, err)
+				_, err = io.Copy(io.Discard, resp.Body)
+				require.NoError(t, err)
+				resp.Body.Close()
+				assert.InDelta(t, test.want.Seconds(), time.Since(begun).Seconds(), 2)
+				assert.Equal(t, test.tries, tries.Load())
+			})
+		})
+	}
+}
+
+const (
+	never      = 1000 * time.Hour
+	whoAmIBody = `{"OrganizationId":"00000000-0000-4000-8000-000000000003"}`
+)
+
+func answerWith(req *http.Request, status int, body string) *http.Response {
+	return &http.Response{StatusCode: status, ProtoMajor: 1, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Request: req}
+}
