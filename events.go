@@ -148,6 +148,9 @@ func (t *Transport) emit(e Event) {
 	if e.Kind != EventProbed {
 		t.recent = appendRecent(t.recent, e)
 	}
+	if t.events == nil {
+		t.events = &queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent}
+	}
 	t.events.put(t, e)
 }
 

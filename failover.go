@@ -318,9 +318,9 @@ type Transport struct {
 	budget      budget
 	credentials credentials // for probes
 	books       books
-	events      queue[Event]
-	writes      queue[Write]
-	fleet       *fleet // nil without Config.Shared
+	events      *queue[Event] // guarded by mu, nil before the first one
+	writes      *queue[Write] // nil without Config.OnWrite
+	fleet       *fleet        // nil without Config.Shared
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -377,8 +377,9 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.budget.fill()
-	t.events = queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent}
-	t.writes = queue[Write]{field: "Write", limit: maxWrites, handle: func(w Write) { t.protect("OnWrite", func() { c.OnWrite(w) }) }}
+	if c.OnWrite != nil {
+		t.writes = &queue[Write]{field: "Write", limit: maxWrites, handle: func(w Write) { t.protect("OnWrite", func() { t.cfg.OnWrite(w) }) }}
+	}
 	t.books.open(&t.cfg, &t.org, t.started)
 	for i := range t.endpoints {
 		t.endpoints[i].breaker = newBreaker(c.FailureThreshold, c.Rise, c.ProbeInterval)

@@ -60,13 +60,19 @@ func (q *queue[T]) handOn(t *Transport) {
 
 // close ends the queue: what waits is handed on, and nothing more.
 func (q *queue[T]) close() {
+	if q == nil {
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
 }
 
-// droppedInAll returns how many values were dropped.
+// droppedInAll returns how many values were dropped. A nil queue has dropped none.
 func (q *queue[T]) droppedInAll() uint64 {
+	if q == nil {
+		return 0
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.lost

@@ -67,7 +67,7 @@ var (
 		network: pairing{batch: 10 * time.Millisecond, pairs: 10, rounds: 2},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		outages: 3, goroutines: 256, size: 4 << 20, orgs: 1000,
-		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 8, 256},
+		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 8, 64},
 	}
 )
 
@@ -83,7 +83,7 @@ func (r run) report() (text string, charts map[string]chart) {
 		func() []table { return healthy(r.memory, peers) })
 	p.section("A healthy GET and one gobreaker", "Whole calls, the bare RoundTripper's part included.", func() []table { return []table{againstBreaker(r.memory)} })
 	p.section("Other calls, in memory", "What each adds to the bare RoundTripper.", func() []table { return []table{otherCalls(r.memory)} })
-	p.section("Classification", "", func() []table { return []table{classification(r.memory)} })
+	p.section("Classification", "Bodies of many small values, which is what costs most.", func() []table { return []table{classification(r.memory)} })
 	p.section("Failed over, in memory", "The primary refuses connections for good; 60 calls were made before.",
 		func() []table { return []table{failedOver(r.memory, others)} })
 	p.section("Down", "Neither endpoint serves.", func() []table { return []table{failingFast(r.memory)} })

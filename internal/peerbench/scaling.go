@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"time"
 
 	"github.com/d365failover/failover"
 )
@@ -53,8 +54,13 @@ func byOrganizations(p pairing, most int) (table, chart) {
 	ch := chart{title: "Memory by the number of organizations", x: "organizations", y: "KiB",
 		series: []series{{name: "idle"}, {name: "after a write each (the ledger is made)"}}}
 	for n := 1; n <= most; n *= 10 {
+		calls := make([]*call, n)
+		for i := range calls {
+			calls[i] = newCall(http.MethodGet, origin(i)+listPath)
+		}
 		before, running := heap(), runtime.NumGoroutine()
-		transports, calls := organizations(n)
+		transports := organizations(calls)
+		time.Sleep(2 * time.Second) // the timers of the calls end
 		idle := heap() - before
 		running = runtime.NumGoroutine() - running
 		bare := make([]sender, n)
@@ -66,8 +72,9 @@ func byOrganizations(p pairing, most int) (table, chart) {
 		for i, transport := range transports {
 			check(newCall(http.MethodPost, origin(i)+createPath).do(over(transport)))
 		}
-		bare, wrapped, calls = nil, nil, nil
+		bare, wrapped = nil, nil
 		used := heap() - before
+		runtime.KeepAlive(calls)
 		t.add(fmt.Sprint(n), f2(idle/1024/float64(n)), f2(used/1024/float64(n)), fmt.Sprint(running), s[0].String(), signed(s[0].added))
 		ch.add(float64(n), idle/1024, used/1024)
 		for _, transport := range transports {
@@ -79,16 +86,14 @@ func byOrganizations(p pairing, most int) (table, chart) {
 
 func origin(i int) string { return fmt.Sprintf("https://contoso%d.api.crm.dynamics.com", i) }
 
-// organizations returns a Transport for each of n, after a request.
-func organizations(n int) (transports []*failover.Transport, calls []*call) {
-	base := new(memory)
-	for i := range n {
-		transport := must(failover.New(origin(i), &failover.Config{Base: base, Logger: silent}))
-		c := newCall(http.MethodGet, origin(i)+listPath)
-		check(c.do(over(transport)))
-		transports, calls = append(transports, transport), append(calls, c)
+// organizations returns a Transport for each call, after that was made.
+func organizations(calls []*call) []*failover.Transport {
+	base, transports := new(memory), make([]*failover.Transport, len(calls))
+	for i, c := range calls {
+		transports[i] = must(failover.New(origin(i), &failover.Config{Base: base, Logger: silent}))
+		check(c.do(over(transports[i])))
 	}
-	return transports, calls
+	return transports
 }
 
 // inTurn makes the calls by the senders, round robin.

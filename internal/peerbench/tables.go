@@ -129,9 +129,15 @@ func failingFast(p pairing) table {
 	})
 	send := failsafeBreaker(base, primary, alternate)
 	refuse("failsafe-go breaker, open", func() error { return c.do(send) })
-	transport := newTransport(base, primary, alternate)
+	transport := must(failover.New(primary, &failover.Config{
+		Base: base, RetryBackoff: -1, ProbeInterval: -1, Logger: silent, Probe: probe, FailFast: true,
+	}))
 	defer transport.Close()
-	refuse("**failover**, Down", func() error { _, err := transport.RoundTrip(c.req); return err })
+	_, err := transport.RoundTrip(c.req) // finds out
+	if err == nil {
+		panic("not down")
+	}
+	refuse("**failover**, Down, FailFast", func() error { _, err := transport.RoundTrip(c.req); return err })
 	return t
 }
 
