@@ -3,20 +3,16 @@ package failover_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -336,172 +332,4 @@ func BenchmarkNew(b *testing.B) {
 		}
 		transport.Close()
 	}
-}
-
-// What a call may allocate beyond what Base does by itself. The budgets are what
-// it takes today; more is a regression.
-func TestAllocations(t *testing.T) { // not parallel: it counts the allocations of the process
-	if raceDetector() {
-		t.Skip("with the race detector, a sync.Pool drops some of what it is given")
-	}
-	healthy := inMemory(t, new(memory))
-	moved, _ := failedOver(t)
-	down := allDown(t)
-	tests := []struct {
-		name   string
-		reason string
-		rt     http.RoundTripper
-		method string
-		path   string
-		budget float64
-	}{
-		{"healthy GET", "by far the most calls", healthy, http.MethodGet, listPath, 1},
-		{"healthy create", "its body is held, it is watched on its way, and the ledger keeps it", healthy, http.MethodPost, createPath, 7},
-		{"healthy action", "a POST whose answer has a body", healthy, http.MethodPost, actionPath, 8},
-		{"failed over GET", "an outage must not cost more than the move", moved, http.MethodGet, listPath, 1},
-		{"failing fast", "while nothing serves, callers come back often", down, http.MethodGet, listPath, 5},
-	}
-	seen := make(map[string]bool)
-	for _, test := range tests {
-		require.False(t, seen[test.name] || test.reason == "", "%q is there twice, or has no reason", test.name)
-		seen[test.name] = true
-		floor := allocations(t, new(memory), test.method, test.path)
-		if test.rt == down {
-			floor = 0 // nothing is sent
-		}
-		added := allocations(t, test.rt, test.method, test.path) - floor
-		t.Logf("%s: %+.0f over %.0f", test.name, added, floor)
-		assert.LessOrEqual(t, added, test.budget, "%s: %s", test.name, test.reason)
-	}
-}
-
-func raceDetector() bool {
-	info, _ := debug.ReadBuildInfo()
-	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
-}
-
-func allocations(t *testing.T, rt http.RoundTripper, method, path string) float64 {
-	c := newBenchCall(t, method, orgURL+path)
-	return testing.AllocsPerRun(1000, func() { c.call(rt) })
-}
-
-// A program may serve a thousand organizations: memory grows by the same small
-// amount for each, and while they are healthy nothing runs.
-func TestManyHealthyOrganizations(t *testing.T) { // not parallel: it measures the memory of the process
-	const most = 64 << 10
-	hundred, goroutines := organizations(t, 100)
-	assert.Less(t, hundred, most)
-	assert.Zero(t, goroutines)
-	thousand, goroutines := organizations(t, 1000)
-	assert.Less(t, thousand, most)
-	assert.Zero(t, goroutines)
-	assert.InEpsilon(t, hundred, thousand, 0.25, "memory is not linear")
-	t.Logf("%d bytes each", thousand)
-}
-
-// organizations returns the bytes that each of n Transports takes after a
-// request, and how many goroutines all of them have.
-func organizations(t *testing.T, n int) (bytes, goroutines int) {
-	base := new(memory)
-	all := make([]*failover.Transport, n)
-	heap, running := heapInUse(), runtime.NumGoroutine()
-	for i := range all {
-		host := fmt.Sprintf("https://contoso%d.api.crm.dynamics.com", i)
-		transport, err := failover.New(host, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
-		require.NoError(t, newBenchCall(t, http.MethodGet, host+listPath).call(transport))
-		all[i] = transport
-	}
-	bytes, goroutines = int(heapInUse()-heap)/n, runtime.NumGoroutine()-running
-	for _, transport := range all {
-		transport.Close()
-	}
-	return bytes, goroutines
-}
-
-func heapInUse() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
-func TestNothingRunsWhileHealthy(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var calls atomic.Int64
-		transport := inMemory(t, roundTripper(func(req *http.Request) (*http.Response, error) {
-			calls.Add(1)
-			return new(memory).RoundTrip(req)
-		}))
-		require.NoError(t, newBenchCall(t, http.MethodGet, orgURL+listPath).call(transport))
-		time.Sleep(24 * time.Hour)
-		assert.EqualValues(t, 1, calls.Load(), "a probe was sent")
-	})
-}
-
-// How long the first caller of an outage waits for an answer, in round trips of
-// 20 ms. Once the breaker has tripped it takes two: the probe of the alternate
-// and the repeated request. Before that come the attempts that make it trip and
-// the pauses between them.
-func TestTheFirstGoodAnswerOfAnOutage(t *testing.T) {
-	t.Parallel()
-	const rtt = 20 * time.Millisecond
-	tests := []struct {
-		name, reason string
-		primary      func(*http.Request) (*http.Response, error)
-		attempts     int // at the primary
-	}{
-		{"refused", "a hard outage: three faults trip the breaker", refuse(errDial), 3},
-		{"bare 503", "a front end without a back end", answer(503, ""), 3},
-		{"fence", "the endpoint says so itself: one fault will do", fence, 1},
-	}
-	seen := make(map[string]bool)
-	for _, test := range tests {
-		require.False(t, seen[test.name] || test.reason == "", "%q is there twice, or has no reason", test.name)
-		seen[test.name] = true
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				var attempts int
-				transport, err := failover.New(orgURL, &failover.Config{
-					Logger: slog.New(slog.DiscardHandler),
-					Base: roundTripper(func(req *http.Request) (*http.Response, error) {
-						time.Sleep(rtt)
-						switch alternate := strings.HasPrefix(req.URL.Host, "contoso--s."); {
-						case alternate && strings.HasSuffix(req.URL.Path, "/WhoAmI"):
-							return serves(req)
-						case alternate:
-							return new(memory).RoundTrip(req)
-						case strings.HasSuffix(req.URL.Path, "/WhoAmI"):
-							return test.primary(req)
-						}
-						attempts++
-						return test.primary(req)
-					}),
-				})
-				require.NoError(t, err)
-				defer transport.Close()
-				start := time.Now()
-				require.NoError(t, newBenchCall(t, http.MethodGet, orgURL+listPath).call(transport))
-				t.Logf("%v: %d attempts of %v", time.Since(start), attempts, rtt)
-				assert.Equal(t, test.attempts, attempts)
-				// An early question takes as long as a repeat, and so the fence: a probe, and the answer.
-				assert.LessOrEqual(t, time.Since(start), time.Duration(test.attempts+2)*rtt, "no pause")
-			})
-		})
-	}
-}
-
-// The inner round tripper of the benchmarks is what they take it for.
-func TestTheFloorAllocatesTwice(t *testing.T) { // not parallel: it counts the allocations of the process
-	assert.EqualValues(t, 2, allocations(t, new(memory), http.MethodGet, listPath))
-	c := newBenchCall(t, http.MethodPost, orgURL+actionPath)
-	body, err := c.req.GetBody()
-	require.NoError(t, err)
-	var sent bytes.Buffer
-	n, err := sent.ReadFrom(body)
-	require.NoError(t, err)
-	assert.EqualValues(t, 1<<10, n)
 }

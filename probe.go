@@ -33,9 +33,9 @@ type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) err
 // ([Config.OrganizationID], if that is set). It also passes, weakly, if it asks for a bearer
 // token (401) or throttles the request: that is enough to stay at an endpoint, or to end an
 // outage. The traffic switches to such an endpoint only if the active one has failed its
-// probe, and on trial, see [Status.Provisional]. After a fence only an answer that names the
-// organization passes, because gateways ask for tokens, and throttle, before they look for
-// the organization.
+// probe, and on trial, see [Status.Provisional]. Once an endpoint has answered a fence, only
+// an answer that names the organization passes, because gateways ask for tokens, and
+// throttle, before they look for the organization.
 func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return probePath(ctx, client, endpoint, "/api/data/v9.2/WhoAmI", namesOrganization)
 }

@@ -68,7 +68,7 @@ func (c *call) maySendAgain(f *Fault) bool {
 	case NotSent, Refused: // proof that the request was not carried out
 		return true
 	default:
-		return f.challenges() || !c.once()
+		return f.challenges() && !c.isBulk() || !c.once()
 	}
 }
 

@@ -74,6 +74,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 // publishLocked makes the view of the rule the state that requests go by, over the
 // connections of p; nil keeps those that there are. It wakes everyone who waits for a
 // change, and sees to it that the endpoints are watched if they have to be.
+// Old connections are let go of by unlock.
 func (t *Transport) publishLocked(p *pool) {
 	v, old := t.rule.View, t.state.Load()
 	next := &state{
@@ -90,7 +91,6 @@ func (t *Transport) publishLocked(p *pool) {
 	t.state.Store(next)
 	close(old.changed)
 	if next.pool != old.pool {
-		old.pool.retire()
 		t.left = old.pool
 	}
 	if q := t.question; q != nil && (next.epoch != old.epoch || next.pinned || next.closed) {
@@ -113,7 +113,7 @@ func (t *Transport) unlock() {
 	t.left = nil
 	t.mu.Unlock()
 	if left != nil {
-		left.leave()
+		left.retire()
 	}
 }
 
@@ -231,15 +231,20 @@ func (t *Transport) downLocked(faults [2]*Fault) {
 	t.downs = t.downs[max(0, len(t.downs)-maxDowns-1):]
 	t.publishLocked(nil)
 	if !t.outage.untold {
-		t.tellDownLocked(e)
+		t.tellDownLocked(e, false)
 	}
 }
 
-func (t *Transport) tellDownLocked(e Endpoint) {
+// tellDownLocked tells of an outage. Stuck: the other endpoint passes its probe, but the
+// traffic may not move.
+func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
 	t.outage.untold = false
 	reason := "neither endpoint passes its probe"
-	if t.org.Alternate == nil {
+	switch {
+	case t.org.Alternate == nil:
 		reason = "the endpoint does not pass its probe"
+	case stuck:
+		reason = fmt.Sprintf("the %v does not pass its probe, and the traffic may not move", e)
 	}
 	if len(t.downs) > maxDowns {
 		reason += ", again"

@@ -42,6 +42,11 @@ import (
 // out. That does not count as an attempt. (A write with neither body nor Content-Type is
 // in doubt instead.)
 //
+// A switch on weak evidence (the other endpoint asks for a token, or throttles) is a
+// trial. A request that is not answered in good health there goes to the endpoint that
+// was left, a write only if the answer says that it was not applied; that answer never
+// reaches the caller.
+//
 // RoundTrip returns the last response as it came, a 503 included, or an [*Error] with the
 // fault of every attempt. [InDoubt] reports of either whether it leaves a write in doubt.
 // Two errors are not of that type: [ErrClosed], and the error of a request body that
@@ -244,7 +249,7 @@ func (c *call) next(st *state, f *Fault) *state {
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
 		return nil // the endpoint has been asked, and is to be left alone all the same
 	}
-	if now.closed || now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
+	if now.closed || now.down && (!c.astray || t.cfg.FailFast) || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now

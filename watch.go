@@ -177,7 +177,7 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	case rule.GoDown, rule.Move: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {
-			t.tellDownLocked(st.active)
+			t.tellDownLocked(st.active, verdict == rule.Move)
 		}
 	}
 	t.unlock()
@@ -228,7 +228,7 @@ func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
 func (t *Transport) takeBack(st *state, reason string, f *Fault) {
 	p := t.newPool()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
 		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
 	}

@@ -25,7 +25,7 @@ import (
 type brownOut struct {
 	kind      string  // of the faults: one of kinds
 	rate      float64 // share of the arrivals that meet one
-	load      string  // busy or quiet
+	load      string  // one of loads
 	alternate string  // what the alternate does: one of standbys
 	method    string  // GET or POST
 	length    time.Duration
@@ -35,16 +35,18 @@ type brownOut struct {
 var (
 	kinds    = []string{"503", "503, Retry-After", "reset", "refused", "fence", "hang", "slow"}
 	rates    = []float64{0.06, 0.17, 0.30, 0.50, 0.70, 0.90, 0.97, 1} // 6 and 17 % were those of a large front end in October 2025
-	loads    = []string{"busy", "quiet"}
+	loads    = []string{"busy", "spells", "quiet"}
 	standbys = []string{"absent", "fenced", "401", "429", "serves"}
 
 	methodsOfBrownOuts = []string{"GET", "POST"}
 )
 
 const (
-	// Eight callers, each of which thinks for half a second between two calls, or a
-	// single one that calls every fifteen seconds.
+	// Busy are eight callers, each of which thinks for half a second between two calls;
+	// spells are as many, who call every half second, and the primary is well or ill for
+	// ten seconds at a time; quiet is a single one with fifteen seconds between two calls.
 	busyCallers  = 8
+	spell        = 10 * time.Second
 	busyThink    = 500 * time.Millisecond
 	quietThink   = 15 * time.Second
 	callPatience = 30 * time.Second // the deadline of a call
@@ -82,8 +84,8 @@ func brownOuts(busy time.Duration, seeds int, want func(brownOut) bool) (all []b
 }
 
 // pairOfEndpoints is the service, as a RoundTripper. What an arrival at the primary meets
-// depends on the seed, the call, and how often that has arrived before: each client
-// meets the same faults, whatever else it sends.
+// depends on the seed, the call, and how often that has arrived before (in spells, on the
+// time): each client meets the same faults, whatever else it sends.
 type pairOfEndpoints struct {
 	brownOut
 	seed     uint64
@@ -132,10 +134,13 @@ func (p *pairOfEndpoints) RoundTrip(req *http.Request) (*http.Response, error) {
 func (p *pairOfEndpoints) draw(id string) *rand.Rand {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := p.arrivals[id]
-	p.arrivals[id]++
 	h := fnv.New64a()
-	fmt.Fprint(h, id, "/", n)
+	if p.load == "spells" {
+		fmt.Fprint(h, time.Now().UnixNano()/int64(spell))
+	} else {
+		fmt.Fprint(h, id, "/", p.arrivals[id])
+	}
+	p.arrivals[id]++
 	return rand.New(rand.NewPCG(p.seed, h.Sum64()))
 }
 
@@ -216,7 +221,11 @@ func (b brownOut) play(seed uint64, client peer) (got [][]bool) {
 			pause(time.Duration(n) * think / time.Duration(callers))
 			for i := 0; time.Since(begun) < b.length; i++ {
 				got[n] = append(got[n], b.call(rt, strconv.Itoa(n)+"-"+strconv.Itoa(i)))
-				pause(think)
+				if b.load == "spells" {
+					pause(time.Until(begun.Add(time.Duration(n)*think/time.Duration(callers) + time.Duration(i+1)*think)))
+				} else {
+					pause(think)
+				}
 			}
 		})
 	}
@@ -291,7 +300,7 @@ func (b brownOut) measure(bubble func(func()), clients []peer) brownOutResult {
 // repeats reports whether the calls of a cell may be repeated after its faults, within
 // their time: what a Transport should then gain by.
 func (b brownOut) repeats() bool {
-	inTime := b.kind != "hang" && b.kind != "slow"
+	inTime := b.kind != "hang" && b.kind != "slow" && b.kind != "503, Retry-After"
 	return inTime && (b.method == "GET" || b.kind == "refused" || b.kind == "fence")
 }
 

@@ -29,6 +29,11 @@ func (m *model) observe(e failover.Event) {
 		m.made[e.Reason] = true
 		m.checkSwitch(e)
 		next.active, next.generation, next.down = e.To, e.Generation, false
+		if takesBack(e) {
+			m.dwells = m.dwelt
+		} else {
+			m.dwelt, m.dwells = m.dwells, e.Time
+		}
 		if n := len(m.switches); !takesBack(e) {
 			m.switches = append(m.switches, e.Time)
 		} else if n > 0 && m.switches[n-1].Equal(m.switched) {
@@ -45,8 +50,8 @@ func (m *model) observe(e failover.Event) {
 		}
 		m.cleared = e.Time
 	case failover.EventDown:
-		active, other := m.now.active, m.now.active^1
-		if m.now.down || m.now.pinned || !m.found(active, bad) || !m.single() && !m.found(other, bad, unclear, weak) {
+		active, other, stuck := m.now.active, m.now.active^1, strings.Contains(e.Reason, "the traffic may not move")
+		if m.now.down || m.now.pinned || !m.found(active, bad) || !stuck && !m.single() && !m.found(other, bad, unclear, weak) {
 			m.fail("down without two failed probes")
 		}
 		next.down = true
@@ -166,7 +171,7 @@ func (m *model) checkFailback(e failover.Event) {
 	if n := m.risen(m.switched); n < rise {
 		m.fail("fail-back after %d good probes", n)
 	}
-	if stay := e.Time.Sub(m.switched); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
+	if stay := e.Time.Sub(m.dwells); stay < dwell || e.To != failover.Primary || m.cfg.ManualFailback {
 		m.fail("fail-back to the %v after %v", e.To, stay)
 	}
 }

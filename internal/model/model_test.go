@@ -109,6 +109,8 @@ type model struct {
 	now       epoch
 	history   []epoch
 	switched  time.Time   // the last switch, zero for none
+	dwells    time.Time   // the last one that was no trial, or the end of one
+	dwelt     time.Time   // the one before
 	cleared   time.Time   // when a probe last closed the active breaker
 	switches  []time.Time // since a hand has cleared them
 	checked   int         // of world.arrivals

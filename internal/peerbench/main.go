@@ -49,7 +49,8 @@ func main() {
 type run struct {
 	memory, network, scaling      pairing
 	outages                       int
-	goroutines, size, orgs, peers int // peers: 0 is all
+	goroutines, size, orgs, peers int   // peers: 0 is all
+	sizes, callers                []int // over TLS
 	only                          *regexp.Regexp
 }
 
@@ -59,12 +60,14 @@ var (
 		network: pairing{batch: 10 * time.Millisecond, pairs: 60, rounds: 5},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 200, rounds: 5},
 		outages: 15, goroutines: 256, size: 4 << 20, orgs: 10_000,
+		sizes: []int{1 << 10, 64 << 10, 1 << 20, 64 << 20}, callers: []int{1, 8, 64, 256},
 	}
 	rough = run{
 		memory:  pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		network: pairing{batch: 10 * time.Millisecond, pairs: 10, rounds: 2},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		outages: 3, goroutines: 256, size: 4 << 20, orgs: 1000,
+		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 8, 256},
 	}
 )
 
@@ -79,12 +82,16 @@ func (r run) report() (text string, charts map[string]chart) {
 	p.section("Healthy, in memory", "The bare RoundTripper answers at once. POST creates a record from 1 KiB with `GetBody`.",
 		func() []table { return healthy(r.memory, peers) })
 	p.section("A healthy GET and one gobreaker", "Whole calls, the bare RoundTripper's part included.", func() []table { return []table{againstBreaker(r.memory)} })
+	p.section("Other calls, in memory", "What each adds to the bare RoundTripper.", func() []table { return []table{otherCalls(r.memory)} })
+	p.section("Classification", "", func() []table { return []table{classification(r.memory)} })
 	p.section("Failed over, in memory", "The primary refuses connections for good; 60 calls were made before.",
 		func() []table { return []table{failedOver(r.memory, others)} })
 	p.section("Down", "Neither endpoint serves.", func() []table { return []table{failingFast(r.memory)} })
 	p.section("Outage", "Every round trip takes 20 ms; the defaults of Config.", func() []table { return []table{firstAnswer(r.outages)} })
 	p.section("Over TLS on the loopback interface", "HTTP/1.1, connections kept, the server in the same process.",
 		func() []table { return []table{overTLS(r.network, peers)} })
+	p.section("Over TLS by size and callers", "The medians of pairs; more than 256 MiB at once is left out.",
+		func() []table { return []table{bySizeAndCallers(r.network, r.sizes, r.callers)} })
 	p.plot("By callers", "callers.svg", func() (table, chart) { return byGoroutines(r.scaling, r.goroutines) })
 	p.plot("By size of the answer", "size.svg", func() (table, chart) { return bySize(r.scaling, r.size) })
 	p.plot("By organizations", "organizations.svg", func() (table, chart) { return byOrganizations(r.scaling, r.orgs) })

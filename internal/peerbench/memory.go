@@ -22,6 +22,9 @@ const (
 
 	listPath   = "/api/data/v9.2/accounts?$select=name,revenue&$top=50"
 	createPath = "/api/data/v9.2/accounts"
+
+	// missingPath is answered with 404 as the service does it.
+	missingPath = "/api/data/v9.2/accounts(00000000-0000-0000-0000-000000000404)"
 )
 
 // memory is the round tripper that everything is measured over: it answers at
@@ -80,6 +83,11 @@ func (m *memory) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if req.Method == http.MethodPost && req.URL.Path == createPath {
 		resp.Status, resp.StatusCode, resp.Header, resp.Body = "204 No Content", http.StatusNoContent, createdHead, http.NoBody
+		return resp, nil
+	}
+	if req.URL.Path == missingPath {
+		const body = `{"error":{"code":"0x80040217","message":"account With Id = 00000000-0000-0000-0000-000000000404 Does Not Exist"}}`
+		resp.Status, resp.StatusCode, resp.Body, resp.ContentLength = "404 Not Found", http.StatusNotFound, io.NopCloser(strings.NewReader(body)), int64(len(body))
 		return resp, nil
 	}
 	size := len(listed)
@@ -183,7 +191,7 @@ func (c *call) do(send sender) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode >= 300 {
+	if resp.StatusCode >= 300 && c.url.Path != missingPath {
 		resp.Body.Close()
 		return errors.New(resp.Status)
 	}

@@ -74,7 +74,7 @@ func TestEveryPeerReachesTheAlternate(t *testing.T) {
 func TestTheReportIsPublished(t *testing.T) {
 	t.Parallel()
 	tiny := pairing{batch: 20 * time.Microsecond, pairs: 2, rounds: 1}
-	text, charts := run{memory: tiny, network: tiny, scaling: tiny, outages: 1, goroutines: 4, size: 1 << 12, orgs: 10, peers: 5}.report()
+	text, charts := run{memory: tiny, network: tiny, scaling: tiny, outages: 1, goroutines: 4, size: 1 << 12, orgs: 10, peers: 5, sizes: []int{1 << 10}, callers: []int{2}}.report()
 	assert.Contains(t, text, "github.com/sony/gobreaker/v2 v2.")
 	assert.Equal(t, 3, len(charts))
 	for _, peer := range healthyPeers[:5] {

@@ -666,6 +666,38 @@ func TestDwellAndLatch(t *testing.T) {
 	}
 }
 
+// TestTrials: a move on weak evidence that is taken back leaves no trace but a pause, in
+// minutes, before the next one.
+func TestTrials(t *testing.T) {
+	t.Parallel()
+	r := Rule{Limits: Limits{Damping: 30 * time.Minute, MaxMoves: 3, Keep: 9, TrialPause: 5 * time.Minute}}
+	now := time.Unix(1e9, 0)
+	r.MoveTo(now, Alternate, false)
+	r.MoveTo(now, Primary, false)
+	for i, pause := range []time.Duration{5, 10, 20, 30, 30} {
+		began := now.Add(time.Duration(i) * time.Second)
+		r.MoveTo(began, Alternate, true)
+		if r.TakeBack(began.Add(1)); r.Active != Primary || r.Provisional || len(r.Moves()) != 2 || r.Latched(now) {
+			t.Errorf("trial %d: %+v after it", i, r)
+		}
+		if pause *= time.Minute; r.Weigh(began.Add(pause), PassedWeakly) != Inconclusive || r.Weigh(began.Add(pause+1), PassedWeakly) != PassedWeakly {
+			t.Errorf("trial %d: the next one is not tried after %v", i, pause)
+		}
+		if r.Weigh(began, Passed) != Passed || r.Weigh(began, Failed) != Failed {
+			t.Error("a trial that has failed says something about what passes or fails")
+		}
+	}
+	r.MoveTo(now, Alternate, true)
+	r.Healthy(now, r.Epoch, 0)
+	r.MoveTo(now, Primary, false)
+	r.MoveTo(now.Add(time.Second), Alternate, true)
+	before := len(r.Moves())
+	r.Remember(now, r.Moves()[:before-1]) // of a fleet that does not know the trial
+	if r.TakeBack(now.Add(time.Second)); len(r.Moves()) != before-1 || r.Weigh(now.Add(5*time.Minute+time.Second), PassedWeakly) != PassedWeakly {
+		t.Error("a trial that was confirmed counts, or the moves of a fleet do not")
+	}
+}
+
 // TestMovesThatAreRemembered: they are few, the newest, and the rule's own.
 func TestMovesThatAreRemembered(t *testing.T) {
 	t.Parallel()

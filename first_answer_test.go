@@ -1,0 +1,147 @@
+package failover_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// pipes is a listener in memory.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// distant returns a Base to an organization a round trip away, over HTTP/1.1: a
+// connection takes two of them to make (TCP and TLS 1.3), and a request one. The
+// primary does what is said, unless that is nil, and the time of its first fault is
+// kept; the alternate serves if the primary does not.
+func distant(t *testing.T, rtt time.Duration, primary http.HandlerFunc, refuses bool, fault *atomic.Pointer[time.Time]) *http.Transport {
+	met := func() {
+		now := time.Now()
+		fault.CompareAndSwap(nil, &now)
+	}
+	p := &pipes{make(chan net.Conn), make(chan struct{})}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(rtt)
+		if !strings.Contains(r.Host, "--s") {
+			primary(w, r)
+			met()
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("OData-Version", "4.0")
+		if strings.HasSuffix(r.URL.Path, "/WhoAmI") {
+			io.WriteString(w, `{"UserId":"00000000-0000-0000-0000-000000000001","OrganizationId":"00000000-0000-0000-0000-000000000002"}`)
+			return
+		}
+		w.Write(listed)
+	})}
+	go server.Serve(p)
+	base := &http.Transport{DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		if refuses && !strings.Contains(address, "--s") {
+			time.Sleep(rtt)
+			met()
+			return nil, errDial
+		}
+		time.Sleep(2 * rtt)
+		client, conn := net.Pipe()
+		p.conns <- conn
+		return client, nil
+	}}
+	t.Cleanup(func() {
+		base.CloseIdleConnections()
+		close(p.done)
+		server.Close()
+	})
+	return base
+}
+
+// How long the first caller waits once it has met the outage, when every connection
+// has to be made: a probe takes three round trips then, and so does the request.
+func TestTheFirstGoodAnswerOverNewConnections(t *testing.T) {
+	t.Parallel()
+	const rtt = 20 * time.Millisecond
+	for _, test := range []struct {
+		name, reason string
+		refuses      bool
+		primary      http.HandlerFunc
+		most         time.Duration
+	}{
+		{"fence", "the probe of the alternate, and the request", false, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			io.WriteString(w, `{"error":{"code":"0x8004B065","message":"The datacenter is not available."}}`)
+		}, 6 * rtt},
+		{"bare 503", "the first fault asks already", false, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}, 8 * rtt},
+		{"refused", "the first fault asks already", true, nil, 8 * rtt},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var fault atomic.Pointer[time.Time]
+				transport, err := failover.New(orgURL, &failover.Config{
+					Base: distant(t, rtt, test.primary, test.refuses, &fault), Logger: slog.New(slog.DiscardHandler)})
+				require.NoError(t, err)
+				defer transport.Close()
+				require.NoError(t, newBenchCall(t, http.MethodGet, orgURL+listPath).call(transport))
+				took := time.Since(*fault.Load())
+				t.Logf("%.1f round trips", float64(took)/float64(rtt))
+				assert.Equal(t, failover.Alternate, transport.Status().Active)
+				assert.LessOrEqual(t, took, test.most, test.reason)
+			})
+		})
+	}
+}
+
+// A black hole takes what a suspicion and a probe take.
+func TestTheFirstGoodAnswerOutOfABlackHole(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport, err := failover.New(orgURL, &failover.Config{
+			Logger: slog.New(slog.DiscardHandler),
+			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				switch {
+				case !strings.HasPrefix(req.URL.Host, "contoso--s."):
+					<-req.Context().Done()
+					return nil, req.Context().Err()
+				case strings.HasSuffix(req.URL.Path, "/WhoAmI"):
+					return serves(req)
+				}
+				return new(memory).RoundTrip(req)
+			}),
+		})
+		require.NoError(t, err)
+		defer transport.Close()
+		start := time.Now()
+		require.NoError(t, newBenchCall(t, http.MethodGet, orgURL+listPath).call(transport))
+		t.Log(time.Since(start))
+		assert.LessOrEqual(t, time.Since(start), 16*time.Second)
+	})
+}
