@@ -211,7 +211,7 @@ var (
 	// ErrUnavailable marks the error of a request while the Transport is down. The request
 	// was sent once and failed, or with Config.FailFast or WaitForUp it was not sent: see
 	// [Error.Attempts]. Whether a write is in doubt, [ErrOutcomeUnknown] and [InDoubt] say.
-	ErrUnavailable = errors.New("failover: neither endpoint serves the organization")
+	ErrUnavailable = errors.New("failover: no endpoint serves the organization")
 	// ErrOutcomeUnknown marks the error of a write that is in doubt: it was sent, and got
 	// no definite answer. It may or may not have been carried out. See also [InDoubt].
 	ErrOutcomeUnknown = errors.New("failover: outcome of the write is unknown")

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/sharedtest"
 )
 
 // A drill takes minutes. With WaitForUp a batch job does not notice, and neither does a
@@ -147,4 +149,91 @@ const (
 func answerWith(req *http.Request, status int, body string) *http.Response {
 	return &http.Response{StatusCode: status, ProtoMajor: 1, Header: http.Header{"Content-Type": {"application/json"}},
 		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Request: req}
+}
+
+// An organization with one address: nothing names an alternate, in no state, alone and
+// in a fleet.
+func TestNothingNamesAnAlternateThatDoesNotExist(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		world failovertest.Config
+		alt   string
+		fleet bool
+	}{
+		"Dataverse":                        {failovertest.Config{OneAddress: true}, failover.NoAlternate, false},
+		"Finance and Operations":           {failovertest.Config{Host: "contoso.operations.dynamics.com"}, "", false},
+		"Finance and Operations, fleet":    {failovertest.Config{Host: "contoso.operations.dynamics.com"}, "", true},
+		"Dataverse, fleet of one address":  {failovertest.Config{OneAddress: true}, failover.NoAlternate, true},
+		"Finance and Operations, by words": {failovertest.Config{Host: "contoso.operations.dynamics.com"}, failover.NoAlternate, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				org := failovertest.StartInMemory(&test.world)
+				defer org.Close()
+				var log strings.Builder
+				cfg := &failover.Config{Base: org.Transport(), Authorize: org.Authorize, Alternate: test.alt, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+				if test.fleet {
+					cfg.Shared = new(sharedtest.Memory)
+				}
+				transport, err := failover.New(org.URL(), cfg)
+				require.NoError(t, err)
+				path := "/data/CustomersV3"
+				if test.world.OneAddress {
+					path = accounts
+				}
+				said := func(ready int) {
+					time.Sleep(20 * time.Second)
+					status := transport.Status()
+					assert.Equal(t, failover.Primary, status.Active)
+					assert.Empty(t, status.Alternate.URL)
+					for _, accept := range []string{"application/json", "text/html"} {
+						req := httptest.NewRequest(http.MethodGet, "/", nil)
+						req.Header.Set("Accept", accept)
+						w := httptest.NewRecorder()
+						transport.StatusHandler().ServeHTTP(w, req)
+						assert.NotContains(t, w.Body.String(), "contoso--s")
+					}
+					w := httptest.NewRecorder()
+					transport.ReadyHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+					assert.Equal(t, ready, w.Code)
+					assert.Error(t, transport.Switch(t.Context(), failover.Alternate, "there is none"))
+					transport.Pin(failover.Alternate)
+					assert.False(t, transport.Status().Pinned)
+				}
+				get := func() (int, error) {
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, org.URL()+path, nil)
+					require.NoError(t, err)
+					org.Authorize(req)
+					resp, err := transport.RoundTrip(req)
+					if err != nil {
+						return 0, err
+					}
+					resp.Body.Close()
+					return resp.StatusCode, nil
+				}
+				status, err := get()
+				require.NoError(t, err)
+				require.Equal(t, http.StatusOK, status)
+				said(http.StatusOK)
+				assert.NoError(t, transport.Switch(t.Context(), failover.Primary, "it is there"))
+				org.Primary().Fail(failovertest.Refuse())
+				_, err = get()
+				require.ErrorIs(t, err, failover.ErrUnavailable)
+				assert.NotContains(t, err.Error(), "alternate")
+				assert.NotContains(t, err.Error(), "neither")
+				assert.True(t, transport.Status().Down)
+				said(http.StatusServiceUnavailable)
+				org.Primary().Heal()
+				time.Sleep(20 * time.Second)
+				said(http.StatusOK)
+				transport.Pin(failover.Primary)
+				assert.True(t, transport.Status().Pinned)
+				transport.Unpin()
+				require.NoError(t, transport.Close())
+				assert.Contains(t, log.String(), "failover: up")
+				assert.NotContains(t, log.String(), "alternate")
+			})
+		})
+	}
 }

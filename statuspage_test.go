@@ -439,7 +439,7 @@ func TestReadinessThroughAnOutage(t *testing.T) {
 
 		org.Alternate().Fail(failovertest.Refuse())
 		require.ErrorIs(t, get(), ErrUnavailable)
-		check("down", http.StatusServiceUnavailable, "^failover: neither endpoint serves the organization; primary: unavailable.*; alternate: unavailable")
+		check("down", http.StatusServiceUnavailable, "^failover: no endpoint serves the organization; primary: unavailable.*; alternate: unavailable")
 		require.ErrorIs(t, tr.Ready(), ErrUnavailable)
 		var f *Fault
 		require.ErrorAs(t, tr.Ready(), &f)

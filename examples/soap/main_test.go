@@ -117,7 +117,7 @@ func TestFailuresAreShownAndChangeTheStatus(t *testing.T) {
 		r := play(ctx, org)
 		assert.Equal(t, 1, r.status)
 		assert.NotEqual(t, "0", r.item(t, "failures"))
-		assert.Regexp(t, `▶ failed +\d+, the first: .*neither endpoint serves`, strings.Join(strings.Fields(r.out), " "))
+		assert.Regexp(t, `▶ failed +\d+, the first: .*no endpoint serves`, strings.Join(strings.Fields(r.out), " "))
 		return r
 	})
 }

@@ -100,6 +100,10 @@ func (l *place) serve(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
+	if r.URL.RawQuery == "silent" {
+		<-r.Context().Done()
+		return
+	}
 	if r.URL.RawQuery == "slow" { // for as long as the caller wants
 		w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it
 		tick := time.NewTicker(20 * time.Millisecond)
@@ -136,6 +140,7 @@ type movable struct {
 	*pair     // its primary is not used; its alternate answers the fence
 	old, next *place
 	behind    atomic.Pointer[place] // where new connections lead to
+	gone      atomic.Bool           // new connections are refused
 }
 
 // newMovable starts an organization, with front ends of both places if front is not nil.
@@ -169,6 +174,9 @@ func (m *movable) base(h2 bool) *http.Transport {
 			to := m.alternate.addr()
 			if strings.HasPrefix(addr, primaryHost+":") {
 				to = m.behind.Load().addr()
+				if m.gone.Load() {
+					to = refusing
+				}
 			}
 			return new(net.Dialer).DialContext(ctx, network, to)
 		},

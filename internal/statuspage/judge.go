@@ -155,7 +155,7 @@ func (r *Report) down() Finding {
 	active, other := r.side()
 	since := sinceWords(r.last("down"), r.Time)
 	f := Finding{Name: "down", Level: LevelBad, Cause: CauseEither, Runbook: sectionDown,
-		Summary: "Down: neither endpoint serves the organization" + since + "."}
+		Summary: "Down: no endpoint serves the organization" + since + "."}
 	probed := "both endpoints are probed every few seconds"
 	if other == nil {
 		f.Summary = "Down: the organization does not serve at its one address" + since + "."

@@ -359,20 +359,20 @@ var findings = []struct {
 	{
 		name: "down, alternate fenced", why: "outranks that the traffic is at the alternate; the fence is Microsoft's word",
 		report: downReport(), situation: "down", level: "bad", cause: CauseMicrosoft, because: "the alternate answers, and says that it does not serve", section: sectionDown,
-		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "Requests are still sent to the alternate",
+		summary: "Down: no endpoint serves the organization since 05:04 UTC (19 min).", advice: "Requests are still sent to the alternate",
 		page: []string{"DatacenterNotAvailable", `class="bar down"`, "Wait, and open a ticket."},
 	},
 	{
 		name: "down, failing fast", why: "with FailFast requests are not sent",
 		report:    with(downReport(), func(r *Report) { r.FailsFast = true }),
 		situation: "down", level: "bad", cause: CauseMicrosoft, section: sectionDown,
-		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "Requests fail at once",
+		summary: "Down: no endpoint serves the organization since 05:04 UTC (19 min).", advice: "Requests fail at once",
 	},
 	{
 		name: "down, nothing can be reached", why: "two regions at once are seldom both gone",
 		report:    with(downReport(), func(r *Report) { r.Alternate.Probe = failedProbe(refused, clockTime(5, 23, 30)) }),
 		situation: "down", level: "bad", cause: CauseUs, section: sectionDown,
-		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "this machine's network, DNS and proxy",
+		summary: "Down: no endpoint serves the organization since 05:04 UTC (19 min).", advice: "this machine's network, DNS and proxy",
 	},
 	{
 		name: "down, both answer nonsense", why: "what fits both is left open",
@@ -380,7 +380,7 @@ var findings = []struct {
 			r.Alternate.Probe = failedProbe(&Fault{Class: "unavailable", Delivery: "unknown", Status: 503}, clockTime(5, 23, 30))
 		}),
 		situation: "down", level: "bad", cause: CauseEither, section: sectionDown,
-		summary: "Down: neither endpoint serves the organization since 05:04 UTC (19 min).", advice: "Microsoft's service health",
+		summary: "Down: no endpoint serves the organization since 05:04 UTC (19 min).", advice: "Microsoft's service health",
 	},
 	{
 		name: "pinned", why: "since the pin, not since the switch",
