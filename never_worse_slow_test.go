@@ -273,7 +273,9 @@ func TestWhatDownMeansToACaller(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tell(t, test.cfg, func(s *story) {
 				s.org.Primary().Fail(failovertest.OutagePage())
-				s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+				ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+				s.try(ctx, http.MethodGet, s.org.URL()+accounts, "") // which waits as well
+				cancel()
 				require.True(s, s.transport.Status().Down)
 				before, begun := deliveries(s.org.Primary(), http.MethodGet), time.Now()
 				assert.Zero(s, s.reads(10, time.Minute))
