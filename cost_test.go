@@ -174,7 +174,7 @@ func TestOrganizationsAreSmall(t *testing.T) { // not parallel: it measures the 
 	if raceDetector() {
 		t.Skip("the race detector takes memory of its own")
 	}
-	organizations(t, 4000) // what the process takes for it stays
+	organizations(t, 4000)                // what the process takes for it stays
 	for _, n := range []int{1000, 4000} { // linear
 		idle, written, goroutines := organizations(t, n)
 		t.Logf("%d organizations: %d bytes each, %d after a write", n, idle, written)
