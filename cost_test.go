@@ -177,6 +177,10 @@ func TestOrganizationsAreSmall(t *testing.T) { // not parallel: it measures the 
 	organizations(t, 4000)                // what the process takes for it stays
 	for _, n := range []int{1000, 4000} { // linear
 		idle, written, goroutines := organizations(t, n)
+		for range 2 { // what other tests have left behind may be let go of, or not, meanwhile
+			i, w, g := organizations(t, n)
+			idle, written, goroutines = min(idle, i), min(written, w), min(goroutines, g)
+		}
 		t.Logf("%d organizations: %d bytes each, %d after a write", n, idle, written)
 		assert.LessOrEqual(t, idle, 3<<10)
 		assert.LessOrEqual(t, written, 12<<10)

@@ -641,6 +641,7 @@ func TestOnFaultTellsWhatBecomesOfEveryFault(t *testing.T) {
 		assert.True(t, all[0].attempt.OutcomeUnknown)
 
 		all = nil
+		synctest.Wait() // for the probes that the reset has led to
 		s.org.Alternate().FailNext(1, failovertest.OutagePage())
 		status, err := s.create("in doubt, with an answer")
 		require.NoError(t, err)
