@@ -135,7 +135,7 @@ func truncated(req *http.Request) (*http.Response, error) {
 var (
 	sound    = &conduct{name: "serves", reaches: true, probe: good, answer: answering(200, asJSON, organization)}
 	refusing = &conduct{name: "refuses", counts: true, probe: bad, answer: func(*http.Request) (*http.Response, error) {
-		_, err := dialRefused(nil, "", "")
+		_, err := dialRefused(context.Background(), "", "")
 		return nil, err
 	}}
 	fencing = &conduct{name: "fences", counts: true, trips: true, fence: true, probe: bad,
