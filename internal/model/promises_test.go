@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -418,15 +419,15 @@ func TestInstrumentIsAskedForPoolsThatAreUsed(t *testing.T) {
 func TestAPanicOfBaseInASecondTryIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	run(t, failover.Config{}, func(d *drill) {
-		n := 0
+		var n atomic.Int32
 		d.behave(failover.Primary, &conduct{name: "waits, and then panics", reaches: true, answer: func(req *http.Request) (*http.Response, error) {
-			if n++; n == 2 {
+			if n.Add(1) == 2 {
 				panic("contoso")
 			}
 			return slowly(5*time.Minute, 0)(req)
 		}}, sound)
 		assert.Equal(d, 200, d.get(time.Hour))
-		assert.Equal(d, 2, n, "it was not made anew")
+		assert.EqualValues(d, 2, n.Load(), "it was not made anew")
 		assert.Contains(d, log.String(), "Config.Base")
 	}, slog.NewTextHandler(&log, nil))
 }
@@ -504,13 +505,10 @@ func TestABodyIsWaitedForAMinute(t *testing.T) {
 				d.mu.Unlock()
 				req, err := http.NewRequestWithContext(d.Context(), http.MethodPost, orgURL+accounts, pipe)
 				require.NoError(d, err)
-				begun := time.Time{}
+				var first sync.Once // what arrives later is a probe
+				var begun time.Time
 				d.behave(failover.Primary, sound, sound)
-				d.arrived = func() {
-					if begun.IsZero() {
-						begun = time.Now()
-					}
-				}
+				d.arrived = func() { first.Do(func() { begun = time.Now() }) }
 				resp, err := d.transport.RoundTrip(req)
 				require.NoError(d, err)
 				resp.Body.Close()
