@@ -55,6 +55,9 @@ type endpoint struct {
 	fenced    bool
 	lastProbe *pastProbe // nil for none
 	explained *explained // nil for none
+	// lastWhole is the last success whose body came to its end, since Transport.started,
+	// while a question is open about the endpoint.
+	lastWhole time.Duration
 }
 
 // pastProbe is when a probe ended, and why it failed, if it did.

@@ -316,6 +316,7 @@ func (t *Transport) answered(st *state, w *transit) {
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
 		return
 	}
+	e.lastWhole = time.Since(t.started)
 	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.holdLocked())
 	defer e.success() // which releases the anchor that the report needs
 	switch {

@@ -95,6 +95,7 @@ func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *quest
 	case rule.Join:
 		return t.question
 	}
+	t.endpoints[t.rule.Active].suspect.Store(true) // its successes are evidence now
 	number, _ := t.rule.Question()
 	ctx, cancel := context.WithCancel(t.ctx)
 	q := &question{number: number, st: t.state.Load(), fault: f, since: since, cancel: cancel, done: make(chan struct{})}
@@ -368,11 +369,12 @@ func (t *Transport) weigh(outcome rule.Outcome) rule.Outcome {
 	return t.rule.Weigh(time.Now(), outcome)
 }
 
-// succeededSince reports whether an endpoint has given a request a healthy answer
-// since a time.
+// succeededSince reports whether an endpoint has given a request a healthy answer,
+// its body included, since a time.
 func (t *Transport) succeededSince(e Endpoint, since time.Time) bool {
-	last := t.endpoints[e].lastSuccess.Load()
-	return last != 0 && t.started.Add(time.Duration(last)).After(since)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.endpoints[e].lastWhole > since.Sub(t.started)
 }
 
 // probed is the result of a probe.
