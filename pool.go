@@ -27,7 +27,7 @@ type pool struct {
 	waits   waits
 	retired atomic.Bool
 	late    atomic.Int32 // see closeLate
-	closing *time.Timer // closes what is idle, once p is retired
+	closing *time.Timer  // closes what is idle, once p is retired
 }
 
 // firstPool returns the pool that a Transport begins with.
