@@ -467,7 +467,8 @@ func setDefault[T int | int64 | time.Duration](field *T, standard, off T) {
 // caller has given. Closing again does nothing.
 func (t *Transport) Close() error {
 	t.mu.Lock()
-	if !t.rule.Closed {
+	first := !t.rule.Closed
+	if first {
 		t.rule.Close()
 		if t.outage != nil {
 			t.endOutageLocked(time.Now())
@@ -479,6 +480,8 @@ func (t *Transport) Close() error {
 	t.writes.close()
 	t.wg.Wait()
 	t.giveUpTurn()
-	t.closeConnections()
+	if first { // a pool is retired once
+		t.closeConnections()
+	}
 	return nil
 }

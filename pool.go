@@ -26,8 +26,7 @@ type pool struct {
 	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
-	late    atomic.Int32 // see closeLate
-	closing *time.Timer  // closes what is idle, once p is retired
+	closing *time.Timer // closes what is idle, once p is retired
 }
 
 // firstPool returns the pool that a Transport begins with.
@@ -112,7 +111,7 @@ const leaveTime = 100 * time.Millisecond
 // retire puts the connections out of use, once, and lets go of those that nobody uses.
 // The rest are let go of when the last call over them has ended: see leave.
 func (p *pool) retire() {
-	p.closing = time.AfterFunc(leaveTime, p.closeLate)
+	p.closing = time.AfterFunc(leaveTime, p.closeIdle)
 	p.retired.Store(true)
 	p.closeIdle()
 }
@@ -125,18 +124,6 @@ func (p *pool) leave() {
 		p.closing.Reset(leaveTime)
 	}
 }
-
-// closeLate lets go of connections that have become idle late: net/http may have been
-// making one that nobody wants any more. It looks again a few times, ever later.
-func (p *pool) closeLate() {
-	p.closeIdle()
-	if n := p.late.Add(1); n < maxLate {
-		p.closing.Reset(leaveTime << n)
-	}
-}
-
-// maxLate is how often closeLate looks: for some 6 s.
-const maxLate = 6
 
 func (p *pool) closeIdle() {
 	if p.closer != nil {
@@ -182,7 +169,6 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
-		p.leave()
 	}
 	if base, ok := t.base.(closesIdle); ok && t.owned {
 		base.CloseIdleConnections()
