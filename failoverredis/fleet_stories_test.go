@@ -103,7 +103,7 @@ func TestFleetSurvivesRedis(t *testing.T) {
 	}
 	start := time.Now()
 	f.redis.start(f)
-	f.eventually("part of the fleet again", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("part of the fleet again", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	t.Logf("a fleet again after %v", time.Since(start).Round(time.Millisecond))
 	r := f.record()
 	assert.Equal(t, failover.Alternate, r.Active, "the record is written anew")
@@ -135,7 +135,7 @@ func TestFleetSurvivesHangingRedis(t *testing.T) {
 		assert.Less(t, took.at(1), 1900*time.Millisecond, "a use of the store would end after 2 s")
 	}
 	f.redis.resume(t)
-	f.eventually("part of the fleet again", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("part of the fleet again", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
@@ -172,7 +172,7 @@ func TestFleetSurvivesSplits(t *testing.T) {
 	noAlternate.paths[f.org.Alternate().Host()].mend()
 	noRedis.paths["redis"].mend()
 	start := time.Now()
-	f.eventually("in step", 60*time.Second, func(s status) bool {
+	f.eventually("in step", found, func(s status) bool {
 		return s.Active == failover.Alternate && !s.Apart && s.StoreErr == ""
 	})
 	t.Logf("in step %v after the network is whole", time.Since(start).Round(time.Millisecond))
@@ -210,7 +210,7 @@ func TestFleetSurvivesPoison(t *testing.T) {
 	require.NoError(t, f.admin.Del(context.Background(), recordKey).Err())
 	poison("nothing", "of interest") // and word of it
 	f.admin.HDel(t.Context(), recordKey, "nothing")
-	f.eventually("in step", 60*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("in step", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 

@@ -54,6 +54,11 @@ var (
 	skews = []time.Duration{0, 7 * time.Minute, -11 * time.Minute}
 )
 
+// found is the time within which a store that answers again counts as found, at the
+// longest: two minutes in which no answer is late, and a while in which those of a busy
+// machine are.
+const found = 3 * time.Minute
+
 // startFleet starts processes with so many Transports each.
 func startFleet(t *testing.T, sizes []int) *fleet { return startQuorum(t, 0, sizes) }
 
