@@ -33,16 +33,19 @@ import (
 // Below the path there are the actions. Each answers GET with a form, and does
 // something on POST:
 //
-//	switch  [Transport.Switch]; fields: to ("primary" or "alternate"), reason
-//	pin     [Transport.Pin]; fields: endpoint, reason
-//	unpin   [Transport.Unpin]; field: reason
-//	verify  [LossReport.Verify] for the reports of [Transport.Status], through
-//	        this Transport, which needs [Config.Authorize]. It goes on if the
-//	        caller goes away; a second one joins it
+//	switch    [Transport.Switch]; fields: to ("primary" or "alternate"), reason
+//	pin       [Transport.Pin]; fields: endpoint, reason
+//	unpin     [Transport.Unpin]; field: reason
+//	freeze    [Transport.Freeze], with [Config.Shared] only; field: reason
+//	unfreeze  [Transport.Unfreeze], with [Config.Shared] only
+//	verify    [LossReport.Verify] for every report of [Transport.Status], through
+//	          this Transport, which needs [Config.Authorize]. It continues if the
+//	          caller goes away, and a second request joins the one under way
 //
-// All but verify require a reason. It is told to OnEvent and the log: as one line of
-// at most 200 bytes, with secrets redacted as in the errors of this package. Fields
-// come form-encoded, or as strings of a JSON object, in at most 16 KiB.
+// A reason is required where there is a field for it, and is one line of at most 200
+// bytes, with secrets redacted as in the errors of this package. That of freeze goes
+// into the fleet's [Record], the others into the events and the log. Fields are
+// form-encoded, or the strings of a JSON object, in at most 16 KiB.
 //
 // A request that prefers JSON, as StatusHandler has it, gets an object with ok (a
 // boolean), error (a text, empty if ok) and status (the JSON of StatusHandler after
@@ -56,7 +59,8 @@ import (
 //	403       the request was made on behalf of another site
 //	404       there is no such action
 //	409       the action was refused: the endpoint does not pass its probe, the
-//	          Transport is closed, or Verify ended early
+//	          Transport is closed, there is no fleet or its store does not answer,
+//	          or Verify ended early
 //	413, 415  the body is too long, or neither a form nor JSON
 func (t *Transport) ControlHandler() http.Handler {
 	return &controlHandler{t: t, page: statuspage.NewPage(), origin: http.NewCrossOriginProtection()}
@@ -150,6 +154,10 @@ func (c *controlHandler) do(w http.ResponseWriter, r *http.Request, form *status
 		c.t.pin(e, "by hand: "+reason)
 	case "unpin":
 		c.t.unpin("by hand: " + reason)
+	case "freeze":
+		return c.t.Freeze(r.Context(), reason)
+	case "unfreeze":
+		return c.t.Unfreeze(r.Context())
 	case "verify":
 		patience := time.Duration(never)
 		if !statuspage.WantsJSON(r) {

@@ -43,6 +43,7 @@ type controlled struct {
 	Status *struct {
 		Active, Situation string
 		Pinned, Verifying bool
+		Fleet             *struct{ Frozen string }
 		Losses            []struct {
 			AtRisk []struct{ State string }
 		}
@@ -98,6 +99,54 @@ func TestControlDoesWhatTheMethodsDo(t *testing.T) {
 			status, answer = command(s, h, action, url.Values{field: {"primary"}, "reason": {"too late"}})
 			assert.Equal(s, http.StatusConflict, status, action)
 			assert.Equal(s, failover.ErrClosed.Error(), answer.Error, action)
+		}
+	})
+}
+
+// A fleet is frozen and unfrozen through the handler of any member, whose page says so
+// and why; without a fleet nothing is frozen.
+func TestControlFreezesAFleet(t *testing.T) {
+	tellOfAFleet(t, 3, failover.Config{}, func(s *fleetStory) {
+		h, other := s.fleet[0].ControlHandler(), s.fleet[1].ControlHandler()
+		status, answer := command(s, h, "freeze", url.Values{"reason": {" "}})
+		assert.Equal(s, http.StatusBadRequest, status, answer.Error)
+		status, answer = command(s, h, "freeze", url.Values{"reason": {"migration of https://user:hunter2@contoso.example"}})
+		assert.Equal(s, http.StatusOK, status, answer.Error)
+		assert.Equal(s, "frozen", answer.Status.Situation)
+		assert.Equal(s, "migration of https://contoso.example", answer.Status.Fleet.Frozen)
+		assert.Equal(s, "migration of https://contoso.example", s.record().Frozen)
+		s.settle()
+		s.org.FailOver()
+		assert.NotEqual(s, 200, s.fleet[2].get())
+		s.allAt(failover.Primary)
+		page := control(other, http.MethodGet, "/", "", "")
+		pagecheck.Markup(s, page.Body.String(), page.Header().Get("Content-Security-Policy"))
+		assert.Contains(s, page.Body.String(), "Frozen: no process of the fleet switches by itself: migration of https://contoso.example.")
+		assert.Contains(s, page.Body.String(), `href="./unfreeze"`)
+
+		status, answer = command(s, other, "unfreeze", nil)
+		assert.Equal(s, http.StatusOK, status, answer.Error)
+		assert.Empty(s, answer.Status.Fleet.Frozen)
+		time.Sleep(10 * time.Second) // after which a refused switch is asked about again
+		assert.Equal(s, 200, s.fleet[2].get())
+		s.allAt(failover.Alternate)
+		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), `href="./freeze"`)
+
+		s.fleet[0].suffer(refuses)
+		status, answer = command(s, h, "freeze", url.Values{"reason": {"x"}})
+		assert.Equal(s, http.StatusConflict, status)
+		assert.Contains(s, answer.Error, "connection refused")
+	})
+}
+
+func TestControlFreezesNothingWithoutAFleet(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		h := s.transport.ControlHandler()
+		for _, action := range []string{"freeze", "unfreeze"} {
+			status, answer := command(s, h, action, url.Values{"reason": {"migration"}})
+			assert.Equal(s, http.StatusConflict, status)
+			assert.Contains(s, answer.Error, "there is no fleet")
+			assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), `href="./`+action)
 		}
 	})
 }

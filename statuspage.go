@@ -45,7 +45,8 @@ import (
 //	                    "failed over" or "healthy"; the others are
 //	                    "unauthorized", "throttled", "failing",
 //	                    "switches refused", "writes missing", "writes at risk",
-//	                    "writes to look up", "writes in doubt" and "fleet".
+//	                    "writes to look up", "writes in doubt", "frozen" and
+//	                    "fleet".
 //	                    level is "off" (closed), "bad", "warn" or "ok"; summary
 //	                    and advice are for people, and their wording may change;
 //	                    cause is whose trouble it most likely is: "us",
@@ -70,8 +71,9 @@ import (
 //	                    "inconclusive"), error. An organization with one address
 //	                    has no alternate
 //	fleet               with Config.Shared, what is known of the fleet: member,
-//	                    apart, active, generation, since, reason and by of the
-//	                    record, loaded, failed, witnesses, error
+//	                    apart, active, generation, since, reason, by and frozen
+//	                    (the reason, left out unless frozen) of the record,
+//	                    loaded, failed, witnesses, witnessCount, error
 //	loss                the writes that the last outage put at risk: time of the
 //	                    report, from and to (the same if the traffic has not
 //	                    moved), reason, lastSuccess, rpoSeconds, truncated,
@@ -339,7 +341,8 @@ func fleetView(s *FleetStatus) *statuspage.Fleet {
 	v := &statuspage.Fleet{
 		Member: s.Member, Apart: s.Apart, Active: s.Record.Active.String(), Generation: s.Record.Generation, Since: s.Record.Since.UTC(),
 		Reason: redact.Line(redact.Text(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
-		Witnesses: append([]string{}, s.Witnesses...),
+		Frozen:    redact.Line(redact.Text(s.Record.Frozen), maxFaultText),
+		Witnesses: append([]string{}, s.Witnesses...), WitnessCount: s.WitnessCount,
 	}
 	if len(s.Witnesses) > 0 {
 		v.Failed = s.Failed.String()

@@ -25,6 +25,11 @@ func Actions() []Action {
 			text: "Sends all traffic to an endpoint until somebody unpins it, whether or not the endpoint serves: it is not probed first. Nothing moves by itself meanwhile."},
 		{Name: "unpin", Label: "Unpin", NeedsReason: true, heading: "Unpin the traffic",
 			text: "Allows automatic moves again. Earlier switches are forgotten, which releases the latch."},
+		{Name: "freeze", Label: "Freeze the fleet", NeedsReason: true, heading: "Freeze the fleet",
+			text: "Stops automatic switches in every process of the fleet, including processes that start later, until somebody unfreezes it. " +
+				"Traffic stays where it is, even if the endpoint fails. Switch still moves the whole fleet."},
+		{Name: "unfreeze", Label: "Unfreeze the fleet", heading: "Unfreeze the fleet",
+			text: "Allows automatic switches again in every process of the fleet. A process that is pinned stays pinned."},
 		{Name: "verify", Label: "Verify", heading: "Look for the writes at risk",
 			text: "Reads the record of every write at risk at the active endpoint: GETs only, at most ten a second. Nothing is changed. The page shows what was found."},
 	}
@@ -110,7 +115,8 @@ func (p view) Actions() []actionLink {
 	var links []actionLink
 	for _, a := range Actions() {
 		switch {
-		case a.Name == "unpin" && !p.Pinned && !p.Latched, a.Name == "verify" && len(p.Losses) == 0, p.Closed:
+		case a.Name == "unpin" && !p.Pinned && !p.Latched, a.Name == "verify" && len(p.Losses) == 0,
+			a.Name == "freeze" && (p.Fleet == nil || p.frozen()), a.Name == "unfreeze" && !p.frozen(), p.Closed:
 			continue
 		}
 		links = append(links, actionLink{"./" + p.Mount + a.Name, a.Label + " …"})

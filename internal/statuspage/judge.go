@@ -62,6 +62,7 @@ const (
 	sectionPinned    = "pinned"
 	sectionStore     = "the-fleets-store-is-gone"
 	sectionApart     = "apart-from-the-fleet"
+	sectionFrozen    = "frozen"
 	sectionAuth      = "401-after-a-switch"
 	sectionThrottled = "throttled"
 	sectionBrownout  = "a-share-of-the-requests-fails"
@@ -72,7 +73,7 @@ const (
 // Sections lists the sections that findings refer to.
 var Sections = []string{
 	sectionFirst, sectionAlternate, sectionTripped, sectionDown, sectionLatched, sectionLatch, sectionPinned, sectionStore,
-	sectionApart, sectionAuth, sectionThrottled, sectionBrownout, sectionLoss, sectionDoubt,
+	sectionApart, sectionFrozen, sectionAuth, sectionThrottled, sectionBrownout, sectionLoss, sectionDoubt,
 }
 
 // Judge finds out what the report means, and what there is to do, as the table of
@@ -81,7 +82,7 @@ func (r *Report) Judge() {
 	r.Findings = []Finding{r.state()}
 	if !r.Closed {
 		for _, find := range []func() (Finding, bool){
-			r.unauthorized, r.throttled, r.failing, r.refusals, r.missing, r.unverified, r.unreadable, r.doubts, r.fleet,
+			r.unauthorized, r.throttled, r.failing, r.refusals, r.missing, r.unverified, r.unreadable, r.doubts, r.freeze, r.fleet,
 		} {
 			if f, ok := find(); ok {
 				r.Findings = append(r.Findings, f)
@@ -193,6 +194,9 @@ func (r *Report) tripped() Finding {
 	if other != nil {
 		f.Advice = fmt.Sprintf("Traffic moves by itself if the %s proves to serve.", other.Name)
 	}
+	if other != nil && r.frozen() {
+		f.Advice = fmt.Sprintf("The fleet is frozen: if the %s serves, move there with Switch.", other.Name)
+	}
 	if active.LastFault != nil && active.LastFault.Definitive {
 		f.Cause, f.Why = CauseMicrosoft, fmt.Sprintf("the %s itself says that it does not serve", active.Name)
 	}
@@ -223,8 +227,11 @@ func (r *Report) failedOver(since string) Finding {
 	case r.Primary.passed():
 		f.Cause, f.Why = CauseNone, "the primary passes its probe again"
 	}
-	if r.ManualFailback {
+	switch {
+	case r.ManualFailback:
 		f.Advice = "Going back is up to you: call Switch when the primary passes its probe."
+	case r.frozen():
+		f.Advice = "The fleet is frozen: traffic returns only after Unfreeze, or with Switch."
 	}
 	return f
 }
@@ -385,6 +392,16 @@ func (r *Report) doubts() (Finding, bool) {
 	return f, n > 0
 }
 
+// freeze finds that somebody has stopped automatic switches in the whole fleet.
+func (r *Report) freeze() (Finding, bool) {
+	if !r.frozen() {
+		return Finding{}, false
+	}
+	return Finding{Name: "frozen", Level: LevelWarn, Cause: CauseUs, Runbook: sectionFrozen,
+		Summary: fmt.Sprintf("Frozen: no process of the fleet switches by itself: %s.", strings.TrimSuffix(r.Fleet.Frozen, ".")),
+		Why:     "somebody has frozen the fleet", Advice: "There are no automatic switches until somebody calls Unfreeze. Ask whoever did it."}, true
+}
+
 // fleet finds what the fleet knows better.
 func (r *Report) fleet() (Finding, bool) {
 	f := Finding{Name: "fleet", Level: LevelWarn, Cause: CauseUs}
@@ -394,7 +411,7 @@ func (r *Report) fleet() (Finding, bool) {
 	case s.Error != "":
 		f.Summary, f.Why, f.Runbook = "The fleet's store does not answer.", "the store, or the way to it", sectionStore
 		f.Advice = "By daylight. Until then this process is on its own."
-	case len(s.Witnesses) == 1:
+	case s.WitnessCount == 1:
 		f.Summary = fmt.Sprintf("No other process of the fleet has seen the %s fail.", s.Failed)
 		f.Why, f.Runbook = "this process is alone with it, or the others have no traffic", sectionFirst
 		f.Advice = "Look at the network of this one first."

@@ -101,7 +101,7 @@ func fleetReport(change func(*Fleet)) *Report {
 	r := failedOverReport()
 	r.Fleet = &Fleet{
 		Member: "web-1/17/ABCDEF", Active: "alternate", Generation: 7, Since: clockTime(3, 12, 5), Reason: "the primary does not serve", By: "web-2/4711/GHIJKL",
-		Loaded: clockTime(5, 20, 0), Failed: "primary", Witnesses: []string{"web-1/17/ABCDEF", "web-2/4711/GHIJKL"},
+		Loaded: clockTime(5, 20, 0), Failed: "primary", Witnesses: []string{"web-1/17/ABCDEF", "web-2/4711/GHIJKL"}, WitnessCount: 2,
 	}
 	change(r.Fleet)
 	return r
@@ -425,7 +425,7 @@ var findings = []struct {
 	},
 	{
 		name: "alone with an outage", why: "the other processes of the fleet are well",
-		report: fleetReport(func(f *Fleet) { f.Witnesses = f.Witnesses[:1] }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
+		report: fleetReport(func(f *Fleet) { f.Witnesses, f.WitnessCount = f.Witnesses[:1], 1 }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
 		summary: failedOverSummary, others: []string{"fleet"},
 		page: []string{"No other process of the fleet has seen the primary fail", "Look at the network of this one first.", "web-1/17/ABCDEF"},
 	},
@@ -440,6 +440,32 @@ var findings = []struct {
 		report:    fleetReport(func(f *Fleet) { *f = Fleet{Member: f.Member, Apart: true, Active: "primary"} }),
 		situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
 		summary: failedOverSummary, others: []string{"fleet"}, page: []string{">apart<", "no switch on record", "the fleet is at the primary."},
+	},
+	{
+		name: "more witnesses than names", why: "a store names eight; how many there are matters",
+		report: fleetReport(func(f *Fleet) { f.WitnessCount = 37 }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
+		summary: failedOverSummary, page: []string{"web-2/4711/GHIJKL</span> and 35 more"},
+	},
+	{
+		name: "frozen", why: "automatic switches are off in every process, and somebody has to remember",
+		report: with(fleetReport(func(f *Fleet) { f.Frozen = "migration <tonight>." }), func(r *Report) {
+			r.Active, r.Primary.Active, r.Alternate.Active, r.Primary.Breaker = "primary", true, false, "closed"
+		}),
+		situation: "frozen", level: "warn", cause: CauseUs, section: sectionFrozen,
+		summary: "Frozen: no process of the fleet switches by itself: migration <tonight>.", advice: "until somebody calls Unfreeze", others: []string{"healthy"},
+		page: []string{">frozen<", "migration &lt;tonight&gt;"}, not: []string{"Nothing to do.", ">in step<"},
+	},
+	{
+		name: "frozen at the alternate", why: "traffic does not return by itself",
+		report:    fleetReport(func(f *Fleet) { f.Frozen = "migration" }),
+		situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
+		summary: failedOverSummary, advice: "traffic returns only after Unfreeze", others: []string{"frozen"},
+	},
+	{
+		name: "frozen and tripped", why: "traffic does not move by itself",
+		report:    with(trippedReport(), func(r *Report) { r.Fleet = &Fleet{Active: "primary", Frozen: "migration"} }),
+		situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "The fleet is frozen: if the alternate serves, move there with Switch.", others: []string{"frozen"},
 	},
 	{
 		name: "closed", why: "outranks everything: nothing is sent",

@@ -100,6 +100,8 @@ func TestForms(t *testing.T) {
 		{"pin", "a pin keeps what is", failedOverReport(), "pin", Form{}, []string{`value="alternate" checked=""`, `name="endpoint"`, "it is not probed first"}, nil},
 		{"one address", "there is no alternate to choose", oneAddress(), "switch", Form{}, []string{`value="primary" checked=""`}, []string{`value="alternate"`}},
 		{"unpin", "there is nothing to choose", failedOverReport(), "unpin", Form{}, []string{`name="reason"`}, []string{"radio"}},
+		{"freeze", "the reason is what the others see", quietReport(), "freeze", Form{}, []string{`name="reason" required=""`, "every process of the fleet"}, []string{"radio"}},
+		{"unfreeze", "there is nothing to fill in", quietReport(), "unfreeze", Form{}, []string{"every process of the fleet"}, []string{"<input"}},
 		{"verify", "there is nothing to fill in", lossReport(), "verify", Form{}, []string{"There are 3."}, []string{"<input"}},
 		{"verify nothing", "says so", quietReport(), "verify", Form{}, []string{"There are none."}, nil},
 		{"refused", "what was entered is still there", quietReport(), "switch", Form{Chosen: "primary", Reason: `a "reason"`, Refused: "no <way>"},
@@ -142,6 +144,12 @@ func TestActionsOfThePage(t *testing.T) {
 	assert.Contains(t, draw(t, r), `href="./failover/unpin"`)
 	r.Mount = "javascript:alert(1)/"
 	assert.NotContains(t, draw(t, r), `href="javascript`)
+	r.Fleet = new(Fleet)
+	assert.Contains(t, links(r), "./"+r.Mount+"freeze")
+	assert.NotContains(t, links(r), "./"+r.Mount+"unfreeze")
+	r.Fleet.Frozen = "migration"
+	assert.NotContains(t, links(r), "./"+r.Mount+"freeze")
+	assert.Contains(t, links(r), "./"+r.Mount+"unfreeze")
 	r.Closed = true
 	assert.Empty(t, links(r))
 }
