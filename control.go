@@ -17,21 +17,19 @@ import (
 	"github.com/d365failover/failover/internal/statuspage"
 )
 
-// ControlHandler returns a handler that shows what [Transport.StatusHandler] shows,
-// and lets people do what the methods of the Transport do. Mount it with a path
-// that ends in a slash:
+// ControlHandler returns a handler that shows what [Transport.StatusHandler] shows, and
+// makes methods of the Transport available to people and scripts. Mount it with a path that
+// ends in a slash:
 //
 //	mux.Handle("/ops/failover/", onlyOperators(transport.ControlHandler()))
 //
-// It does not authenticate anyone, and moves all traffic of the organization for whoever
-// reaches it: the program decides who that is, by a middleware such as onlyOperators.
-// Requests that a browser sends on behalf of another site are refused (see
-// [http.CrossOriginProtection]); that is all the protection there is. An address that only
-// operators can reach is not enough if they browse from there: a hostile site can point
-// its own name to that address (DNS rebinding).
+// It authenticates nobody, and anyone who reaches it can switch all traffic of the
+// organization: protect it by a middleware such as onlyOperators. Requests that a browser
+// sends on behalf of another site are refused (see [http.CrossOriginProtection]); there is no
+// other protection. An address that only operators can reach is not enough if they browse
+// from there: a hostile site can point its own name to that address (DNS rebinding).
 //
-// Below the path there are the actions. Each answers GET with a form, and does
-// something on POST:
+// The actions are below the path. Each answers GET with a form, and acts on POST:
 //
 //	switch    [Transport.Switch]; fields: to ("primary" or "alternate"), reason
 //	pin       [Transport.Pin]; fields: endpoint, reason
@@ -47,14 +45,13 @@ import (
 // into the fleet's [Record], the others into the events and the log. Fields are
 // form-encoded, or the strings of a JSON object, in at most 16 KiB.
 //
-// A request that prefers JSON, as StatusHandler has it, gets an object with ok (a
-// boolean), error (a text, empty if ok) and status (the JSON of StatusHandler after
-// the action, null with 403). A browser is sent back to the page by a 303 if the
-// action was done; otherwise it gets the form again, with the error on it. For
-// verify a browser waits no longer than 5 seconds: until it has ended, verifying is
-// true in the JSON. The status of an answer is
+// A request that prefers JSON (see StatusHandler) gets an object with ok (a boolean), error
+// (a text, empty if ok) and status (the JSON of StatusHandler after the action, null with
+// 403). A browser is redirected to the page by a 303 on success; otherwise it gets the form
+// again, with the error. A browser waits for verify for 5 seconds at most; while it continues,
+// verifying is true in the JSON. The status of an answer is
 //
-//	200, 303  the action was done, or for a browser that verify has begun
+//	200, 303  success, or for a browser that verify has started
 //	400       a field is missing or wrong
 //	403       the request was made on behalf of another site
 //	404       there is no such action
