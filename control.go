@@ -91,7 +91,7 @@ func (c *controlHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var err error
 		switch {
 		case c.origin.Check(r) != nil:
-			err = &controlError{http.StatusForbidden, errors.New("a request of another site is not carried out")}
+			err = &controlError{http.StatusForbidden, errors.New("requests on behalf of another site are refused")}
 		case !found:
 			err = &controlError{http.StatusNotFound, errors.New("no such action")}
 		default:
@@ -205,7 +205,7 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	case len(body) == 0:
 	case mediaType == "application/json":
 		if json.Unmarshal(body, &fields) != nil {
-			return nil, badField("the body is no JSON object of strings")
+			return nil, badField("the body is not a JSON object of strings")
 		}
 	case mediaType == "application/x-www-form-urlencoded":
 		values, err := url.ParseQuery(string(body))
@@ -264,7 +264,7 @@ type verifying struct {
 }
 
 // errNoAuthorize says why there is no Verify.
-var errNoAuthorize = errors.New("failover: the program authorizes its requests itself (there is no Config.Authorize): it has to call LossReport.Verify with its own client")
+var errNoAuthorize = errors.New("failover: verify needs Config.Authorize; without it, call LossReport.Verify with a client that authorizes its requests")
 
 // verifyLosses verifies the loss reports, or joins those who do, and waits for the
 // result as long as ctx lives, but not longer than patience: then it returns nil.

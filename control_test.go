@@ -121,7 +121,7 @@ func TestControlFreezesAFleet(t *testing.T) {
 		s.allAt(failover.Primary)
 		page := control(other, http.MethodGet, "/", "", "")
 		pagecheck.Markup(s, page.Body.String(), page.Header().Get("Content-Security-Policy"))
-		assert.Contains(s, page.Body.String(), "Frozen: no process of the fleet switches by itself: migration of https://contoso.example.")
+		assert.Contains(s, page.Body.String(), "Frozen: no automatic switches in the fleet: migration of https://contoso.example.")
 		assert.Contains(s, page.Body.String(), `href="./unfreeze"`)
 
 		status, answer = command(s, other, "unfreeze", nil)
@@ -172,8 +172,8 @@ func TestControlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"field of another action", "each has its own", "POST", "/switch", formEncoded, "endpoint=primary&reason=x", "", 400, "to must be"},
 		{"fields in the query", "a link must not carry an action", "POST", "/pin?endpoint=primary&reason=x", formEncoded, "", "", 400, "endpoint must be"},
 		{"broken form", "%ZZ is no byte", "POST", "/pin", formEncoded, "endpoint=%ZZ", "", 400, "not form-encoded"},
-		{"broken JSON", "not an object", "POST", "/pin", data, `["primary"]`, "", 400, "no JSON object"},
-		{"JSON of other types", "fields are strings", "POST", "/pin", data, `{"endpoint": 1, "reason": "x"}`, "", 400, "no JSON object"},
+		{"broken JSON", "not an object", "POST", "/pin", data, `["primary"]`, "", 400, "not a JSON object"},
+		{"JSON of other types", "fields are strings", "POST", "/pin", data, `{"endpoint": 1, "reason": "x"}`, "", 400, "not a JSON object"},
 		{"another type", "as a form of another site could send", "POST", "/pin", "text/plain", "endpoint=primary&reason=x", "", 415, "form-encoded or JSON"},
 		{"too long", "nobody needs that much", "POST", "/pin", formEncoded, "reason=" + strings.Repeat("x", 16<<10), "", 413, "too long"},
 		{"no such action", "nothing to do", "POST", "/close", formEncoded, "reason=x", "", 404, "no such action"},
@@ -342,13 +342,13 @@ func TestControlVerifies(t *testing.T) {
 	lossStory(t, 3, func(s *story) {
 		h := s.transport.ControlHandler()
 		before := control(h, http.MethodGet, "/", "", "").Body.String()
-		assert.Contains(s, before, "3 writes are at risk and were not looked for")
+		assert.Contains(s, before, "3 writes are at risk and were not verified")
 		status, answer := command(s, h, "verify", nil)
 		assert.Equal(s, http.StatusOK, status, answer.Error)
 		assert.Equal(s, map[string]int{"present": 1, "missing": 2}, states(answer))
 		assert.False(s, answer.Status.Verifying)
 		assert.Equal(s, "writes missing", answer.Status.Situation)
-		assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "were not looked for")
+		assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "were not verified")
 	})
 }
 

@@ -84,7 +84,7 @@ func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	case err != nil:
 		return true, nil
 	case seen.Count < quorum:
-		return false, fmt.Errorf("seen by %d of the %d processes that it takes", seen.Count, quorum)
+		return false, fmt.Errorf("seen by %d of the %d processes required", seen.Count, quorum)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -136,7 +136,7 @@ func (t *Transport) load() (Record, time.Time, error) {
 	began := time.Now()
 	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
 	if err == nil && rec.Active > Alternate {
-		err = errors.New("failover: the fleet's record makes no sense")
+		err = errors.New("failover: the fleet's record is invalid")
 	}
 	t.loaded(began, err)
 	if err != nil {
@@ -222,7 +222,7 @@ func (t *Transport) used(began time.Time, outcome *error, err error) {
 		f.status.Err, f.goodSince = forShow(failing), time.Time{}
 		if was == nil {
 			f.foundIn = foundAfter
-			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: f.status.Err})
+			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the fleet's store failed", Err: f.status.Err})
 			f.rouse()
 		}
 	case was == nil:
@@ -232,7 +232,7 @@ func (t *Transport) used(began time.Time, outcome *error, err error) {
 		f.goodSince = now
 	case now.Sub(f.goodSince) >= f.foundIn:
 		f.status.Err, f.goodSince = nil, time.Time{}
-		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the shared store answers again"})
+		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the fleet's store works again"})
 	}
 }
 

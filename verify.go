@@ -441,7 +441,7 @@ func (t *Transport) tellGrowth() {
 }
 
 func (g *growth) String() string {
-	when := "the traffic moved"
+	when := "the traffic switched"
 	if !g.report.Moved() {
 		when = "the outage ended"
 	}

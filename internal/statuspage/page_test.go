@@ -97,7 +97,7 @@ func TestForms(t *testing.T) {
 		{"switch", "a switch leaves the active endpoint", quietReport(), "switch", Form{},
 			[]string{`value="alternate" checked=""`, `name="to"`, `name="reason" required=""`, "Now: Healthy"}, []string{`value="primary" checked`, "role="}},
 		{"switch back", "to where the traffic is not", failedOverReport(), "switch", Form{}, []string{`value="primary" checked=""`}, nil},
-		{"pin", "a pin keeps what is", failedOverReport(), "pin", Form{}, []string{`value="alternate" checked=""`, `name="endpoint"`, "it is not probed first"}, nil},
+		{"pin", "a pin keeps what is", failedOverReport(), "pin", Form{}, []string{`value="alternate" checked=""`, `name="endpoint"`, "without a probe"}, nil},
 		{"one address", "there is no alternate to choose", oneAddress(), "switch", Form{}, []string{`value="primary" checked=""`}, []string{`value="alternate"`}},
 		{"unpin", "there is nothing to choose", failedOverReport(), "unpin", Form{}, []string{`name="reason"`}, []string{"radio"}},
 		{"freeze", "the reason is what the others see", quietReport(), "freeze", Form{}, []string{`name="reason" required=""`, "every process of the fleet"}, []string{"radio"}},

@@ -257,7 +257,7 @@ func (e *Endpoint) BreakerNote() string {
 	case e.passed():
 		return "no request has failed here, and it passed its last probe"
 	default:
-		return "no request has failed here; whether it would serve is not known"
+		return "no request has failed here; whether it serves is unknown"
 	}
 }
 
