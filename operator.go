@@ -211,8 +211,22 @@ func (t *Transport) Status() Status {
 	return status
 }
 
-// Org returns the organization that the Transport is for.
-func (t *Transport) Org() Org { return t.org }
+// Org returns the organization that the Transport is for. Changing the URLs in it does not
+// change the Transport.
+func (t *Transport) Org() Org {
+	org := t.org
+	org.Primary, org.Alternate = copyURL(org.Primary), copyURL(org.Alternate)
+	return org
+}
+
+// copyURL returns a copy of an origin, which has no user information.
+func copyURL(u *url.URL) *url.URL {
+	if u == nil {
+		return nil
+	}
+	c := *u
+	return &c
+}
 
 // url returns the origin of an endpoint, nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {

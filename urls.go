@@ -49,8 +49,7 @@ const NoAlternate = "none"
 type Org struct {
 	// Primary and Alternate are the origins of the two endpoints: scheme and
 	// host in lower case, the port unless it is the scheme's own, no path.
-	// Alternate is nil for an organization that has one address. The package does not
-	// notice changes of them.
+	// Alternate is nil for an organization that has one address.
 	Primary, Alternate *url.URL
 
 	// origins by variant, then by Endpoint. Variant 0 holds the addresses of

@@ -73,7 +73,7 @@ func TestEarlierReports(t *testing.T) {
 // The page renews itself, but not what somebody types into.
 func TestFormsAreNotRenewed(t *testing.T) {
 	t.Parallel()
-	assert.Contains(t, draw(t, quietReport()), `http-equiv="refresh"`)
+	assert.Contains(t, draw(t, quietReport()), `http-equiv="refresh" content="10"`)
 	for _, a := range Actions() {
 		assert.NotContains(t, drawForm(t, failedOverReport(), &Form{Action: &a}), "refresh", a.Name)
 	}
