@@ -28,6 +28,7 @@ func TestOnlyAReadThatNeedsNothingIsPlain(t *testing.T) {
 		cfg          Config
 		state        func(*state)
 		request      func(*http.Request) *http.Request
+		suspect      bool          // the endpoint has met a fault
 		after        time.Duration // since the last answer
 	}{
 		{name: "GET", reason: "most calls", plain: true},
@@ -64,6 +65,7 @@ func TestOnlyAReadThatNeedsNothingIsPlain(t *testing.T) {
 
 		{name: "down", reason: "it may have to wait, and its answer ends the outage", state: func(st *state) { st.down = true }},
 		{name: "on trial", reason: "its answer decides", state: func(st *state) { st.provisional = true }},
+		{name: "after a fault", reason: "its connection says whether older ones lead elsewhere", suspect: true},
 		{name: "silence", reason: "it must be possible to give it up", after: 3 * time.Second},
 
 		{name: "Authorize", reason: "changes the request", cfg: Config{Authorize: func(*http.Request) error { return nil }}},
@@ -88,6 +90,7 @@ func TestOnlyAReadThatNeedsNothingIsPlain(t *testing.T) {
 				_, err := transport.RoundTrip(get())
 				require.NoError(t, err)
 				time.Sleep(test.after)
+				transport.endpoints[Primary].suspect.Store(test.suspect)
 				req, st := get(), *transport.state.Load()
 				if test.request != nil {
 					req = test.request(req)

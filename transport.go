@@ -85,7 +85,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // isPlainRead reports whether req is a read that only has to be sent: nothing about it or
 // the configuration asks for more, and nothing is known to be wrong.
 func (t *Transport) isPlainRead(st *state, req *http.Request) bool {
-	return !st.down && !st.provisional && !st.pool.waits.silent() &&
+	return !st.down && !st.provisional && !t.endpoints[st.active].suspect.Load() && !st.pool.waits.silent() &&
 		t.cfg.Authorize == nil && t.cfg.Classify == nil && t.cfg.AttemptTimeout <= 0 && !t.connections.limited &&
 		bodyless(req) && req.Response == nil && req.Context().Err() == nil && req.Context().Value(replayKey) == nil &&
 		message.Safe(req.Method, req.URL, req.Header)
@@ -102,7 +102,7 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 		t.aim(out, &sent.url, variant, at, st.active)
 	}
 	resp, err := st.pool.roundTrip(out)
-	if err != nil || resp.StatusCode < 200 || resp.StatusCode >= 300 || misplacedPage(resp) {
+	if err != nil || resp.StatusCode < 200 || resp.StatusCode >= 300 || misplacedPage(resp) || t.endpoints[st.active].suspect.Load() {
 		c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
 		resp, f := c.judge(resp, err)
 		return c.proceed(st, resp, f)
