@@ -30,7 +30,9 @@ const (
 	// outages within 10 minutes, a further one is reported only once it has lasted 30 s.
 	EventDown
 	// EventUp: the active endpoint serves again; the outage is over. A failover may have
-	// moved what is behind its address to a copy that lacks the writes in Loss.
+	// moved what is behind its address to a copy that lacks the writes in Loss. If new
+	// connections lead to another IP address than those before, Reason names both, unless
+	// the outage was ended by the answer to a read that was sent before the first fault.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed
