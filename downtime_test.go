@@ -90,7 +90,7 @@ func TestEventsThatOnEventIsTooSlowForAreCounted(t *testing.T) {
 		transport.Unpin()
 	}
 	lost := transport.Status().EventsDropped
-	assert.NotZero(t, lost)
+	assert.InDelta(t, 4*switches-1024, lost, 1, "1,024 wait, and one may be under way")
 	free()
 	transport.Close() // waits for OnEvent
 	assert.EqualValues(t, 4*switches, uint64(told)+lost, "pinned, switched, tokens suspect, unpinned; Unpin keeps it from being latched")
