@@ -271,7 +271,7 @@ func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
 		return Unknown
 	case err != nil && goneAway(err):
 		return Refused
-	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn):
+	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
 	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
 		return NotSent
@@ -295,7 +295,10 @@ type connections struct {
 	direct bool
 	// limited: Base makes requests wait for one of a limited number of connections.
 	limited bool
-	tells   atomic.Bool // its dialer tells when it begins
+	// silent: Base hands connections to a protocol of the program's own, which calls no
+	// hooks.
+	silent bool
+	tells  atomic.Bool // its dialer tells when it begins
 }
 
 // knowBase takes note of what is known about Base from the start.
@@ -305,6 +308,9 @@ func (t *Transport) knowBase() {
 		return
 	}
 	t.connections.direct, t.connections.limited = t.cfg.Instrument == nil, base.MaxConnsPerHost > 0
+	for name := range base.TLSNextProto {
+		t.connections.silent = t.connections.silent || name != "h2"
+	}
 	for e := range t.protocols {
 		if scheme, _ := t.org.origin(0, Endpoint(e)); speaksOnlyHTTP2(base, scheme) {
 			t.protocols[e].learn(true)
