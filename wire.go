@@ -239,8 +239,19 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 		}
 		return nil, errors.Join(errTwoResults, err)
 	}
+	if record := (tls.RecordHeaderError{}); errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {
+		err = plainHTTP{err}
+	}
 	return resp, err
 }
+
+// plainHTTP is the error of a TLS handshake that was answered in HTTP. http.Client returns
+// [http.ErrSchemeMismatch] for it, but looks into no error of another type.
+type plainHTTP struct{ error }
+
+func (plainHTTP) Error() string        { return http.ErrSchemeMismatch.Error() }
+func (plainHTTP) Is(target error) bool { return target == http.ErrSchemeMismatch }
+func (e plainHTTP) Unwrap() error      { return e.error }
 
 // errTwoResults is part of the fault of a [http.RoundTripper] that breaks its contract.
 var errTwoResults = errors.New("failover: round tripper returned both a response and an error")

@@ -128,6 +128,27 @@ func TestAWriteOverAForeignProtocolIsNotRepeated(t *testing.T) {
 	assert.EqualValues(t, 1, sent.Load())
 }
 
+// An https URL for a port that speaks plain HTTP is named as what it is, as http.Client
+// does.
+func TestAPortThatSpeaksPlainHTTPIsNamed(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	transport, err := failover.New(strings.Replace(server.URL, "http:", "https:", 1), &failover.Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		req, err := http.NewRequest(method, transport.Org().Primary.String(), nil)
+		require.NoError(t, err)
+		_, err = (&http.Client{Transport: transport}).Do(req)
+		assert.ErrorIs(t, err, http.ErrSchemeMismatch, method)
+		assert.ErrorContains(t, err, http.ErrSchemeMismatch.Error(), method)
+		var fault *failover.Fault
+		require.ErrorAs(t, err, &fault, method)
+		assert.Equal(t, failover.NotSent, fault.Delivery, method)
+	}
+}
+
 // An endpoint that speaks another protocol than before, as a front end may after a
 // move, gets every write once.
 func TestTheProtocolOfAnEndpointMayChange(t *testing.T) {
