@@ -413,7 +413,7 @@ func TestThePageCountsRefusalsAndDoubts(t *testing.T) {
 		assert.Equal(s, "All 3 attempts at the primary in the last 5 minutes failed.", found["failing"])
 
 		s.org.Primary().Heal()
-		s.org.Primary().FailNext(2, failovertest.Reset(failovertest.AfterApply))
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.Method == http.MethodPost }, failovertest.Reset(failovertest.AfterApply))
 		for range 2 {
 			_, err := s.create("doubt")
 			require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
