@@ -133,7 +133,7 @@ func TestError(t *testing.T) {
 	require.ErrorAs(t, err, &op)
 	assert.Same(t, dial, op)
 	assert.True(t, err.(net.Error).Timeout(), "the last attempt timed out")
-	assert.True(t, err.(net.Error).Temporary(), "as bare deadlines are")
+	assert.True(t, e.Temporary(), "as deadlines are")
 
 	e.Attempts = e.Attempts[:1]
 	assert.False(t, e.Timeout())
