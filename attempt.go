@@ -338,7 +338,7 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 		known.Class = ClassCanceled
 	case c.body.failed() || c.transit.waited() || machineLimit(err):
 		known.Class = ClassLocal
-	case !c.transit.saw(sawHeaders) && !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2()):
+	case !c.transit.saw(sawHeaders) && (tooLong(err) || !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2())):
 		known.Class = ClassLocal
 		if c.t.connections.direct {
 			known.Delivery = NotSent
@@ -451,6 +451,12 @@ func sendable(req *http.Request, http2 bool) bool {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
 	return bare.Write(io.Discard) == nil // which looks at host, path, length and trailer
+}
+
+// tooLong reports whether err is that of net/http for headers that are longer than the
+// endpoint has said that it takes over HTTP/2. It has no type.
+func tooLong(err error) bool {
+	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
 // aboutConnection reports whether a request has header fields about the connection
