@@ -269,7 +269,7 @@ type Config struct {
 
 	// OnEvent, if set, is called for every event, in order, one at a time, off the request
 	// path. It may call the Transport, except for Close, which waits for it. While it blocks,
-	// up to 1,024 events are queued; further ones are dropped, which the log and
+	// at least 1,024 events are queued; further ones are dropped, which the log and
 	// [Status.EventsDropped] report. With Shared, the first event may come before New has
 	// returned.
 	OnEvent func(Event)
@@ -277,7 +277,7 @@ type Config struct {
 	// OnWrite, if set, is called for every write once it has ended, for a program that keeps
 	// a longer journal than the ledger: writes that were acknowledged, in whole or in part,
 	// and those in doubt. It is called in order, one at a time, off the request path. It may
-	// call the Transport, except for Close, which waits for it. While it blocks, up to 4,096
+	// call the Transport, except for Close, which waits for it. While it blocks, at least 4,096
 	// writes are queued; further ones are dropped, which the log and [Status.WritesDropped]
 	// report. Writes that end after Close are not reported.
 	OnWrite func(Write)

@@ -327,3 +327,37 @@ func TestASwitchOfAPinnedTransportStaysPinned(t *testing.T) {
 		assert.Equal(s, failover.Alternate, s.active())
 	})
 }
+
+// After three outages within 10 minutes a further one is reported only once it has lasted
+// for 30 s.
+func TestOutagesThatComeAndGoAreReportedSparingly(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		apart, last time.Duration // between the outages, and of the fourth
+		want        int
+	}{
+		"four within 10 minutes":   {190 * time.Second, 29 * time.Second, 3},
+		"the fourth lasts":         {190 * time.Second, 45 * time.Second, 4},
+		"the first was long ago":   {210 * time.Second, 25 * time.Second, 4},
+		"three within ten minutes": {290 * time.Second, 25 * time.Second, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, failover.Config{}, func(s *story) {
+				for i := range 4 {
+					began := time.Now()
+					s.org.Primary().Fail(failovertest.Refuse())
+					_, err := s.try(s.Context(), http.MethodGet, s.org.URL()+accounts, "")
+					require.ErrorIs(s, err, failover.ErrUnavailable)
+					if i == 3 {
+						time.Sleep(row.last)
+					}
+					s.org.Primary().Heal()
+					require.Equal(s, 200, s.get(accounts))
+					require.False(s, s.transport.Status().Down)
+					time.Sleep(row.apart - time.Since(began))
+				}
+				assert.Equal(s, row.want, s.count(failover.EventDown))
+			})
+		})
+	}
+}
