@@ -270,6 +270,16 @@ func (e *Error) Timeout() bool {
 	return slices.ContainsFunc(e.is, isTimeout) || len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
 }
 
+// Temporary reports what the error of the last attempt does. It makes an Error a [net.Error],
+// as the errors of an [http.Transport] are that callers ask for a timeout.
+func (e *Error) Temporary() bool {
+	var last interface{ Temporary() bool }
+	n := len(e.Attempts)
+	return n > 0 && errors.As(e.Attempts[n-1].Err, &last) && last.Temporary()
+}
+
+var _ net.Error = (*Error)(nil)
+
 // Longest texts of errors and answers, in bytes. Texts of servers and proxies
 // end up in logs, so none of them may be unbounded.
 const (

@@ -133,10 +133,13 @@ func TestError(t *testing.T) {
 	require.ErrorAs(t, err, &op)
 	assert.Same(t, dial, op)
 	assert.True(t, err.(net.Error).Timeout(), "the last attempt timed out")
+	assert.True(t, e.Temporary(), "as deadlines are")
 
 	e.Attempts = e.Attempts[:1]
 	assert.False(t, e.Timeout())
+	assert.False(t, e.Temporary())
 	assert.False(t, (&Error{}).Timeout(), "no attempt, no time-out")
+	assert.False(t, (&Error{}).Temporary())
 }
 
 func TestErrorTextIsBounded(t *testing.T) {

@@ -31,8 +31,9 @@ const (
 	EventDown
 	// EventUp: the active endpoint serves again; the outage is over. A failover may have
 	// moved what is behind its address to a copy that lacks the writes in Loss. If new
-	// connections lead to another IP address than those before, Reason names both, unless
-	// the outage was ended by the answer to a read that was sent before the first fault.
+	// connections lead to another IP address than earlier ones did, Reason names both,
+	// unless the outage was ended by the answer to a read that was sent before the first
+	// fault: the connections of such reads are not watched.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed

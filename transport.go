@@ -13,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/d365failover/failover/internal/answer"
+	"github.com/d365failover/failover/internal/message"
 	"github.com/d365failover/failover/internal/redact"
 )
 
@@ -64,6 +65,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
+	if t.isPlainRead(st, req) {
+		return t.plainRead(st, req, variant, at)
+	}
 	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
 	if st.down && t.cfg.FailFast {
 		_, err := c.enter()
@@ -73,6 +77,44 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return c.run()
+}
+
+// isPlainRead reports whether req is a read that only has to be sent: nothing about it or
+// the configuration asks for more, and nothing is known to be wrong.
+func (t *Transport) isPlainRead(st *state, req *http.Request) bool {
+	return !st.down && !st.provisional && !t.endpoints[st.active].suspect.Load() && !st.pool.waits.silent() &&
+		t.cfg.Authorize == nil && t.cfg.Classify == nil && t.cfg.AttemptTimeout <= 0 && !t.connections.limited &&
+		bodyless(req) && req.Response == nil && req.Context().Err() == nil && req.Context().Value(replayKey) == nil &&
+		message.Safe(req.Method, req.URL, req.Header)
+}
+
+// plainRead makes the call of a plain read. Nearly all calls are plain reads that are
+// answered 2xx, so that is all it takes care of; with any other outcome it goes on as a
+// call whose first attempt has been made.
+func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endpoint) (*http.Response, error) {
+	out, body := req, (*watchedBody)(nil)
+	if at != st.active {
+		sent := &sentRead{request: *req}
+		out, body = &sent.request, &sent.answer
+		t.aim(out, &sent.url, variant, at, st.active)
+	}
+	resp, err := st.pool.roundTrip(out)
+	if err != nil || resp.StatusCode < 200 || resp.StatusCode >= 300 || misplacedPage(resp) || t.endpoints[st.active].suspect.Load() {
+		c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
+		resp, f := c.judge(resp, err)
+		return c.proceed(st, resp, f)
+	}
+	t.protocols[st.active].learn(resp.ProtoMajor >= 2)
+	t.served(st)
+	if st.active == Alternate {
+		t.org.mapLinks(resp.Header, Primary)
+	}
+	if at != st.active {
+		resp.Request = req
+		t.lend(req.Header, true)
+	}
+	t.watchBody(resp, st, req.Context(), nil, body)
+	return resp, nil
 }
 
 // enter returns the state under which a call makes its first attempt. While neither
@@ -160,17 +202,11 @@ type call struct {
 	answer  *watchedBody  // room for the body of its answer, nil if there is none
 	reader  *bytes.Reader // room for its body, nil if there is none
 	transit *transit      // nil if nothing has to be known about it
-	sending bool          // Base has it
 }
 
-// run makes attempts until one is answered or none may follow.
+// run makes the call.
 func (c *call) run() (resp *http.Response, err error) {
-	defer func() {
-		c.body.close(resp != nil)
-		if c.sending { // Base has panicked
-			c.abandon()
-		}
-	}()
+	defer func() { c.body.close(resp != nil) }()
 	if !bodyless(c.req) {
 		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 			return nil, err // the caller's own reader failed
@@ -180,37 +216,49 @@ func (c *call) run() (resp *http.Response, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.proceed(c.attempt(st))
+}
+
+// attempt makes an attempt under st, or under the state that has come meanwhile. It
+// returns that, and what send does.
+func (c *call) attempt(st *state) (*state, *http.Response, *Fault) {
 	for {
-		f := c.prepare(st)
-		if now := c.t.state.Load(); now.epoch != st.epoch && f == nil {
-			c.transit.release() // a judgement has passed while Authorize took its time
-			st = now
-			continue
+		if f := c.prepare(st); f != nil {
+			return st, nil, f
 		}
-		if f == nil {
-			resp, f = c.send()
+		now := c.t.state.Load()
+		if now.epoch == st.epoch {
+			resp, f := c.send()
+			return st, resp, f
 		}
-		if f == nil {
-			return c.succeed(resp), nil
-		}
+		c.transit.release() // a judgement has passed while Authorize took its time
+		st = now
+	}
+}
+
+// proceed goes on from what an attempt under st has led to, until one is answered or none
+// may follow.
+func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response, error) {
+	for f != nil {
 		if c.unseen(f) {
-			st = c.t.state.Load()
+			st, resp, f = c.attempt(c.t.state.Load())
 			continue
 		}
 		c.faults = append(c.faults, f)
 		c.weigh(f)
-		st = c.next(st, f)
-		c.tell(f, st)
-		if st == nil {
-			if resp != nil && c.astray {
-				discard(resp) // of an endpoint that the organization is not known to be served at
-				resp = nil
-			}
+		next := c.next(st, f)
+		c.tell(f, next)
+		if next == nil && c.astray {
+			discard(resp) // of an endpoint that the organization is not known to be served at
+			resp = nil
+		}
+		if next == nil {
 			return c.finish(resp)
 		}
 		discard(resp)
-		resp = nil
+		st, resp, f = c.attempt(next)
 	}
+	return c.succeed(resp), nil
 }
 
 // next takes note of a fault and decides whether another attempt follows. It

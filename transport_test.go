@@ -549,7 +549,7 @@ func TestACaptivePortalIsNotASuccess(t *testing.T) {
 
 func TestAHangingServerIsLeftOverTLS(t *testing.T) {
 	t.Parallel()
-	org, client, transport := overSockets(t, failover.Config{AttemptTimeout: 200 * time.Millisecond, ProbeTimeout: 200 * time.Millisecond})
+	org, client, transport := overSockets(t, failover.Config{AttemptTimeout: 2 * time.Second, ProbeTimeout: 2 * time.Second})
 	org.Alternate().Serve()
 	org.Primary().Fail(failovertest.Hang())
 	resp, err := client.Get(org.URL() + accounts)
