@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/d365failover/failover/internal/mutate/mutant"
+)
+
+// A program is the tests of a package, with all mutants compiled in.
+type program struct{ name, dir, binary string }
+
+// A test is one of them. It reaches the mutants that would make a difference to it.
+type test struct {
+	program *program
+	name    string
+	time    time.Duration
+	reaches []byte
+}
+
+func (t *test) String() string { return t.program.name + " " + t.name }
+
+// build compiles the tests of all packages that have any.
+func build(dir string, sources []source) ([]*program, error) {
+	replace := make(map[string]string)
+	for i, s := range sources {
+		name := filepath.Join(dir, fmt.Sprintf("%d_%s", i, filepath.Base(s.path)))
+		if err := os.WriteFile(name, []byte(s.text), 0o600); err != nil {
+			return nil, err
+		}
+		replace[s.path] = name
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	text, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(overlay, text, 0o600); err != nil {
+		return nil, err
+	}
+	packages, err := list("./...")
+	if err != nil {
+		return nil, err
+	}
+	var programs []*program
+	for _, p := range packages {
+		if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 || strings.Contains(p.ImportPath, "/internal/mutate") {
+			continue
+		}
+		name := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, p.Module.Path), "/")
+		if name == "" {
+			name = "."
+		}
+		program := &program{name, p.Dir, filepath.Join(dir, strings.ReplaceAll(name, "/", "_")+".test")}
+		cmd := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", program.binary, p.ImportPath)
+		cmd.Env = append(os.Environ(), "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("the tests of %s: %w\n%s", p.ImportPath, err, out)
+		}
+		programs = append(programs, program)
+	}
+	return programs, nil
+}
+
+// run runs some tests of a program, and returns what they print and whether they pass.
+func (p *program) run(names []string, patience time.Duration, env string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.binary, append(args, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")...)
+	cmd.Dir, cmd.Env, cmd.WaitDelay = p.dir, append(os.Environ(), env), time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		err = errTimeout
+	}
+	return out.String(), err
+}
+
+var errTimeout = errors.New("took too long")
+
+// each calls do for every index, jobs at a time.
+func each(n, jobs int, do func(i int)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, jobs)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			do(i)
+		})
+	}
+	wg.Wait()
+}
+
+// recordTests runs each test alone to see which mutants it reaches. A test that fails is
+// of no use.
+func recordTests(dir string, programs []*program, jobs int) ([]*test, error) {
+	var tests []*test
+	for _, p := range programs {
+		out, err := exec.Command(p.binary, "-test.list", "^(Test|Example|Fuzz)").Output()
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range strings.Fields(string(out)) {
+			tests = append(tests, &test{program: p, name: name})
+		}
+	}
+	each(len(tests), jobs, func(i int) {
+		t := tests[i]
+		name, began := filepath.Join(dir, fmt.Sprintf("reach%d", i)), time.Now()
+		out, err := t.program.run([]string{t.name}, 5*time.Minute, mutant.Record+"="+name)
+		if t.time = time.Since(began); err != nil {
+			fmt.Fprintf(os.Stderr, "%s fails without a mutant: %v\n%s", t, err, tail(out))
+			return
+		}
+		t.reaches, _ = os.ReadFile(name) // none is written if no mutant is reached
+	})
+	slices.SortStableFunc(tests, func(a, b *test) int { return int(a.time - b.time) })
+	return tests, nil
+}
+
+func tail(s string) string { return s[max(0, len(s)-1000):] }
+
+func (t *test) reach(m *mutation) bool { return m.id < len(t.reaches) && t.reaches[m.id] == 1 }
+
+// An outcome is what became of a mutant. It was killed by a test, or survived.
+type outcome struct {
+	*mutation
+	killer  string
+	reached bool
+	timeout bool
+}
+
+// try runs the tests that reach the mutant, those first that have killed others of its
+// function, then the fast ones.
+func try(m *mutation, tests []*test, favourites []string) outcome {
+	o := outcome{mutation: m}
+	rest := make(map[*program][]*test)
+	var order []*program
+	for _, t := range tests {
+		if !t.reach(m) {
+			continue
+		}
+		o.reached = true
+		if slices.Contains(favourites, t.String()) && o.runs(m, t.program, []*test{t}) {
+			return o
+		}
+		if rest[t.program] == nil {
+			order = append(order, t.program)
+		}
+		rest[t.program] = append(rest[t.program], t)
+	}
+	for budget := time.Second; len(rest) > 0; budget *= 5 {
+		for _, p := range order {
+			var batch []*test
+			sum := time.Duration(0)
+			for len(rest[p]) > 0 && (len(batch) == 0 || sum+rest[p][0].time < budget) {
+				sum += rest[p][0].time
+				batch, rest[p] = append(batch, rest[p][0]), rest[p][1:]
+			}
+			if len(batch) > 0 && o.runs(m, p, batch) {
+				return o
+			}
+			if len(rest[p]) == 0 {
+				delete(rest, p)
+			}
+		}
+	}
+	return o
+}
+
+var failed = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
+
+// runs runs tests with the mutant and reports whether they kill it.
+func (o *outcome) runs(m *mutation, p *program, tests []*test) bool {
+	patience := 10 * time.Second
+	var names []string
+	for _, t := range tests {
+		patience += 10 * t.time
+		names = append(names, t.name)
+	}
+	out, err := p.run(names, patience, fmt.Sprintf("%s=%d", mutant.Active, m.id))
+	if err == nil {
+		return false
+	}
+	o.killer, o.timeout = p.name+" "+names[0], errors.Is(err, errTimeout)
+	if found := failed.FindStringSubmatch(out); found != nil {
+		o.killer = p.name + " " + found[1]
+	} else if len(names) > 1 {
+		o.killer = p.name + " ?" // the whole: it hung, or left goroutines behind
+	}
+	return true
+}
