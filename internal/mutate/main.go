@@ -31,6 +31,7 @@ var (
 	listOnly   = flag.Bool("list", false, "list the mutants, and do not try them")
 	jobs       = flag.Int("jobs", 2, "how many to try at a time")
 	equivalent = flag.String("equivalent", "internal/mutate/equivalent.txt", "a `file` of mutants that are no faults, with the reason below each")
+	longest    = flag.Duration("longest", 0, "leave out tests that take longer than this; 0: none")
 	killers    = flag.String("killers", "", "a `file` with the test that has killed a mutant the last time, to be tried first")
 	update     = flag.Bool("update", false, "write that file anew")
 )
@@ -182,7 +183,7 @@ func (s *session) try(m *mutation) (outcome, error) {
 			}
 		}
 	}
-	s.record.Do(func() { s.tests, s.err = recordTests(s.dir, s.programs, *jobs) })
+	s.record.Do(func() { s.tests, s.err = recordTests(s.dir, s.programs, *jobs, *longest) })
 	if s.err != nil {
 		return o, s.err
 	}
@@ -197,7 +198,7 @@ func (s *session) try(m *mutation) (outcome, error) {
 		s.favourites[function] = append(favourites[max(0, len(favourites)-4):], o.killer)
 	}
 	if s.done++; o.killer == "" || s.done%100 == 0 {
-		fmt.Fprintf(os.Stderr, "%d: %s:%d %s: %s\n", s.done, m.file, m.line, m.key, cmp.Or(o.killer, "survived"))
+		fmt.Fprintf(os.Stderr, "%d: %s:%d %s: %s\n", s.done, m.file, m.line, m.key, o.end())
 	}
 	return o, nil
 }
@@ -223,10 +224,8 @@ func report(outcomes []outcome, all, spared int, took time.Duration) float64 {
 			if o.timeout {
 				late++
 			}
-		case o.reached:
-			fmt.Printf("survived: %s:%d\t%s\n", o.file, o.line, o.key)
 		default:
-			fmt.Printf("not reached: %s:%d\t%s\n", o.file, o.line, o.key)
+			fmt.Printf("%s: %s:%d\t%s\n", o.end(), o.file, o.line, o.key)
 		}
 	}
 	share := float64(killed) / float64(max(1, len(outcomes)))

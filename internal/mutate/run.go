@@ -105,8 +105,8 @@ func each(n, jobs int, do func(i int)) {
 }
 
 // recordTests runs each test alone to see which mutants it reaches. A test that fails is
-// of no use.
-func recordTests(dir string, programs []*program, jobs int) ([]*test, error) {
+// of no use, and one that takes longer than wanted is left out.
+func recordTests(dir string, programs []*program, jobs int, longest time.Duration) ([]*test, error) {
 	var tests []*test
 	for _, p := range programs {
 		out, err := exec.Command(p.binary, "-test.list", "^(Test|Example|Fuzz)").Output()
@@ -127,6 +127,9 @@ func recordTests(dir string, programs []*program, jobs int) ([]*test, error) {
 		}
 		t.reaches, _ = os.ReadFile(name) // none is written if no mutant is reached
 	})
+	if longest > 0 {
+		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.time > longest })
+	}
 	slices.SortStableFunc(tests, func(a, b *test) int { return int(a.time - b.time) })
 	return tests, nil
 }
@@ -141,6 +144,17 @@ type outcome struct {
 	killer  string
 	reached bool
 	timeout bool
+}
+
+// end returns the test that has killed the mutant, or why none has.
+func (o outcome) end() string {
+	switch {
+	case o.killer != "":
+		return o.killer
+	case o.reached:
+		return "survived"
+	}
+	return "not reached"
 }
 
 // try runs the tests that reach the mutant, those first that have killed others of its
