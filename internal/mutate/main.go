@@ -32,6 +32,7 @@ var (
 	jobs       = flag.Int("jobs", 2, "how many to try at a time")
 	equivalent = flag.String("equivalent", "internal/mutate/equivalent.txt", "a `file` of mutants that are no faults, with the reason below each")
 	longest    = flag.Duration("longest", 0, "leave out tests that take longer than this; 0: none")
+	verbose    = flag.Bool("v", false, "tell what became of each mutant at once")
 	killers    = flag.String("killers", "", "a `file` with the test that has killed a mutant the last time, to be tried first")
 	update     = flag.Bool("update", false, "write that file anew")
 )
@@ -197,8 +198,8 @@ func (s *session) try(m *mutation) (outcome, error) {
 	if o.killer != "" && !slices.Contains(favourites, o.killer) {
 		s.favourites[function] = append(favourites[max(0, len(favourites)-4):], o.killer)
 	}
-	if s.done++; o.killer == "" || s.done%100 == 0 {
-		fmt.Fprintf(os.Stderr, "%d: %s:%d %s: %s\n", s.done, m.file, m.line, m.key, o.end())
+	if s.done++; *verbose {
+		fmt.Fprintf(os.Stderr, "%d: line %d: %s: %s\n", s.done, m.line, m.key, o.end())
 	}
 	return o, nil
 }
