@@ -1,0 +1,244 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// attempted returns a call whose attempt at the alternate is under way, with a body
+// that is held, over an *http.Transport, and with marks of what was seen of it.
+func attempted(t *testing.T, path, contentType, body string, marks uint32) *call {
+	c := newCall(t, path, contentType, body, 1<<20)
+	c.t.connections.direct = true
+	c.st, c.out = &state{active: Alternate}, c.req
+	c.transit = &transit{connections: &c.t.connections, protocol: &c.t.protocols[Alternate]}
+	c.transit.seen.Store(marks)
+	return c
+}
+
+// What an answer says about its request is corrected by what was seen of the attempt,
+// and by what the request asks for.
+func TestWhatAnAnswerSaysIsCorrected(t *testing.T) {
+	t.Parallel()
+	const batch, parts = "/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso"
+	missing := Fault{Class: ClassApplication, Delivery: Answered, Status: 404, Code: "0x80040217", service: true}
+	for name, row := range map[string]struct {
+		path, contentType, body string
+		method                  string
+		marks                   uint32
+		said                    Fault
+		want                    Delivery
+	}{
+		"refused":                            {accountA, "", "{}", "POST", sawGotConn, Fault{Delivery: Refused}, Refused},
+		"refused at the second try":          {accountA, "", "{}", "POST", sawGotConn | sawEarlier, Fault{Delivery: Refused}, Unknown},
+		"gone at the second try":             {accountA, "", "", "DELETE", sawGotConn | sawEarlier, missing, Answered},
+		"missing at the second try":          {accountA, "", "{}", "PUT", sawGotConn | sawEarlier, missing, Unknown},
+		"several, refused":                   {batch, parts, batchOf("POST accounts"), "POST", sawGotConn, Fault{Delivery: Refused}, Answered},
+		"several, fenced":                    {batch, parts, batchOf("POST accounts"), "POST", sawGotConn, Fault{Delivery: Answered, Definitive: true}, Unknown},
+		"several, answered":                  {batch, parts, batchOf("POST accounts"), "POST", sawGotConn, Fault{Delivery: Answered}, Answered},
+		"several reads, refused":             {batch, parts, batchOf("GET accounts"), "POST", sawGotConn, Fault{Delivery: Refused}, Refused},
+		"several, refused at the second try": {batch, parts, batchOf("POST accounts"), "POST", sawGotConn | sawEarlier, Fault{Delivery: Refused}, Unknown},
+	} {
+		c := attempted(t, row.path, row.contentType, row.body, row.marks)
+		c.req.Method = row.method
+		said := row.said
+		f := c.refine(&said, &http.Response{Header: http.Header{"Content-Type": {"application/json"}}}, nil)
+		assert.Equal(t, row.want, f.Delivery, name)
+		assert.Equal(t, Alternate, f.Endpoint, name)
+		assert.Equal(t, row.said, said, "%s: a Config.Classify may share its faults", name)
+		assert.Equal(t, row.said.service && !row.said.Definitive, f.subject != 0, name)
+	}
+	fenced := attempted(t, accountA, "", "{}", sawGotConn).refine(&Fault{Definitive: true, service: true}, nil, nil)
+	assert.Zero(t, fenced.subject, "a fence is about no request")
+	f := attempted(t, accountA, "", "{}", sawGotConn).refine(nil, &http.Response{}, nil)
+	assert.Equal(t, ClassTransient, f.Class, "Config.Classify has found nothing")
+}
+
+// What an error means is told by what was seen of the attempt, and by how the call
+// itself has ended.
+func TestWhatAnErrorMeans(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("contoso")
+	const written = sawGetConn | sawGotConn | sawHeaders
+	ended := func(ctx context.Context, cancel context.CancelFunc) context.Context { cancel(); return ctx }
+	for name, row := range map[string]struct {
+		marks    uint32
+		change   func(*call)
+		err      error
+		class    Class
+		delivery Delivery
+	}{
+		"written":                        {written, nil, failed, ClassTransient, Unknown},
+		"no connection":                  {sawGetConn, nil, failed, ClassUnavailable, NotSent},
+		"no connection in time":          {sawGetConn, nil, errAttemptTimeout, ClassTransient, NotSent},
+		"caller has cancelled":           {written, func(c *call) { c.req = c.req.WithContext(ended(context.WithCancel(t.Context()))) }, failed, ClassCanceled, Unknown},
+		"caller's deadline, not sent":    {sawGetConn, func(c *call) { c.req = c.req.WithContext(ended(context.WithTimeout(t.Context(), 0))) }, failed, ClassTransient, NotSent},
+		"caller has closed Cancel":       {written, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
+		"body fails":                     {written, func(c *call) { c.body.broken = new(atomic.Bool); c.body.broken.Store(true) }, failed, ClassLocal, Unknown},
+		"no files":                       {sawGetConn, nil, syscall.EMFILE, ClassLocal, NotSent},
+		"waited for a connection":        {sawGetConn, func(c *call) { c.t.connections.limited = true; c.t.connections.tells.Store(true) }, failed, ClassLocal, NotSent},
+		"cannot be sent":                 {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, NotSent},
+		"cannot be sent by another Base": {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil; c.t.connections.direct = false }, failed, ClassLocal, Unknown},
+		"was sent all the same":          {written, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassTransient, Unknown},
+		"cannot be sent over HTTP/2":     {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso"); c.t.protocols[Alternate].learn(true) }, failed, ClassLocal, NotSent},
+		"upgrade over HTTP/1.1":          {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso") }, failed, ClassUnavailable, NotSent},
+	} {
+		c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", row.marks)
+		c.req.Header.Set("X-Ms-Client-Request-Id", "contoso-7")
+		c.out = c.req.Clone(context.Background())
+		if row.change != nil {
+			row.change(c)
+		}
+		f := c.refine(&Fault{Class: ClassTransient, Delivery: Unknown}, nil, row.err)
+		assert.Equal(t, row.class.String(), f.Class.String(), name)
+		assert.Equal(t, row.delivery.String(), f.Delivery.String(), name)
+		assert.Equal(t, row.err, f.Err, name)
+		assert.Equal(t, "contoso-7", f.RequestID, name)
+	}
+	c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGetConn)
+	f := c.refine(&Fault{Class: ClassAuth, Err: io.ErrUnexpectedEOF, RequestID: "contoso-8"}, nil, failed)
+	assert.Equal(t, ClassAuth, f.Class, "only what is not known better")
+	assert.Equal(t, io.ErrUnexpectedEOF, f.Err)
+	assert.Equal(t, "contoso-8", f.RequestID)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c = attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGetConn|sawGotConn)
+	c.out = c.req.WithContext(ctx)
+	assert.Equal(t, Unknown, c.refine(nil, nil, failed).Delivery, "the context of the attempt has ended")
+}
+
+// cancel sets Request.Cancel, as clients with a Timeout do.
+func (c *call) cancel(done <-chan struct{}) {
+	//lint:ignore SA1019 clients do
+	c.req.Cancel = done
+}
+
+func closed() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// A client with a Timeout closes Request.Cancel when the deadline is over: that is not
+// the caller's wish.
+func TestWhoseCancelItIs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := attempted(t, accountA, "", "", 0)
+		assert.False(t, c.canceledByRequest())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for _, bounded := range []context.Context{t.Context(), ctx} {
+			c.req = c.req.WithContext(bounded)
+			c.cancel(make(chan struct{}))
+			assert.False(t, c.canceledByRequest())
+			c.cancel(closed())
+			assert.True(t, c.canceledByRequest())
+		}
+		time.Sleep(time.Second)
+		assert.False(t, c.canceledByRequest())
+	})
+}
+
+// A write that was provably not looked at is sent again, without end to neither the
+// tries nor the pauses.
+func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		left := errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]" +
+			" after Request.Body was written; define Request.GetBody to avoid this error")
+		notSent, refused := Fault{Err: io.EOF, Delivery: NotSent}, Fault{Err: left, Delivery: Refused}
+		for name, row := range map[string]struct {
+			marks  uint32
+			fault  Fault
+			change func(*call)
+			want   int // how often
+		}{
+			"left out by a GOAWAY":       {sawGotConn, refused, nil, maxUnseen},
+			"closed, used before":        {sawGotConn | sawReuse, notSent, nil, maxUnseen},
+			"closed, new":                {sawGotConn, notSent, nil, unseenAtOnce},
+			"no connection":              {sawReuse, notSent, nil, 0},
+			"a GOAWAY, but not left out": {sawGotConn, Fault{Err: left, Delivery: Unknown}, nil, 0},
+			"refused otherwise":          {sawGotConn, Fault{Err: io.EOF, Delivery: Refused}, nil, 0},
+			"in doubt":                   {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: Unknown}, nil, 0},
+			"answered":                   {sawGotConn | sawReuse, Fault{Delivery: NotSent}, nil, 0},
+			"the caller's trouble":       {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: NotSent, Class: ClassLocal}, nil, 0},
+			"may be repeated":            {sawGotConn | sawReuse, notSent, func(c *call) { c.transit.once = false }, 0},
+			"not watched":                {sawGotConn | sawReuse, notSent, func(c *call) { c.transit = nil }, 0},
+			"body was read": {sawGotConn | sawReuse, notSent, func(c *call) {
+				c.body.stream = &stream{Reader: http.NoBody}
+				c.body.stream.lease().Read(make([]byte, 1))
+			}, 0},
+		} {
+			c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", row.marks)
+			c.transit.once = true
+			if row.change != nil {
+				row.change(c)
+			}
+			began, times := time.Now(), 0
+			for c.unseen(&row.fault) {
+				times++
+				require.LessOrEqual(t, times, maxUnseen)
+				if times <= unseenAtOnce {
+					assert.Zero(t, time.Since(began), name)
+				}
+			}
+			assert.Equal(t, row.want, times, name)
+			if row.want == maxUnseen { // 1, 2, 4, ... 64 ms
+				assert.Equal(t, 127*time.Millisecond+10*64*time.Millisecond, time.Since(began), name)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
+		c.req, c.transit.once = c.req.WithContext(ctx), true
+		times := 0
+		for c.unseen(&notSent) {
+			times++
+		}
+		assert.Equal(t, unseenAtOnce+1, times, "the context ends in the second pause")
+	})
+}
+
+// A later answer settles what became of an earlier attempt only if it can know.
+func TestWhatSettlesADoubt(t *testing.T) {
+	t.Parallel()
+	said := Fault{Class: ClassApplication, Delivery: Answered, Code: "0x80040217", Status: 404}
+	for name, row := range map[string]struct {
+		method, header string
+		change         func(*Fault)
+		want           bool
+	}{
+		"gone":                        {"DELETE", "", func(*Fault) {}, true},
+		"gone for good":               {"DELETE", "", func(f *Fault) { f.Status = 410 }, true},
+		"not there to be updated":     {"PATCH", "If-Match", func(*Fault) {}, true},
+		"not there":                   {"PUT", "", func(*Fault) {}, false},
+		"condition":                   {"PATCH", "If-Match", func(f *Fault) { f.Status = 412 }, true},
+		"other condition":             {"PATCH", "If-None-Match", func(f *Fault) { f.Status = 412 }, true},
+		"condition nobody made":       {"DELETE", "", func(f *Fault) { f.Status = 412 }, false},
+		"exists, to an If-None-Match": {"PATCH", "If-None-Match", func(*Fault) {}, false},
+		"validation":                  {"DELETE", "If-Match", func(f *Fault) { f.Status = 400 }, false},
+		"another class":               {"DELETE", "", func(f *Fault) { f.Class = ClassAuth }, false},
+		"not answered":                {"DELETE", "", func(f *Fault) { f.Delivery = Unknown }, false},
+		"a page":                      {"DELETE", "", func(f *Fault) { f.Code = "" }, false},
+	} {
+		c := attempted(t, accountA, "", "", 0)
+		c.req.Method = row.method
+		if row.header != "" {
+			c.req.Header.Set(row.header, "*")
+		}
+		f := said
+		row.change(&f)
+		assert.Equal(t, row.want, c.settles(&f), name)
+	}
+}
