@@ -31,7 +31,7 @@ var (
 	listOnly   = flag.Bool("list", false, "list the mutants, and do not try them")
 	jobs       = flag.Int("jobs", 2, "how many to try at a time")
 	equivalent = flag.String("equivalent", "internal/mutate/equivalent.txt", "a `file` of mutants that are no faults, with the reason below each")
-	longest    = flag.Duration("longest", 0, "leave out tests that take longer than this; 0: none")
+	longest    = flag.Duration("longest", 0, "leave out tests that take more of the processor than this; 0: none")
 	verbose    = flag.Bool("v", false, "tell what became of each mutant at once")
 	killers    = flag.String("killers", "", "a `file` with the test that has killed a mutant the last time, to be tried first")
 	update     = flag.Bool("update", false, "write that file anew")

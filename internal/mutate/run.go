@@ -25,7 +25,8 @@ type program struct{ name, dir, binary string }
 type test struct {
 	program *program
 	name    string
-	time    time.Duration
+	time    time.Duration // it takes
+	cost    time.Duration // of the processor, however busy the machine is
 	reaches []byte
 }
 
@@ -73,11 +74,12 @@ func build(dir string, sources []source) ([]*program, error) {
 	return programs, nil
 }
 
-// run runs some tests of a program, and returns what they print and whether they pass.
-func (p *program) run(names []string, patience time.Duration, env string, args ...string) (string, error) {
+// run runs some tests of a program, and returns what they print, what they cost and
+// whether they pass.
+func (p *program) run(names []string, patience time.Duration, env string) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.binary, append(args, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")...)
+	cmd := exec.CommandContext(ctx, p.binary, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
 	cmd.Dir, cmd.Env, cmd.WaitDelay = p.dir, append(os.Environ(), env), time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -85,7 +87,11 @@ func (p *program) run(names []string, patience time.Duration, env string, args .
 	if ctx.Err() != nil {
 		err = errTimeout
 	}
-	return out.String(), err
+	var cost time.Duration
+	if s := cmd.ProcessState; s != nil {
+		cost = s.UserTime() + s.SystemTime()
+	}
+	return out.String(), cost, err
 }
 
 var errTimeout = errors.New("took too long")
@@ -105,7 +111,7 @@ func each(n, jobs int, do func(i int)) {
 }
 
 // recordTests runs each test alone to see which mutants it reaches. A test that fails is
-// of no use, and one that takes longer than wanted is left out.
+// of no use, and one that costs more than wanted is left out.
 func recordTests(dir string, programs []*program, jobs int, longest time.Duration) ([]*test, error) {
 	var tests []*test
 	for _, p := range programs {
@@ -120,17 +126,17 @@ func recordTests(dir string, programs []*program, jobs int, longest time.Duratio
 	each(len(tests), jobs, func(i int) {
 		t := tests[i]
 		name, began := filepath.Join(dir, fmt.Sprintf("reach%d", i)), time.Now()
-		out, err := t.program.run([]string{t.name}, 5*time.Minute, mutant.Record+"="+name)
-		if t.time = time.Since(began); err != nil {
+		out, cost, err := t.program.run([]string{t.name}, 5*time.Minute, mutant.Record+"="+name)
+		if t.time, t.cost = time.Since(began), cost; err != nil {
 			fmt.Fprintf(os.Stderr, "%s fails without a mutant: %v\n%s", t, err, tail(out))
 			return
 		}
 		t.reaches, _ = os.ReadFile(name) // none is written if no mutant is reached
 	})
 	if longest > 0 {
-		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.time > longest })
+		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.cost > longest })
 	}
-	slices.SortStableFunc(tests, func(a, b *test) int { return int(a.time - b.time) })
+	slices.SortStableFunc(tests, func(a, b *test) int { return int(a.cost - b.cost) })
 	return tests, nil
 }
 
@@ -180,8 +186,8 @@ func try(m *mutation, tests []*test, favourites []string) outcome {
 		for _, p := range order {
 			var batch []*test
 			sum := time.Duration(0)
-			for len(rest[p]) > 0 && (len(batch) == 0 || sum+rest[p][0].time < budget) {
-				sum += rest[p][0].time
+			for len(rest[p]) > 0 && (len(batch) == 0 || sum+rest[p][0].cost < budget) {
+				sum += rest[p][0].cost
 				batch, rest[p] = append(batch, rest[p][0]), rest[p][1:]
 			}
 			if len(batch) > 0 && o.runs(m, p, batch) {
@@ -205,7 +211,7 @@ func (o *outcome) runs(m *mutation, p *program, tests []*test) bool {
 		patience += 10 * t.time
 		names = append(names, t.name)
 	}
-	out, err := p.run(names, patience, fmt.Sprintf("%s=%d", mutant.Active, m.id))
+	out, _, err := p.run(names, patience, fmt.Sprintf("%s=%d", mutant.Active, m.id))
 	if err == nil {
 		return false
 	}
