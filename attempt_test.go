@@ -242,3 +242,110 @@ func TestWhatSettlesADoubt(t *testing.T) {
 		assert.Equal(t, row.want, c.settles(&f), name)
 	}
 }
+
+// What is watched of an attempt: nothing of a read that is answered in no time, the time
+// of one that has a bound, and all where the outcome may be in doubt.
+func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	type watched struct{ any, hooks, once, givesUp, own bool }
+	silence := func(c *call) { c.st.pool.waits.interval = 1 }
+	for name, row := range map[string]struct {
+		method string
+		change func(*call)
+		want   watched
+	}{
+		"read":                       {"GET", nil, watched{}},
+		"read without method":        {"", nil, watched{}},
+		"read with a bound":          {"GET", func(c *call) { c.t.cfg.AttemptTimeout = time.Second }, watched{any: true, own: true}},
+		"read in silence":            {"GET", silence, watched{any: true, hooks: true, givesUp: true, own: true}},
+		"read while down":            {"GET", func(c *call) { c.st.down = true }, watched{any: true, hooks: true}},
+		"read, limited connections":  {"GET", func(c *call) { c.t.connections.limited = true }, watched{any: true, hooks: true}},
+		"read not to be repeated":    {"GET", func(c *call) { c.req = c.req.WithContext(NoReplay(t.Context())) }, watched{any: true, hooks: true, once: true}},
+		"that read, with a bound":    {"GET", func(c *call) { c.req, c.t.cfg.AttemptTimeout = c.req.WithContext(NoReplay(t.Context())), time.Second }, watched{any: true, hooks: true, once: true, own: true}},
+		"that read, in silence":      {"GET", func(c *call) { c.req = c.req.WithContext(NoReplay(t.Context())); silence(c) }, watched{any: true, hooks: true, once: true}},
+		"write":                      {"POST", nil, watched{any: true, hooks: true, once: true}},
+		"write in silence":           {"POST", silence, watched{any: true, hooks: true, once: true}},
+		"write that may be repeated": {"PUT", nil, watched{any: true, hooks: true}},
+		"that, with a bound":         {"PUT", func(c *call) { c.t.cfg.AttemptTimeout = time.Second }, watched{any: true, hooks: true, own: true}},
+		"that, in silence":           {"PUT", silence, watched{any: true, hooks: true}},
+	} {
+		c := newCall(t, accountA, "application/json", "{}", 1<<20)
+		c.t.base, c.t.connections.direct = http.DefaultTransport, true
+		c.t.protocols[Primary].learn(false)
+		c.req.Method = row.method
+		st := &state{pool: new(pool)}
+		c.st = st
+		if row.change != nil {
+			row.change(c)
+		}
+		require.Nil(t, c.prepare(st), name)
+		w := c.transit
+		got := watched{any: w != nil}
+		if w != nil {
+			got = watched{true, w.trace.GotConn != nil, w.once, w.givesUp, w.cancel != nil}
+			assert.Equal(t, c.t.cfg.AttemptTimeout, w.timeout, name)
+		}
+		assert.Equal(t, row.want, got, name)
+		w.release()
+	}
+}
+
+// Headers that make net/http repeat a request by itself go out under names that mean the
+// same to servers and nothing to net/http; the caller's stay as they are.
+func TestKeysAreHiddenFromNetHTTP(t *testing.T) {
+	t.Parallel()
+	c := attempted(t, accountA, "application/json", "{}", 0)
+	c.req.Header.Set("Idempotency-Key", "7")
+	c.req.Header.Set("X-Idempotency-Key", "8")
+	c.hideIdempotency()
+	assert.Equal(t, http.Header{"Content-Type": {"application/json"}, "idempotency-key": {"7"}, "x-idempotency-key": {"8"}}, c.out.Header)
+	assert.Equal(t, "7", c.req.Header.Get("Idempotency-Key"))
+	c = attempted(t, accountA, "application/json", "{}", 0)
+	c.hideIdempotency()
+	assert.Same(t, c.req, c.out, "nothing has to be changed")
+}
+
+// The body of an attempt, in the form that was chosen for it.
+func TestBodiesOfAttempts(t *testing.T) {
+	t.Parallel()
+	none := attempted(t, accountA, "", "", 0)
+	none.req.Body, none.req.GetBody, none.body, none.transit = nil, nil, payload{}, nil
+	require.NoError(t, none.takeBody())
+	assert.Same(t, none.req, none.out)
+
+	empty := attempted(t, accountA, "", "", 0)
+	empty.req.Body, empty.req.GetBody, empty.body = nil, nil, payload{}
+	empty.transit.once, empty.transit.hollow = true, true
+	require.NoError(t, empty.takeBody())
+	assert.Equal(t, hollow{}, empty.out.Body)
+	assert.Zero(t, empty.out.ContentLength)
+	assert.Nil(t, empty.out.GetBody)
+
+	for name, row := range map[string]struct {
+		change  func(*call)
+		getBody bool
+	}{
+		"nothing is watched":      {func(c *call) { c.transit = nil }, true},
+		"may be repeated":         {func(c *call) { c.transit.rewinds = true }, true},
+		"must not, over HTTP/1.1": {func(c *call) { c.transit.once, c.transit.rewinds = true, true }, true},
+		"must not, over HTTP/2":   {func(c *call) { c.transit.once = true }, false},
+	} {
+		c := attempted(t, accountA, "application/json", "{}", 0)
+		row.change(c)
+		for range 2 { // an attempt after another, and what is signed before it is sent
+			require.NoError(t, c.takeBody())
+			text, err := io.ReadAll(c.out.Body)
+			require.NoError(t, err)
+			assert.Equal(t, "{}", string(text), name)
+		}
+		assert.Equal(t, row.getBody, c.out.GetBody != nil, name)
+		assert.Equal(t, int64(2), c.out.ContentLength)
+		assert.NotSame(t, c.req, c.out)
+	}
+	broken := attempted(t, accountA, "", "", 0)
+	broken.body = payload{getBody: func() (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }}
+	assert.ErrorIs(t, broken.takeBody(), io.ErrUnexpectedEOF)
+	_, f := broken.send()
+	assert.Equal(t, ClassLocal, f.Class, "a body that cannot be had is no fault of the endpoint")
+	assert.Equal(t, NotSent, f.Delivery)
+}

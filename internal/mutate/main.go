@@ -35,6 +35,7 @@ var (
 	verbose    = flag.Bool("v", false, "tell what became of each mutant at once")
 	killers    = flag.String("killers", "", "a `file` with the test that has killed a mutant the last time, to be tried first")
 	update     = flag.Bool("update", false, "write that file anew")
+	recheck    = flag.Bool("recheck", false, "try only the mutants in that file, each with its test; one that is not in the code any more has not been killed")
 )
 
 func main() {
@@ -54,7 +55,11 @@ func measure() (share float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	chosen, spared, err := choose(all)
+	known, err := readPairs(*killers)
+	if err != nil {
+		return 0, err
+	}
+	chosen, spared, err := choose(all, known)
 	if err != nil {
 		return 0, err
 	}
@@ -64,16 +69,12 @@ func measure() (share float64, err error) {
 		}
 		return 1, nil
 	}
-	known, err := readPairs(*killers)
-	if err != nil {
-		return 0, err
-	}
 	dir, err := os.MkdirTemp("", "mutate")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	programs, err := build(dir, sources)
+	programs, err := prepare(dir, sources)
 	if err != nil {
 		return 0, err
 	}
@@ -90,6 +91,13 @@ func measure() (share float64, err error) {
 	if err := errors.Join(errs...); err != nil {
 		return 0, err
 	}
+	if *recheck {
+		for key := range known {
+			if !slices.ContainsFunc(chosen, func(m *mutation) bool { return m.key == key }) {
+				outcomes = append(outcomes, outcome{mutation: &mutation{key: key}})
+			}
+		}
+	}
 	share = report(outcomes, len(all), spared, time.Since(began))
 	if *update {
 		err = s.write(*killers, outcomes)
@@ -98,7 +106,7 @@ func measure() (share float64, err error) {
 }
 
 // choose returns the mutants to try, and how many of those asked for are no faults.
-func choose(all []*mutation) (chosen []*mutation, spared int, err error) {
+func choose(all []*mutation, known map[string]string) (chosen []*mutation, spared int, err error) {
 	pattern, err := regexp.Compile(*only)
 	if err != nil {
 		return nil, 0, err
@@ -115,6 +123,7 @@ func choose(all []*mutation) (chosen []*mutation, spared int, err error) {
 		delete(equal, m.key)
 		switch {
 		case !pattern.MatchString(m.key):
+		case *recheck && known[m.key] == "":
 		case none:
 			spared++
 		default:
@@ -179,10 +188,16 @@ func (s *session) try(m *mutation) (outcome, error) {
 	o := outcome{mutation: m, reached: true}
 	if program, name, ok := strings.Cut(s.known[m.key], " "); ok {
 		for _, p := range s.programs {
-			if p.name == program && o.runs(m, p, []*test{{program: p, name: name}}) {
-				return o, nil
+			if p.name != program {
+				continue
+			}
+			if err := p.build(); err != nil || o.runs(m, p, []*test{{program: p, name: name}}) {
+				return o, err
 			}
 		}
+	}
+	if *recheck {
+		return o, nil
 	}
 	s.record.Do(func() { s.tests, s.err = recordTests(s.dir, s.programs, *jobs, *longest) })
 	if s.err != nil {

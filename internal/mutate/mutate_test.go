@@ -91,7 +91,7 @@ func TestWhatTheTestsMissSurvives(t *testing.T) {
 	for _, s := range sources {
 		assert.Equal(t, strings.Count(code, "\n"), strings.Count(s.text, "\n"), "lines keep their numbers")
 	}
-	programs, err := build(t.TempDir(), sources)
+	programs, err := prepare(t.TempDir(), sources)
 	require.NoError(t, err)
 	recorded, err := recordTests(t.TempDir(), programs, 2, 0)
 	require.NoError(t, err)

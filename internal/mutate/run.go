@@ -19,7 +19,12 @@ import (
 )
 
 // A program is the tests of a package, with all mutants compiled in.
-type program struct{ name, dir, binary string }
+type program struct {
+	name, path, dir string
+	overlay, binary string
+	once            sync.Once
+	err             error
+}
 
 // A test is one of them. It reaches the mutants that would make a difference to it.
 type test struct {
@@ -32,8 +37,8 @@ type test struct {
 
 func (t *test) String() string { return t.program.name + " " + t.name }
 
-// build compiles the tests of all packages that have any.
-func build(dir string, sources []source) ([]*program, error) {
+// prepare writes the sources, and returns the programs of all packages that have tests.
+func prepare(dir string, sources []source) ([]*program, error) {
 	replace := make(map[string]string)
 	for i, s := range sources {
 		name := filepath.Join(dir, fmt.Sprintf("%d_%s", i, filepath.Base(s.path)))
@@ -63,15 +68,22 @@ func build(dir string, sources []source) ([]*program, error) {
 		if name == "" {
 			name = "."
 		}
-		program := &program{name, p.Dir, filepath.Join(dir, strings.ReplaceAll(name, "/", "_")+".test")}
-		cmd := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", program.binary, p.ImportPath)
-		cmd.Env = append(os.Environ(), "GOWORK=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("the tests of %s: %w\n%s", p.ImportPath, err, out)
-		}
-		programs = append(programs, program)
+		programs = append(programs, &program{name: name, path: p.ImportPath, dir: p.Dir, overlay: overlay,
+			binary: filepath.Join(dir, strings.ReplaceAll(name, "/", "_")+".test")})
 	}
 	return programs, nil
+}
+
+// build compiles the tests, once.
+func (p *program) build() error {
+	p.once.Do(func() {
+		cmd := exec.Command("go", "test", "-c", "-vet=off", "-overlay", p.overlay, "-o", p.binary, p.path)
+		cmd.Env = append(os.Environ(), "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			p.err = fmt.Errorf("the tests of %s: %w\n%s", p.path, err, out)
+		}
+	})
+	return p.err
 }
 
 // run runs some tests of a program, and returns what they print, what they cost and
@@ -115,6 +127,9 @@ func each(n, jobs int, do func(i int)) {
 func recordTests(dir string, programs []*program, jobs int, longest time.Duration) ([]*test, error) {
 	var tests []*test
 	for _, p := range programs {
+		if err := p.build(); err != nil {
+			return nil, err
+		}
 		out, err := exec.Command(p.binary, "-test.list", "^(Test|Example|Fuzz)").Output()
 		if err != nil {
 			return nil, err
