@@ -33,6 +33,7 @@ var (
 	equivalent = flag.String("equivalent", "internal/mutate/equivalent.txt", "a `file` of mutants that are no faults, with the reason below each")
 	longest    = flag.Duration("longest", 0, "leave out tests that take more of the processor than this; 0: none")
 	verbose    = flag.Bool("v", false, "tell what became of each mutant at once")
+	reach      = flag.String("reach", "", "a `file` to keep which mutants each test reaches, for as long as the code is the same; remove it if a test changes")
 	killers    = flag.String("killers", "", "a `file` with the test that has killed a mutant the last time, to be tried first")
 	update     = flag.Bool("update", false, "write that file anew")
 	recheck    = flag.Bool("recheck", false, "try only the mutants in that file, each with its test; one that is not in the code any more has not been killed")
@@ -78,7 +79,7 @@ func measure() (share float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s := &session{dir: dir, programs: programs, known: known, favourites: make(map[string][]string)}
+	s := &session{dir: dir, sum: sum(sources), programs: programs, known: known, favourites: make(map[string][]string)}
 	outcomes := make([]outcome, len(chosen))
 	var errs []error
 	began := time.Now()
@@ -172,7 +173,7 @@ func readPairs(name string) (map[string]string, error) {
 
 // A session is what has been learnt while mutants are tried.
 type session struct {
-	dir      string
+	dir, sum string
 	programs []*program
 	known    map[string]string
 	record   sync.Once
@@ -199,7 +200,15 @@ func (s *session) try(m *mutation) (outcome, error) {
 	if *recheck {
 		return o, nil
 	}
-	s.record.Do(func() { s.tests, s.err = recordTests(s.dir, s.programs, *jobs, *longest) })
+	s.record.Do(func() {
+		var kept map[string]recording
+		if kept, s.err = readRecordings(*reach, s.sum); s.err != nil {
+			return
+		}
+		if s.tests, s.err = recordTests(s.dir, s.programs, *jobs, *longest, kept); s.err == nil {
+			s.err = writeRecordings(*reach, s.sum, kept)
+		}
+	})
 	if s.err != nil {
 		return o, s.err
 	}

@@ -93,7 +93,7 @@ func TestWhatTheTestsMissSurvives(t *testing.T) {
 	}
 	programs, err := prepare(t.TempDir(), sources)
 	require.NoError(t, err)
-	recorded, err := recordTests(t.TempDir(), programs, 2, 0)
+	recorded, err := recordTests(t.TempDir(), programs, 2, 0, make(map[string]recording))
 	require.NoError(t, err)
 	got := make(map[string]string)
 	for _, m := range mutations {

@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,7 +127,8 @@ func each(n, jobs int, do func(i int)) {
 
 // recordTests runs each test alone to see which mutants it reaches. A test that fails is
 // of no use, and one that costs more than wanted is left out.
-func recordTests(dir string, programs []*program, jobs int, longest time.Duration) ([]*test, error) {
+// What kept has of a test is taken from there.
+func recordTests(dir string, programs []*program, jobs int, longest time.Duration, kept map[string]recording) ([]*test, error) {
 	var tests []*test
 	for _, p := range programs {
 		if err := p.build(); err != nil {
@@ -140,6 +144,10 @@ func recordTests(dir string, programs []*program, jobs int, longest time.Duratio
 	}
 	each(len(tests), jobs, func(i int) {
 		t := tests[i]
+		if k, ok := kept[t.String()]; ok {
+			t.time, t.cost, t.reaches = k.Time, k.Cost, k.Reaches
+			return
+		}
 		name, began := filepath.Join(dir, fmt.Sprintf("reach%d", i)), time.Now()
 		out, cost, err := t.program.run([]string{t.name}, 5*time.Minute, mutant.Record+"="+name)
 		if t.time, t.cost = time.Since(began), cost; err != nil {
@@ -148,11 +156,58 @@ func recordTests(dir string, programs []*program, jobs int, longest time.Duratio
 		}
 		t.reaches, _ = os.ReadFile(name) // none is written if no mutant is reached
 	})
+	for _, t := range tests {
+		kept[t.String()] = recording{t.time, t.cost, t.reaches}
+	}
 	if longest > 0 {
 		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.cost > longest })
 	}
 	slices.SortStableFunc(tests, func(a, b *test) int { return int(a.cost - b.cost) })
 	return tests, nil
+}
+
+// A recording is what is known of a test.
+type recording struct {
+	Time, Cost time.Duration
+	Reaches    []byte
+}
+
+// readRecordings reads what is known of tests of the sources with a sum; nothing if they
+// have changed.
+func readRecordings(name, sum string) (map[string]recording, error) {
+	var file struct {
+		Sum   string
+		Tests map[string]recording
+	}
+	text, err := os.ReadFile(name)
+	if name == "" || errors.Is(err, fs.ErrNotExist) {
+		return make(map[string]recording), nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &file)
+	}
+	if file.Sum != sum {
+		return make(map[string]recording), err
+	}
+	return file.Tests, err
+}
+
+// writeRecordings keeps what is known of tests.
+func writeRecordings(name, sum string, tests map[string]recording) error {
+	text, err := json.Marshal(map[string]any{"Sum": sum, "Tests": tests})
+	if err != nil || name == "" {
+		return err
+	}
+	return os.WriteFile(name, text, 0o600)
+}
+
+// sum returns a sum of the sources.
+func sum(sources []source) string {
+	h := sha256.New()
+	for _, s := range sources {
+		h.Write([]byte(s.text))
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func tail(s string) string { return s[max(0, len(s)-1000):] }
