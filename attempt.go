@@ -50,7 +50,7 @@ func (c *call) watch() {
 	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
-	w.timed = !w.once && c.isRead() && !w.givesUp && !c.st.down && !w.connections.limited
+	w.timed = !w.once && c.isRead() && !w.givesUp && !w.endpoint.suspect.Load() && !w.connections.limited
 	c.transit, c.out, c.reader = w, &sent.request, &sent.body
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
@@ -62,7 +62,7 @@ func (c *call) prepare(st *state) *Fault {
 	if f := c.ended(); f != nil {
 		return f
 	}
-	if t.cfg.AttemptTimeout > 0 || t.connections.limited || st.down || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
+	if t.cfg.AttemptTimeout > 0 || t.connections.limited || t.endpoints[st.active].suspect.Load() || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
 		c.watch()
 	}
 	c.address()
@@ -175,7 +175,7 @@ func (c *call) send() (*http.Response, *Fault) {
 		if c.at != c.st.active || c.st.down {
 			t.lend(c.req.Header, true)
 		}
-		if c.st.down || c.st.provisional { // the headers are proof enough
+		if now := t.state.Load(); now.down || now.provisional { // the headers are proof enough
 			t.answered(c.st, c.transit)
 		}
 		c.watchBody(resp)

@@ -413,13 +413,11 @@ func TestThePageCountsRefusalsAndDoubts(t *testing.T) {
 		assert.Equal(s, "All 3 attempts at the primary in the last 5 minutes failed.", found["failing"])
 
 		s.org.Primary().Heal()
-		creates := func(r *http.Request) bool { return r.Method == http.MethodPost } // and no probe
-		s.org.Primary().FailWhen(creates, failovertest.Reset(failovertest.AfterApply))
+		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.Method == http.MethodPost }, failovertest.Reset(failovertest.AfterApply))
 		for range 2 {
 			_, err := s.create("doubt")
 			require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
 		}
-		s.org.Primary().Heal()
 		assert.Equal(s, "2 writes are in doubt, the newest since 00:00 UTC.", find()["writes in doubt"])
 		recent := s.transport.Status().Primary.Recent
 		assert.Equal(s, 2, recent.InDoubt)

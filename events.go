@@ -33,7 +33,10 @@ const (
 	// only once they have lasted for 30 s.
 	EventDown
 	// EventUp: the active endpoint serves again; an outage is over. A failover may have
-	// moved what is behind its address, to a copy that lacks what Loss lists.
+	// moved what is behind its address, to a copy that lacks what Loss lists. If new
+	// connections lead elsewhere than those before, Reason names both IP addresses. It
+	// cannot if the outage was ended by the answer to a read that was sent before the
+	// first fault: the connections of such reads are not watched.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed

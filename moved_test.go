@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -236,4 +238,126 @@ func TestNothingNamesAnAlternateThatDoesNotExist(t *testing.T) {
 			})
 		})
 	}
+}
+
+// connTo is a connection that leads to an address.
+type connTo struct {
+	net.Conn
+	ip string
+}
+
+func (c connTo) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 443} }
+
+// An outage that a request's answer ends: its event names the addresses of before and now
+// if the connection of the request is known, as it is from the first fault on, and leads
+// elsewhere.
+func TestTheEndOfAnOutageNamesTheAddressesThatAreKnown(t *testing.T) {
+	t.Parallel()
+	const beforeFault, beforeDown, whileDown = 0, 1, 2
+	const named = "the primary answers a request (192.0.2.1 before, 192.0.2.2 now)"
+	const bare = "the primary answers a request"
+	for name, test := range map[string]struct {
+		method  string
+		sent    int
+		headers int
+		ip      string
+		reused  bool
+		want    string
+	}{
+		"read of before":                          {http.MethodGet, beforeFault, whileDown, "192.0.2.2", false, bare},
+		"write of before":                         {http.MethodPost, beforeFault, whileDown, "192.0.2.2", false, named},
+		"read after the first fault":              {http.MethodGet, beforeDown, whileDown, "192.0.2.2", false, named},
+		"read after the first fault, long answer": {http.MethodGet, beforeDown, beforeDown, "192.0.2.2", false, named},
+		"write of before, long answer":            {http.MethodPost, beforeFault, beforeDown, "192.0.2.2", false, named},
+		"read while down":                         {http.MethodGet, whileDown, whileDown, "192.0.2.2", false, named},
+		"read while down, same address":           {http.MethodGet, whileDown, whileDown, "192.0.2.1", false, bare},
+		"read while down, old connection":         {http.MethodGet, whileDown, whileDown, "192.0.2.1", true, bare},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				connected := func(req *http.Request, conn net.Conn, reused bool) {
+					if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
+						trace.GotConn(httptrace.GotConnInfo{Conn: conn, Reused: reused})
+					}
+				}
+				var fails atomic.Bool
+				probes, headers, body := make(chan struct{}), make(chan struct{}), make(chan struct{})
+				var reasons []string
+				transport, err := failover.New(orgURL, &failover.Config{
+					Alternate: failover.NoAlternate, ProbeTimeout: -1, Logger: slog.New(slog.DiscardHandler),
+					OnEvent: func(e failover.Event) {
+						if e.Kind == failover.EventUp {
+							reasons = append(reasons, e.Reason)
+						}
+					},
+					Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+						switch {
+						case req.URL.Path == whoAmI:
+							<-probes
+							return nil, errDial
+						case req.URL.RawQuery == "late":
+							<-headers
+							connected(req, connTo{ip: test.ip}, test.reused)
+							resp := answerWith(req, http.StatusOK, "")
+							resp.Body = io.NopCloser(waitThenEOF(body))
+							return resp, nil
+						case fails.Load():
+							return nil, errDial
+						}
+						connected(req, connTo{ip: "192.0.2.1"}, false)
+						return answerWith(req, http.StatusNoContent, ""), nil
+					}),
+				})
+				require.NoError(t, err)
+				defer transport.Close()
+				call := func(method, query string) error {
+					req, err := http.NewRequestWithContext(t.Context(), method, orgURL+accounts+query, nil)
+					require.NoError(t, err)
+					resp, err := transport.RoundTrip(req)
+					if err != nil {
+						return err
+					}
+					_, err = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					return err
+				}
+				steps := []func(){
+					func() {
+						fails.Store(true)
+						go func() { assert.Error(t, call(http.MethodPost, "")) }()
+						time.Sleep(10 * time.Second)
+					},
+					func() { close(probes) },
+					func() {},
+				}
+				require.NoError(t, call(http.MethodPost, ""))
+				for at, next := range steps {
+					require.Equal(t, at == whileDown, transport.Status().Down)
+					require.Empty(t, reasons)
+					if at == test.sent {
+						go func() { assert.NoError(t, call(test.method, "?late")) }()
+						synctest.Wait()
+					}
+					if at == test.headers {
+						close(headers)
+						synctest.Wait()
+					}
+					next()
+					synctest.Wait()
+				}
+				close(body)
+				synctest.Wait()
+				assert.Equal(t, []string{test.want}, reasons)
+			})
+		})
+	}
+}
+
+// waitThenEOF is a reader that ends once it is told to.
+type waitThenEOF chan struct{}
+
+func (w waitThenEOF) Read([]byte) (int, error) {
+	<-w
+	return 0, io.EOF
 }

@@ -104,8 +104,8 @@ func fresh(base *http.Transport) *http.Transport {
 }
 
 // leaveTime is after how long a connection is idle, at the latest, whose last call has
-// ended: net/http takes note of the end of an HTTP/2 stream a little later than its
-// caller.
+// ended: over HTTP/2, net/http takes note of the end of a stream a little later than its
+// caller, and keeps the connection of a dial that was given up too late.
 const leaveTime = 100 * time.Millisecond
 
 // retire puts the connections out of use, once, and lets go of those that nobody uses.
@@ -192,7 +192,14 @@ func (t *Transport) dialAnew(req *http.Request) (*http.Response, error) {
 	if plain, ok := base.(*http.Transport); ok {
 		c := fresh(plain)
 		c.DisableKeepAlives, c.MaxConnsPerHost = true, 0
-		return thenClose(c)(c.RoundTrip(req))
+		// A dial may outlast its request. Giving it up can come too late; over HTTP/2 its
+		// connection then stays, idle, for as long as this.
+		c.IdleConnTimeout = time.Second
+		resp, err := c.RoundTrip(req)
+		if err != nil {
+			c.CloseIdleConnections() // gives up the dial
+		}
+		return resp, err
 	}
 	if t.cfg.ProbeBase != nil {
 		return base.RoundTrip(req)
@@ -207,18 +214,6 @@ func (t *Transport) dialAnew(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		discard(resp)
-	}
-}
-
-// thenClose closes the connections of c with the body of the response.
-func thenClose(c *http.Transport) func(*http.Response, error) (*http.Response, error) {
-	return func(resp *http.Response, err error) (*http.Response, error) {
-		if resp == nil || resp.Body == nil {
-			c.CloseIdleConnections()
-		} else {
-			resp.Body = &releasingBody{resp.Body, func(error) { c.CloseIdleConnections() }, nil}
-		}
-		return resp, err
 	}
 }
 

@@ -204,7 +204,7 @@ func bulk(req *http.Request) bool {
 	if req == nil || req.URL == nil {
 		return false
 	}
-	if isBatch(req) || multiple(operation(req.URL.Path)) {
+	if name := operation(req.URL.Path); ascii.Lower(name) == "$batch" || multiple(name) {
 		return true
 	}
 	if _, ok := message.Action(req.Header); !ok || req.Method != http.MethodPost || req.GetBody == nil {
@@ -216,11 +216,6 @@ func bulk(req *http.Request) bool {
 	}
 	defer body.Close()
 	return executesMultiple(io.LimitReader(body, maxPeek))
-}
-
-// isBatch reports whether req is a $batch.
-func isBatch(req *http.Request) bool {
-	return req != nil && req.URL != nil && ascii.Lower(operation(req.URL.Path)) == "$batch"
 }
 
 // operation returns what a path ends with, without its namespace and parameters.

@@ -212,7 +212,13 @@ func (c *call) weigh(f *Fault) {
 		}
 		c.doubts = append(slices.DeleteFunc(c.doubts, here), doubt{f, c.st.generation, began, time.Now()})
 	case c.settles(f):
-		c.doubts = slices.DeleteFunc(c.doubts, here)
+		c.doubts = slices.DeleteFunc(c.doubts, func(d doubt) bool {
+			settled := here(d)
+			if settled { // it may be what the answer is due to, and may be lost like any other
+				c.bookDoubt(d)
+			}
+			return settled
+		})
 	}
 }
 
@@ -247,16 +253,21 @@ func (c *call) inDoubt() *Fault {
 func (c *call) tellDoubt(e *Error) {
 	var last Write
 	for _, d := range c.doubts {
-		w := describe(c.req, nil, d.ended, d.fault.RequestID, c.label())
-		w.Status, w.Endpoint, w.Outcome, w.began = d.fault.Status, d.fault.Endpoint, OutcomeUnknown, d.began
-		c.t.recordWrite(&w)
-		last = w.addressed()
+		last = c.bookDoubt(d)
 	}
 	f := c.inDoubt()
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
 	c.t.emit(Event{Kind: EventOutcomeUnknown, From: f.Endpoint, To: f.Endpoint, Fault: f, Err: e, Write: &last,
 		Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
+}
+
+// bookDoubt enters a write in the books that may have been carried out.
+func (c *call) bookDoubt(d doubt) Write {
+	w := describe(c.req, nil, d.ended, d.fault.RequestID, c.label())
+	w.Status, w.Endpoint, w.Outcome, w.began = d.fault.Status, d.fault.Endpoint, OutcomeUnknown, d.began
+	c.t.recordWrite(&w)
+	return w.addressed()
 }
 
 // mark makes InDoubt find the doubt in a response. Of all that a response holds, its

@@ -296,9 +296,9 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 
 // answered takes note of a healthy answer of the active endpoint to a request that
 // was sent under st: it takes the faults off the record, and is proof of life. W is how
-// the request was sent, nil if that does not matter any more. If its connection is a new
-// one, or leads elsewhere than those before, older ones may lead to another place than
-// the one that serves now.
+// the request was sent, nil if that is not known. If its connection is a new one, or one
+// leads elsewhere than those before, older ones may lead to another place than the one
+// that serves now.
 func (t *Transport) answered(st *state, w *transit) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
@@ -306,14 +306,24 @@ func (t *Transport) answered(st *state, w *transit) {
 	}
 	var p *pool // nil: goes on over the connections that there are
 	var moved string
-	if w.saw(sawGotConn) && st.down && t.state.Load() == st {
-		if moved = e.addresses.see(w.address, time.Now()); moved != "" || !w.saw(sawReuse) {
+	now := t.state.Load()
+	if now.down && now.epoch == st.epoch {
+		known := w.saw(sawGotConn)
+		if known {
+			e.addresses.see(w.address, time.Now())
+		}
+		if moved = e.addresses.news(time.Now()); moved != "" || known && !w.saw(sawReuse) {
 			p = t.newPool()
 		}
 	}
 	t.mu.Lock()
+	if t.state.Load() != now { // overtaken: looks again
+		t.mu.Unlock()
+		t.answered(st, w)
+		return
+	}
 	defer t.unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != st.active {
+	if now.epoch != st.epoch || t.rule.Closed || now.active != st.active {
 		return
 	}
 	e.lastWhole = time.Since(t.started)

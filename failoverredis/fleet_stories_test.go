@@ -16,19 +16,19 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// The stories here have three processes with 200 Transports between them, whose
+// The stories here have three processes with many Transports each, whose
 // clocks disagree, a redis-server, and an organization behind real TLS sockets.
 // The figures that they print with -v are in docs/fleets.md.
 
-var full = flag.Bool("full", false, "measure for minutes instead of seconds")
+var full = flag.Bool("full", false, "measure for minutes instead of seconds, with 200 Transports")
 
-// One Transport of 200 has traffic when the primary fails. All the others move
+// One Transport of all has traffic when the primary fails. All the others move
 // within moments, without having met a fault, and there was one switch; a
 // process that starts begins there. When the process has died whose turn it was
 // to look after the primary, another brings the fleet home.
 func TestFleetFollowsThereAndBack(t *testing.T) {
 	t.Parallel()
-	f := startFleet(t, sizes)
+	f := startFleet(t, sizes())
 	t.Logf("requests before: %v", f.answered(f.get(3)))
 
 	scripts := f.scripts()
@@ -91,7 +91,7 @@ func (f *fleet) leaseHolder() (holder *process) {
 // own; when Redis is back, without its memory, they are a fleet again.
 func TestFleetSurvivesRedis(t *testing.T) {
 	t.Parallel()
-	f := startFleet(t, sizes)
+	f := startFleet(t, sizes())
 	before := f.answered(f.get(3))
 	f.redis.kill()
 	t.Logf("requests with Redis %v, without %v", before, f.answered(f.get(3)))
@@ -103,7 +103,7 @@ func TestFleetSurvivesRedis(t *testing.T) {
 	}
 	start := time.Now()
 	f.redis.start(f)
-	f.eventually("part of the fleet again", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("part of the fleet again", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	t.Logf("a fleet again after %v", time.Since(start).Round(time.Millisecond))
 	r := f.record()
 	assert.Equal(t, failover.Alternate, r.Active, "the record is written anew")
@@ -118,7 +118,7 @@ func TestFleetSurvivesRedis(t *testing.T) {
 // Redis hangs, with all connections open. No request waits for it.
 func TestFleetSurvivesHangingRedis(t *testing.T) {
 	t.Parallel()
-	f := startFleet(t, sizes)
+	f := startFleet(t, sizes())
 	before := f.answered(f.get(3))
 	f.redis.pause(t)
 	hanging := f.answered(f.get(3))
@@ -132,10 +132,11 @@ func TestFleetSurvivesHangingRedis(t *testing.T) {
 	t.Logf("requests with Redis %v, while it hangs %v, that met the outage %v and %v, and after it %v",
 		before, hanging, first.sorted(), outage, after)
 	for _, took := range []times{hanging, first, after} {
-		assert.Less(t, took.at(1), 1900*time.Millisecond, "a use of the store would end after 2 s")
+		// All would wait if one did; the machine makes single ones wait.
+		assert.Less(t, took.at(0.5), before.at(0.5)+900*time.Millisecond, "a use of the store would end after 1 s")
 	}
 	f.redis.resume(t)
-	f.eventually("part of the fleet again", 30*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("part of the fleet again", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
@@ -144,7 +145,7 @@ func TestFleetSurvivesHangingRedis(t *testing.T) {
 // are in step again when their network is.
 func TestFleetSurvivesSplits(t *testing.T) {
 	t.Parallel()
-	f := startFleet(t, sizes)
+	f := startFleet(t, sizes())
 	whole, noAlternate, noRedis := f.processes[0], f.processes[1], f.processes[2]
 	noAlternate.paths[f.org.Alternate().Host()].cut()
 	noRedis.paths["redis"].cut()
@@ -172,7 +173,7 @@ func TestFleetSurvivesSplits(t *testing.T) {
 	noAlternate.paths[f.org.Alternate().Host()].mend()
 	noRedis.paths["redis"].mend()
 	start := time.Now()
-	f.eventually("in step", 60*time.Second, func(s status) bool {
+	f.eventually("in step", found, func(s status) bool {
 		return s.Active == failover.Alternate && !s.Apart && s.StoreErr == ""
 	})
 	t.Logf("in step %v after the network is whole", time.Since(start).Round(time.Millisecond))
@@ -184,7 +185,7 @@ func TestFleetSurvivesSplits(t *testing.T) {
 // keeps nobody from a switch that is due.
 func TestFleetSurvivesPoison(t *testing.T) {
 	t.Parallel()
-	f := startFleet(t, sizes)
+	f := startFleet(t, sizes())
 	poison := func(fields ...any) {
 		require.NoError(t, f.admin.HSet(t.Context(), recordKey, fields...).Err())
 		require.NoError(t, f.admin.Publish(t.Context(), "failover:changes", organization).Err())
@@ -210,7 +211,7 @@ func TestFleetSurvivesPoison(t *testing.T) {
 	require.NoError(t, f.admin.Del(context.Background(), recordKey).Err())
 	poison("nothing", "of interest") // and word of it
 	f.admin.HDel(t.Context(), recordKey, "nothing")
-	f.eventually("in step", 60*time.Second, func(s status) bool { return s.StoreErr == "" && !s.Apart })
+	f.eventually("in step", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
@@ -250,7 +251,7 @@ func TestFleetFindsAQuorumWithoutTraffic(t *testing.T) {
 	f.org.Disaster(failovertest.Refuse())
 	took := f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
 	t.Logf("the request that met the outage: %v", took)
-	assert.Less(t, took.at(1), 3*time.Second)
+	assert.Less(t, took.at(1), 5*time.Second, "the others would be asked again")
 	f.allAt(failover.Alternate)
 	assert.EqualValues(t, 1, f.record().Generation)
 }
@@ -287,7 +288,7 @@ func TestFleetIsQuiet(t *testing.T) {
 	if *full {
 		window = 3 * time.Minute
 	}
-	f := startFleet(t, sizes)
+	f := startFleet(t, sizes())
 	f.answered(f.get(1))
 	start, before := time.Now(), f.scripts()
 	<-time.After(window)

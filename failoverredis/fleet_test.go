@@ -47,12 +47,22 @@ type process struct {
 	last   report
 }
 
-// The fleet of most tests: 200 Transports in three processes, whose clocks are
-// some minutes apart.
-var (
-	sizes = []int{67, 67, 66}
-	skews = []time.Duration{0, 7 * time.Minute, -11 * time.Minute}
-)
+// Three processes of most tests have clocks that are some minutes apart.
+var skews = []time.Duration{0, 7 * time.Minute, -11 * time.Minute}
+
+// sizes returns how many Transports each of them has: as many as two busy cores still
+// serve in time when all of them meet an outage at once, or 200 in all with -full.
+func sizes() []int {
+	if *full {
+		return []int{67, 67, 66}
+	}
+	return []int{20, 20, 20}
+}
+
+// found is the time within which a store that answers again counts as found, at the
+// longest: two minutes in which no answer is late, and a while in which those of a busy
+// machine are.
+const found = 3 * time.Minute
 
 // startFleet starts processes with so many Transports each.
 func startFleet(t *testing.T, sizes []int) *fleet { return startQuorum(t, 0, sizes) }

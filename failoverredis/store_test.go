@@ -349,7 +349,7 @@ func must[T any](v T, err error) T {
 // The client's own timeouts do not keep a caller, whatever they are.
 func TestCallsEndWithTheirContext(t *testing.T) {
 	t.Parallel()
-	client := closing(t, redis.NewClient(&redis.Options{Addr: blackHole(t), ReadTimeout: 2 * time.Second, MaxRetries: -1}))
+	client := closing(t, redis.NewClient(&redis.Options{Addr: blackHole(t), ReadTimeout: time.Minute, MaxRetries: -1}))
 	s := newStore(t, client)
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -358,7 +358,7 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 		_, _, err := s.Load(ctx, organization)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
-	assert.Less(t, time.Since(start), time.Second)
+	assert.Less(t, time.Since(start), 30*time.Second)
 }
 
 func TestClose(t *testing.T) {
@@ -458,7 +458,7 @@ func TestPausedServer(t *testing.T) {
 	start := time.Now()
 	_, _, err = s.Load(ctx, organization)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Less(t, time.Since(start), time.Second)
+	assert.Less(t, time.Since(start), 2500*time.Millisecond, "the client's own is 3 s")
 	server.resume(t)
 	assert.EqualValues(t, 1, generation(t, s))
 }

@@ -169,7 +169,7 @@ func TestFleetIsLostAndFoundOnce(t *testing.T) {
 	f.eventually("on their own", 20*time.Second, func(s status) bool { return s.StoreErr != "" })
 	<-time.After(10 * time.Second)
 	require.NoError(t, f.admin.ConfigSet(t.Context(), "maxmemory", "0").Err())
-	f.eventually("a fleet", 30*time.Second, func(s status) bool { return s.StoreErr == "" })
+	f.eventually("a fleet", found, func(s status) bool { return s.StoreErr == "" })
 	for i, s := range f.status() {
 		assert.Equal(t, []int64{1, 1}, []int64{s.Lost, s.Found}, fmt.Sprint(i))
 	}

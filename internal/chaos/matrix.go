@@ -141,11 +141,6 @@ func (c cell) play(r *result, ours bool) (first exchange) {
 	})
 	if ours {
 		r.goroutines, r.conns = leftovers(w, label)
-		// Of a connection over HTTP/2 whose stream was reset, net/http may keep hold for
-		// longer than this waits; a second one would be a leak.
-		if c.h2 && r.goroutines <= 1 && r.conns <= 1 {
-			return first
-		}
 		if r.goroutines != 0 || r.conns != 0 {
 			r.fail("left: %d goroutines, %d connections", r.goroutines, r.conns)
 		}
