@@ -258,7 +258,7 @@ func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
 		"read without method":        {"", nil, watched{}},
 		"read with a bound":          {"GET", func(c *call) { c.t.cfg.AttemptTimeout = time.Second }, watched{any: true, own: true}},
 		"read in silence":            {"GET", silence, watched{any: true, hooks: true, givesUp: true, own: true}},
-		"read while down":            {"GET", func(c *call) { c.st.down = true }, watched{any: true, hooks: true}},
+		"read of a suspect endpoint": {"GET", func(c *call) { c.t.endpoints[Primary].suspect.Store(true) }, watched{any: true, hooks: true}},
 		"read, limited connections":  {"GET", func(c *call) { c.t.connections.limited = true }, watched{any: true, hooks: true}},
 		"read not to be repeated":    {"GET", func(c *call) { c.req = c.req.WithContext(NoReplay(t.Context())) }, watched{any: true, hooks: true, once: true}},
 		"that read, with a bound":    {"GET", func(c *call) { c.req, c.t.cfg.AttemptTimeout = c.req.WithContext(NoReplay(t.Context())), time.Second }, watched{any: true, hooks: true, once: true, own: true}},
