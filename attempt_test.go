@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -20,7 +21,7 @@ import (
 func attempted(t *testing.T, path, contentType, body string, marks uint32) *call {
 	c := newCall(t, path, contentType, body, 1<<20)
 	c.t.connections.direct = true
-	c.st, c.out = &state{active: Alternate}, c.req
+	c.st, c.out = &state{active: Alternate, pool: new(pool)}, c.req
 	c.transit = &transit{connections: &c.t.connections, protocol: &c.t.protocols[Alternate]}
 	c.transit.seen.Store(marks)
 	return c
@@ -80,6 +81,7 @@ func TestWhatAnErrorMeans(t *testing.T) {
 	}{
 		"written":                        {written, nil, failed, ClassTransient, Unknown},
 		"no connection":                  {sawGetConn, nil, failed, ClassUnavailable, NotSent},
+		"not written":                    {sawGetConn | sawGotConn, nil, failed, ClassUnavailable, NotSent},
 		"no connection in time":          {sawGetConn, nil, errAttemptTimeout, ClassTransient, NotSent},
 		"caller has cancelled":           {written, func(c *call) { c.req = c.req.WithContext(ended(context.WithCancel(t.Context()))) }, failed, ClassCanceled, Unknown},
 		"caller's deadline, not sent":    {sawGetConn, func(c *call) { c.req = c.req.WithContext(ended(context.WithTimeout(t.Context(), 0))) }, failed, ClassTransient, NotSent},
@@ -198,7 +200,7 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 				assert.Equal(t, 127*time.Millisecond+10*64*time.Millisecond, time.Since(began), name)
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Microsecond)
 		defer cancel()
 		c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
 		c.req, c.transit.once = c.req.WithContext(ctx), true
@@ -207,6 +209,13 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 			times++
 		}
 		assert.Equal(t, unseenAtOnce+1, times, "the context ends in the second pause")
+
+		c = attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
+		c.transit.once, c.repeats = true, maxUnseen-1
+		c.body.stream = &stream{Reader: http.NoBody}
+		body := c.body.stream.lease()
+		time.AfterFunc(time.Millisecond, func() { body.Read(make([]byte, 1)) })
+		assert.False(t, c.unseen(&notSent), "the attempt before has begun to read the body in the pause")
 	})
 }
 
@@ -342,10 +351,117 @@ func TestBodiesOfAttempts(t *testing.T) {
 		assert.Equal(t, int64(2), c.out.ContentLength)
 		assert.NotSame(t, c.req, c.out)
 	}
+	// A body that is as long as it says, or does not say how long it is.
+	const link = `{"a@odata.bind":"https://contoso.crm.dynamics.com/api/data/v9.2/accounts(` + recordA + `)"}`
+	for length, grows := range map[int64]bool{int64(len(link)): true, 0: false, -1: false} {
+		c := attempted(t, "/api/data/v9.2/contacts", "application/json", link, 0)
+		c.req.ContentLength = length
+		require.NoError(t, c.takeBody())
+		text, err := io.ReadAll(c.out.Body)
+		require.NoError(t, err)
+		assert.Len(t, text, len(link)+len("--s"))
+		if grows {
+			length = int64(len(text))
+		}
+		assert.Equal(t, length, c.out.ContentLength)
+	}
+	// A long one goes as it stands first, and is obtained again then.
+	long := newCall(t, accountA, "application/json", "contoso", 1<<20)
+	long.req.Body = io.NopCloser(strings.NewReader("so"))
+	long.req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
+	long.body = payload{}
+	require.NoError(t, long.body.load(long.req, 1))
+	for _, want := range []string{"so", "contoso", "contoso"} {
+		body, err := long.body.next()
+		require.NoError(t, err)
+		text, err := io.ReadAll(body)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(text))
+	}
+	// What may be repeated keeps the key that makes net/http repeat it.
+	keyed := attempted(t, accountA, "application/json", "{}", 0)
+	keyed.req.Header.Set("Idempotency-Key", "7")
+	require.NoError(t, keyed.takeBody())
+	assert.Contains(t, keyed.out.Header, "Idempotency-Key")
+	keyed.transit.once = true
+	require.NoError(t, keyed.takeBody())
+	assert.NotContains(t, keyed.out.Header, "Idempotency-Key")
+
 	broken := attempted(t, accountA, "", "", 0)
-	broken.body = payload{getBody: func() (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }}
+	broken.body = payload{getBody: func() (io.ReadCloser, error) { return http.NoBody, io.ErrUnexpectedEOF }}
 	assert.ErrorIs(t, broken.takeBody(), io.ErrUnexpectedEOF)
 	_, f := broken.send()
 	assert.Equal(t, ClassLocal, f.Class, "a body that cannot be had is no fault of the endpoint")
 	assert.Equal(t, NotSent, f.Delivery)
+}
+
+// Config.Authorize works on headers that exist; what it cannot do ends the attempt, and
+// all that belongs to it.
+func TestAuthorizeBeforeAnAttempt(t *testing.T) {
+	t.Parallel()
+	var authorized error
+	c := attempted(t, accountA, "", "", 0)
+	c.t.cfg.AttemptTimeout = time.Second
+	c.t.cfg.Authorize = func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return authorized }
+	c.req.Header = nil
+	require.Nil(t, c.prepare(c.st))
+	assert.Equal(t, "Bearer x", c.out.Header.Get("Authorization"))
+	assert.Nil(t, c.req.Header)
+	authorized = io.ErrUnexpectedEOF
+	f := c.prepare(c.st)
+	require.NotNil(t, f)
+	assert.Equal(t, ClassAuth, f.Class)
+	assert.Equal(t, NotSent, f.Delivery)
+	assert.ErrorIs(t, f.Err, io.ErrUnexpectedEOF)
+	assert.ErrorIs(t, c.out.Context().Err(), context.Canceled, "the context of the attempt is released")
+}
+
+// A Config.Classify that finds nothing wrong with an error does not make an answer of it.
+func TestAnErrorIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF }),
+		Config{Classify: func(*http.Response, error) *Fault { return nil }, MaxAttempts: 1, ProbeInterval: -1})
+	req, err := http.NewRequest(http.MethodGet, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	assert.Nil(t, resp)
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+}
+
+// An answer of the service is an answer, also if it is an error; and what a request
+// brought that was answered while neither endpoint served is offered to the probes.
+func TestWhatAnAnswerIsGoodFor(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		status int
+		header []string
+		down   bool
+		heard  bool
+		lent   bool
+	}{
+		"good":                     {200, []string{"OData-Version", "4.0"}, false, true, false},
+		"good, while down":         {200, []string{"OData-Version", "4.0"}, true, true, true},
+		"not found by the service": {404, []string{"OData-Version", "4.0"}, false, true, false},
+		"not found by a front end": {404, nil, false, false, false},
+		"unavailable":              {503, []string{"OData-Version", "4.0"}, false, false, false},
+	} {
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp := replyWith(row.status, "", row.header...)
+			resp.Request = req
+			return resp, nil
+		}), Config{ProbeInterval: -1, SuspectAfter: -1})
+		req, err := http.NewRequest(http.MethodGet, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer x")
+		st := *transport.state.Load()
+		st.down = row.down
+		st.pool.waits.last.Store(7)
+		c := &call{t: transport, req: req}
+		require.Nil(t, c.prepare(&st))
+		resp, _ := c.send()
+		resp.Body.Close()
+		assert.Equal(t, row.heard, st.pool.waits.last.Load() != 7, name)
+		assert.Equal(t, row.heard, transport.endpoints[Primary].lastSuccess.Load() != 0, name)
+		assert.Equal(t, row.lent, len(transport.credentials.kept) > 0, name)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -227,10 +228,16 @@ func TestContextsOfAttempts(t *testing.T) {
 		assert.Equal(t, !row.w.timed, row.w.trace.GotConn != nil)
 		assert.Nil(t, row.w.trace.ConnectStart, "only a limited number of connections makes it worth it")
 	}
-	w := &transit{connections: &connections{limited: true}}
-	w.context(t.Context(), 0)
-	w.trace.ConnectStart("tcp", "")
-	assert.True(t, w.saw(sawDial) && w.connections.tells.Load())
+	for _, begins := range []func(*transit){
+		func(w *transit) { w.trace.DNSStart(httptrace.DNSStartInfo{}) },
+		func(w *transit) { w.trace.ConnectStart("tcp", "") },
+	} {
+		w := &transit{connections: &connections{limited: true}}
+		w.context(t.Context(), 0)
+		begins(w)
+		assert.Equal(t, uint32(sawDial), w.seen.Load())
+		assert.True(t, w.connections.tells.Load())
+	}
 	assert.Nil(t, (*transit)(nil).canceler())
 	(*transit)(nil).release()
 }
