@@ -2,10 +2,12 @@ package failover
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
 	"testing"
@@ -146,14 +148,55 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		w.cancel = cancel
 		w.seen.Store(row.marks)
-		w.getConn("")
+		w.tryAgain()
 		assert.Equal(t, row.earlier, w.saw(sawEarlier), "%+v", row)
 		assert.Equal(t, row.cancelled, context.Cause(ctx) == errMayBeDone, "%+v", row)
 		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse), "what was seen of the first try is forgotten: %+v", row)
-		assert.True(t, w.saw(sawGetConn))
 		cancel(nil)
 	}
-	(&transit{notTwice: true, connections: new(connections)}).getConn("") // without a context of its own
+	bare := &transit{notTwice: true, connections: new(connections)} // without a context of its own
+	bare.seen.Store(sawGotConn | sawHeaders)
+	bare.getConn("")
+	assert.Equal(t, uint32(sawGetConn|sawGotConn|sawEarlier), bare.seen.Load())
+	bare.seen.Store(0)
+	bare.wroteHeaders()
+	assert.Equal(t, uint32(sawHeaders), bare.seen.Load())
+}
+
+// What a connection is like is seen as an attempt gets it, which forgets the try before.
+func TestWhatIsSeenOfAConnection(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(nil)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	for name, version := range map[string]uint32{"h2": 2, "http/1.1": 1} {
+		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{NextProtos: []string{name}, InsecureSkipVerify: true})
+		require.NoError(t, err)
+		defer conn.Close()
+		for _, reused := range []bool{false, true} {
+			w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
+			w.protocol.learn(version == 1) // it was another one before
+			w.seen.Store(sawGetConn | sawGotConn | sawHeaders | sawHTTP2)
+			w.gotConn(httptrace.GotConnInfo{Conn: conn, Reused: reused})
+			want := uint32(sawGetConn | sawGotConn | sawEarlier)
+			if version == 2 {
+				want |= sawHTTP2
+			}
+			if reused {
+				want |= sawReuse
+			}
+			assert.Equal(t, want, w.seen.Load(), "%s, reused %v", name, reused)
+			assert.Equal(t, version, w.protocol.version.Load())
+			assert.Equal(t, conn.RemoteAddr(), w.address)
+		}
+	}
+	for _, http2 := range []bool{false, true} { // without TLS, it is what is known already
+		w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
+		w.protocol.learn(http2)
+		w.gotConn(httptrace.GotConnInfo{})
+		assert.Equal(t, http2, w.saw(sawHTTP2))
+	}
 }
 
 // An endpoint without TLS is known to speak HTTP/2 if Base can speak nothing else.
