@@ -133,17 +133,23 @@ func (c *call) address() {
 	if c.url == nil {
 		c.url = new(url.URL)
 	}
-	*c.url = *c.req.URL
+	c.t.aim(out, c.url, c.variant, c.at, to)
 	c.url.RawQuery = query
-	if c.at != to {
-		c.url.Scheme, c.url.Host = c.t.org.origin(c.variant, to)
+}
+
+// aim points a copy of a request, whose URL names endpoint at, to another one. u is where
+// its URL goes.
+func (t *Transport) aim(out *http.Request, u *url.URL, variant int, at, to Endpoint) {
+	*u = *out.URL
+	if at != to {
+		u.Scheme, u.Host = t.org.origin(variant, to)
 	}
 	if out.Host == out.URL.Host {
 		out.Host = ""
-	} else if host, ok := c.t.org.mapHost(out.Host, to); ok {
+	} else if host, ok := t.org.mapHost(out.Host, to); ok {
 		out.Host = host
 	}
-	out.URL = c.url
+	out.URL = u
 }
 
 // unsent returns the fault of an attempt that ends before it is sent, which is
@@ -156,29 +162,41 @@ func (c *call) unsent(class Class, err error) *Fault {
 // send sends the request. It returns a healthy response, or the fault with the
 // response it came in, if any.
 func (c *call) send() (*http.Response, *Fault) {
-	t := c.t
 	if err := c.takeBody(); err != nil {
 		return nil, c.unsent(ClassLocal, err)
 	}
-	c.sending = true
+	returned := false
+	defer func() {
+		if !returned { // Base has panicked
+			c.abandon()
+		}
+	}()
 	resp, err := c.roundTrip()
-	c.sending = false
+	returned = true
+	return c.judge(resp, err)
+}
+
+// judge judges what Base has returned for the request.
+func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
+	t := c.t
 	f := t.classify(resp, err)
 	if err == nil {
 		t.protocols[c.st.active].learn(resp.ProtoMajor >= 2)
 		c.deliver(resp)
 	}
 	if f == nil && err == nil {
-		t.endpoints[c.st.active].succeeded(time.Since(t.started))
-		c.st.pool.waits.answered()
-		t.budget.deposit()
+		t.served(c.st)
 		if c.at != c.st.active || c.st.down {
 			t.lend(c.req.Header, true)
 		}
 		if now := t.state.Load(); now.down || now.provisional { // the headers are proof enough
 			t.answered(c.st, c.transit)
 		}
-		c.watchBody(resp)
+		b := c.answer
+		if c.body.held != nil { // a long answer is not to keep the request's body in memory
+			b = nil
+		}
+		t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), b)
 		return resp, nil
 	}
 	f = c.refine(f, resp, err)
@@ -320,7 +338,7 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 		known.Class = ClassCanceled
 	case c.body.failed() || c.transit.waited() || machineLimit(err):
 		known.Class = ClassLocal
-	case !c.transit.saw(sawHeaders) && !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2()):
+	case !c.transit.saw(sawHeaders) && (tooLong(err) || !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2())):
 		known.Class = ClassLocal
 		if c.t.connections.direct {
 			known.Delivery = NotSent
@@ -433,6 +451,12 @@ func sendable(req *http.Request, http2 bool) bool {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
 	return bare.Write(io.Discard) == nil // which looks at host, path, length and trailer
+}
+
+// tooLong reports whether err is that of net/http for headers that are longer than the
+// endpoint has said that it takes over HTTP/2. It has no type.
+func tooLong(err error) bool {
+	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
 // aboutConnection reports whether a request has header fields about the connection

@@ -604,7 +604,8 @@ func TestAnAnswerThatBreaksOffCounts(t *testing.T) {
 		"truncated": failovertest.Truncate(20),
 	} {
 		t.Run(name, func(t *testing.T) {
-			tell(t, failover.Config{}, func(s *story) {
+			notFor := func(context.Context, failover.Attempt) { t.Error("OnFault is for attempts without a response") }
+			tell(t, failover.Config{OnFault: notFor}, func(s *story) {
 				s.org.Alternate().Serve()
 				s.org.Primary().Fail(f)
 				for range 3 {

@@ -26,24 +26,33 @@ func (c *call) deliver(resp *http.Response) {
 	}
 }
 
-// watchBody replaces the body of a healthy response by one that tells the
-// endpoint's breaker how it ended.
-func (c *call) watchBody(resp *http.Response) {
-	if resp.Body == nil || resp.Body == http.NoBody {
-		c.transit.release()
-		c.t.answered(c.st, nil)
-		c.st.pool.leave()
+// served takes note that the active endpoint has answered in good health.
+func (t *Transport) served(st *state) {
+	t.endpoints[st.active].succeeded(time.Since(t.started))
+	st.pool.waits.answered()
+	t.budget.deposit()
+}
+
+// watchBody replaces the body of a healthy response by one that tells the endpoint's
+// breaker how it ended: by b, or by a new one if that is nil. ctx is the caller's, and
+// cancel ends the one of the attempt, nil if it has none of its own.
+func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Context, cancel context.CancelCauseFunc, b *watchedBody) {
+	empty := resp.Body == nil || resp.Body == http.NoBody
+	upgraded := resp.StatusCode == http.StatusSwitchingProtocols // the body is the connection now, and not ours to wrap
+	if (empty || upgraded) && cancel != nil {
+		cancel(nil) // as net/http does with its own
+	}
+	switch {
+	case empty:
+		t.answered(st, nil)
+		st.pool.leave()
 		return
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		c.transit.release() // as net/http does with its own
-		return              // the body is the connection now, and not ours to wrap
-	}
-	b := c.answer
-	if b == nil || c.body.held != nil { // a long answer is not to keep the request's body in memory
+	case upgraded:
+		return
+	case b == nil:
 		b = new(watchedBody)
 	}
-	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, c.t, c.st, c.req.Context(), c.transit.canceler(), int32(resp.StatusCode)
+	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, t, st, ctx, cancel, int32(resp.StatusCode)
 	resp.Body = b
 }
 
@@ -150,16 +159,14 @@ func discard(resp *http.Response) {
 // carried out, and nothing that came later confirms it or rules it out. It takes what
 // [http.Client.Do], or RoundTrip of a [Transport], has returned for the request.
 //
-// For an error, InDoubt reports what errors.Is(err, [ErrOutcomeUnknown]) does, and in one
-// case more: a client whose [http.Client.Timeout] has passed keeps only the text of the
-// error below it, and InDoubt recognizes that text. For a response, InDoubt is the only way
-// to know: a write that is answered 502, 503, 504 or an unexplained 500 is in doubt as much
-// as one without an answer, and so may be a write that was sent again and whose last
-// attempt was answered 401 or 429.
+// For an error, InDoubt reports what errors.Is(err, [ErrOutcomeUnknown]) does, with one
+// addition: an [http.Client] whose Timeout has passed keeps only the text of the Transport's
+// error, and InDoubt recognizes that text. For a response, InDoubt is the only way to know: a
+// write that is answered with 502, 503, 504 or an unexplained 500 is in doubt, and so may be
+// one that was sent again and whose last attempt was answered with 401 or 429.
 //
-// The fault is that of the last attempt in doubt, and must not be changed. Unless making the
-// write twice is harmless, look for what it would have left behind before you send it
-// again.
+// The fault is that of the last attempt in doubt, and must not be changed. Unless the write
+// is harmless to repeat, look for its effect before you send it again.
 func InDoubt(resp *http.Response, err error) (*Fault, bool) {
 	if err != nil {
 		var e *Error

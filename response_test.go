@@ -37,7 +37,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 			ctx := c.transit.context(t.Context(), time.Hour)
 			resp := &http.Response{StatusCode: 200, Body: body()}
 			if healthy {
-				c.watchBody(resp)
+				c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
 			} else {
 				c.releaseWith(resp)
 			}
@@ -64,7 +64,7 @@ func TestAnUpgradeReleasesTheAttemptOnly(t *testing.T) {
 	ctx := c.transit.context(t.Context(), time.Hour)
 	body := io.NopCloser(strings.NewReader("contoso"))
 	resp := &http.Response{StatusCode: http.StatusSwitchingProtocols, Body: body}
-	c.watchBody(resp)
+	c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
 	assert.ErrorIs(t, ctx.Err(), context.Canceled)
 	assert.Equal(t, body, resp.Body)
 }
@@ -103,7 +103,7 @@ func TestHowAnAnswerEnds(t *testing.T) {
 		c.req = (&http.Request{Method: "GET", Header: http.Header{}}).WithContext(row.ctx)
 		c.out = c.req
 		resp := &http.Response{StatusCode: 206, Body: body}
-		c.watchBody(resp)
+		c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
 		for range 3 {
 			_, err := resp.Body.Read(make([]byte, 1))
 			assert.Equal(t, row.err, err)

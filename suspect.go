@@ -89,7 +89,7 @@ func (w *waits) answered() {
 }
 
 // shard returns one by chance.
-func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32()%uint32(len(w.shards))] }
+func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32N(uint32(len(w.shards)))] }
 
 // enter takes note of an attempt that begins to wait. The result is to be decreased
 // when it does not any more.
@@ -235,6 +235,13 @@ func (abandoned) Error() string {
 }
 func (abandoned) Timeout() bool   { return true }
 func (abandoned) Temporary() bool { return true }
+
+// roundTrip sends a request of which nothing has to be known while it waits.
+func (p *pool) roundTrip(req *http.Request) (*http.Response, error) {
+	waiting := p.waits.enter()
+	defer waiting.Add(-1)
+	return exchange(p.base, req)
+}
 
 // roundTrip has the pool send the request of the attempt, and the attempt looked after
 // while it waits.

@@ -13,45 +13,43 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/d365failover/failover/internal/answer"
+	"github.com/d365failover/failover/internal/message"
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
-// organization goes to the active one, whatever host it names; its path, query and
-// headers are kept. Only a request that follows a redirect from one endpoint to the other
-// goes to the endpoint that the redirect names. A request to any other host passes
-// through to Base as it is.
+// RoundTrip implements [http.RoundTripper]. It sends a request to either endpoint of the
+// organization to the active one, and keeps its path, query and headers. Only a request
+// that follows a redirect from one endpoint to the other goes to the endpoint that the
+// redirect names. A request to any other host passes through to Base unchanged.
 //
-// An attempt that meets a counted fault is made again, at the same endpoint after a pause
-// or at the other one after a switch, if the request may be sent again, attempts are left
-// ([Config.MaxAttempts]), the Transport is not down, and the request's context lives. A
-// request may be sent again
+// After a fault that counts, the request is sent again, to the same endpoint after a pause
+// or to the other one after a switch, provided that it may be sent again, attempts are left
+// ([Config.MaxAttempts]), the Transport is not down, and the request's context has not
+// ended. A request may be sent again
 //
-//   - whatever it is, if nothing of it was sent, or the answer proves that it was not
-//     carried out (a fence, a 429). For a bulk request (a $batch with writes,
-//     ExecuteMultiple, CreateMultiple and their like) no answer proves that;
-//   - with an unknown outcome, if it is a read (by its method, or as a SOAP message or
-//     $batch that only reads), a PUT, a DELETE, a PATCH with If-Match or If-None-Match: *,
-//     has an Idempotency-Key, or is vouched for by [WithReplay] or [Config.Replay];
+//   - in any case, if nothing of it was sent, or the answer proves that it was not carried
+//     out (a fence, a 429). For a bulk request (a $batch with writes, ExecuteMultiple,
+//     CreateMultiple and the like) no answer proves that;
+//   - if its outcome is unknown, only if it is a read (by its method, or as a SOAP message
+//     or $batch that only reads), a PUT, a DELETE, a PATCH with If-Match or If-None-Match:
+//     *, has an Idempotency-Key, or is marked as safe by [WithReplay] or [Config.Replay];
 //
 // unless [NoReplay] forbids it, or its body can be read only once and reading has begun.
 //
-// net/http can repeat a request by itself within one attempt. The Transport does not let
-// it do so for a write that must not be repeated in doubt: a write goes over another
-// connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2) has left it
-// out. That does not count as an attempt. (A write with neither body nor Content-Type is
-// in doubt instead.)
+// net/http can resend a request by itself within one attempt. The Transport prevents that
+// for a write that is not safe to repeat: such a write goes over another connection only if
+// nothing of it was written, or a graceful GOAWAY (HTTP/2) excluded it. That does not count
+// as an attempt. (A write with neither body nor Content-Type is in doubt instead.)
 //
-// A switch on weak evidence (the other endpoint asks for a token, or throttles) is a
-// trial. A request that is not answered in good health there goes to the endpoint that
-// was left, a write only if the answer says that it was not applied; that answer never
-// reaches the caller.
+// During a provisional switch, a request that does not get a healthy answer is sent to the
+// endpoint that was left (a write only if the answer says that it was not applied), and the
+// caller gets the answer of that endpoint.
 //
-// RoundTrip returns the last response as it came, a 503 included, or an [*Error] with the
-// fault of every attempt. [InDoubt] reports of either whether it leaves a write in doubt.
-// Two errors are not of that type: [ErrClosed], and the error of a request body that
-// cannot be read. Location and the other links in the headers of a response from the
-// alternate name the primary, so that callers see one host.
+// RoundTrip returns the last response as received, a 503 included, or an [*Error] with the
+// fault of every attempt. [InDoubt] tells of either whether it leaves a write in doubt. Two
+// errors are not of that type: [ErrClosed], and the error of a request body that cannot be
+// read. Location and the other links in the headers of a response from the alternate name
+// the primary, so that callers see one host.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -67,6 +65,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.base.RoundTrip(req)
 	}
+	if t.isPlainRead(st, req) {
+		return t.plainRead(st, req, variant, at)
+	}
 	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
 	if st.down && t.cfg.FailFast {
 		_, err := c.enter()
@@ -76,6 +77,44 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return c.run()
+}
+
+// isPlainRead reports whether req is a read that only has to be sent: nothing about it or
+// the configuration asks for more, and nothing is known to be wrong.
+func (t *Transport) isPlainRead(st *state, req *http.Request) bool {
+	return !st.down && !st.provisional && !t.endpoints[st.active].suspect.Load() && !st.pool.waits.silent() &&
+		t.cfg.Authorize == nil && t.cfg.Classify == nil && t.cfg.AttemptTimeout <= 0 && !t.connections.limited &&
+		bodyless(req) && req.Response == nil && req.Context().Err() == nil && req.Context().Value(replayKey) == nil &&
+		message.Safe(req.Method, req.URL, req.Header)
+}
+
+// plainRead makes the call of a plain read. Nearly all calls are plain reads that are
+// answered 2xx, so that is all it takes care of; with any other outcome it goes on as a
+// call whose first attempt has been made.
+func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endpoint) (*http.Response, error) {
+	out, body := req, (*watchedBody)(nil)
+	if at != st.active {
+		sent := &sentRead{request: *req}
+		out, body = &sent.request, &sent.answer
+		t.aim(out, &sent.url, variant, at, st.active)
+	}
+	resp, err := st.pool.roundTrip(out)
+	if err != nil || resp.StatusCode < 200 || resp.StatusCode >= 300 || misplacedPage(resp) || t.endpoints[st.active].suspect.Load() {
+		c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
+		resp, f := c.judge(resp, err)
+		return c.proceed(st, resp, f)
+	}
+	t.protocols[st.active].learn(resp.ProtoMajor >= 2)
+	t.served(st)
+	if st.active == Alternate {
+		t.org.mapLinks(resp.Header, Primary)
+	}
+	if at != st.active {
+		resp.Request = req
+		t.lend(req.Header, true)
+	}
+	t.watchBody(resp, st, req.Context(), nil, body)
+	return resp, nil
 }
 
 // enter returns the state under which a call makes its first attempt. While neither
@@ -163,17 +202,11 @@ type call struct {
 	answer  *watchedBody  // room for the body of its answer, nil if there is none
 	reader  *bytes.Reader // room for its body, nil if there is none
 	transit *transit      // nil if nothing has to be known about it
-	sending bool          // Base has it
 }
 
-// run makes attempts until one is answered or none may follow.
+// run makes the call.
 func (c *call) run() (resp *http.Response, err error) {
-	defer func() {
-		c.body.close(resp != nil)
-		if c.sending { // Base has panicked
-			c.abandon()
-		}
-	}()
+	defer func() { c.body.close(resp != nil) }()
 	if !bodyless(c.req) {
 		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 			return nil, err // the caller's own reader failed
@@ -183,37 +216,49 @@ func (c *call) run() (resp *http.Response, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.proceed(c.attempt(st))
+}
+
+// attempt makes an attempt under st, or under the state that has come meanwhile. It
+// returns that, and what send does.
+func (c *call) attempt(st *state) (*state, *http.Response, *Fault) {
 	for {
-		f := c.prepare(st)
-		if now := c.t.state.Load(); now.epoch != st.epoch && f == nil {
-			c.transit.release() // a judgement has passed while Authorize took its time
-			st = now
-			continue
+		if f := c.prepare(st); f != nil {
+			return st, nil, f
 		}
-		if f == nil {
-			resp, f = c.send()
+		now := c.t.state.Load()
+		if now.epoch == st.epoch {
+			resp, f := c.send()
+			return st, resp, f
 		}
-		if f == nil {
-			return c.succeed(resp), nil
-		}
+		c.transit.release() // a judgement has passed while Authorize took its time
+		st = now
+	}
+}
+
+// proceed goes on from what an attempt under st has led to, until one is answered or none
+// may follow.
+func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response, error) {
+	for f != nil {
 		if c.unseen(f) {
-			st = c.t.state.Load()
+			st, resp, f = c.attempt(c.t.state.Load())
 			continue
 		}
 		c.faults = append(c.faults, f)
 		c.weigh(f)
-		st = c.next(st, f)
-		c.tell(f, st)
-		if st == nil {
-			if resp != nil && c.astray {
-				discard(resp) // of an endpoint that the organization is not known to be served at
-				resp = nil
-			}
+		next := c.next(st, f)
+		c.tell(f, next)
+		if next == nil && c.astray {
+			discard(resp) // of an endpoint that the organization is not known to be served at
+			resp = nil
+		}
+		if next == nil {
 			return c.finish(resp)
 		}
 		discard(resp)
-		resp = nil
+		st, resp, f = c.attempt(next)
 	}
+	return c.succeed(resp), nil
 }
 
 // next takes note of a fault and decides whether another attempt follows. It

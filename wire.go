@@ -239,8 +239,19 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 		}
 		return nil, errors.Join(errTwoResults, err)
 	}
+	if record := (tls.RecordHeaderError{}); errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {
+		err = plainHTTP{err}
+	}
 	return resp, err
 }
+
+// plainHTTP is the error of a TLS handshake that was answered in HTTP. http.Client returns
+// [http.ErrSchemeMismatch] for it, but looks into no error of another type.
+type plainHTTP struct{ error }
+
+func (plainHTTP) Error() string        { return http.ErrSchemeMismatch.Error() }
+func (plainHTTP) Is(target error) bool { return target == http.ErrSchemeMismatch }
+func (e plainHTTP) Unwrap() error      { return e.error }
 
 // errTwoResults is part of the fault of a [http.RoundTripper] that breaks its contract.
 var errTwoResults = errors.New("failover: round tripper returned both a response and an error")
@@ -271,7 +282,7 @@ func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
 		return Unknown
 	case err != nil && goneAway(err):
 		return Refused
-	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn):
+	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
 	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
 		return NotSent
@@ -295,7 +306,10 @@ type connections struct {
 	direct bool
 	// limited: Base makes requests wait for one of a limited number of connections.
 	limited bool
-	tells   atomic.Bool // its dialer tells when it begins
+	// silent: Base hands connections to a protocol of the program's own, which calls no
+	// hooks.
+	silent bool
+	tells  atomic.Bool // its dialer tells when it begins
 }
 
 // knowBase takes note of what is known about Base from the start.
@@ -305,6 +319,9 @@ func (t *Transport) knowBase() {
 		return
 	}
 	t.connections.direct, t.connections.limited = t.cfg.Instrument == nil, base.MaxConnsPerHost > 0
+	for name := range base.TLSNextProto {
+		t.connections.silent = t.connections.silent || name != "h2"
+	}
 	for e := range t.protocols {
 		if scheme, _ := t.org.origin(0, Endpoint(e)); speaksOnlyHTTP2(base, scheme) {
 			t.protocols[e].learn(true)

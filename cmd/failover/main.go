@@ -40,6 +40,8 @@ var commands = []command{
 	{"switch", "move the traffic of a running process", remote.Switch},
 	{"pin", "keep the traffic of a running process where you say", remote.Pin},
 	{"unpin", "let a running process decide by itself again", remote.Unpin},
+	{"freeze", "keep a whole fleet where it is", remote.Freeze},
+	{"unfreeze", "let a fleet move by itself again", remote.Unfreeze},
 	{"verify", "look for the writes that a switch put at risk", remote.Verify},
 	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
 }
@@ -71,7 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "Usage: failover COMMAND [flags] ...\n\nCommands:\n")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.does)
+		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.does)
 	}
 	fmt.Fprint(w, "\n\"failover COMMAND -h\" says more.\n")
 }

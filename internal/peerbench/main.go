@@ -2,10 +2,10 @@
 // [http.RoundTripper], beside other libraries doing the same work, and prints
 // the results as Markdown.
 //
-//	GOWORK=off go run .                     # about 10 minutes
+//	GOWORK=off go run .                     # about 20 minutes
 //	GOWORK=off go run . -quick              # a minute, rough
 //	GOWORK=off go run . -docs ../../docs    # also replaces the figures in docs/performance.md
-//	GOWORK=off go run . -only 'memory|TLS'  # the sections whose titles match
+//	GOWORK=off go run . -only 'memory|TLS'  # the sections whose titles match; with -docs, the others stay
 //
 // Floor and peer take turns in short batches, and the median of the ratios of
 // the pairs counts, because times on a shared machine are worth little and
@@ -21,6 +21,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,7 +41,7 @@ func main() {
 	if *docs == "" {
 		return
 	}
-	if err := publish(*docs, text, charts); err != nil {
+	if err := publish(*docs, text, charts, *only != ""); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -49,8 +50,9 @@ func main() {
 type run struct {
 	memory, network, scaling      pairing
 	outages                       int
-	goroutines, size, orgs, peers int   // peers: 0 is all
-	sizes, callers                []int // over TLS
+	goroutines, size, orgs, peers int           // peers: 0 is all
+	sizes, callers                []int         // over TLS
+	cell                          time.Duration // for each of these pairs
 	only                          *regexp.Regexp
 }
 
@@ -60,14 +62,14 @@ var (
 		network: pairing{batch: 10 * time.Millisecond, pairs: 60, rounds: 5},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 200, rounds: 5},
 		outages: 15, goroutines: 256, size: 4 << 20, orgs: 10_000,
-		sizes: []int{1 << 10, 64 << 10, 1 << 20, 64 << 20}, callers: []int{1, 8, 64, 256},
+		sizes: []int{1 << 10, 1 << 20, 64 << 20}, callers: []int{1, 16, 256}, cell: 30 * time.Second,
 	}
 	rough = run{
 		memory:  pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		network: pairing{batch: 10 * time.Millisecond, pairs: 10, rounds: 2},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		outages: 3, goroutines: 256, size: 4 << 20, orgs: 1000,
-		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 8, 64},
+		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 16}, cell: time.Second,
 	}
 )
 
@@ -81,7 +83,7 @@ func (r run) report() (text string, charts map[string]chart) {
 	fmt.Fprintf(&p.text, "%s\n\n", setting())
 	p.section("Healthy, in memory", "The bare RoundTripper answers at once. POST creates a record from 1 KiB with `GetBody`.",
 		func() []table { return healthy(r.memory, peers) })
-	p.section("A healthy GET and one gobreaker", "Whole calls, the bare RoundTripper's part included.", func() []table { return []table{againstBreaker(r.memory)} })
+	p.section("A healthy GET and one gobreaker", "Whole calls, the bare RoundTripper's part included; and what a call takes of the cores when all of them make calls, to when one does.", func() []table { return []table{againstBreaker(r.memory)} })
 	p.section("Other calls, in memory", "What each adds to the bare RoundTripper.", func() []table { return []table{otherCalls(r.memory)} })
 	p.section("Classification", "Bodies of many small values, which is what costs most.", func() []table { return []table{classification(r.memory)} })
 	p.section("Failed over, in memory", "The primary refuses connections for good; 60 calls were made before.",
@@ -90,8 +92,8 @@ func (r run) report() (text string, charts map[string]chart) {
 	p.section("Outage", "Every round trip takes 20 ms; the defaults of Config.", func() []table { return []table{firstAnswer(r.outages)} })
 	p.section("Over TLS on the loopback interface", "HTTP/1.1, connections kept, the server in the same process.",
 		func() []table { return []table{overTLS(r.network, peers)} })
-	p.section("Over TLS by size and callers", "The medians of pairs; more than 256 MiB at once is left out.",
-		func() []table { return []table{bySizeAndCallers(r.network, r.sizes, r.callers)} })
+	p.section("Over TLS by size and callers", "The medians of turns; more than 1 GiB at once is left out.",
+		func() []table { return []table{bySizeAndCallers(r.network, r.cell, r.sizes, r.callers)} })
 	p.plot("By callers", "callers.svg", func() (table, chart) { return byGoroutines(r.scaling, r.goroutines) })
 	p.plot("By size of the answer", "size.svg", func() (table, chart) { return bySize(r.scaling, r.size) })
 	p.plot("By organizations", "organizations.svg", func() (table, chart) { return byOrganizations(r.scaling, r.orgs) })
@@ -112,7 +114,7 @@ func (p *page) section(title, note string, measure func() []table) {
 	if !p.wants(title) {
 		return
 	}
-	fmt.Fprintf(&p.text, "### %s\n\n%s\n\n", title, note)
+	fmt.Fprintf(&p.text, "%s%s\n\n%s\n\n    GOWORK=off go run . -only '^%s$'\n\n", heading, title, note, title)
 	for _, t := range measure() {
 		fmt.Fprintf(&p.text, "%s\n", t)
 	}
@@ -148,8 +150,9 @@ func setting() string {
 
 const begin, end = "<!-- figures: written by peerbench -->\n", "<!-- end of figures -->\n"
 
-// publish writes the plots, and text between the marks in performance.md.
-func publish(dir, text string, charts map[string]chart) error {
+// publish writes the plots, and text between the marks in performance.md. In part: the
+// sections that text does not have stay as they are.
+func publish(dir, text string, charts map[string]chart, inPart bool) error {
 	for name, c := range charts {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(c.svg()), 0o644); err != nil {
 			return err
@@ -161,9 +164,32 @@ func publish(dir, text string, charts map[string]chart) error {
 		return err
 	}
 	before, rest, found := strings.Cut(string(old), begin)
-	_, after, ended := strings.Cut(rest, end)
+	figures, after, ended := strings.Cut(rest, end)
 	if !found || !ended {
 		return fmt.Errorf("%s: no marks to write between", path)
 	}
+	if inPart {
+		text = merge(strings.TrimPrefix(figures, "\n"), text)
+	}
 	return os.WriteFile(path, []byte(before+begin+"\n"+text+end+after), 0o644)
+}
+
+const heading = "### "
+
+// merge returns old with the sections of text in place of those of the same titles. New
+// ones come last.
+func merge(old, text string) string {
+	parts := func(s string) []string { return strings.Split(strings.TrimSuffix(s, "\n\n"), "\n\n"+heading) }
+	title := func(part string) string { first, _, _ := strings.Cut(part, "\n"); return first }
+	merged, fresh := parts(old), parts(text)
+	merged[0] = fresh[0] // what it was measured with
+	for _, part := range fresh[1:] {
+		at := slices.IndexFunc(merged[1:], func(p string) bool { return title(p) == title(part) }) + 1
+		if at == 0 {
+			merged = append(merged, part)
+		} else {
+			merged[at] = part
+		}
+	}
+	return strings.Join(merged, "\n\n"+heading) + "\n\n"
 }

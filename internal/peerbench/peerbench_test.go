@@ -74,7 +74,7 @@ func TestEveryPeerReachesTheAlternate(t *testing.T) {
 func TestTheReportIsPublished(t *testing.T) {
 	t.Parallel()
 	tiny := pairing{batch: 20 * time.Microsecond, pairs: 2, rounds: 1}
-	text, charts := run{memory: tiny, network: tiny, scaling: tiny, outages: 1, goroutines: 4, size: 1 << 12, orgs: 10, peers: 5, sizes: []int{1 << 10}, callers: []int{2}}.report()
+	text, charts := run{memory: tiny, network: tiny, scaling: tiny, outages: 1, goroutines: 4, size: 1 << 12, orgs: 10, peers: 5, sizes: []int{1 << 10}, callers: []int{2}, cell: time.Millisecond}.report()
 	assert.Contains(t, text, "github.com/sony/gobreaker/v2 v2.")
 	assert.Equal(t, 3, len(charts))
 	for _, peer := range healthyPeers[:5] {
@@ -83,9 +83,9 @@ func TestTheReportIsPublished(t *testing.T) {
 
 	dir := t.TempDir()
 	page := filepath.Join(dir, "performance.md")
-	require.Error(t, publish(dir, text, charts), "no page")
+	require.Error(t, publish(dir, text, charts, false), "no page")
 	require.NoError(t, os.WriteFile(page, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o644))
-	require.NoError(t, publish(dir, text, charts))
+	require.NoError(t, publish(dir, text, charts, false))
 	got, err := os.ReadFile(page)
 	require.NoError(t, err)
 	assert.Equal(t, "before\n"+begin+"\n"+text+end+"after\n", string(got))
@@ -94,6 +94,22 @@ func TestTheReportIsPublished(t *testing.T) {
 		require.NoError(t, err)
 		assert.NoError(t, xml.Unmarshal(drawn, new(struct{})), "%s is well-formed", name)
 	}
+}
+
+func TestSectionsAreReplacedOneByOne(t *testing.T) {
+	t.Parallel()
+	old := "go1\n\n### A\n\na\n\n### B\n\nb\n\n### C\n\nc\n\n"
+	assert.Equal(t, "go2\n\n### A\n\na\n\n### B\n\nnew\n\n### C\n\nc\n\n", merge(old, "go2\n\n### B\n\nnew\n\n"))
+	assert.Equal(t, old+"### D\n\nd\n\n", merge(old, "go1\n\n### D\n\nd\n\n"))
+	assert.Equal(t, "go2\n\n### A\n\na\n\n", merge("", "go2\n\n### A\n\na\n\n"))
+
+	dir := t.TempDir()
+	page := filepath.Join(dir, "performance.md")
+	require.NoError(t, os.WriteFile(page, []byte(begin+"\n"+old+end), 0o644))
+	require.NoError(t, publish(dir, "go1\n\n### C\n\nnew\n\n", nil, true))
+	got, err := os.ReadFile(page)
+	require.NoError(t, err)
+	assert.Equal(t, begin+"\n"+strings.Replace(old, "\nc\n", "\nnew\n", 1)+end, string(got))
 }
 
 func TestMedian(t *testing.T) {

@@ -59,20 +59,26 @@ func healthy(p pairing, peers []peer) []table {
 	return []table{gets, posts}
 }
 
-// againstBreaker compares a healthy GET with the same one through a single gobreaker.
+// againstBreaker compares a healthy GET with the same one through a single gobreaker, and
+// calls from all cores at once with calls from one: what contends for a cache line shows
+// as CPU time.
 func againstBreaker(p pairing) table {
-	t := table{head: []string{"GET", "x gobreaker Execute", "all cores: x gobreaker Execute"}}
+	t := table{head: []string{"GET", "x gobreaker Execute", "all cores: x gobreaker Execute", "all cores: x CPU time of one"}}
+	cores, byCPU := runtime.GOMAXPROCS(0), p.longer()
+	byCPU.clock = cpuTime
 	var one, all []work
-	cores := runtime.GOMAXPROCS(0)
-	makers := []func(http.RoundTripper, string, string) sender{executing, executing, ours}
-	for _, make := range makers {
+	var spread []string
+	for _, make := range []func(http.RoundTripper, string, string) sender{executing, healthyPeers[0].make, executing, ours} {
 		send := make(new(memory), primary, alternate)
 		one = append(one, sequential(send, http.MethodGet, primary+listPath))
 		all = append(all, parallel(cores, send, http.MethodGet, primary+listPath))
 	}
+	for i := range one {
+		spread = append(spread, byCPU.compare(one[i], []work{all[i]})[0].String())
+	}
 	alone, together := p.compare(one[0], one[1:]), p.longer().compare(all[0], all[1:])
-	for i, name := range []string{"gobreaker Execute", "**failover**"} {
-		t.add(name, alone[i].String(), together[i].String())
+	for i, name := range []string{healthyPeers[0].name, "gobreaker Execute", "**failover**"} {
+		t.add(name, alone[i].String(), together[i].String(), spread[i+1])
 	}
 	return t
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // most bytes that a batch may bring over the wire; cells beyond it are left out.
-const mostBytes = 256 << 20
+const mostBytes = 1 << 30
 
 // sized returns a server with TLS whose answers have the size that the query says,
 // and a transport that keeps its connections.
@@ -34,8 +34,8 @@ func sized(http2 bool) (server *httptest.Server, base *http.Transport) {
 // bySizeAndCallers compares throughput and CPU time over TLS with those of the bare
 // transport. It is compared with itself as well: where that is not within 2 %, neither
 // is the rest.
-func bySizeAndCallers(p pairing, sizes, callers []int) table {
-	t := table{head: []string{"GET over TLS", "bare against itself: throughput", "CPU", "failover: throughput", "CPU", "calls a batch"}}
+func bySizeAndCallers(p pairing, cell time.Duration, sizes, callers []int) table {
+	t := table{head: []string{"GET over TLS", "bare against itself: throughput", "CPU", "failover: throughput", "CPU", "calls a turn", "turns"}}
 	for _, http2 := range []bool{false, true} {
 		server, base := sized(http2)
 		other, _ := sized(http2)
@@ -48,10 +48,10 @@ func bySizeAndCallers(p pairing, sizes, callers []int) table {
 				target := fmt.Sprintf("%s/api/data/v9.2/accounts?%d", server.URL, size)
 				works := [3]work{parallel(n, over(base), http.MethodGet, target), parallel(n, over(base), http.MethodGet, target), parallel(n, send, http.MethodGet, target)}
 				calls := max(n, p.calls(works[0]))
-				through, cpu := p.turns(works, calls)
+				through, cpu, turns := takeTurns(works, calls, cell)
 				name := map[bool]string{false: "HTTP/1.1", true: "HTTP/2"}[http2]
 				t.add(fmt.Sprintf("%s, %s, %d callers", name, short(float64(size)), n),
-					f2(through[0]), f2(cpu[0]), f2(through[1]), f2(cpu[1]), fmt.Sprint(calls))
+					f2(through[0]), f2(cpu[0]), f2(through[1]), f2(cpu[1]), fmt.Sprint(calls), fmt.Sprint(turns))
 			}
 		}
 		server.Close()
@@ -60,15 +60,18 @@ func bySizeAndCallers(p pairing, sizes, callers []int) table {
 	return t
 }
 
-// turns has the works take turns, and returns the medians of the ratios of the second
-// and the third to the first: of their throughput, and of their CPU time.
-func (p pairing) turns(works [3]work, calls int) (through, cpu [2]float64) {
+// fewestTurns is how many are taken, however long they are.
+const fewestTurns = 9
+
+// takeTurns has the works take turns for a time, and returns the medians of the ratios of
+// the second and the third to the first: of their throughput, and of their CPU time.
+func takeTurns(works [3]work, calls int, long time.Duration) (through, cpu [2]float64, turns int) {
 	var faster, costs [2][]float64
 	runtime.GC()
-	for i := range p.pairs {
+	for end := elapsed() + long; turns < fewestTurns || elapsed() < end; turns++ {
 		var took, used [3]time.Duration
 		for k := range works {
-			w := (i + k) % len(works) // nobody is always the first
+			w := (turns + k) % len(works) // nobody is always the first
 			start, before := elapsed(), cpuTime()
 			works[w](calls)
 			took[w], used[w] = elapsed()-start, cpuTime()-before
@@ -81,5 +84,5 @@ func (p pairing) turns(works [3]work, calls int) (through, cpu [2]float64) {
 	for k := range faster {
 		through[k], cpu[k] = median(faster[k]), median(costs[k])
 	}
-	return through, cpu
+	return through, cpu, turns
 }

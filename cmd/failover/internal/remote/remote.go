@@ -66,6 +66,18 @@ Lets a running process move its traffic by itself again, after "failover pin".
 
     failover unpin -reason "INC-4711 is over"
 `, done: func(s *status) string { return "The process moves the traffic by itself again." }},
+	"freeze": {name: "freeze", reason: true, timeout: time.Minute, about: `
+Stops automatic switches in every process of the fleet that a running process
+belongs to, until "failover unfreeze". The traffic stays where it is, even if the
+endpoint fails; "failover switch" still moves it, in all processes.
+
+    failover freeze -reason "migration tonight"
+`, done: func(s *status) string { return "No process of the fleet switches by itself any more." }},
+	"unfreeze": {name: "unfreeze", timeout: time.Minute, about: `
+Lets the processes of a fleet switch by themselves again, after "failover freeze".
+
+    failover unfreeze
+`, done: func(s *status) string { return "The processes of the fleet switch by themselves again." }},
 	"verify": {name: "verify", timeout: 15 * time.Minute, about: `
 Has a running process read the records of the writes that its last switch put at
 risk, and says which of them are there. That takes a tenth of a second for each.
@@ -74,7 +86,7 @@ risk, and says which of them are there. That takes a tenth of a second for each.
 `, done: func(s *status) string { return "The writes were looked for." }},
 }
 
-// Switch, Pin, Unpin and Verify run the subcommands of these names and return
+// Switch, Pin, Unpin, Freeze, Unfreeze and Verify run the subcommands of these names and return
 // the exit status.
 func Switch(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return act(ctx, actions["switch"], args, stdout, stderr)
@@ -88,6 +100,16 @@ func Pin(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // Unpin is the subcommand unpin: see [Switch].
 func Unpin(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return act(ctx, actions["unpin"], args, stdout, stderr)
+}
+
+// Freeze is the subcommand freeze: see [Switch].
+func Freeze(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return act(ctx, actions["freeze"], args, stdout, stderr)
+}
+
+// Unfreeze is the subcommand unfreeze: see [Switch].
+func Unfreeze(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return act(ctx, actions["unfreeze"], args, stdout, stderr)
 }
 
 // Verify is the subcommand verify: see [Switch].
