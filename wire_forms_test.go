@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -80,6 +81,10 @@ func TestDeliveryByWhatWasSeen(t *testing.T) {
 		{sawGetConn, Unknown, failed, true, false, NotSent, "there was no connection"},
 		{0, Unknown, failed, true, true, Unknown, "a Base without hooks"},
 		{sawGetConn | sawGotConn, Unknown, failed, true, true, NotSent, "nothing was written"},
+		{sawGotConn, Unknown, failed, true, true, NotSent, "nothing was written"},
+		{sawGotConn | sawHeaders, Unknown, failed, true, true, Unknown, "it was written"},
+		{sawGotConn, NotSent, failed, true, false, Unknown, "a try before may have been sent"},
+		{sawGotConn, Refused, failed, true, true, Refused, "the error knows more"},
 		{sawGetConn | sawGotConn, Unknown, failed, false, true, Unknown, "hooks may come late after the end of a context"},
 		{sawGetConn | sawGotConn, Unknown, failed, true, false, Unknown, "the hooks may be those of one try of several"},
 		{sawGetConn | sawGotConn | sawHeaders, Unknown, failed, true, true, Unknown, "it was written"},
@@ -221,6 +226,63 @@ func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
 	}
 	assert.True(t, transport.connections.direct)
 	assert.False(t, transport.connections.limited)
+	transport, err = New("https://contoso.crm.dynamics.com", &Config{Base: &http.Transport{MaxConnsPerHost: 1}, Instrument: func(base *http.Transport) http.RoundTripper { return base }})
+	require.NoError(t, err)
+	defer transport.Close()
+	for e := range transport.protocols {
+		assert.False(t, transport.protocols[e].speaksHTTP2(), "the handshake tells")
+	}
+	assert.False(t, transport.connections.direct, "who knows what Instrument adds")
+	assert.True(t, transport.connections.limited)
+}
+
+// What comes of an attempt that is watched, and of what Base returns too late.
+func TestTheEndOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("contoso")
+	synctest.Test(t, func(t *testing.T) {
+		for name, row := range map[string]struct {
+			takes    time.Duration
+			resp     bool
+			err      error
+			notTwice bool
+			marks    uint32
+			want     error
+			closed   int
+		}{
+			"answer":                     {0, true, nil, false, 0, nil, 0},
+			"error":                      {0, false, failed, false, 0, failed, 0},
+			"answer in the last moment":  {time.Second - 1, true, nil, false, 0, nil, 0},
+			"answer that comes too late": {time.Second + 1, true, nil, false, 0, errAttemptTimeout, 1},
+			"error of the cancellation":  {time.Second + 1, false, context.Canceled, false, 0, errAttemptTimeout, 0},
+			"another error after it":     {time.Second + 1, false, failed, false, 0, failed, 0},
+			"error of a second try":      {0, false, failed, true, sawEarlier, errMayBeDone, 0},
+			"error of a first try":       {0, false, failed, true, sawGotConn, failed, 0},
+			"second try, which may be":   {0, false, failed, false, sawEarlier, failed, 0},
+			"answer to a second try":     {0, true, nil, true, sawEarlier, nil, 0},
+			"response and error":         {0, true, failed, false, 0, errTwoResults, 1},
+			"neither":                    {0, false, nil, false, 0, errNoResult, 0},
+		} {
+			body := &breaking{err: io.EOF}
+			w := &transit{connections: new(connections), notTwice: row.notTwice}
+			w.seen.Store(row.marks)
+			ctx := w.context(t.Context(), time.Second)
+			resp, err := w.roundTrip(roundTripFunc(func(*http.Request) (resp *http.Response, err error) {
+				time.Sleep(row.takes)
+				assert.Equal(t, row.takes > time.Second, ctx.Err() != nil, name)
+				if row.resp {
+					resp = &http.Response{Body: body}
+				}
+				return resp, row.err
+			}), new(http.Request).WithContext(ctx))
+			assert.ErrorIs(t, err, row.want, name)
+			assert.Equal(t, row.want == nil, resp != nil, name)
+			assert.Equal(t, row.closed, body.closed, name)
+			time.Sleep(time.Minute)
+			assert.Equal(t, row.takes > time.Second, ctx.Err() != nil, "%s: after its headers, an attempt has time", name)
+			w.release()
+		}
+	})
 }
 
 // An attempt has waited if it never got a connection, where their number is limited and
