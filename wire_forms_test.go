@@ -226,7 +226,7 @@ func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
 	}
 	assert.True(t, transport.connections.direct)
 	assert.False(t, transport.connections.limited)
-	transport, err = New("https://contoso.crm.dynamics.com", &Config{Base: &http.Transport{MaxConnsPerHost: 1}, Instrument: func(base *http.Transport) http.RoundTripper { return base }})
+	transport, err = New("https://contoso.crm.dynamics.com", &Config{Base: &http.Transport{MaxConnsPerHost: 1}, Instrument: func(base http.RoundTripper) http.RoundTripper { return base }})
 	require.NoError(t, err)
 	defer transport.Close()
 	for e := range transport.protocols {
