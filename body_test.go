@@ -386,7 +386,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 		return conn, err
 	}
 	transport, err := failover.New(primary.URL, &failover.Config{Alternate: alternate.URL, Base: base, Probe: failover.ProbePath("/probe"),
-		AttemptTimeout: 100 * time.Millisecond, ProbeTimeout: 100 * time.Millisecond, FailureThreshold: 1, Logger: slog.New(slog.DiscardHandler)})
+		AttemptTimeout: 2 * time.Second, ProbeTimeout: 10 * time.Second, FailureThreshold: 1, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer transport.Close()
 

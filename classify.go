@@ -15,25 +15,25 @@ import (
 // errNoResult is the fault of a [http.RoundTripper] that breaks its contract.
 var errNoResult = errors.New("failover: round tripper returned neither response nor error")
 
-// Classify judges the outcome of a round trip, and returns nil for a healthy answer. It is
+// Classify classifies the outcome of a round trip, and returns nil for a healthy answer. It is
 // the default of [Config.Classify].
 //
-// If err is not nil, it alone is judged: by its type, never by its text. An err that wraps
-// a *Fault is judged as that Fault, so that a program's own dialer or
-// OnProxyConnectResponse can say what it knows. Limits of this machine (file descriptors,
+// If err is not nil, Classify looks at it alone, by its type and never by its text. An error
+// that wraps a *Fault is classified as that Fault, so that a program's own dialer or
+// OnProxyConnectResponse can classify. Exhausted limits of this machine (file descriptors,
 // ports, buffers) are [ClassLocal]. A request that net/http refuses to send, and an error of
-// the request's own body, cannot be told by type and are [ClassTransient]; only a
-// [Transport] can tell them.
+// the request's own body, cannot be recognized by type: they are [ClassTransient] here, and
+// ClassLocal in a [Transport].
 //
-// A response is judged by the code in its body, then by the kind of fault or page in
-// it, then by its status. An answer to a request for several operations ($batch,
-// ExecuteMultiple, CreateMultiple and their like) is never [Refused], except by
+// A response is classified by the code in its body, then by the kind of fault or page in the
+// body, then by its status. An answer to a request for several operations ($batch,
+// ExecuteMultiple, CreateMultiple and the like) is never [Refused], except by
 // service-protection limits, because some of the operations may have been carried out.
 //
-// Classify reads at most 64 KiB of the body, and only if the response is not 2xx, or is
-// HTML where an API answers. It puts back what it has read: resp.Body is replaced, delivers
-// the same bytes and the same error as before, and is closed by the caller as usual. What
-// does not arrive within 2 seconds is left to the caller's Read.
+// Classify reads at most 64 KiB of the body, and only if the response is neither 1xx nor
+// 2xx, or is an HTML page in place of an API's answer. It replaces resp.Body by one that
+// delivers the same bytes and the same error, for the caller to close as usual. What does
+// not arrive within 2 seconds is left to the caller's Read.
 //
 // Classify is safe for concurrent use on different responses. It allocates nothing for a
 // healthy answer.

@@ -202,7 +202,7 @@ func TestClassifyReadsBoundedPrefix(t *testing.T) {
 			f := Classify(resp, nil)
 			require.NotNil(t, f)
 			assert.Equal(t, ClassTransient, f.Class)
-			assert.LessOrEqual(t, body.read, maxPeek)
+			assert.LessOrEqual(t, body.read, 64<<10)
 			got := make([]byte, body.read)
 			_, err := io.ReadFull(resp.Body, got)
 			require.NoError(t, err)

@@ -17,46 +17,47 @@ import (
 	"github.com/d365failover/failover/internal/statuspage"
 )
 
-// ControlHandler returns a handler that shows what [Transport.StatusHandler] shows,
-// and lets people do what the methods of the Transport do. Mount it with a path
-// that ends in a slash:
+// ControlHandler returns a handler that shows what [Transport.StatusHandler] shows, and
+// makes methods of the Transport available to people and scripts. Mount it with a path that
+// ends in a slash:
 //
 //	mux.Handle("/ops/failover/", onlyOperators(transport.ControlHandler()))
 //
-// It does not authenticate anyone, and moves all traffic of the organization for whoever
-// reaches it: the program decides who that is, by a middleware such as onlyOperators.
-// Requests that a browser sends on behalf of another site are refused (see
-// [http.CrossOriginProtection]); that is all the protection there is. An address that only
-// operators can reach is not enough if they browse from there: a hostile site can point
-// its own name to that address (DNS rebinding).
+// It authenticates nobody, and anyone who reaches it can switch all traffic of the
+// organization: protect it by a middleware such as onlyOperators. Requests that a browser
+// sends on behalf of another site are refused (see [http.CrossOriginProtection]); there is no
+// other protection. An address that only operators can reach is not enough if they browse
+// from there: a hostile site can point its own name to that address (DNS rebinding).
 //
-// Below the path there are the actions. Each answers GET with a form, and does
-// something on POST:
+// The actions are below the path. Each answers GET with a form, and acts on POST:
 //
-//	switch  [Transport.Switch]; fields: to ("primary" or "alternate"), reason
-//	pin     [Transport.Pin]; fields: endpoint, reason
-//	unpin   [Transport.Unpin]; field: reason
-//	verify  [LossReport.Verify] for the reports of [Transport.Status], through
-//	        this Transport, which needs [Config.Authorize]. It goes on if the
-//	        caller goes away; a second one joins it
+//	switch    [Transport.Switch]; fields: to ("primary" or "alternate"), reason
+//	pin       [Transport.Pin]; fields: endpoint, reason
+//	unpin     [Transport.Unpin]; field: reason
+//	freeze    [Transport.Freeze], with [Config.Shared] only; field: reason
+//	unfreeze  [Transport.Unfreeze], with [Config.Shared] only
+//	verify    [LossReport.Verify] for every report of [Transport.Status], through
+//	          this Transport, which needs [Config.Authorize]. It continues if the
+//	          caller goes away, and a second request joins the one under way
 //
-// All but verify require a reason. It is told to OnEvent and the log: as one line of
-// at most 200 bytes, with secrets redacted as in the errors of this package. Fields
-// come form-encoded, or as strings of a JSON object, in at most 16 KiB.
+// A reason is required where there is a field for it, and is one line of at most 200
+// bytes, with secrets redacted as in the errors of this package. That of freeze goes
+// into the fleet's [Record], the others into the events and the log. Fields are
+// form-encoded, or the strings of a JSON object, in at most 16 KiB.
 //
-// A request that prefers JSON, as StatusHandler has it, gets an object with ok (a
-// boolean), error (a text, empty if ok) and status (the JSON of StatusHandler after
-// the action, null with 403). A browser is sent back to the page by a 303 if the
-// action was done; otherwise it gets the form again, with the error on it. For
-// verify a browser waits no longer than 5 seconds: until it has ended, verifying is
-// true in the JSON. The status of an answer is
+// A request that prefers JSON (see StatusHandler) gets an object with ok (a boolean), error
+// (a text, empty if ok) and status (the JSON of StatusHandler after the action, null with
+// 403). A browser is redirected to the page by a 303 on success; otherwise it gets the form
+// again, with the error. A browser waits for verify for 5 seconds at most; while it continues,
+// verifying is true in the JSON. The status of an answer is
 //
-//	200, 303  the action was done, or for a browser that verify has begun
+//	200, 303  success, or for a browser that verify has started
 //	400       a field is missing or wrong
 //	403       the request was made on behalf of another site
 //	404       there is no such action
 //	409       the action was refused: the endpoint does not pass its probe, the
-//	          Transport is closed, or Verify ended early
+//	          Transport is closed, there is no fleet or its store does not answer,
+//	          or Verify ended early
 //	413, 415  the body is too long, or neither a form nor JSON
 func (t *Transport) ControlHandler() http.Handler {
 	return &controlHandler{t: t, page: statuspage.NewPage(), origin: http.NewCrossOriginProtection()}
@@ -90,7 +91,7 @@ func (c *controlHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var err error
 		switch {
 		case c.origin.Check(r) != nil:
-			err = &controlError{http.StatusForbidden, errors.New("a request of another site is not carried out")}
+			err = &controlError{http.StatusForbidden, errors.New("requests on behalf of another site are refused")}
 		case !found:
 			err = &controlError{http.StatusNotFound, errors.New("no such action")}
 		default:
@@ -150,6 +151,10 @@ func (c *controlHandler) do(w http.ResponseWriter, r *http.Request, form *status
 		c.t.pin(e, "by hand: "+reason)
 	case "unpin":
 		c.t.unpin("by hand: " + reason)
+	case "freeze":
+		return c.t.Freeze(r.Context(), reason)
+	case "unfreeze":
+		return c.t.Unfreeze(r.Context())
 	case "verify":
 		patience := time.Duration(never)
 		if !statuspage.WantsJSON(r) {
@@ -200,7 +205,7 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	case len(body) == 0:
 	case mediaType == "application/json":
 		if json.Unmarshal(body, &fields) != nil {
-			return nil, badField("the body is no JSON object of strings")
+			return nil, badField("the body is not a JSON object of strings")
 		}
 	case mediaType == "application/x-www-form-urlencoded":
 		values, err := url.ParseQuery(string(body))
@@ -259,7 +264,7 @@ type verifying struct {
 }
 
 // errNoAuthorize says why there is no Verify.
-var errNoAuthorize = errors.New("failover: the program authorizes its requests itself (there is no Config.Authorize): it has to call LossReport.Verify with its own client")
+var errNoAuthorize = errors.New("failover: verify needs Config.Authorize; without it, call LossReport.Verify with a client that authorizes its requests")
 
 // verifyLosses verifies the loss reports, or joins those who do, and waits for the
 // result as long as ctx lives, but not longer than patience: then it returns nil.

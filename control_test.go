@@ -43,6 +43,7 @@ type controlled struct {
 	Status *struct {
 		Active, Situation string
 		Pinned, Verifying bool
+		Fleet             *struct{ Frozen string }
 		Losses            []struct {
 			AtRisk []struct{ State string }
 		}
@@ -102,6 +103,54 @@ func TestControlDoesWhatTheMethodsDo(t *testing.T) {
 	})
 }
 
+// A fleet is frozen and unfrozen through the handler of any member, whose page says so
+// and why; without a fleet nothing is frozen.
+func TestControlFreezesAFleet(t *testing.T) {
+	tellOfAFleet(t, 3, failover.Config{}, func(s *fleetStory) {
+		h, other := s.fleet[0].ControlHandler(), s.fleet[1].ControlHandler()
+		status, answer := command(s, h, "freeze", url.Values{"reason": {" "}})
+		assert.Equal(s, http.StatusBadRequest, status, answer.Error)
+		status, answer = command(s, h, "freeze", url.Values{"reason": {"migration of https://user:hunter2@contoso.example"}})
+		assert.Equal(s, http.StatusOK, status, answer.Error)
+		assert.Equal(s, "frozen", answer.Status.Situation)
+		assert.Equal(s, "migration of https://contoso.example", answer.Status.Fleet.Frozen)
+		assert.Equal(s, "migration of https://contoso.example", s.record().Frozen)
+		s.settle()
+		s.org.FailOver()
+		assert.NotEqual(s, 200, s.fleet[2].get())
+		s.allAt(failover.Primary)
+		page := control(other, http.MethodGet, "/", "", "")
+		pagecheck.Markup(s, page.Body.String(), page.Header().Get("Content-Security-Policy"))
+		assert.Contains(s, page.Body.String(), "Frozen: no automatic switches in the fleet: migration of https://contoso.example.")
+		assert.Contains(s, page.Body.String(), `href="./unfreeze"`)
+
+		status, answer = command(s, other, "unfreeze", nil)
+		assert.Equal(s, http.StatusOK, status, answer.Error)
+		assert.Empty(s, answer.Status.Fleet.Frozen)
+		time.Sleep(10 * time.Second) // after which a refused switch is asked about again
+		assert.Equal(s, 200, s.fleet[2].get())
+		s.allAt(failover.Alternate)
+		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), `href="./freeze"`)
+
+		s.fleet[0].suffer(refuses)
+		status, answer = command(s, h, "freeze", url.Values{"reason": {"x"}})
+		assert.Equal(s, http.StatusConflict, status)
+		assert.Contains(s, answer.Error, "connection refused")
+	})
+}
+
+func TestControlFreezesNothingWithoutAFleet(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		h := s.transport.ControlHandler()
+		for _, action := range []string{"freeze", "unfreeze"} {
+			status, answer := command(s, h, action, url.Values{"reason": {"migration"}})
+			assert.Equal(s, http.StatusConflict, status)
+			assert.Contains(s, answer.Error, "there is no fleet")
+			assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), `href="./`+action)
+		}
+	})
+}
+
 func TestControlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	t.Parallel()
 	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Logger: slog.New(slog.DiscardHandler)})
@@ -123,8 +172,8 @@ func TestControlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"field of another action", "each has its own", "POST", "/switch", formEncoded, "endpoint=primary&reason=x", "", 400, "to must be"},
 		{"fields in the query", "a link must not carry an action", "POST", "/pin?endpoint=primary&reason=x", formEncoded, "", "", 400, "endpoint must be"},
 		{"broken form", "%ZZ is no byte", "POST", "/pin", formEncoded, "endpoint=%ZZ", "", 400, "not form-encoded"},
-		{"broken JSON", "not an object", "POST", "/pin", data, `["primary"]`, "", 400, "no JSON object"},
-		{"JSON of other types", "fields are strings", "POST", "/pin", data, `{"endpoint": 1, "reason": "x"}`, "", 400, "no JSON object"},
+		{"broken JSON", "not an object", "POST", "/pin", data, `["primary"]`, "", 400, "not a JSON object"},
+		{"JSON of other types", "fields are strings", "POST", "/pin", data, `{"endpoint": 1, "reason": "x"}`, "", 400, "not a JSON object"},
 		{"another type", "as a form of another site could send", "POST", "/pin", "text/plain", "endpoint=primary&reason=x", "", 415, "form-encoded or JSON"},
 		{"too long", "nobody needs that much", "POST", "/pin", formEncoded, "reason=" + strings.Repeat("x", 16<<10), "", 413, "too long"},
 		{"no such action", "nothing to do", "POST", "/close", formEncoded, "reason=x", "", 404, "no such action"},
@@ -293,13 +342,13 @@ func TestControlVerifies(t *testing.T) {
 	lossStory(t, 3, func(s *story) {
 		h := s.transport.ControlHandler()
 		before := control(h, http.MethodGet, "/", "", "").Body.String()
-		assert.Contains(s, before, "3 writes are at risk and were not looked for")
+		assert.Contains(s, before, "3 writes are at risk and were not verified")
 		status, answer := command(s, h, "verify", nil)
 		assert.Equal(s, http.StatusOK, status, answer.Error)
 		assert.Equal(s, map[string]int{"present": 1, "missing": 2}, states(answer))
 		assert.False(s, answer.Status.Verifying)
 		assert.Equal(s, "writes missing", answer.Status.Situation)
-		assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "were not looked for")
+		assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "were not verified")
 	})
 }
 

@@ -3,11 +3,13 @@ package failover_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -172,6 +174,46 @@ func TestInDoubtOfOtherThings(t *testing.T) {
 		assert.Equal(t, test.doubt, inDoubt)
 		assert.Equal(t, test.doubt, fault != nil)
 	}
+}
+
+// timeout is an error of a client that has timed out, with a text.
+type timeout string
+
+func (t timeout) Error() string { return string(t) }
+func (timeout) Timeout() bool   { return true }
+
+// The error decides, and of its text only what no address and no other error can hold.
+func TestInDoubtByTheTextOfAnError(t *testing.T) {
+	t.Parallel()
+	const unknown = ": outcome of the write is unknown: "
+	for err, want := range map[error]bool{
+		&url.Error{Err: timeout("failover: POST https://contoso.crm.dynamics.com" + unknown + "context deadline exceeded")}: true,
+		&url.Error{Err: timeout("POST https://contoso.crm.dynamics.com" + unknown + "context deadline exceeded")}:           false,
+		&url.Error{Err: timeout("failover: context deadline exceeded")}:                                                     false,
+		&url.Error{Err: errors.New("failover: POST https://contoso.crm.dynamics.com" + unknown + "EOF")}:                    false,
+		timeout("failover: POST https://contoso.crm.dynamics.com" + unknown + "context deadline exceeded"):                  false,
+	} {
+		fault, inDoubt := failover.InDoubt(nil, err)
+		assert.Equal(t, want, inDoubt, err)
+		if want {
+			assert.Equal(t, failover.ClassTransient, fault.Class)
+			assert.Equal(t, err, fault.Err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		base := &script{probe: onlyPrimaryServes, answers: answers(answer(502, ""))}
+		transport, err := failover.New(orgURL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		req, err := http.NewRequest(http.MethodPost, orgURL+accounts, nil)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		_, inDoubt := failover.InDoubt(resp, nil)
+		assert.True(t, inDoubt)
+		_, inDoubt = failover.InDoubt(resp, errReset)
+		assert.False(t, inDoubt, "http.Client goes by the error, too")
+	})
 }
 
 // Each attempt in doubt is listed where it was made.

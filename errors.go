@@ -17,17 +17,15 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// Class says what a fault means for the endpoint that it came from. Faults of two classes
-// count: enough of them in a row trip the endpoint's circuit breaker, see
-// [Config.FailureThreshold].
+// Class says what a fault means for the endpoint that gave it. Faults of two classes count:
+// [Config.FailureThreshold] of them in a row trip the endpoint's circuit breaker.
 type Class uint8
 
 const (
-	// ClassApplication: the organization answered, and refused the request itself
-	// (validation, plug-in, not found, concurrency). The endpoint is healthy; the fault
-	// does not count.
+	// ClassApplication: the organization processed the request and rejected it (validation,
+	// plug-in, not found, concurrency). The endpoint is healthy. Does not count.
 	ClassApplication Class = iota
-	// ClassAuth: the caller's credentials, or the service that issues them, are at fault
+	// ClassAuth: the caller's credentials, or the service that issues them, are the cause
 	// (401, 403, 407, sign-in pages, token errors). Does not count.
 	ClassAuth
 	// ClassThrottled: the caller has to slow down (429 and the service-protection
@@ -39,14 +37,14 @@ const (
 	// ClassUnavailable: the endpoint cannot be reached, or does not serve (refused, DNS,
 	// TLS, 502, 503, outage pages, a fence). Counts.
 	ClassUnavailable
-	// ClassCanceled: the caller gave up. Does not count, and is no success either. A
-	// deadline that passes during an attempt is ClassTransient, because that is how an
-	// endpoint looks that swallows requests.
+	// ClassCanceled: the caller canceled the request. Neither a fault that counts nor a
+	// success. A deadline that passes during an attempt is ClassTransient, because an
+	// endpoint that swallows requests looks the same.
 	ClassCanceled
-	// ClassLocal: this machine or the caller is at fault, before the endpoint could be: no
-	// file descriptors or ports left, a request that cannot be sent as it is, a request
-	// body that cannot be read, a context that had ended before the attempt, a wait for
-	// a place in the connection pool. Does not count, and is no success either.
+	// ClassLocal: this machine or the caller is the cause: no file descriptors or ports
+	// left, an invalid request, a request body that cannot be read, a context that had
+	// ended before the attempt, a wait for a free connection in Base's pool. Neither a
+	// fault that counts nor a success.
 	ClassLocal
 )
 
@@ -72,9 +70,9 @@ func (c Class) String() string {
 	return "Class(" + strconv.Itoa(int(c)) + ")"
 }
 
-// Delivery says what is known about the request that met a fault. Only NotSent and Refused
+// Delivery says what is known about the request behind a fault. Only NotSent and Refused
 // prove that it was not carried out. Answered does not: an organization that reports a
-// fault may have committed a part of the work.
+// fault may have committed part of the work.
 type Delivery uint8
 
 const (
@@ -83,11 +81,11 @@ const (
 	Unknown Delivery = iota
 	// NotSent: no byte of the request was sent (dial, DNS, TLS handshake).
 	NotSent
-	// Refused: the request was provably not carried out (a fence, a 429, a graceful
-	// HTTP/2 GOAWAY that leaves it out).
+	// Refused: the answer proves that the request was not carried out (a fence, a 429, a
+	// graceful HTTP/2 GOAWAY that excludes it).
 	Refused
-	// Answered: the organization itself, or a guard in front of it, took the
-	// request and gave this fault as its answer.
+	// Answered: the organization, or an authentication or firewall layer in front of it,
+	// answered the request with this fault.
 	Answered
 )
 
@@ -110,8 +108,8 @@ func (d Delivery) String() string {
 // goroutines, and must not be changed.
 type Fault struct {
 	Class Class
-	// Definitive: the endpoint itself says that it does not serve the organization. One
-	// such fault, a fence, is enough; no threshold applies.
+	// Definitive: the fault is a fence, by which the endpoint itself says that it does not
+	// serve the organization. It trips the circuit breaker regardless of any threshold.
 	Definitive bool
 	Delivery   Delivery
 	// Endpoint that gave the fault. Classify does not know it and leaves it
@@ -126,16 +124,15 @@ type Fault struct {
 	// The service wrote it and may quote record data in it; it is therefore not
 	// part of the text of [Fault.Error].
 	Message string
-	// RequestID that the service gave to the request (x-ms-service-request-id or its
-	// like). Without a response it is the caller's own (x-ms-client-request-id). "" if
+	// RequestID that the service assigned to the request (x-ms-service-request-id or
+	// similar), or without a response the caller's own (x-ms-client-request-id). "" if
 	// there is none.
 	RequestID string
-	// RetryAfter is the pause that the server asked for, at most 5 minutes, 0 if it did
-	// not ask for one.
+	// RetryAfter is the delay that the server asked for, at most 5 minutes, 0 for none.
 	RetryAfter time.Duration
-	// Err of the attempt if there was no response. If its text is longer than 64 KiB, only
-	// the beginning of the text is kept. It is not part of the JSON of a fault, because
-	// it may quote an address with its query.
+	// Err of the attempt if there was no response. An error whose text is longer than 64 KiB
+	// is replaced by the beginning of its text. Err is not part of the JSON of a fault,
+	// because it may quote a URL with its query.
 	Err error `json:"-"`
 
 	service bool // the service itself answered, not something in front of it
@@ -146,7 +143,7 @@ type Fault struct {
 
 // Error describes the fault in one line of at most 400 bytes: its class, what is
 // known about the request, and the status and code or the underlying error.
-// User info and query strings of addresses in that error are left out.
+// It omits user info and query strings of URLs in that error.
 func (f *Fault) Error() string {
 	var b strings.Builder
 	b.WriteString(f.Class.String())
@@ -191,8 +188,8 @@ func (f *Fault) Unwrap() error {
 	return f.Err
 }
 
-// Timeout reports whether the attempt ended because somebody stopped waiting: this side (a
-// deadline) or a gateway (status 504 or 524).
+// Timeout reports whether the attempt ended because a deadline passed on this side, or a
+// gateway gave up waiting (status 504 or 524).
 func (f *Fault) Timeout() bool {
 	return f.Status == http.StatusGatewayTimeout || f.Status == statusOriginTimeout || f.Err != nil && isTimeout(f.Err)
 }
@@ -212,27 +209,25 @@ func (f *Fault) counted() bool {
 var (
 	// ErrClosed is returned by round trips after [Transport.Close].
 	ErrClosed = errors.New("failover: transport closed")
-	// ErrUnavailable marks the error of a request while the Transport is down. The request
-	// was sent once and failed, or with Config.FailFast or WaitForUp it was not sent: see
-	// [Error.Attempts]. Whether a write is in doubt, [ErrOutcomeUnknown] and [InDoubt] say.
+	// ErrUnavailable marks the error of a request while the Transport is down: the request
+	// was sent and failed, or with Config.FailFast or WaitForUp it was not sent, see
+	// [Error.Attempts]. It does not say whether a write is in doubt.
 	ErrUnavailable = errors.New("failover: no endpoint serves the organization")
-	// ErrOutcomeUnknown marks the error of a write that is in doubt: it was sent, and got
-	// no definite answer. It may or may not have been carried out. See also [InDoubt].
+	// ErrOutcomeUnknown marks the error of a write that is in doubt: it was sent and got no
+	// definite answer, so it may or may not have been carried out. See also [InDoubt].
 	ErrOutcomeUnknown = errors.New("failover: outcome of the write is unknown")
 )
 
-// An Error is what [Transport.RoundTrip] returns if it has no response to return. errors.Is
-// finds the sentinels of this package in it, errors.As finds the [Fault] of each attempt,
-// first attempt first, and its underlying error. It must not be changed.
+// An Error is what [Transport.RoundTrip] returns in place of a response. errors.Is finds the
+// sentinel errors of this package in it; errors.As finds the [Fault] of the first attempt,
+// and the underlying error of any. It must not be changed.
 type Error struct {
 	// Method of the request.
 	Method string
-	// URL of the request as the caller addressed it: scheme, host and path, and
-	// neither user info nor query.
+	// URL of the request as the caller addressed it, without user info and query.
 	URL string
-	// Attempts are the faults of the attempts that were made, in order. With
-	// [ErrUnavailable], the faults that the last probes met follow, or stand alone if no
-	// attempt was made.
+	// Attempts are the faults of the attempts, in order. With [ErrUnavailable], the faults of
+	// the last probes follow, or stand alone if no attempt was made.
 	Attempts []*Fault
 	// RetryAfter is how long to wait before trying again, 0 if nothing is known.
 	RetryAfter time.Duration
@@ -274,6 +269,16 @@ func (e *Error) Unwrap() []error {
 func (e *Error) Timeout() bool {
 	return slices.ContainsFunc(e.is, isTimeout) || len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
 }
+
+// Temporary reports what the error of the last attempt does. It makes an Error a [net.Error],
+// as the errors of an [http.Transport] are that callers ask for a timeout.
+func (e *Error) Temporary() bool {
+	var last interface{ Temporary() bool }
+	n := len(e.Attempts)
+	return n > 0 && errors.As(e.Attempts[n-1].Err, &last) && last.Temporary()
+}
+
+var _ net.Error = (*Error)(nil)
 
 // Longest texts of errors and answers, in bytes. Texts of servers and proxies
 // end up in logs, so none of them may be unbounded.

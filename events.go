@@ -18,55 +18,50 @@ import (
 type EventKind uint8
 
 const (
-	// EventTripped: the circuit breaker of the active endpoint has opened. Both
-	// endpoints are probed next, unless the Transport is pinned or down, or they were
-	// probed a moment ago.
+	// EventTripped: the circuit breaker of the active endpoint has opened. Both endpoints
+	// are probed next, unless the Transport is pinned or down, or they were just probed.
 	EventTripped EventKind = iota
 	// EventSwitched: all traffic goes to the other endpoint from now on.
 	EventSwitched
-	// EventSwitchRefused: there was reason to consider a switch, but the traffic stays
-	// where it is, for the reason given.
+	// EventSwitchRefused: a switch was considered and not made, for the reason given.
 	EventSwitchRefused
 	// EventDown: no endpoint passes its probe. Requests are still sent to the active
-	// endpoint, once each, unless Config.FailFast or WaitForUp is set. Outages that
-	// come and go are told sparingly: after three within 10 minutes, further ones
-	// only once they have lasted for 30 s.
+	// endpoint, once each, unless Config.FailFast or WaitForUp is set. After three
+	// outages within 10 minutes, a further one is reported only once it has lasted 30 s.
 	EventDown
-	// EventUp: the active endpoint serves again; an outage is over. A failover may have
-	// moved what is behind its address, to a copy that lacks what Loss lists. If new
-	// connections lead elsewhere than those before, Reason names both IP addresses. It
-	// cannot if the outage was ended by the answer to a read that was sent before the
-	// first fault: the connections of such reads are not watched.
+	// EventUp: the active endpoint serves again; the outage is over. A failover may have
+	// moved what is behind its address to a copy that lacks the writes in Loss. If new
+	// connections lead to another IP address than earlier ones did, Reason names both,
+	// unless the outage was ended by the answer to a read that was sent before the first
+	// fault: the connections of such reads are not watched.
 	EventUp
 	// EventProbed: an endpoint was probed.
 	EventProbed
-	// EventOutcomeUnknown: a write was sent and got no definite answer.
+	// EventOutcomeUnknown: a write is in doubt.
 	EventOutcomeUnknown
-	// EventPinned and EventUnpinned: somebody called Pin or Unpin.
+	// EventPinned and EventUnpinned: Pin or Unpin was called.
 	EventPinned
 	EventUnpinned
-	// EventLatched: there were four switches within an hour. Further ones are left to
-	// people for now, unless a fence asks for one. See [Status.Latched].
+	// EventLatched: there were four switches within an hour. See [Status.Latched].
 	EventLatched
 	// EventTokensSuspect follows every EventSwitched, EventUp and EventRenewed: delta
 	// tokens, ETags and session tokens of elastic tables that were issued before may not
-	// match the content that is served now. A full resync of what was tracked is the
-	// safe way on.
+	// match the content that is served now. To be safe, resync tracked data in full.
 	EventTokensSuspect
-	// EventFleetLost and EventFleetFound: [Config.Shared] does not answer, or answers
-	// again. Without it the Transport decides on its own.
+	// EventFleetLost and EventFleetFound: the fleet's store fails, or works again. Without
+	// it the Transport decides on its own.
 	EventFleetLost
 	EventFleetFound
 	// EventLossGrown: writes that were under way when the traffic switched, or an outage
-	// ended, have ended since. Loss is the report with them added. There is at most one
-	// such event a second for a report.
+	// ended, have completed since. Loss is the report with their outcomes. There is at most
+	// one such event per second and report.
 	EventLossGrown
-	// EventRenewed: requests have failed or waited, but the active endpoint passes its
-	// probe over a new connection. Requests go over new connections from now on, because
-	// a failover may have moved what is behind the address. Reason says what speaks for
-	// that, and Loss lists the writes at risk if it is so. If nothing speaks for it, it
-	// was a false alarm, and EventSwitchRefused says so instead, unless slow requests or
-	// single faults were all there was.
+	// EventRenewed: requests have failed or waited, the active endpoint passes its probe
+	// over a new connection, and there is evidence that a failover has moved what is behind
+	// its address. Requests go over new connections from now on. Reason names the evidence,
+	// and Loss lists the writes at risk. Without such evidence, connections are renewed as
+	// well, but the event is EventSwitchRefused, or none if there were only slow requests
+	// or single faults.
 	EventRenewed
 )
 
@@ -79,28 +74,27 @@ func (k EventKind) String() string {
 	return "unknown"
 }
 
-// Event is something that a [Transport] did or found. It holds no credentials, queries or
+// Event is something that a [Transport] did or observed. It holds no credentials, queries or
 // bodies. What it points to is shared, and must not be changed.
 type Event struct {
 	Kind EventKind
 	Time time.Time
-	// Generation is that of the state which the event led to: it grows by one with every
-	// switch.
+	// Generation is the number of switches since New, that of the event included.
 	Generation uint64
-	// From and To are the endpoints of a switch, made or refused, and of what follows
-	// from it. Otherwise both are the endpoint that the event is about.
+	// From and To are the endpoints of a switch, made or refused, and of its consequences.
+	// Otherwise both are the endpoint that the event is about.
 	From, To Endpoint
 	// Reason in a few words.
 	Reason string
 	// Fault that led to the event, nil if none did.
 	Fault *Fault
-	// Loss is the report of the writes that a switch, or an outage that has ended, puts
-	// at risk: in EventSwitched, EventUp, EventRenewed and EventLossGrown, otherwise nil.
+	// Loss lists the writes that a switch, or an outage that has ended, puts at risk: in
+	// EventSwitched, EventUp, EventRenewed and EventLossGrown, otherwise nil.
 	Loss *LossReport
-	// Err of a failed probe, an unknown outcome, a store that does not answer, or
-	// a fleet that is not followed; otherwise nil.
+	// Err of a failed probe, a write in doubt, a store that fails, or a switch of the fleet
+	// that is not followed; otherwise nil.
 	Err error
-	// Write whose outcome is unknown, in EventOutcomeUnknown, otherwise nil.
+	// Write that is in doubt, in EventOutcomeUnknown, otherwise nil.
 	Write *Write
 	// Duration of a probe, otherwise 0.
 	Duration time.Duration
@@ -112,14 +106,14 @@ type Attempt struct {
 	Method, Path, Label string
 	// Number of the attempt in its call, from 1.
 	Number int
-	// Fault that it met. It may be shared, and must not be changed.
+	// Fault of the attempt. It may be shared, and must not be changed.
 	Fault *Fault
 	// Again: another attempt follows, at the endpoint To. Otherwise To is the endpoint
 	// of the fault.
 	Again bool
 	To    Endpoint
-	// OutcomeUnknown: the call ends here, and the write that it made is in doubt. The
-	// caller gets a response or an error, of which [InDoubt] reports the same.
+	// OutcomeUnknown: the call ends here and leaves its write in doubt. [InDoubt] reports the
+	// same of the response or error that the caller gets.
 	OutcomeUnknown bool
 }
 

@@ -1,20 +1,19 @@
 // Package failover carries Go services through failovers of Microsoft Dynamics 365
 // organizations: Dataverse, Finance and Operations, and on premises.
 //
-// Most failovers keep the organization's address. Microsoft, or an administrator by
-// self-service disaster recovery, moves what is behind it, while connections that are
-// open keep leading to the old place. The older kind of failover moves the organization
-// to a second address, with "--s" added to the organization's name:
+// Most failovers keep the organization's address: Microsoft, or an administrator through
+// self-service disaster recovery, moves what is behind it, while open connections keep
+// leading to the old place. The older kind of failover moves the organization to a second
+// address, with "--s" added to the organization's name:
 //
 //	https://contoso.api.crm.dynamics.com
 //	https://contoso--s.api.crm.dynamics.com
 //
-// Nothing announces either kind; callers just begin to see faults. A [Transport] is an
-// [http.RoundTripper] that reads those faults (OData, SOAP, Finance and Operations, the
-// pages of front ends in between). When they add up to an outage it probes the
-// organization over new connections, sends the traffic to wherever the organization is
-// served, and returns to the primary address once that serves again. [Wrap] puts one
-// around an existing client:
+// Nothing announces either kind; callers simply start to see faults. A [Transport] is an
+// [http.RoundTripper] that recognizes those faults (OData, SOAP, Finance and Operations, the
+// error pages of front ends in between). When they add up to an outage, it probes the
+// organization over new connections, sends the traffic to the endpoint that serves it, and
+// returns to the primary once that serves again. [Wrap] puts one around an existing client:
 //
 //	client, transport, err := failover.Wrap(http.DefaultClient, "https://contoso.api.crm.dynamics.com", nil)
 //	if err != nil {
@@ -23,24 +22,33 @@
 //	defer transport.Close()
 //	resp, err := client.Get("https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts")
 //
-// Two promises rank above all else. A program is never worse off with a Transport than
-// without it: what the library does not understand passes through as it is. And no write
-// is sent twice without proof that the first one was not carried out, unless repeating it
-// is harmless. A write that may or may not have been carried out is in doubt: the error
-// says so ([ErrOutcomeUnknown]), and [InDoubt] says so for a response as well.
+// Two promises rank above all others. A program is never worse off with a Transport than
+// without one: what the package does not understand passes through unchanged. And no write
+// is sent twice without proof that the first attempt was not carried out, unless repeating
+// it is harmless.
 //
-// # Words
+// # Glossary
 //
-// An organization has one or two endpoints, the [Primary] and the [Alternate]; all of
-// its traffic goes to the active one. (The alternate is a copy that lags behind; writing
-// to both would make them diverge.) A switch makes the other endpoint the active one: a
-// failover leads to the alternate, a fail-back to the primary. A [Fault] is what an
-// attempt got instead of a healthy answer. A fault of [ClassTransient] or
-// [ClassUnavailable] counts: [Config.FailureThreshold] of them in a row trip the circuit
-// breaker of the endpoint. A fence is a fault by which an endpoint says itself that it
-// does not serve the organization, such as code 0x8004B065; it is definitive and trips the
-// breaker at once. A probe is a request that the library makes by itself to find out
-// whether an endpoint serves. While no endpoint passes its probe, the Transport is down.
+//   - Endpoint: one of the addresses of an organization, the [Primary] or the [Alternate]. All
+//     traffic goes to the active one, because the copies would diverge if both were written.
+//   - Switch: making the other endpoint active. A switch to the alternate is a failover, one
+//     to the primary a fail-back. The generation counts switches.
+//   - Fault: what an attempt got instead of a healthy answer ([Fault]). Faults of
+//     [ClassTransient] and [ClassUnavailable] count towards the endpoint's circuit breaker.
+//   - Fence: a fault by which an endpoint itself says that it does not serve the organization,
+//     such as code 0x8004B065. One is enough to trip the circuit breaker.
+//   - Probe: a request of the package's own that finds out whether an endpoint serves.
+//   - Down: no endpoint passes its probe.
+//   - Renewal: requests go over new connections only, because the organization may have been
+//     moved behind its address.
+//   - Provisional: a switch on weak evidence, undone unless the new endpoint serves requests.
+//   - Latched: switched too often, so further switches wait for a person ([Status.Latched]).
+//   - In doubt: a write that was sent and may or may not have been carried out
+//     ([ErrOutcomeUnknown], [InDoubt]).
+//   - At risk: a write that was acknowledged shortly before an outage, so that the copy that
+//     serves now may lack it. The ledger keeps recent writes; a [LossReport] lists these.
+//   - Fleet: the processes that share one store ([Shared]) and switch together. A witness is
+//     one that has seen the active endpoint fail; a quorum is how many it takes to switch.
 package failover
 
 import (
@@ -61,75 +69,72 @@ import (
 )
 
 // Config adjusts a [Transport]. The zero value of every field is its default; a
-// negative number switches the feature off. [New] copies the Config, which may be reused
+// negative number turns the feature off. [New] copies the Config, which may be reused
 // and changed afterwards.
 //
-// The functions in it are called concurrently unless the field says otherwise. One that
-// panics has failed, the log says which it was, and requests go on.
+// Its functions are called concurrently unless the field says otherwise. A panic in one
+// counts as its failure and is logged; requests continue.
 type Config struct {
 	// Base sends the requests, and probes are derived from it. It should be an
-	// *http.Transport, and must not repeat requests by itself. After a switch, and after an
-	// outage at the same endpoint, requests must go over new connections, because a failover
-	// may have moved what is behind the address: of an *http.Transport, the Transport then
-	// uses a clone of its own. Of any other Base it can only close the idle connections; see
-	// Instrument.
+	// *http.Transport, and must not repeat requests by itself. A renewal replaces an
+	// *http.Transport by a new clone of it; of any other Base it can only close the idle
+	// connections: see Instrument.
 	//
-	// Nil: a clone of what the client given to Wrap, or [http.DefaultTransport], is now,
-	// which also checks its HTTP/2 connections with pings. If that is no *http.Transport, it
-	// is used as it is. [Transport.Close] closes the idle connections of clones, and leaves
-	// a Base that you have set alone.
+	// Nil: a clone of the transport of the client given to Wrap, or else of
+	// [http.DefaultTransport], with HTTP/2 health checks (pings) enabled. If that is not an
+	// *http.Transport, it is used as it is. [Transport.Close] closes the idle connections of
+	// clones, and leaves a Base that you have set alone.
 	Base http.RoundTripper
 
 	// ProbeBase sends the probes. It should open a new connection for each. Nil: a clone of
-	// Base that does so, outside the connection limits of Base. If Base is no
-	// *http.Transport, Base itself is asked to close the connection after each probe; a
-	// probe that was given an old connection is repeated up to seven times.
+	// Base that does so, outside the connection limits of Base. If Base is not an
+	// *http.Transport, Base itself sends them and is asked to close the connection after
+	// each; a probe that got an old connection is repeated up to seven times.
 	ProbeBase http.RoundTripper
 
-	// Instrument wraps the *http.Transport that requests are sent over, for tracing or
-	// signing, and may return it as it is. Unlike a Base that is wrapped already, it lets the
-	// Transport renew its connections. (In one respect all wrappers are alike: if a
-	// connection breaks, they hide the proof that nothing of a write was sent, and the
-	// write is in doubt.) New calls Instrument, and so does each renewal. Probes do not go
-	// through the wrapper. Nil, or if Base is no *http.Transport: nothing is wrapped.
+	// Instrument wraps the *http.Transport that sends the requests, for tracing or signing,
+	// and may return it as it is. Unlike a Base that is wrapped already, it lets the
+	// Transport renew its connections. (Like any wrapper, it hides the proof that nothing of
+	// a write was sent when a connection breaks; the write is then in doubt.) New calls
+	// Instrument, and so does each renewal. Probes do not go through the wrapper. Nil, or if
+	// Base is not an *http.Transport: nothing is wrapped.
 	Instrument func(http.RoundTripper) http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the
 	// organization's URL if that names a Dataverse organization. Any other organization
-	// (Finance and Operations, on premises) then has one address: it has breaker, repeats,
-	// outages and loss reports like any other, but never switches. [NoAlternate]: the
-	// organization has one address, whatever its host.
+	// (Finance and Operations, on premises) then has one address and never switches; all else
+	// works as with two. [NoAlternate]: the organization has one address, whatever its host.
 	Alternate string
 
 	// AllowHTTP permits http URLs for hosts other than loopback ones.
 	AllowHTTP bool
 
 	// Authorize, if set, authorizes every attempt and every probe. It gets a copy of the
-	// request whose host is final; it may change the headers, and may take its time within
-	// the request's context. It should use a token for the request's host. An error ends the
-	// call before anything is sent. Nil: requests keep the credentials that they come with,
-	// and probes borrow the Authorization header of a recent request of the organization.
+	// request with its final host, may change the headers, and may block until the request's
+	// context ends. It should use a token for the request's host. An error ends the call
+	// before anything is sent. Nil: requests keep the credentials that they come with, and
+	// probes borrow the Authorization header of a recent request to the organization.
 	Authorize func(*http.Request) error
 
-	// OrganizationID is the id that [ProbeWebAPI] must find at an endpoint for the
-	// endpoint to pass. It keeps traffic from a host that answers for another organization.
-	// Empty: the id that the primary last named.
+	// OrganizationID is the id that an endpoint must return to pass [ProbeWebAPI]. It keeps
+	// traffic away from a host that answers for another organization. Empty: the id that
+	// the primary last returned.
 	OrganizationID string
 
-	// Classify judges the attempts in place of the package's [Classify], which it may call.
+	// Classify classifies the attempts in place of the package's [Classify], which it may call.
 	// It must leave the response's body readable from the start. The package's own probes,
 	// [DiscoverPolicy] and [LossReport.Verify] always use [Classify]. Nil: [Classify].
 	Classify func(*http.Response, error) *Fault
 
-	// FailureThreshold is how many counted faults in a row trip the circuit breaker of an
-	// endpoint, after which both endpoints are probed. A definitive fault trips it at once. A
-	// fault that a passed probe has shown to be about one kind of request does not count for
-	// 10 minutes. Zero: 3. Negative: only definitive faults trip it.
+	// FailureThreshold is how many faults that count, in a row, trip the circuit breaker of
+	// an endpoint, after which both endpoints are probed. A fence trips it at once. A fault
+	// that a passed probe has shown to concern one kind of request does not count for
+	// 10 minutes. Zero: 3. Negative: only fences trip it.
 	FailureThreshold int
 
-	// MaxAttempts is how often one call may be attempted, the first time included. It must
-	// be more than FailureThreshold for the very first caller of an outage to be answered by
-	// the other endpoint. Zero: 4. Negative: 1, nothing is ever sent again.
+	// MaxAttempts is how many attempts one call may make. It must exceed FailureThreshold
+	// for the very first caller of an outage to be answered by the other endpoint. Zero: 4.
+	// Negative: 1, nothing is ever sent again.
 	MaxAttempts int
 
 	// RetryBackoff is the first pause before a request is sent again to the same endpoint;
@@ -146,20 +151,19 @@ type Config struct {
 	AttemptTimeout time.Duration
 
 	// SuspectAfter is how long an attempt waits for its response headers before the
-	// Transport probes the endpoints: over new connections, and at growing intervals while
-	// attempts wait. That cuts no call off. If the endpoint fails its probe and the other one
-	// passes, the traffic switches; reads that wait are answered by the other endpoint, and
-	// writes go on waiting, and are listed in the loss report. A read that was sent within
-	// two tenths of SuspectAfter of the last answer cannot be moved, and waits as it would
-	// without a Transport. If the endpoint passes, later requests use new connections; a
-	// read without a body that has waited 15 times SuspectAfter is also sent over a new
-	// one, and the first answer wins. Zero: 10 s. Negative: nothing is probed because of a
-	// wait.
+	// Transport probes the endpoints, and again at growing intervals while attempts wait.
+	// This cuts off no call. If the endpoint fails its probe and the other one passes, the
+	// traffic switches: reads that wait are sent to the other endpoint; writes keep waiting,
+	// and are listed in the loss report. A read that was sent within two tenths of
+	// SuspectAfter of the last answer cannot be resent, and waits as it would without a
+	// Transport. If the endpoint passes, connections are renewed; a read without a body that
+	// has waited 15 times SuspectAfter is also sent over a new connection, and the first
+	// answer wins. Zero: 10 s. Negative: a wait causes no probe.
 	SuspectAfter time.Duration
 
-	// RetryThrottled is the longest Retry-After of a throttled request (429) that is waited
-	// for inside a call; one of 5 minutes or more never is. Zero or negative: none, the
-	// caller gets the 429.
+	// RetryThrottled is the longest Retry-After of a throttled request (429) that a call
+	// waits for; it never waits for 5 minutes or more. Zero or negative: none, the caller
+	// gets the 429.
 	RetryThrottled time.Duration
 
 	// Replay reports whether a request is safe to repeat although the outcome of an attempt
@@ -168,23 +172,23 @@ type Config struct {
 	// See [WithReplay] for a single call.
 	Replay func(*http.Request) bool
 
-	// MaxBody is how many bytes of a request body are held in memory so that the request can
-	// be sent again and the links in it can be mapped. A longer body is streamed, and can
-	// be sent again only through GetBody; so is a body without GetBody that has not ended
-	// after a minute. A held body may be retained until the response has been read.
-	// Zero: 1 MiB. Negative: none is held.
+	// MaxBody is how many bytes of a request body are buffered in memory so that the request
+	// can be sent again and links in it can be mapped. A longer body is streamed, as is one
+	// without GetBody that has not ended after a minute; it can be sent again only through
+	// GetBody. A buffered body may be retained until the response has been read. Zero:
+	// 1 MiB. Negative: none is buffered.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization. Nil: [ProbeWebAPI], or
-	// [ProbePath]("/data") for Finance and Operations. On premises the check of ProbeWebAPI
-	// is made below the organization's path, which the URL given to New names:
+	// [ProbePath]("/data") for Finance and Operations. On premises, ProbeWebAPI's path is
+	// below the organization's, which the URL given to New names:
 	// /Contoso/api/data/v9.1/WhoAmI.
 	Probe Probe
 
 	// ProbeInterval is the time between two probes of the primary while the alternate is
 	// active. It grows by half after each failed probe and is jittered by 20%. Zero: 10 s.
-	// Negative: the primary is not probed, and the way back is [Transport.Switch], or an
-	// alternate that fails (see ManualFailback).
+	// Negative: the primary is not probed, and the traffic returns by [Transport.Switch], or
+	// if the alternate fails (see ManualFailback).
 	ProbeInterval time.Duration
 
 	// MaxProbeInterval is what ProbeInterval grows to; a fleet probes once in one and a half
@@ -199,90 +203,83 @@ type Config struct {
 	// Negative: 1.
 	Rise int
 
-	// MinDwell is the shortest stay at the alternate before a fail-back. It doubles with every
-	// further switch within an hour, up to an hour. An alternate that fails ends it. Zero:
-	// 5 min. Negative: none.
+	// MinDwell is the shortest time at the alternate before a fail-back. It doubles with every
+	// further switch within an hour, up to an hour. It ends early if the alternate fails.
+	// Zero: 5 min. Negative: none.
 	MinDwell time.Duration
 
 	// ManualFailback leaves the fail-back to people: [Transport.Switch]. The primary is still
-	// probed. If the alternate fails (it answers the fence, or its breaker trips and it
-	// fails its probe) while the primary passes, the traffic still goes back, because the
-	// alternate no longer serves.
+	// probed. If the alternate fails (with a fence, or its breaker trips and it fails its
+	// probe) and the primary passes, the traffic still returns.
 	ManualFailback bool
 
-	// ConfirmSwitch, if set, is asked before every automatic switch, with the evidence and
-	// the writes at risk, but not before a provisional one is taken back. An error refuses
-	// the switch: the traffic stays, and the question comes up again with further evidence.
-	// Callers that wait for the switch wait for the answer; after 30 s without one the
-	// switch is refused. ConfirmSwitch must return once its context ends: Close waits for
-	// it. A fail-back and an outage may ask at the same time. Nil: switches need no
-	// confirmation.
+	// ConfirmSwitch, if set, is called before every automatic switch, with the evidence and
+	// the writes at risk, except when a provisional switch is undone. An error refuses the
+	// switch; further faults lead to another call. Callers that wait for the switch wait for
+	// ConfirmSwitch; after 30 s without an answer the switch is refused. It must return once
+	// its context ends: Close waits for it. Nil: switches need no confirmation.
 	ConfirmSwitch func(context.Context, Switch) error
 
 	// FailFast makes requests fail at once with [ErrUnavailable] while the Transport is down,
-	// for programs that would rather queue. False: each is still sent to the active
-	// endpoint, once, and comes back as it comes. Some may be served, and the first that is
-	// ends the outage.
+	// for programs that would rather queue. False: each is still sent once, to the active
+	// endpoint, because some may be served. The first that is ends the outage.
 	FailFast bool
 
 	// WaitForUp makes requests that arrive while the Transport is down wait for the end of
-	// the outage, as long as their contexts live: for batch jobs. It takes precedence over
-	// FailFast. So does a request that was under way when the outage began, if it may be
-	// sent again and attempts are left.
+	// the outage or of their contexts: for batch jobs. So does a request that was under way
+	// when the outage began, if it may be sent again and attempts are left. WaitForUp takes
+	// precedence over FailFast.
 	WaitForUp bool
 
 	// RPO is the recovery point objective: how far the copy that takes over may lag behind.
-	// Writes that an endpoint acknowledged within RPO before its last success are at risk
-	// when the endpoint is left, or its outage ends: see [LossReport]. The emergency response
-	// of self-service disaster recovery can lose up to 15 minutes; rather than set a longer
-	// RPO, call [Transport.WritesSince] with the time of the last sync. Zero: 5 s. Negative:
-	// none. Source:
+	// Writes that an endpoint acknowledged within RPO before its last success are at risk:
+	// see [LossReport]. The emergency response of self-service disaster recovery can lose up
+	// to 15 minutes; rather than set a longer RPO, call [Transport.WritesSince] with the time
+	// of the last sync. Zero: 5 s. Negative: none. Source:
 	// https://learn.microsoft.com/power-platform/admin/business-continuity-disaster-recovery
 	RPO time.Duration
 
 	// LedgerSize is how many of the latest writes are kept in memory for loss reports, at
-	// about 350 bytes each. Memory is allocated as writes come. Zero: 4096. Negative: none,
-	// and loss reports are empty.
+	// about 350 bytes each, allocated as writes are made. Zero: 4096. Negative: none, and
+	// loss reports are empty.
 	LedgerSize int
 
-	// Shared is where the processes of a fleet keep what they know together.
-	// A switch of one is then followed by all others, each after a passed probe
-	// of its own, within a second; one of them at a time probes for the fail-back, or
-	// while they are down, and they count Rise together; dwell and
-	// latch count the switches of all. New waits up to two seconds, for the store, and for a
-	// probe and for ConfirmSwitch, to start out where the fleet is. No request waits for
-	// Shared (unless Quorum asks for more than one process, and then only those
-	// that wait for a switch), and without an answer from it the Transport is on
-	// its own. Close does not close it. Nil: there is no fleet.
+	// Shared is the store of a fleet. When one process switches, the others follow within a
+	// second, each after a passed probe of its own. One at a time probes for the fail-back,
+	// or while all are down. Rise, MinDwell and the latch count for the fleet as a whole.
+	// New waits up to two seconds (for the store, a probe, and ConfirmSwitch) to start at
+	// the fleet's endpoint. No request waits for Shared, except for the quorum of a switch,
+	// and while the store fails, the Transport decides on its own. Close does not close
+	// Shared. Nil: there is no fleet.
 	Shared Shared
 
-	// Quorum is how many processes of the fleet must have seen the active
-	// endpoint fail, within a minute, before the first of them switches to the
-	// alternate. The others are asked: those without traffic probe the endpoint. A fence
-	// and a switch by hand need none. A process that Shared does not answer
-	// switches on its own, but the fleet is not told before the quorum is there; if the fleet's
-	// endpoint serves the process again, it goes back. Zero: 1. Negative: 1.
+	// Quorum is how many processes of the fleet must have seen the active endpoint fail,
+	// within a minute, before the first of them switches to the alternate. The others are
+	// asked to probe the endpoint. A fence and a switch by hand need no quorum. A process
+	// that cannot reach Shared switches on its own, but the fleet does not follow before
+	// there is a quorum; if the fleet's endpoint serves the process again, it returns.
+	// Zero: 1. Negative: 1.
 	Quorum int
 
-	// OnFault, if set, is called for every failed attempt, on the goroutine of the call and
-	// with the caller's context: once it is known whether another attempt follows, and before
+	// OnFault, if set, is called for every failed attempt, on the caller's goroutine and with
+	// the caller's context, once it is decided whether another attempt follows and before
 	// that is made. It is called concurrently, and the call waits for it. It is not called
 	// for a response body that breaks off after the response was returned.
 	OnFault func(context.Context, Attempt)
 
 	// OnEvent, if set, is called for every event, in order, one at a time, off the request
 	// path. It may call the Transport, except for Close, which waits for it. While it blocks,
-	// up to 1,024 events wait for it; further ones are dropped, which the log and
+	// at least 1,024 events are queued; further ones are dropped, which the log and
 	// [Status.EventsDropped] report. With Shared, the first event may come before New has
-	// returned. A panic is logged.
+	// returned.
 	OnEvent func(Event)
 
 	// OnWrite, if set, is called for every write once it has ended, for a program that keeps
 	// a longer journal than the ledger: writes that were acknowledged, in whole or in part,
-	// and those whose outcome is unknown. It is called in order, one write at a time, off
-	// the request path. It may call the Transport, except for Close, which waits for it.
-	// While it blocks, up to 4,096 writes wait for it; further ones are dropped, which the
-	// log and [Status.WritesDropped] report. Writes that end after Close are not reported.
+	// and those in doubt. It is called in order, one at a time, off the request path. It may
+	// call the Transport, except for Close, which waits for it. While it blocks, at least 4,096
+	// writes are queued; further ones are dropped, which the log and [Status.WritesDropped]
+	// report. Writes that end after Close are not reported.
 	OnWrite func(Write)
 
 	// Runbook is the address of the runbook to which [Transport.StatusHandler] and
@@ -295,12 +292,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// A Transport is an [http.RoundTripper] that sends the requests of one
-// organization to whichever of its endpoints serves it. Requests to other hosts
-// pass through Base untouched. It is safe for concurrent use.
+// A Transport is an [http.RoundTripper] that sends the requests of one organization to
+// whichever of its endpoints serves it. Requests to other hosts pass through Base
+// unchanged. It is safe for concurrent use.
 //
-// While the organization is healthy a Transport has no goroutine, and no timer except
-// while requests wait for an answer, unless it is part of a fleet ([Config.Shared]).
+// While the organization is healthy and no request waits for an answer, a Transport has
+// neither goroutine nor timer, unless it is part of a fleet ([Config.Shared]).
 type Transport struct {
 	org  Org
 	cfg  Config
@@ -349,13 +346,12 @@ type Transport struct {
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// New returns a Transport for the organization at orgURL: the URL of either endpoint, with
-// or without a path, of which only the organization's name on premises is used. A nil cfg
-// means defaults. The error names everything that is wrong at once, and quotes no
-// credentials.
+// New returns a Transport for the organization at orgURL, the URL of either endpoint. Its
+// path is ignored, except for the organization's name on premises. A nil cfg means
+// defaults. The error names everything that is wrong at once, and quotes no credentials.
 //
-// The Transport starts out at the primary. If the organization is failed over at that
-// moment, its first requests find out. Call Close when done with it.
+// Without a fleet the Transport starts at the primary; if the organization has failed over
+// already, the first requests find out. Call [Transport.Close] when done with it.
 func New(orgURL string, cfg *Config) (*Transport, error) {
 	return newTransport(orgURL, cfg, nil)
 }
@@ -392,10 +388,9 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	return t, nil
 }
 
-// Wrap returns a copy of client whose requests go through a new Transport on top of the
-// client's own transport ([Config.Base] is used instead if it is set), and that Transport,
-// which the caller closes when done. A nil client means [http.DefaultClient]. The client
-// itself is not changed.
+// Wrap returns a copy of client whose requests go through a new Transport, and that
+// Transport, which the caller must close. [Config.Base] defaults to the client's own
+// transport. A nil client means [http.DefaultClient]. The client itself is not changed.
 func Wrap(client *http.Client, orgURL string, cfg *Config) (*http.Client, *Transport, error) {
 	if client == nil {
 		client = http.DefaultClient
@@ -438,13 +433,14 @@ func (c *Config) complete(org *Org) error {
 	if c.Probe == nil {
 		c.Probe = defaultProbe(org)
 	}
+	var wrong []error
 	if u, err := url.Parse(c.Runbook); c.Runbook != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
-		return errors.New("failover: Runbook is no absolute http or https URL") // which may hold a secret
+		wrong = append(wrong, errors.New("failover: Runbook is not an absolute http or https URL")) // which may hold a secret
 	}
 	if c.MaxProbeInterval < c.ProbeInterval && c.ProbeInterval != never {
-		return fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval)
+		wrong = append(wrong, fmt.Errorf("failover: MaxProbeInterval %v is shorter than ProbeInterval %v", c.MaxProbeInterval, c.ProbeInterval))
 	}
-	return nil
+	return errors.Join(wrong...)
 }
 
 // never is a time that does not come in the life of a program.
@@ -461,10 +457,10 @@ func setDefault[T int | int64 | time.Duration](field *T, standard, off T) {
 }
 
 // Close stops all probing, waits until every goroutine of the Transport, OnEvent and
-// OnWrite have returned, and always returns nil. If the store of a fleet hangs, that takes
-// up to a second more. Round trips under way are not waited for: they finish their current
-// attempt. Later round trips return [ErrClosed]. Close does not close a Base that the
-// caller has given. Closing again does nothing.
+// OnWrite have returned, and always returns nil. A fleet's store that hangs delays it by up
+// to a second. Close does not wait for round trips under way: each finishes its current
+// attempt. Later round trips return [ErrClosed]. Close does not close a Base that was set in
+// Config. Closing again does nothing.
 func (t *Transport) Close() error {
 	t.mu.Lock()
 	first := !t.rule.Closed

@@ -23,7 +23,7 @@ func TestAQuorumKeepsAProcessFromMovingTheFleetAlone(t *testing.T) {
 		assert.Equal(s, failover.Primary, alone.active())
 		refused, n := alone.last(failover.EventSwitchRefused)
 		require.Equal(s, 1, n)
-		assert.Contains(s, refused.Reason, "seen by 1 of the 2 processes that it takes")
+		assert.Contains(s, refused.Reason, "seen by 1 of the 2 processes required")
 		synctest.Wait()
 		assert.Equal(s, []string{"process A"}, alone.Status().Fleet.Witnesses)
 		time.Sleep(2 * time.Minute)

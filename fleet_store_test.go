@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -182,6 +183,43 @@ func TestAStoreIsLostOnceAndFoundOnce(t *testing.T) {
 			s.outOfOrder(func(*process) { full.Store(true) }, func(*process) { full.Store(false) })
 		})
 	})
+}
+
+// A store counts as found once it has worked for 15 s without an error; each relapse
+// doubles that, up to two minutes.
+func TestHowLongAStoreWorksUntilItIsFound(t *testing.T) {
+	for relapses, want := range []time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 2 * time.Minute} {
+		t.Run(fmt.Sprint(relapses), func(t *testing.T) {
+			tellOfAFleet(t, 1, failover.Config{}, func(s *fleetStory) {
+				var fails atomic.Bool
+				var good atomic.Int64 // when the first call since the last error ended
+				p := s.fleet[0]
+				p.suffer(func(context.Context) error {
+					if fails.Load() {
+						good.Store(0)
+						return errors.New("connection refused")
+					}
+					good.CompareAndSwap(0, time.Now().UnixNano())
+					return nil
+				})
+				fails.Store(true)
+				time.Sleep(2 * time.Minute)
+				fails.Store(false)
+				for range relapses {
+					time.Sleep(10 * time.Second)
+					fails.Store(true)
+					time.Sleep(10 * time.Second)
+					fails.Store(false)
+				}
+				for p.Status().Fleet.Err != nil {
+					time.Sleep(10 * time.Millisecond)
+				}
+				took := time.Since(time.Unix(0, good.Load()))
+				assert.GreaterOrEqual(s, took, want)
+				assert.LessOrEqual(s, took, want+2600*time.Millisecond, "it is used every 2 to 2.5 s")
+			})
+		})
+	}
 }
 
 // outOfOrder has the processes of a fleet that is away from home suffer for some minutes.

@@ -343,7 +343,7 @@ func TestARecordOfTimesToComeLatchesForAnHourAtTheMost(t *testing.T) {
 func TestARecordWithoutSenseIsAnErrorOfTheStore(t *testing.T) {
 	tellOfAFleet(t, 1, failover.Config{}, func(s *fleetStory) {
 		s.poison(failover.Record{Active: 7, Generation: 1})
-		assert.ErrorContains(s, s.fleet[0].Status().Fleet.Err, "makes no sense")
+		assert.ErrorContains(s, s.fleet[0].Status().Fleet.Err, "is invalid")
 		s.org.FailOver()
 		assert.Equal(s, 200, s.fleet[0].get())
 	})

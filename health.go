@@ -19,8 +19,8 @@ type State uint8
 const (
 	// StateClosed: the endpoint is healthy, or nothing is known about it.
 	StateClosed State = iota
-	// StateHalfOpen: the endpoint failed a while ago. [Config.Rise] passed probes in a row
-	// (healthy answers, if it is the active one) close the breaker; a failure opens it.
+	// StateHalfOpen: the endpoint failed a while ago. [Config.Rise] passed probes in a row (or
+	// healthy answers, at the active endpoint) close the breaker; a failure opens it.
 	StateHalfOpen
 	// StateOpen: the endpoint has failed.
 	StateOpen
@@ -228,25 +228,22 @@ func (b *breaker) state() State {
 	}
 }
 
-// RecentTime is what [Recent] looks back on: the current minute and the four
-// before it.
+// RecentTime is the period that [Recent] covers: the current minute and the four before it.
 const RecentTime = recentMinutes * time.Minute
 
 const recentMinutes = 5
 
-// Recent counts what became of the attempts at an endpoint within [RecentTime].
+// Recent counts the results of the attempts at an endpoint within [RecentTime].
 type Recent struct {
-	// Succeeded are the attempts that got a healthy answer. At most one in a
-	// millisecond is counted, so shares are exact for up to some hundred requests
-	// a second and too high beyond that. An answer of [ClassApplication] is one.
+	// Succeeded counts attempts with a healthy answer, at most one per millisecond: above
+	// some hundred requests per second the number is too low. An answer of
+	// [ClassApplication] is a healthy one here.
 	Succeeded int
-	// Faults are the attempts that met a fault, by class. Classes without any are
-	// left out.
+	// Faults counts attempts with a fault, by class. Classes without any are left out.
 	Faults map[Class]int
-	// InDoubt are writes that were sent and got no definite answer.
+	// InDoubt counts writes in doubt.
 	InDoubt int
-	// RefusedSwitches is how often a switch away from the endpoint was called for
-	// and refused.
+	// RefusedSwitches counts switches away from the endpoint that were refused.
 	RefusedSwitches int
 }
 

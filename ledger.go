@@ -14,15 +14,15 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// Write is a write that was sent: what it takes to find it later, without body, query or
-// credentials. All texts are bounded and free of control characters.
+// Write describes a write that was sent, so that it can be found later. It has no body,
+// query or credentials. All texts are bounded and free of control characters.
 type Write struct {
-	// Time is when the attempt ended: when its answer came, or was no longer waited for.
-	// For a write that is under way it is when it was listed.
+	// Time is when the attempt ended, with or without an answer. For a write that is still
+	// under way it is when it was listed.
 	Time   time.Time
 	Method string
-	// Path of the request's URL, escaped, cut at 512 bytes. A record that was
-	// addressed by an alternate key has the key in it.
+	// Path of the request's URL, escaped, cut at 512 bytes. It includes the alternate key of
+	// a record that was addressed by one.
 	Path string
 	// EntityID is the GUID of the record, "" if neither the request nor its
 	// answer named one.
@@ -32,7 +32,7 @@ type Write struct {
 	// "" for a record of an elastic table, which is read by its id and its
 	// partition.
 	Entity string
-	// RequestID is the id that the service gave to the request, or else the caller's own.
+	// RequestID is the id that the service assigned to the request, or else the caller's.
 	RequestID string
 	// Label of the request, see [WithLabel].
 	Label string
@@ -40,22 +40,22 @@ type Write struct {
 	Status int
 	// Endpoint to which the write was sent.
 	Endpoint Endpoint
-	// Outcome is what is known about what became of it.
+	// Outcome is what is known about its effect.
 	Outcome Outcome
 }
 
-// Outcome says what is known about what a write has done at the endpoint to which it was
+// Outcome says what is known about the effect of a write at the endpoint to which it was
 // sent.
 type Outcome uint8
 
 const (
-	// OutcomeAcknowledged: the service answered that it had carried the write out.
+	// OutcomeAcknowledged: the service confirmed that it had carried out the write.
 	OutcomeAcknowledged Outcome = iota
-	// OutcomeUnknown: there was no definite answer. The write may have been carried
-	// out, then or later.
+	// OutcomeUnknown: there was no definite answer. The write may have been carried out, or
+	// may still be.
 	OutcomeUnknown
-	// OutcomePartial: a $batch or ExecuteMultiple was answered with an error. Some of
-	// the writes in it, up to the one that failed, may have been carried out.
+	// OutcomePartial: a $batch or ExecuteMultiple was answered with an error. The writes in
+	// it before the one that failed may have been carried out.
 	OutcomePartial
 )
 

@@ -143,6 +143,30 @@ func TestLocalTroublesAreNoFaults(t *testing.T) {
 	}
 }
 
+// Nor are headers that are longer than the endpoint has said over HTTP/2 that it takes.
+func TestHeadersThatAreTooLongAreNoFault(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.EnableHTTP2, server.Config.MaxHeaderBytes = true, 4096
+	server.StartTLS()
+	defer server.Close()
+	transport, _ := overTLS(t, server, failover.Config{})
+	client := &http.Client{Transport: transport}
+	_, err := client.Get(server.URL + accounts) // the connection, and what the endpoint says
+	require.NoError(t, err)
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
+		req, err := http.NewRequest(method, server.URL+accounts, strings.NewReader("{}"))
+		require.NoError(t, err)
+		req.Header.Set("X-Contoso", strings.Repeat("x", 8192))
+		_, err = transport.RoundTrip(req)
+		require.Error(t, err)
+		assert.NotErrorIs(t, err, failover.ErrOutcomeUnknown)
+		assert.Equal(t, failover.ClassLocal, lastFault(t, err).Class, "%s: %v", method, err)
+		assert.Equal(t, failover.NotSent, lastFault(t, err).Delivery, method)
+		assert.Len(t, attempts(err), 1, method)
+	}
+}
+
 func attempts(err error) []*failover.Fault {
 	var failure *failover.Error
 	if !errors.As(err, &failure) {

@@ -13,17 +13,17 @@ import (
 
 // This file is what people use: switches by hand, and a look at where things stand.
 
-// Switch moves all traffic to an endpoint by hand. The endpoint must pass its probe;
-// otherwise nothing changes and the probe's error is returned. It also returns an error if
+// Switch switches all traffic to an endpoint by hand. The endpoint must pass its probe;
+// otherwise nothing changes and Switch returns the probe's error. It also returns an error if
 // ctx ends first, the Transport is closed ([ErrClosed]), or the organization has no such
-// endpoint. Requests under way are not interrupted. OnEvent and the log get reason, without
-// what looks like a secret in it. Config.ConfirmSwitch is not asked. The memory of earlier
-// switches is cleared, and with it the latch ([Status.Latched]).
+// endpoint. Requests under way are not interrupted. The reason goes to OnEvent and the log,
+// with secrets redacted. Config.ConfirmSwitch is not called. Switch clears the history of
+// switches, and so releases the latch ([Status.Latched]).
 //
 // After a switch to [Alternate], an automatic fail-back follows once the primary passes its
-// probes; use [Transport.Pin] to stay. A pinned Transport stays pinned, at the new endpoint.
-// A fleet follows the switch, unless this Transport is pinned, even if the Transport is at
-// that endpoint already.
+// probes; use [Transport.Pin] to prevent that. A pinned Transport stays pinned, at the new
+// endpoint. A fleet follows, unless this Transport is pinned, even if the endpoint was active
+// here before.
 func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) error {
 	reason = redact.Line(redact.Text(reason), maxErrorText)
 	if to != Primary && to != Alternate {
@@ -67,10 +67,10 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 }
 
 // Pin sends all traffic to an endpoint until [Transport.Unpin], whatever its probes say:
-// there are no automatic switches, and the Transport is never down. Unless
-// Config.ProbeInterval is negative, both endpoints are still probed, for
-// [Transport.Status]. Pin switches without a probe; call [Transport.Switch] first to be
-// careful. Pinning an endpoint that the organization does not have changes nothing.
+// there are no automatic switches, and the Transport is never down. Both endpoints are still
+// probed, for [Transport.Status], unless Config.ProbeInterval is negative. Pin switches
+// without a probe; to be safe, call [Transport.Switch] first. Pinning an endpoint that the
+// organization does not have changes nothing.
 func (t *Transport) Pin(e Endpoint) { t.pin(e, "by hand") }
 
 func (t *Transport) pin(e Endpoint, reason string) {
@@ -97,9 +97,9 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	t.publishLocked(nil)
 }
 
-// Unpin allows automatic switches again. If the endpoint has failed meanwhile, the next
-// fault leads to a decision. The memory of earlier switches is cleared, and with it the latch,
-// whether the Transport was pinned or not.
+// Unpin allows automatic switches again. If the endpoint has failed meanwhile, the next fault
+// that counts leads to a decision. Whether or not the Transport was pinned, Unpin clears the
+// history of switches, and so releases the latch.
 func (t *Transport) Unpin() { t.unpin("by hand") }
 
 func (t *Transport) unpin(reason string) {
@@ -118,8 +118,8 @@ func (t *Transport) unpin(reason string) {
 
 // Status is a snapshot of a [Transport].
 type Status struct {
-	// Active is the endpoint that all traffic goes to, Since when it became active, and
-	// Generation how many switches led here since New.
+	// Active is the endpoint that all traffic goes to, Since is when it became active, and
+	// Generation the number of switches since New.
 	Active     Endpoint
 	Since      time.Time
 	Generation uint64
@@ -127,33 +127,31 @@ type Status struct {
 	Pinned bool
 	// Down: no endpoint passes its probe. Never true while pinned.
 	Down bool
-	// Provisional: the traffic switched here on weak evidence (the probe got a 401 or 429),
-	// and the endpoint has not given a healthy answer to a request since. It is a trial: the
-	// first healthy answer confirms the switch. The traffic goes back as soon as a request
-	// meets a fault instead, a 401 included, or the other endpoint passes a probe.
+	// Provisional: the traffic switched here on weak evidence (the probe got a 401 or 429).
+	// The first healthy answer to a request confirms the switch. The switch is undone if a
+	// request meets a fault instead, a 401 included, or the other endpoint passes a probe.
 	Provisional bool
-	// TimeDown is how long the Transport has been down in all, since New. It
-	// grows while Down is true, and no more after Close.
+	// TimeDown is the total time that the Transport has been down since New. It grows while
+	// Down is true, and stops growing with Close.
 	TimeDown time.Duration
-	// Latched: there were four switches within an hour. Further ones take a person
-	// ([Transport.Switch], [Transport.Unpin]), a fence at the active endpoint (but
-	// no more than four within a minute), or time.
+	// Latched: there were four switches within an hour. Until an hour has passed since the
+	// first of them, only a person ([Transport.Switch], [Transport.Unpin]) or a fence at the
+	// active endpoint (up to four switches within a minute) causes another.
 	Latched bool
 	// Closed: Close was called.
 	Closed             bool
 	Primary, Alternate EndpointStatus
 	// Fleet is nil without [Config.Shared].
 	Fleet *FleetStatus
-	// Events are the last 64 events, oldest first, without those of probes. Of more, the
-	// oldest of the most frequent kind is left out first.
+	// Events are the latest 64 events except those of probes, oldest first. When there are
+	// more, the oldest event of the most frequent kind is dropped.
 	Events []Event
-	// EventsDropped is how many events were dropped because OnEvent or the Logger was too
-	// slow.
+	// EventsDropped is how many events were dropped because OnEvent or Logger was too slow.
 	EventsDropped uint64
-	// Loss is the last loss report, nil if there was no reason for one yet. A nil report
-	// may be verified.
+	// Loss is the latest loss report, nil if there is none yet. [LossReport.Verify] accepts a
+	// nil report.
 	Loss *LossReport
-	// Losses are the last 16 loss reports, oldest first.
+	// Losses are the latest 16 loss reports, oldest first.
 	Losses []*LossReport
 	// WritesDropped is how many writes were dropped because OnWrite was too slow.
 	WritesDropped uint64
@@ -166,19 +164,19 @@ type EndpointStatus struct {
 	URL string
 	// State of the circuit breaker.
 	State State
-	// LastSuccess is when the endpoint last answered a request in good health
-	// (to the millisecond), zero if it never did.
+	// LastSuccess is when the endpoint last gave a healthy answer to a request (to the
+	// millisecond), zero if never.
 	LastSuccess time.Time
-	// LastFault is the last fault of a request, nil if there was none, and
-	// LastFaultTime when it was met.
+	// LastFault is the last fault of a request, nil if there was none, and LastFaultTime
+	// when it happened.
 	LastFault     *Fault
 	LastFaultTime time.Time
-	// Faults is how many faults requests have met since New, by class.
+	// Faults counts the faults of requests since New, by class.
 	Faults map[Class]uint64
 	// Recent counts the attempts of the last minutes.
 	Recent Recent
-	// LastProbe is when the endpoint was last probed, zero if never, and
-	// ProbeError what that probe found, nil if it passed.
+	// LastProbe is when the endpoint was last probed, zero if never, and ProbeError is the
+	// result of that probe, nil if it passed.
 	LastProbe  time.Time
 	ProbeError error
 }
@@ -213,8 +211,22 @@ func (t *Transport) Status() Status {
 	return status
 }
 
-// Org returns the organization that the Transport is for.
-func (t *Transport) Org() Org { return t.org }
+// Org returns the organization that the Transport is for. Changing the URLs in it does not
+// change the Transport.
+func (t *Transport) Org() Org {
+	org := t.org
+	org.Primary, org.Alternate = copyURL(org.Primary), copyURL(org.Alternate)
+	return org
+}
+
+// copyURL returns a copy of an origin, which has no user information.
+func copyURL(u *url.URL) *url.URL {
+	if u == nil {
+		return nil
+	}
+	c := *u
+	return &c
+}
 
 // url returns the origin of an endpoint, nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {

@@ -169,7 +169,9 @@ func TestConfirmSwitchMayObject(t *testing.T) {
 				return objection(ctx, proposal)
 			}}, func(s *story) {
 				s.org.FailOver()
+				start := time.Now()
 				assert.Equal(s, 503, s.get(accounts))
+				assert.Equal(s, map[string]time.Duration{"no": 0, "no answer": 30 * time.Second}[name], time.Since(start))
 				assert.Equal(s, failover.Primary, s.active())
 				synctest.Wait()
 				require.Len(s, asked, 1)

@@ -31,19 +31,17 @@ type Policy struct {
 	EndpointEnabled bool
 }
 
-// DiscoverPolicy reads the failover policy from the WSDL of the organization
-// service at an endpoint, for checks at start-up. Dataverse shows the WSDL to
-// everyone; client is asked for it without redirects, and nil means
-// [http.DefaultClient]. An error is a *[Fault] of the endpoint, or says that
-// endpoint is no address. Use a client without a [Transport] to see one endpoint
-// and not the active one.
+// DiscoverPolicy reads the failover policy from the WSDL of the organization service at an
+// endpoint, for checks at start-up. Dataverse shows the WSDL without authentication.
+// DiscoverPolicy does not follow redirects; a nil client means [http.DefaultClient]. Use a
+// client without a [Transport], which would ask the active endpoint instead. An error is a
+// *[Fault] of the endpoint, or says that endpoint has no host.
 //
 // The policy is the element FailoverPolicy of the namespace
-// http://schemas.microsoft.com/xrm/2012/Contracts/Services in a WS-Policy, with
-// FailoverAvailable and EndpointEnabled below it; only one with both counts. It
-// lies behind a wsdl:import. Imports are followed to the origin of the endpoint
-// only; an error says so if a WSDL without a policy has others. At most 5
-// documents are read, imports of imports included, up to 4 MiB of each.
+// http://schemas.microsoft.com/xrm/2012/Contracts/Services in a WS-Policy; one without both
+// FailoverAvailable and EndpointEnabled is ignored. It is behind a wsdl:import. Imports are
+// followed within the origin of the endpoint only; if a WSDL without a policy has others, that
+// is an error. At most 5 documents are read, nested imports included, up to 4 MiB of each.
 func DiscoverPolicy(ctx context.Context, client *http.Client, endpoint *url.URL) (Policy, error) {
 	if endpoint == nil || endpoint.Host == "" {
 		return Policy{}, errors.New("failover: policy: endpoint has no host")
@@ -53,11 +51,10 @@ func DiscoverPolicy(ctx context.Context, client *http.Client, endpoint *url.URL)
 	return findPolicy(ctx, withoutRedirects(client), root)
 }
 
-// ProbeWSDL is a [Probe] that asks the WSDL of the organization service, by
-// [DiscoverPolicy]. The endpoint passes if the failover policy there says that
-// it is enabled, and fails if the policy says otherwise. If there is no policy, as on
-// premises, or the request is throttled, the answer itself makes the endpoint pass, but not
-// after a fence. It needs no credentials.
+// ProbeWSDL is a [Probe] that reads the failover policy with [DiscoverPolicy]. The endpoint
+// passes if the policy says that it is enabled, and fails if the policy says otherwise. If
+// there is no policy, as on premises, or the request is throttled, the endpoint passes on weak
+// evidence, except after a fence. ProbeWSDL needs no credentials.
 func ProbeWSDL(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	policy, err := DiscoverPolicy(ctx, client, endpoint)
 	var f *Fault

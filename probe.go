@@ -20,24 +20,24 @@ import (
 )
 
 // A Probe finds out whether an endpoint serves the organization. It returns nil if the
-// endpoint does. A *[Fault] of a class that does not count means that the answer proves
-// neither (a 403, a 404): the traffic does not switch to such an endpoint, nor away from it
-// for that reason. Any other error means that the endpoint does not serve.
+// endpoint does (the endpoint passes). A *[Fault] of a class that does not count, such as a
+// 403 or 404, is inconclusive: the traffic neither switches to such an endpoint nor, for that
+// reason, away from it. Any other error means that the endpoint does not serve.
 //
 // The client authorizes requests to the endpoint, and only those, as [Config.Authorize] does.
 // It opens a new connection for each request, and does not follow redirects. The context
-// ends after [Config.ProbeTimeout]. Probes run concurrently, even at one endpoint. A Probe
-// that panics proves nothing.
+// ends after [Config.ProbeTimeout]. Probes run concurrently, even at one endpoint. A panic
+// is inconclusive.
 type Probe func(ctx context.Context, client *http.Client, endpoint *url.URL) error
 
-// ProbeWebAPI is a [Probe] that asks the Web API who the caller is (GET
-// /api/data/v9.2/WhoAmI). The endpoint passes if the answer names the organization
-// ([Config.OrganizationID], if that is set). It also passes, weakly, if it asks for a bearer
-// token (401) or throttles the request: that is enough to stay at an endpoint, or to end an
-// outage. The traffic switches to such an endpoint only if the active one has failed its
-// probe, and on trial, see [Status.Provisional]. Once an endpoint has answered a fence, only
-// an answer that names the organization passes, because gateways ask for tokens, and
-// throttle, before they look for the organization.
+// ProbeWebAPI is a [Probe] that calls WhoAmI of the Web API (GET /api/data/v9.2/WhoAmI). The
+// endpoint passes if the answer names the organization ([Config.OrganizationID], if set). It
+// also passes, on weak evidence, if it asks for a bearer token (401) or throttles the request:
+// that is enough to stay at an endpoint, or to end an outage. The traffic switches to such an
+// endpoint only if the active one has failed its probe, and only provisionally (see
+// [Status.Provisional]). Once an endpoint has answered with a fence, only an answer that
+// names the organization passes, because gateways ask for tokens, and throttle, before they
+// look up the organization.
 func ProbeWebAPI(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return probePath(ctx, client, endpoint, "/api/data/v9.2/WhoAmI", namesOrganization)
 }

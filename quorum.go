@@ -12,7 +12,7 @@ import (
 )
 
 // This file is what the members of a fleet do together: they count who has seen an
-// outage, ask each other, take turns at probes, and keep their hands off.
+// outage, ask each other, take turns at probes, and freeze.
 
 const (
 	// witnessTime is how long a process counts as a witness of an outage.
@@ -84,7 +84,7 @@ func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	case err != nil:
 		return true, nil
 	case seen.Count < quorum:
-		return false, fmt.Errorf("seen by %d of the %d processes that it takes", seen.Count, quorum)
+		return false, fmt.Errorf("seen by %d of the %d processes required", seen.Count, quorum)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -281,12 +281,12 @@ func (t *Transport) claim(ctx context.Context, c Claim) (Holders, error) {
 	return holders, err
 }
 
-// Freeze keeps every Transport of the fleet from moving by itself, until
-// [Transport.Unfreeze]: no failover and no fail-back, whatever the probes say. They go
-// on where they are, Down included; [Transport.Switch] still moves them all, and
-// [Transport.Pin] one. Reason is for people. A Transport that cannot read the store
-// keeps its hands off if it has read so before. It returns an error if the store could
-// not be told, and errors.ErrUnsupported without [Config.Shared]: pin it.
+// Freeze disables automatic switches in every Transport of the fleet until
+// [Transport.Unfreeze]: there is no failover and no fail-back, whatever the probes say. Each
+// stays at its endpoint, even if that is down; [Transport.Switch] still switches the fleet,
+// and [Transport.Pin] one Transport. The reason is for people: [Record.Frozen]. A Transport
+// that loses the store stays frozen if it was. Freeze returns an error if it cannot write the
+// record, and [errors.ErrUnsupported] without [Config.Shared]; use Pin there.
 func (t *Transport) Freeze(ctx context.Context, reason string) error {
 	if reason == "" {
 		reason = "by hand"
@@ -294,7 +294,8 @@ func (t *Transport) Freeze(ctx context.Context, reason string) error {
 	return t.freeze(ctx, redact.Line(redact.Text(reason), maxErrorText))
 }
 
-// Unfreeze ends what [Transport.Freeze] of any member has begun.
+// Unfreeze enables automatic switches again after [Transport.Freeze] in any member. Its errors
+// are those of Freeze.
 func (t *Transport) Unfreeze(ctx context.Context) error { return t.freeze(ctx, "") }
 
 func (t *Transport) freeze(ctx context.Context, reason string) error {

@@ -22,23 +22,23 @@ const (
 	doubtKey // see InDoubt
 )
 
-// WithReplay returns a context that marks requests as safe to repeat although the outcome of
-// an attempt is unknown, for instance because the caller has given the record its own id.
+// WithReplay returns a context that marks requests as safe to repeat if the outcome of an
+// attempt is unknown, for instance because the caller has assigned the record's id.
 func WithReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, true)
 }
 
-// NoReplay returns a context that marks requests as never to be carried out twice, and never
-// to be sent to the other endpoint: one attempt is made. Within it, a request goes over
-// another connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2) has left
-// it out. A request body without GetBody is then streamed rather than held in memory.
+// NoReplay returns a context that limits requests to one attempt: they are never carried out
+// twice, and never sent to the other endpoint. Within the attempt, a request goes over
+// another connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2)
+// excluded it. A request body without GetBody is streamed rather than buffered.
 func NoReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, false)
 }
 
-// WithLabel returns a context that puts a label on requests, by which their writes can be
-// recognized in loss reports, events and log lines, such as "invoice 7". Labels are cut at
-// 256 bytes.
+// WithLabel returns a context that labels requests, for example "invoice 7", so that their
+// writes can be recognized in loss reports, events and log lines. Labels are cut at 256
+// bytes.
 func WithLabel(ctx context.Context, label string) context.Context {
 	return context.WithValue(ctx, labelKey, label)
 }

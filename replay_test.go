@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -206,5 +207,213 @@ func TestAStreamMayNotBeSentAgain(t *testing.T) {
 		_, err = body.Read(make([]byte, 1))
 		require.NoError(t, err)
 		assert.True(t, c.body.spent(), method)
+	}
+}
+
+func TestReadMethods(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"", "GET", "HEAD", "OPTIONS", "TRACE"} {
+		assert.True(t, isReadMethod(method), method)
+	}
+	for _, method := range []string{"get", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "MERGE"} {
+		assert.False(t, isReadMethod(method), method)
+	}
+}
+
+// newCall returns a call of a POST with body to path.
+func newCall(t *testing.T, path, contentType, body string, maxBody int64) *call {
+	org, err := ParseOrg("https://contoso.crm.dynamics.com")
+	require.NoError(t, err)
+	req, err := http.NewRequest(http.MethodPost, "https://contoso.crm.dynamics.com"+path, strings.NewReader(body))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", contentType)
+	if maxBody < int64(len(body)) {
+		req.GetBody = nil
+	}
+	c := &call{t: &Transport{org: org}, req: req}
+	require.NoError(t, c.body.load(req, maxBody))
+	return c
+}
+
+// A gateway that answers 401 has not handed the request on. What the service says
+// itself, another status and a lost answer prove nothing, nor does a 401 after some of
+// several operations.
+func TestOnlyAChallengeOfAGatewayProvesThatAWriteWasNotMade(t *testing.T) {
+	t.Parallel()
+	challenge := Fault{Class: ClassAuth, Status: 401, Delivery: Answered}
+	for name, change := range map[string]func(*Fault){
+		"another class":     func(f *Fault) { f.Class = ClassTransient },
+		"another status":    func(f *Fault) { f.Status = 403 },
+		"the service's own": func(f *Fault) { f.Code = "0x80048306" },
+		"a lost answer":     func(f *Fault) { f.Delivery = Unknown },
+	} {
+		f := challenge
+		change(&f)
+		assert.False(t, newCall(t, "/api/data/v9.2/accounts", "application/json", "{}", 10).maySendAgain(&f), name)
+	}
+	assert.True(t, newCall(t, "/api/data/v9.2/accounts", "application/json", "{}", 10).maySendAgain(&challenge))
+	batch := newCall(t, "/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso", batchOf("POST accounts"), 1<<20)
+	assert.False(t, batch.maySendAgain(&challenge))
+}
+
+// Config.Replay is asked once for a request, however many attempts it takes.
+func TestReplayIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	c := newCall(t, "/api/data/v9.2/accounts", "application/json", "{}", 10)
+	c.t.cfg.Replay = func(*http.Request) bool { asked++; return false }
+	for range 3 {
+		assert.False(t, c.maySendAgain(&Fault{Class: ClassTransient, Delivery: Unknown}))
+	}
+	assert.Equal(t, 1, asked)
+}
+
+func TestIdempotencyKeys(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		h    http.Header
+		want bool
+	}{
+		"none":            {http.Header{}, false},
+		"one":             {http.Header{"Idempotency-Key": {"7"}}, true},
+		"without a value": {http.Header{"Idempotency-Key": nil}, true},
+		"empty":           {http.Header{"Idempotency-Key": {""}}, false},
+		"blank":           {http.Header{"Idempotency-Key": {" "}}, false},
+		"two":             {http.Header{"Idempotency-Key": {"7", "8"}}, false},
+	} {
+		assert.Equal(t, row.want, hasKey(row.h, "Idempotency-Key"), name)
+	}
+}
+
+func TestConditions(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]bool{
+		`*`: true, ` * `: true, `"7"`: true, `W/"7"`: true, `"7", W/"8"`: true,
+		``: false, `7`: false, `7"`: false, `"7`: false, `""`: false, `"7 8"`: false, `"7"8"`: false, `"7", 8"`: false, "\"\x00\"": false,
+	} {
+		assert.Equal(t, want, isCondition([]string{value}), "%q", value)
+	}
+	assert.False(t, isCondition(nil))
+	assert.True(t, isCondition([]string{`"7"`, `"8"`}))
+	assert.False(t, isAnyTag([]string{"*", "*"}))
+}
+
+func TestOperations(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{
+		"/api/data/v9.2/accounts":                                        "accounts",
+		"/api/data/v9.2/accounts(1)/":                                    "accounts",
+		"/api/data/v9.2/accounts/Microsoft.Dynamics.CRM.Merge":           "Merge",
+		"/api/data/v9.2/Microsoft.Dynamics.CRM.Merge(a=@x.y)":            "Merge",
+		"/api/data/v9.2/accounts/Microsoft.Dynamics.CRM.UpdateMultiple/": "UpdateMultiple",
+		"": "",
+	} {
+		assert.Equal(t, want, operation(path), path)
+	}
+}
+
+// A request is one for several operations by its path or by what its SOAP message
+// executes, whether or not all of it can be seen.
+func TestRequestsForSeveralOperations(t *testing.T) {
+	t.Parallel()
+	const soap = "/XRMServices/2011/Organization.svc/web"
+	soap12 := `application/soap+xml; action="` + executeAction + `"`
+	several := execute("", "x:ExecuteMultipleRequest", "ExecuteMultiple")
+	for name, row := range map[string]struct {
+		path, contentType, body string
+		held, want              bool
+	}{
+		"create":                   {"/api/data/v9.2/accounts", "application/json", "{}", true, false},
+		"batch":                    {"/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso", batchOf("POST accounts"), true, true},
+		"batch of reads":           {"/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso", batchOf("GET accounts"), true, false},
+		"message":                  {soap, soap12, several, true, true},
+		"message of another kind":  {soap, soap12, execute("", "", "Merge"), true, false},
+		"message that is streamed": {soap, soap12, execute("", "", "Merge"), false, true},
+		"message without action":   {soap, "text/xml", several, true, true},
+		"no message":               {soap, "application/json", several, true, false},
+	} {
+		maxBody := int64(1 << 20)
+		if !row.held {
+			maxBody = 3
+		}
+		assert.Equal(t, row.want, newCall(t, row.path, row.contentType, row.body, maxBody).isBulk(), name)
+	}
+	c := newCall(t, soap, soap12, several, 1<<20)
+	c.req.Method = http.MethodPut
+	assert.False(t, c.isBulk(), "no message is sent by PUT")
+}
+
+// Classify sees a request only: its message can be had again, or it cannot.
+func TestBulkRequestsAsClassifySeesThem(t *testing.T) {
+	t.Parallel()
+	closed := 0
+	request := func(method, body string, err error) *http.Request {
+		req, _ := http.NewRequest(method, "https://contoso.crm.dynamics.com/XRMServices/2011/Organization.svc/web", nil)
+		req.Header.Set("Content-Type", `application/soap+xml; action="`+executeAction+`"`)
+		req.GetBody = func() (io.ReadCloser, error) {
+			if err != nil {
+				return nil, err
+			}
+			return &closing{strings.NewReader(body), &closed}, nil
+		}
+		return req
+	}
+	several := execute("", "x:ExecuteMultipleRequest", "ExecuteMultiple")
+	assert.True(t, bulk(request("POST", several, nil)))
+	assert.Equal(t, 1, closed, "what was obtained is closed")
+	assert.False(t, bulk(request("PUT", several, nil)))
+	assert.False(t, bulk(request("POST", several, io.ErrUnexpectedEOF)))
+	assert.False(t, bulk(request("POST", strings.Repeat(" ", maxPeek)+several, nil)), "beyond what is looked at")
+	bare := request("POST", several, nil)
+	bare.Header.Del("Content-Type")
+	assert.False(t, bulk(bare))
+	assert.False(t, bulk(nil))
+	assert.False(t, bulk(&http.Request{Method: "POST"}))
+}
+
+type closing struct {
+	io.Reader
+	closed *int
+}
+
+func (c *closing) Close() error { *c.closed++; return nil }
+
+// What a message executes is the name or type of its request, and nothing else that
+// looks like it.
+func TestWhereAMessageSaysWhatItExecutes(t *testing.T) {
+	t.Parallel()
+	const several = "ExecuteMultiple"
+	for body, want := range map[string]bool{
+		`<E><Body><Execute><request type="x:ExecuteMultipleRequest"/></Execute></Body></E>`:                           true,
+		`<E><Body><Execute><request> <RequestName>` + several + `</RequestName></request></Execute></Body></E>`:       true,
+		`<E><Header><Execute><request type="ExecuteMultipleRequest"/></Execute></Header></E>`:                         false,
+		`<E><Body><Create><request type="ExecuteMultipleRequest"/></Create></Body></E>`:                               false,
+		`<E><Body><Execute><entity type="ExecuteMultipleRequest"/></Execute></Body></E>`:                              false,
+		`<E><Body><Execute><request kind="ExecuteMultipleRequest"/></Execute></Body></E>`:                             false,
+		`<E><Body><Execute><request><x type="ExecuteMultipleRequest"/></request></Execute></Body></E>`:                false,
+		`<E><Body><Execute><request>` + several + `<x/></request></Execute></Body></E>`:                               false,
+		`<E><Body><Execute><request><Name>` + several + `</Name></request></Execute></Body></E>`:                      false,
+		`<E><Body><Execute><request><RequestName><x>` + several + `</x></RequestName></request></Execute></Body></E>`: false,
+	} {
+		assert.Equal(t, want, executesMultiple(strings.NewReader(body)), body)
+	}
+}
+
+// What refuses several operations may do so after some of them.
+func TestWhatARefusalSaysAboutSeveralOperations(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		f           Fault
+		contentType string
+		want        Delivery
+	}{
+		"service protection":       {Fault{Class: ClassThrottled, Code: "0x80072322", Delivery: Refused}, "application/json", Refused},
+		"a fence":                  {Fault{Class: ClassUnavailable, Definitive: true, Delivery: Refused}, "application/json", Unknown},
+		"a fence within the parts": {Fault{Class: ClassUnavailable, Definitive: true, Delivery: Refused}, "Multipart/mixed; boundary=b", Answered},
+		"another refusal":          {Fault{Class: ClassThrottled, Delivery: Refused}, "application/json", Answered},
+		"an unknown outcome":       {Fault{Class: ClassTransient, Delivery: Unknown}, "application/json", Unknown},
+	} {
+		row.f.ofBulk(&http.Response{Header: http.Header{"Content-Type": {row.contentType}}})
+		assert.Equal(t, row.want, row.f.Delivery, name)
 	}
 }

@@ -159,16 +159,14 @@ func discard(resp *http.Response) {
 // carried out, and nothing that came later confirms it or rules it out. It takes what
 // [http.Client.Do], or RoundTrip of a [Transport], has returned for the request.
 //
-// For an error, InDoubt reports what errors.Is(err, [ErrOutcomeUnknown]) does, and in one
-// case more: a client whose [http.Client.Timeout] has passed keeps only the text of the
-// error below it, and InDoubt recognizes that text. For a response, InDoubt is the only way
-// to know: a write that is answered 502, 503, 504 or an unexplained 500 is in doubt as much
-// as one without an answer, and so may be a write that was sent again and whose last
-// attempt was answered 401 or 429.
+// For an error, InDoubt reports what errors.Is(err, [ErrOutcomeUnknown]) does, with one
+// addition: an [http.Client] whose Timeout has passed keeps only the text of the Transport's
+// error, and InDoubt recognizes that text. For a response, InDoubt is the only way to know: a
+// write that is answered with 502, 503, 504 or an unexplained 500 is in doubt, and so may be
+// one that was sent again and whose last attempt was answered with 401 or 429.
 //
-// The fault is that of the last attempt in doubt, and must not be changed. Unless making the
-// write twice is harmless, look for what it would have left behind before you send it
-// again.
+// The fault is that of the last attempt in doubt, and must not be changed. Unless the write
+// is harmless to repeat, look for its effect before you send it again.
 func InDoubt(resp *http.Response, err error) (*Fault, bool) {
 	if err != nil {
 		var e *Error

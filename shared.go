@@ -10,122 +10,117 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// Shared is where the Transports of many processes, a fleet, keep what they know
-// of an organization, so that they move as one; see [Config.Shared]. The package
-// failoverredis has one for Redis, and the package sharedtest the tests that
-// every implementation has to pass.
+// Shared is the store of a fleet: the Transports of many processes keep in it what they know
+// of an organization, so that they switch together; see [Config.Shared]. Package failoverredis
+// implements it with Redis; package sharedtest has the tests that every implementation must
+// pass.
 //
-// The store is advisory: no request waits for it unless [Config.Quorum] is set. Every call
-// has a deadline, and while calls fail each Transport decides on its own. What is read
-// from the store is acted on only as far as the endpoints confirm it.
+// The store is advisory: no request waits for it unless [Config.Quorum] is set. Every call has
+// a deadline, and while calls fail, each Transport decides on its own. A Transport follows the
+// record only to an endpoint that passes its own probe.
 //
-// The methods are called concurrently. Organization is the primary's host, in
-// lower case and in one of its forms, with the port if it is not the scheme's
-// own: "contoso.api.crm.dynamics.com".
+// The methods are called concurrently. The organization is the primary's host in lower case,
+// with the port if it is not the scheme's default: "contoso.api.crm.dynamics.com".
 type Shared interface {
-	// Load returns the record of an organization, the zero Record if there is
-	// none, and the time by the store's clock, which is what the times of a
-	// record are measured by.
+	// Load returns the record of an organization, or the zero Record if there is none, and
+	// the time of the store's clock, to which the times in a record refer.
 	Load(ctx context.Context, organization string) (Record, time.Time, error)
 
-	// CompareAndSwap puts next in the place of the record if that is of the
-	// given version, 0 if there is none, and reports whether it did.
+	// CompareAndSwap replaces the record by next if the record has the given version (0 if
+	// there is no record), and reports whether it did.
 	CompareAndSwap(ctx context.Context, organization string, version uint64, next Record) (bool, error)
 
-	// Changes returns a channel that receives a value soon after anybody has
-	// swapped the record. Values may be merged, missed or without cause: the
-	// Transport loads the record from time to time all the same. The channel may
-	// be nil, and is not used after ctx has ended, when the store lets go of
-	// whatever serves it. It is not closed.
+	// Changes returns a channel that receives a value soon after any member has swapped the
+	// record. Values may be merged, lost or spurious, because the Transport also polls the
+	// record. The channel may be nil and must not be closed. It is not used after ctx has
+	// ended; the store then releases the channel's resources.
 	Changes(ctx context.Context, organization string) <-chan struct{}
 
-	// Claim enters a member among the holders of a topic if there is a place,
-	// renews its claim, or withdraws it, and returns the holders as they are then.
-	// What it costs does not depend on how many there are.
+	// Claim adds a member to the holders of a topic if there is a place, renews its claim, or
+	// withdraws it, and returns the holders after that. Its cost must not depend on the
+	// number of holders.
 	Claim(ctx context.Context, organization string, c Claim) (Holders, error)
 }
 
-// Claim is a claim on a topic. See [Shared].
+// Claim is a lease on a topic, such as the turn to probe. See [Shared].
 type Claim struct {
 	// Topic and Member are up to 256 bytes of text.
 	Topic, Member string
-	// TTL is how long the claim lasts by the store's clock, [MaxClaim] at the most.
-	// Zero or less withdraws it.
+	// TTL is how long the claim lasts by the store's clock, at most [MaxClaim]. Zero or less
+	// withdraws the claim.
 	TTL time.Duration
-	// Places is how many holders a topic has room for: a claim that is new is not
-	// entered while there are so many. A renewed one is. 0: any number.
+	// Places is the maximum number of holders of the topic: a new claim is refused when
+	// there are that many, a renewal is not. 0: no maximum.
 	Places int
 }
 
-// MaxClaim is the longest that a claim lasts. A store drops one that is to last for
-// longer by its clock, which it has from a clock that was ahead.
+// MaxClaim is the longest time that a claim lasts. A store drops a claim that ends later than
+// that by its clock, because the clock was ahead when the claim was made.
 const MaxClaim = 5 * time.Minute
 
 // MaxHolders is how many holders of a topic a store names.
 const MaxHolders = 8
 
-// Holders are those whose claims on a topic last.
+// Holders are the members with a valid claim on a topic.
 type Holders struct {
-	// Count of all.
+	// Count is the number of all holders.
 	Count int
-	// Names of the longest-standing ones, in that order, [MaxHolders] at the most,
-	// each of up to 256 bytes. A renewed claim keeps its place, an expired one has
-	// lost it.
+	// Names are the holders with the oldest claims, oldest first, at most [MaxHolders], each
+	// of up to 256 bytes. Renewing a claim keeps its position.
 	Names []string
 }
 
-// Record is what a fleet knows of an organization. A store keeps its times to the
-// nanosecond and its texts as they are, which is UTF-8. They hold no credentials.
+// Record is what a fleet knows of an organization. A store keeps its times to the nanosecond
+// and its texts, which are UTF-8, unchanged. The texts hold no credentials.
 type Record struct {
-	// Version is another with every swap, and what a swap goes by. 0: there is no
-	// record.
+	// Version changes with every swap; see [Shared.CompareAndSwap]. 0: there is no record.
 	Version uint64
 
-	// Active is the endpoint that the traffic went to with the last switch.
+	// Active is the endpoint to which the fleet switched last.
 	Active Endpoint
-	// Generation is one more with every switch of the fleet, and with nothing else:
-	// a record that a store had lost is restored under the one it had. After the
-	// greatest comes 1; of two generations the newer one is less than half of them
-	// all ahead. It is counted apart from [Status.Generation]. 0: there was no switch.
+	// Generation grows by one with every switch of the fleet and with nothing else; a record
+	// that a store had lost is restored with the generation that it had. The maximum is
+	// followed by 1. Of two generations, the newer one is ahead by less than half of the
+	// range. It is not [Status.Generation]. 0: there was no switch.
 	Generation uint64
-	// Since is when the switch was made, and Earlier are the times of those
-	// within an hour before it, oldest first, which dwell and latch go by. All
-	// are by the store's clock.
+	// Since is when the switch was made, and Earlier are the times of the switches within an
+	// hour before it, oldest first, which count for dwell and latch. All are of the store's
+	// clock.
 	Since   time.Time
 	Earlier []time.Time
-	// Reason of the switch, and By whom: host name, process id and a random rest.
+	// Reason of the switch, and the member it was made by: host name, process id and a
+	// random suffix.
 	Reason, By string
 
-	// Questions is another whenever a member has asked the others to look at their
-	// active endpoint for themselves, and Recoveries whenever one that was down has
-	// found that it serves again.
+	// Questions changes when a member asks the others to probe their active endpoint, and
+	// Recoveries when a member that was down finds that an endpoint serves again.
 	Questions, Recoveries uint64
-	// Risen is how many probes of the primary have passed in a row since the switch,
-	// whoever has made them.
+	// Risen is how many probes of the primary have passed in a row since the switch, by any
+	// member.
 	Risen uint64
-	// Frozen says why no member is to move by itself, "" if nobody has said so. See
-	// [Transport.Freeze].
+	// Frozen is why automatic switches are disabled in all members, "" if they are enabled.
+	// See [Transport.Freeze].
 	Frozen string
 }
 
 // FleetStatus is what a [Transport] knows of its fleet.
 type FleetStatus struct {
-	// Member is what this process is called in records and claims.
+	// Member is the name of this process in records and claims.
 	Member string
-	// Record is the one that was read last, and Loaded when that was.
+	// Record is the record that was read last, and Loaded is when that was.
 	Record Record
 	Loaded time.Time
-	// Err is why the store counts as lost, nil if it does not: an error of it, which
-	// goes away once the store has answered well for 15 seconds, or up to two minutes
-	// if it has failed in between.
+	// Err is why the store counts as lost, nil if it does not. The store counts as lost from
+	// its first error until it has worked for 15 seconds without another; that time doubles
+	// with every further error, up to two minutes.
 	Err error
-	// Apart: the fleet's endpoint is not the one that is active here, because
-	// it does not pass its probe, the Transport is pinned, ConfirmSwitch
-	// objects, it has moved without the quorum that it takes, or the store cannot be told.
+	// Apart: the fleet's endpoint is not active here, because it does not pass its probe,
+	// the Transport is pinned, ConfirmSwitch refused, the Transport switched without a
+	// quorum, or the record cannot be written.
 	Apart bool
-	// Witnesses are members that have seen the endpoint Failed fail within
-	// the last minute, this one included, the first [MaxHolders] of WitnessCount; none
-	// if this one has not. A single one is alone with it: look at its network first.
+	// Witnesses are the first [MaxHolders] of the WitnessCount members that have seen the
+	// endpoint Failed fail within the last minute, this one included; none if this one has
+	// not. If there is only one, suspect its network first.
 	Failed       Endpoint
 	Witnesses    []string
 	WitnessCount int
@@ -141,7 +136,7 @@ func (t *Transport) load() (Record, time.Time, error) {
 	began := time.Now()
 	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
 	if err == nil && rec.Active > Alternate {
-		err = errors.New("failover: the fleet's record makes no sense")
+		err = errors.New("failover: the fleet's record is invalid")
 	}
 	t.loaded(began, err)
 	if err != nil {
@@ -227,7 +222,7 @@ func (t *Transport) used(began time.Time, outcome *error, err error) {
 		f.status.Err, f.goodSince = forShow(failing), time.Time{}
 		if was == nil {
 			f.foundIn = foundAfter
-			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the shared store does not answer", Err: f.status.Err})
+			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the fleet's store failed", Err: f.status.Err})
 			f.rouse()
 		}
 	case was == nil:
@@ -237,7 +232,7 @@ func (t *Transport) used(began time.Time, outcome *error, err error) {
 		f.goodSince = now
 	case now.Sub(f.goodSince) >= f.foundIn:
 		f.status.Err, f.goodSince = nil, time.Time{}
-		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the shared store answers again"})
+		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the fleet's store works again"})
 	}
 }
 

@@ -177,9 +177,9 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 
 // tellTokensLocked warns of tokens that were taken before an outage.
 func (t *Transport) tellTokensLocked(from, to Endpoint) {
-	what := fmt.Sprintf("the %v may not have the content that the last delta tokens, session tokens and ETags of the %v are about", to, from)
+	what := fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match the content of the %v", to)
 	if from == to {
-		what = fmt.Sprintf("what serves at the %v now may not have the content that its last delta tokens, session tokens and ETags are about", to)
+		what = fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match what the %v serves now", to)
 	}
 	t.emit(Event{Kind: EventTokensSuspect, From: from, To: to, Reason: what})
 }
@@ -244,7 +244,7 @@ func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
 	case t.org.Alternate == nil:
 		reason = "the endpoint does not pass its probe"
 	case stuck:
-		reason = fmt.Sprintf("the %v does not pass its probe, and the traffic may not move", e)
+		reason = fmt.Sprintf("the %v does not pass its probe, and no switch is allowed", e)
 	}
 	if len(t.downs) > maxDowns {
 		reason += ", again"

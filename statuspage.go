@@ -20,46 +20,46 @@ import (
 	"github.com/d365failover/failover/internal/statuspage"
 )
 
-// StatusHandler returns a handler that shows [Transport.Status]: as a page for people,
-// which reloads itself every 10 seconds, or as JSON if the query has format=json or the
-// Accept header ranks application/json above text/html. It answers GET and HEAD, always
-// with 200; for an answer that depends on the state see [Transport.ReadyHandler].
+// StatusHandler returns a handler that shows [Transport.Status]: as a page for people, which
+// reloads itself every 10 seconds, or as JSON if the query has format=json or the Accept
+// header prefers application/json to text/html. It answers GET and HEAD, always with 200;
+// for a status code that depends on the state use [Transport.ReadyHandler].
 //
 //	mux.Handle("/debug/failover", transport.StatusHandler())
 //
-// The page has no script and loads nothing. It shows no credentials, query
-// strings, bodies or messages of the service, but it names the organization and its
-// records, and it does not authenticate anyone: mount it where you would mount
-// net/http/pprof.
+// The page has no script and loads nothing. It shows no credentials, query strings, bodies or
+// messages of the service, but it names the organization and its records, and authenticates
+// nobody: mount it where you would mount net/http/pprof.
 //
-// The JSON is one object. Its times are RFC 3339 in UTC, a number of seconds
-// says so in its name, and enumerations are the words of their String methods.
-// What does not exist (the last fault of an endpoint that had none, the status
-// of a fault without a response) is left out. Fields may be added.
+// The JSON is one object. Times are RFC 3339 in UTC, durations are numbers of seconds whose
+// names end in Seconds, and enumerations are the words of their String methods. What does not
+// exist (the last fault of an endpoint that had none, the status of a fault without a
+// response) is left out. Fields may be added.
 //
 //	time, started       of this answer, and of New
-//	situation, level,   the gravest of the findings: its name, level, summary and
-//	summary, advice     advice
-//	findings            objects, the gravest first. There is always one with the
+//	situation, level,   name, level, summary and advice of the most serious
+//	summary, advice     finding
+//	findings            objects, the most serious first. There is always one with the
 //	                    name "closed", "down", "pinned", "latched", "tripped",
 //	                    "failed over" or "healthy"; the others are
 //	                    "unauthorized", "throttled", "failing",
 //	                    "switches refused", "writes missing", "writes at risk",
-//	                    "writes to look up", "writes in doubt" and "fleet".
+//	                    "writes to look up", "writes in doubt", "frozen" and
+//	                    "fleet".
 //	                    level is "off" (closed), "bad", "warn" or "ok"; summary
 //	                    and advice are for people, and their wording may change;
-//	                    cause is whose trouble it most likely is: "us",
-//	                    "Microsoft", "either" or "none", for the reason why;
-//	                    runbook is the address of what to do about it
+//	                    cause is the likely cause, "us", "Microsoft", "either" or
+//	                    "none", and why is the reason for that; runbook is the
+//	                    URL of what to do about it
 //	organization        the host of the primary
-//	process             instance (which is the member of a fleet), host, pid,
-//	                    program and its version, the version of this library,
-//	                    and go
+//	process             instance (the name of the member of a fleet), host, pid,
+//	                    program and its version, library (the version of this
+//	                    module) and go
 //	ready               whether Ready returns nil
 //	active              endpoint, "primary" or "alternate"
 //	since               when it became active
 //	activeSeconds       how long ago that is
-//	generation          how many switches led here
+//	generation          number of switches
 //	pinned, down,       booleans, see Status
 //	latched, closed
 //	primary, alternate  objects with url, active, breaker, lastSuccess,
@@ -70,15 +70,15 @@ import (
 //	                    "inconclusive"), error. An organization with one address
 //	                    has no alternate
 //	fleet               with Config.Shared, what is known of the fleet: member,
-//	                    apart, active, generation, since, reason and by of the
-//	                    record, loaded, failed, witnesses, error
+//	                    apart, active, generation, since, reason, by and frozen
+//	                    (the reason, left out unless frozen) of the record,
+//	                    loaded, failed, witnesses, witnessCount, error
 //	loss                the writes that the last outage put at risk: time of the
-//	                    report, from and to (the same if the traffic has not
-//	                    moved), reason, lastSuccess, rpoSeconds, truncated,
-//	                    atRisk, unknown
+//	                    report, from and to (the same if there was no switch),
+//	                    reason, lastSuccess, rpoSeconds, truncated, atRisk,
+//	                    unknown
 //	losses              the last 16 reports of this kind, newest first
-//	verifying           whether their records are being read, see
-//	                    [Transport.ControlHandler]
+//	verifying           whether verify of [Transport.ControlHandler] is running
 //	events              objects, oldest first, with kind, time, generation,
 //	                    from, to, reason, fault, error
 //
@@ -122,10 +122,10 @@ func respondJSON(w http.ResponseWriter, status int, v any) {
 	respond(w, status, "application/json", append(body, '\n'))
 }
 
-// Ready returns nil unless the Transport is down or closed; which endpoint is active makes
-// no difference. The error is [ErrUnavailable] with the faults that the last probes met
-// (errors.As finds them as [*Fault]), or [ErrClosed]. Ready reports what is known and sends
-// nothing: a Transport is ready before its first request.
+// Ready returns nil unless the Transport is down or closed, whichever endpoint is active. The
+// error is [ErrUnavailable] with the faults of the last probes (errors.As finds the first as
+// a [*Fault]), or [ErrClosed]. Ready sends nothing: a Transport is ready before its first
+// request.
 func (t *Transport) Ready() error {
 	st := t.state.Load()
 	if st.closed {
@@ -144,9 +144,9 @@ func (t *Transport) Ready() error {
 	return err
 }
 
-// ReadyHandler returns a handler for the readiness probe of Kubernetes and its
-// like: "ok" with status 200 if [Transport.Ready] returns nil, otherwise the
-// error's text with status 503. It answers GET and HEAD.
+// ReadyHandler returns a handler for readiness probes such as those of Kubernetes: "ok" with
+// status 200 if [Transport.Ready] returns nil, otherwise the error's text with status 503. It
+// answers GET and HEAD.
 //
 //	mux.Handle("/readyz", transport.ReadyHandler())
 //
@@ -339,7 +339,8 @@ func fleetView(s *FleetStatus) *statuspage.Fleet {
 	v := &statuspage.Fleet{
 		Member: s.Member, Apart: s.Apart, Active: s.Record.Active.String(), Generation: s.Record.Generation, Since: s.Record.Since.UTC(),
 		Reason: redact.Line(redact.Text(s.Record.Reason), maxFaultText), By: s.Record.By, Loaded: s.Loaded.UTC(),
-		Witnesses: append([]string{}, s.Witnesses...),
+		Frozen:    redact.Line(redact.Text(s.Record.Frozen), maxFaultText),
+		Witnesses: append([]string{}, s.Witnesses...), WitnessCount: s.WitnessCount,
 	}
 	if len(s.Witnesses) > 0 {
 		v.Failed = s.Failed.String()

@@ -146,7 +146,7 @@ func TestStatusSituations(t *testing.T) {
 		{"quiet", "nothing is wrong", quietStatus(), []string{"healthy: none"}},
 		{"failed over", "the primary does not answer", failedOverStatus(), []string{"failed over: either"}},
 		{"down", "the alternate answers the fence", downStatus(), []string{"down: Microsoft"}},
-		{"loss", "one write is missing, one was not looked for", lost, []string{"writes missing: Microsoft", "failed over: either", "writes at risk: Microsoft"}},
+		{"loss", "one write is missing, one was not verified", lost, []string{"writes missing: Microsoft", "failed over: either", "writes at risk: Microsoft"}},
 		{"fleet", "its store is gone", fleet, []string{"failed over: either", "fleet: us"}},
 		{"pinned", "by hand", pinned, []string{"pinned: us"}},
 		{"latched", "four switches", latched, []string{"latched: either"}},

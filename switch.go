@@ -182,7 +182,7 @@ func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
 	case e.Definite():
 		return "it has said that it does not serve" + seen
 	case seen != "":
-		return "its name leads elsewhere" + seen
+		return "its name resolves to other addresses" + seen
 	case e.Kinds&rule.TimedOut != 0:
 		return "requests to it got no answer"
 	default:

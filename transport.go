@@ -16,42 +16,39 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// RoundTrip implements [http.RoundTripper]. A request to either endpoint of the
-// organization goes to the active one, whatever host it names; its path, query and
-// headers are kept. Only a request that follows a redirect from one endpoint to the other
-// goes to the endpoint that the redirect names. A request to any other host passes
-// through to Base as it is.
+// RoundTrip implements [http.RoundTripper]. It sends a request to either endpoint of the
+// organization to the active one, and keeps its path, query and headers. Only a request
+// that follows a redirect from one endpoint to the other goes to the endpoint that the
+// redirect names. A request to any other host passes through to Base unchanged.
 //
-// An attempt that meets a counted fault is made again, at the same endpoint after a pause
-// or at the other one after a switch, if the request may be sent again, attempts are left
-// ([Config.MaxAttempts]), the Transport is not down, and the request's context lives. A
-// request may be sent again
+// After a fault that counts, the request is sent again, to the same endpoint after a pause
+// or to the other one after a switch, provided that it may be sent again, attempts are left
+// ([Config.MaxAttempts]), the Transport is not down, and the request's context has not
+// ended. A request may be sent again
 //
-//   - whatever it is, if nothing of it was sent, or the answer proves that it was not
-//     carried out (a fence, a 429). For a bulk request (a $batch with writes,
-//     ExecuteMultiple, CreateMultiple and their like) no answer proves that;
-//   - with an unknown outcome, if it is a read (by its method, or as a SOAP message or
-//     $batch that only reads), a PUT, a DELETE, a PATCH with If-Match or If-None-Match: *,
-//     has an Idempotency-Key, or is vouched for by [WithReplay] or [Config.Replay];
+//   - in any case, if nothing of it was sent, or the answer proves that it was not carried
+//     out (a fence, a 429). For a bulk request (a $batch with writes, ExecuteMultiple,
+//     CreateMultiple and the like) no answer proves that;
+//   - if its outcome is unknown, only if it is a read (by its method, or as a SOAP message
+//     or $batch that only reads), a PUT, a DELETE, a PATCH with If-Match or If-None-Match:
+//     *, has an Idempotency-Key, or is marked as safe by [WithReplay] or [Config.Replay];
 //
 // unless [NoReplay] forbids it, or its body can be read only once and reading has begun.
 //
-// net/http can repeat a request by itself within one attempt. The Transport does not let
-// it do so for a write that must not be repeated in doubt: a write goes over another
-// connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2) has left it
-// out. That does not count as an attempt. (A write with neither body nor Content-Type is
-// in doubt instead.)
+// net/http can resend a request by itself within one attempt. The Transport prevents that
+// for a write that is not safe to repeat: such a write goes over another connection only if
+// nothing of it was written, or a graceful GOAWAY (HTTP/2) excluded it. That does not count
+// as an attempt. (A write with neither body nor Content-Type is in doubt instead.)
 //
-// A switch on weak evidence (the other endpoint asks for a token, or throttles) is a
-// trial. A request that is not answered in good health there goes to the endpoint that
-// was left, a write only if the answer says that it was not applied; that answer never
-// reaches the caller.
+// During a provisional switch, a request that does not get a healthy answer is sent to the
+// endpoint that was left (a write only if the answer says that it was not applied), and the
+// caller gets the answer of that endpoint.
 //
-// RoundTrip returns the last response as it came, a 503 included, or an [*Error] with the
-// fault of every attempt. [InDoubt] reports of either whether it leaves a write in doubt.
-// Two errors are not of that type: [ErrClosed], and the error of a request body that
-// cannot be read. Location and the other links in the headers of a response from the
-// alternate name the primary, so that callers see one host.
+// RoundTrip returns the last response as received, a 503 included, or an [*Error] with the
+// fault of every attempt. [InDoubt] tells of either whether it leaves a write in doubt. Two
+// errors are not of that type: [ErrClosed], and the error of a request body that cannot be
+// read. Location and the other links in the headers of a response from the alternate name
+// the primary, so that callers see one host.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {

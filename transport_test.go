@@ -370,12 +370,13 @@ func (c *idleCloser) CloseIdleConnections() { c.closed++ }
 func TestNewReportsEveryBadFieldAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := failover.New("https://user:canary@contoso.api.crm.dynamics.com", &failover.Config{
-		Alternate: "https://", ProbeInterval: time.Minute, MaxProbeInterval: time.Second,
+		Alternate: "https://", ProbeInterval: time.Minute, MaxProbeInterval: time.Second, Runbook: "runbook?canary",
 	})
 	require.Error(t, err)
 	assert.ErrorContains(t, err, "organization URL")
 	assert.ErrorContains(t, err, "alternate URL")
 	assert.ErrorContains(t, err, "MaxProbeInterval")
+	assert.ErrorContains(t, err, "Runbook")
 	assert.NotContains(t, err.Error(), "canary")
 }
 
@@ -548,7 +549,7 @@ func TestACaptivePortalIsNotASuccess(t *testing.T) {
 
 func TestAHangingServerIsLeftOverTLS(t *testing.T) {
 	t.Parallel()
-	org, client, transport := overSockets(t, failover.Config{AttemptTimeout: 200 * time.Millisecond, ProbeTimeout: 200 * time.Millisecond})
+	org, client, transport := overSockets(t, failover.Config{AttemptTimeout: 2 * time.Second, ProbeTimeout: 2 * time.Second})
 	org.Alternate().Serve()
 	org.Primary().Fail(failovertest.Hang())
 	resp, err := client.Get(org.URL() + accounts)

@@ -41,16 +41,15 @@ const NoAlternate = "none"
 //
 // An organization of Dataverse answers under two names that differ by the
 // label api: contoso.crm4.dynamics.com and contoso.api.crm4.dynamics.com. Both
-// belong to the Org, and a request keeps the form it came in when it moves
-// from one endpoint to the other.
+// belong to the Org, and a request that is sent to the other endpoint keeps
+// the form of its host.
 //
-// [ParseOrg] and [Transport.Org] return one; the zero value is of no use. An Org does not
+// Use [ParseOrg] or [Transport.Org] to get one; the zero value is not usable. An Org does not
 // change, and may be used concurrently.
 type Org struct {
 	// Primary and Alternate are the origins of the two endpoints: scheme and
 	// host in lower case, the port unless it is the scheme's own, no path.
-	// Alternate is nil for an organization that has one address. Changing them does not
-	// change what belongs to the organization.
+	// Alternate is nil for an organization that has one address.
 	Primary, Alternate *url.URL
 
 	// origins by variant, then by Endpoint. Variant 0 holds the addresses of
@@ -78,26 +77,25 @@ type Org struct {
 // A name that ends in "--s" is always taken for the alternate's. For an organization whose
 // own name ends like that, use [New] with [Config.Alternate]; orgURL is then the primary.
 //
-// Any other host (Finance and Operations, on premises, this machine) is the one
-// address of its organization, and Alternate is nil: no documented rule leads to a second
-// one, and a guessed host would be sent the caller's credentials. If there is one, name
-// it in [Config.Alternate].
+// Any other host (Finance and Operations, on premises, this machine) is the only address of
+// its organization, and Alternate is nil: there is no documented rule for a second one, and a
+// guessed host would get the caller's credentials. If there is one, set [Config.Alternate].
 //
-// Only the origin of orgURL is used, so the URL of a service root or of a page of the
-// app will do. Query and fragment are ignored, and so is the path, except on premises,
-// where its first segment names the organization. The scheme must be given, and must be
-// https (or http for a loopback host). A trailing dot of the host is dropped.
+// Only the origin of orgURL is used, so the URL of a service root or of a page of the app
+// works, too. Its path is ignored, except on premises, where the first segment names the
+// organization. The scheme is required and must be https (or http for a loopback host). A
+// trailing dot of the host is dropped.
 //
 // The hosts of Microsoft's own services and scale groups (such as
 // by2--namcrmlivesg741.crm.dynamics.com) are refused.
 //
-// Errors name the host at most, never user information, path, query or fragment.
+// Errors never quote user information, path, query or fragment.
 func ParseOrg(orgURL string) (Org, error) { return newOrg(orgURL, "", false) }
 
 // AlternateURL returns the origin of the alternate endpoint of the
-// organization that orgURL belongs to, by the rules of [ParseOrg]. The URL of
-// an alternate gives that alternate. It is an error if the organization has one
-// address only.
+// organization that orgURL belongs to, by the rules of [ParseOrg]; orgURL may be
+// that of the alternate already. It is an error if the organization has only one
+// address.
 func AlternateURL(orgURL string) (string, error) {
 	o, err := ParseOrg(orgURL)
 	if err != nil {

@@ -12,42 +12,41 @@ import (
 	"time"
 )
 
-// Verification sorts the writes of a [LossReport] by what reading their records has
-// shown. Each list is in order of time. It describes the place that was read at the time of
-// reading; what other programs have done to a record since the write is not known.
+// Verification sorts the writes of a [LossReport] by what reading their records has shown.
+// Each list is in order of time. It describes the endpoint that was read, at that time; what
+// other programs have done to a record since the write is not known.
 type Verification struct {
-	// Present: what the write left behind is there. A record that it created can
-	// be read; a record that it deleted can not.
+	// Present: the effect of the write is there. A record that it created exists; a record
+	// that it deleted does not.
 	Present []Write
-	// Missing: what the write left behind is not there. The record that it
-	// created or changed does not exist, or the one that it deleted still does,
-	// and no later write of the report explains that.
+	// Missing: the effect of the write is not there. The record that it created or changed
+	// does not exist, or the one that it deleted does, and no later write of the report
+	// explains that.
 	Missing []Write
-	// Unreadable: reading cannot tell. These are changes of a record that exists (its
-	// versions cannot be told apart), writes that name no record by its id (creates
+	// Unreadable: reading does not tell. These are changes of a record that exists (its
+	// versions cannot be told apart), writes that do not name a record by id (creates
 	// without an answer, alternate keys, $batch, SOAP), records of elastic tables (which
-	// are read by their partition as well), records that could not be read, and
-	// whatever was left when Verify ended early.
+	// can be read only with their partition), records that could not be read, and the rest
+	// if Verify ended early.
 	Unreadable []Write
 }
 
-// Verify reads the record of every listed write, once each, through client, and sorts the
-// writes by what that shows. The client should be the one whose transport is the
-// [Transport] of the report, so that the reads go to the active endpoint; it must
-// authorize requests by itself, as through [Config.Authorize]. A nil client means
-// [http.DefaultClient].
+// Verify reads the record of every listed write through client and sorts the writes by what
+// that shows. The client's transport should be the [Transport] of the report, so that the
+// reads go to the active endpoint, and it must authorize requests by itself, as through
+// [Config.Authorize]. A nil client means [http.DefaultClient].
 //
-// Verify sends only GETs, one at a time, at most ten a second, and follows no redirects. If
-// it is throttled it waits for as long as the service asks, up to 5 minutes, and reads a
-// record at most three times. It ends early if ctx ends, three reads in a row get no
-// answer, the organization is down, the credentials are refused, or throttling does
-// not stop; then it returns that as its error, along with what is known by then. A single
-// unreadable record does not make Verify fail. [Transport.StatusHandler] shows the result
-// of the last Verify.
+// Verify reads each record once. It sends only GETs, one at a time, at most ten per second,
+// and follows no redirects. When throttled, it waits as long as the service asks, up to 5
+// minutes, and tries a record up to three times. It ends early if ctx ends, three reads in a
+// row get no answer, the organization is down, the credentials are refused, or throttling
+// persists; it then returns that as an error along with what it knows. A single unreadable
+// record does not make Verify fail. [Transport.StatusHandler] shows the result of the last
+// Verify.
 //
-// Records that were found are no longer guarded against updates that would create them
-// anew. A nil report, which [Status.Loss] is until something is at risk, lists nothing:
-// Verify reads nothing and returns no error.
+// Records that were found lose the protection described at [LossReport]. A nil report
+// (which [Status.Loss] is until something is at risk) lists nothing: Verify reads nothing
+// and returns no error.
 func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verification, error) {
 	if r == nil {
 		return Verification{}, nil
@@ -245,57 +244,54 @@ func readRecord(ctx context.Context, client *http.Client, address string) (prese
 	}
 }
 
-// LossReport lists the writes that an outage has put at risk: the place that serves now
-// may not have them, because replication is asynchronous. They are at risk, not lost. To
-// find out which are lost, if any, look for them there, as [LossReport.Verify] does.
+// LossReport lists the writes that an outage has put at risk: the copy that serves now may
+// lack them, because replication is asynchronous. They are at risk, not lost. To find out
+// which are lost, if any, look for them there, as [LossReport.Verify] does.
 //
-// A report is made when the traffic leaves an endpoint, and when an outage ends at the
-// same endpoint, because a failover can keep the address. It lists what was acknowledged
-// within RPO before the outage. Failovers between zones of a region lose next to nothing;
-// the emergency response of self-service disaster recovery can lose up to 15 minutes,
-// and shows the administrator the time of the last sync. [Transport.WritesSince] of that
-// time lists exactly what came after it.
+// The Transport makes a report when the traffic leaves an endpoint, and when an outage ends
+// at the same endpoint, because a failover can keep the address. The report lists what was
+// acknowledged within RPO before the outage. The emergency response of self-service disaster
+// recovery can lose more, up to 15 minutes, and shows the administrator the time of the last
+// sync: [Transport.WritesSince] of that time lists what came after it.
 //
 // A record that a listed POST has created may be gone. An update of it without a condition
-// would then create it anew, with nothing in it but the update. To prevent that, the
-// Transport adds If-Match: * to such updates: for an hour, or until Verify has found the
-// record or the program has written it anew. The service answers 404 if the record is
+// would then create it again, with only the updated columns. To protect against that, the
+// Transport adds If-Match: * to such updates, for an hour, or until Verify has found the
+// record or the program has written it again. The service then answers 404 if the record is
 // gone. Conditions that the caller sets are left alone; to create the record again, use
 // POST, PUT, or PATCH with If-None-Match: *.
 //
-// A report and its lists must not be changed. They do not change by themselves either: a
-// write that was under way and ends later makes a new version of the report, which
-// [EventLossGrown] and [Status] have.
+// A report and its lists must not be changed, and never change. A write that was under way
+// and ends later leads to a new version of the report, in [EventLossGrown] and [Status].
 type LossReport struct {
 	// Time is when the report was made.
 	Time time.Time
-	// From is the endpoint to which the writes were sent, and To the one to which the
-	// traffic has gone since: From itself if the outage ended without a switch.
+	// From is the endpoint to which the writes were sent, and To the one that became active
+	// afterwards: From itself if the outage ended without a switch.
 	From, To Endpoint
 	// Reason for the switch, or for the end of the outage, in a few words.
 	Reason string
 	// URL is the origin that Verify reads from: the primary's, which stands for
 	// whatever endpoint is active.
 	URL string
-	// LastSuccess is when From last answered a request in good health before the
-	// outage, zero if it never did.
+	// LastSuccess is when From gave its last healthy answer to a request before the outage,
+	// zero if it never did.
 	LastSuccess time.Time
-	// RPO is the [Config.RPO] with which the report was made.
+	// RPO is the [Config.RPO] that applied.
 	RPO time.Duration
 	// AtRisk are the writes that From acknowledged within RPO before
 	// LastSuccess, or later. The window is anchored at the last success rather than at
 	// the switch because detecting an outage takes longer than the RPO. A $batch
 	// that failed halfway is listed here too: see [OutcomePartial].
 	AtRisk []Write
-	// Unknown are the writes to From that ended without a definite answer, and that the
-	// service may still have carried out within that time: those that ended no more
-	// than 10 minutes and RPO before LastSuccess, or at any time for Finance and
-	// Operations, where a call may run for any length of time. They are followed by
-	// those that were under way when the report was made; these go on waiting for
-	// their answers, which later versions of the report include.
+	// Unknown are the writes to From in doubt that the service may have carried out within
+	// that window: those that ended no more than 10 minutes and RPO before LastSuccess, or
+	// at any time for Finance and Operations, where a call may run for any length of time.
+	// They are followed by the writes that were under way when the report was made, whose
+	// outcomes later versions of the report include.
 	Unknown []Write
-	// Truncated: more writes may belong here than the ledger had room for, or are
-	// of a time before the Transport was made.
+	// Truncated: writes may be missing from the report, because the ledger had no room for
+	// them, or because they were made before the Transport was.
 	Truncated bool
 
 	// verified is the result of the last Verify, for the status page.
@@ -306,7 +302,7 @@ type LossReport struct {
 	account *account
 }
 
-// Moved reports whether the traffic has moved to the other endpoint.
+// Moved reports whether the traffic switched to the other endpoint.
 func (r *LossReport) Moved() bool { return r.From != r.To }
 
 // account is a report that may still grow. Guarded by books.mu but for logged.
@@ -408,16 +404,16 @@ func (t *Transport) proposedLoss(from, to Endpoint, reason string) *LossReport {
 }
 
 // WritesSince lists the writes, to either endpoint, that were acknowledged at from or later,
-// and those that may have been carried out then, although no answer says so. It is for a loss
-// whose extent the Transport cannot know: an administrator who starts an emergency response
-// of self-service disaster recovery is shown the time of the last sync, and what was carried
-// out later is lost. A write that was carried out before from and acknowledged after it is
-// listed as well, so the list for the time of the last sync contains everything that is
-// lost. The clocks of the service and of this machine may differ: subtract a few seconds.
+// and those in doubt that may have been carried out then. It is for a loss whose extent the
+// Transport cannot know: an administrator who starts an emergency response of self-service
+// disaster recovery is shown the time of the last sync, and what was carried out later is
+// lost. The list for that time contains everything that this Transport has lost, and also
+// writes that were carried out before from and acknowledged after it. The clocks of the
+// service and of this machine may differ: subtract a few seconds.
 //
-// From and To of the report are the active endpoint. The report is truncated if the ledger had
-// no room for all of that time ([Config.LedgerSize]), or the Transport is younger than from.
-// It is not among the reports of [Status].
+// From and To of the report are the active endpoint. The report is truncated if the ledger
+// had no room for all of that time ([Config.LedgerSize]), or the Transport was made after
+// from. It is not among the reports of [Status].
 func (t *Transport) WritesSince(from time.Time) *LossReport {
 	return t.books.since(from, t.state.Load().active)
 }
@@ -445,7 +441,7 @@ func (t *Transport) tellGrowth() {
 }
 
 func (g *growth) String() string {
-	when := "the traffic moved"
+	when := "the traffic switched"
 	if !g.report.Moved() {
 		when = "the outage ended"
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -239,8 +240,28 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 		}
 		return nil, errors.Join(errTwoResults, err)
 	}
+	if err != nil {
+		err = sayPlainHTTP(err)
+	}
 	return resp, err
 }
+
+// sayPlainHTTP returns err, as a plainHTTP if it is that of a handshake answered in HTTP.
+func sayPlainHTTP(err error) error {
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {
+		return plainHTTP{err}
+	}
+	return err
+}
+
+// plainHTTP is the error of a TLS handshake that was answered in HTTP. http.Client returns
+// [http.ErrSchemeMismatch] for it, but looks into no error of another type.
+type plainHTTP struct{ error }
+
+func (plainHTTP) Error() string        { return http.ErrSchemeMismatch.Error() }
+func (plainHTTP) Is(target error) bool { return target == http.ErrSchemeMismatch }
+func (e plainHTTP) Unwrap() error      { return e.error }
 
 // errTwoResults is part of the fault of a [http.RoundTripper] that breaks its contract.
 var errTwoResults = errors.New("failover: round tripper returned both a response and an error")
@@ -271,7 +292,7 @@ func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
 		return Unknown
 	case err != nil && goneAway(err):
 		return Refused
-	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn):
+	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
 	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
 		return NotSent
@@ -295,7 +316,10 @@ type connections struct {
 	direct bool
 	// limited: Base makes requests wait for one of a limited number of connections.
 	limited bool
-	tells   atomic.Bool // its dialer tells when it begins
+	// silent: Base hands connections to a protocol of the program's own, which calls no
+	// hooks.
+	silent bool
+	tells  atomic.Bool // its dialer tells when it begins
 }
 
 // knowBase takes note of what is known about Base from the start.
@@ -305,6 +329,9 @@ func (t *Transport) knowBase() {
 		return
 	}
 	t.connections.direct, t.connections.limited = t.cfg.Instrument == nil, base.MaxConnsPerHost > 0
+	for name := range base.TLSNextProto {
+		t.connections.silent = t.connections.silent || name != "h2"
+	}
 	for e := range t.protocols {
 		if scheme, _ := t.org.origin(0, Endpoint(e)); speaksOnlyHTTP2(base, scheme) {
 			t.protocols[e].learn(true)
@@ -328,4 +355,77 @@ func goneAway(err error) bool {
 	}
 	return err != nil && err.Error() == "http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]"+
 		" after Request.Body was written; define Request.GetBody to avoid this error"
+}
+
+// What net/http refuses to send at all is the mistake of the caller.
+
+// sendable reports whether net/http can send the request at all, over HTTP/2 or
+// HTTP/1.1.
+func sendable(req *http.Request, http2 bool) bool {
+	if !isToken(req.Method) && req.Method != "" || req.URL.Host == "" || req.Header == nil || !validHeader(req.Header) || !validHeader(req.Trailer) {
+		return false
+	}
+	if http2 && aboutConnection(req.Header) {
+		return false
+	}
+	bare := req.WithContext(context.Background()) // its trace is not to be told of this
+	switch bare.Body = nil; {
+	case bodyless(req):
+	case req.ContentLength > 0:
+		bare.ContentLength = 0
+	default:
+		bare.Body, bare.ContentLength = hollow{}, -1
+	}
+	return bare.Write(io.Discard) == nil // which looks at host, path, length and trailer
+}
+
+// tooLong reports whether err is that of net/http for headers that are longer than the
+// endpoint has said that it takes over HTTP/2. It has no type.
+func tooLong(err error) bool {
+	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
+}
+
+// aboutConnection reports whether a request has header fields about the connection
+// that net/http does not send over HTTP/2 (RFC 9113, section 8.2.2).
+func aboutConnection(h http.Header) bool {
+	connection, transfer := strings.ToLower(valueOf(h, "Connection")), valueOf(h, "Transfer-Encoding")
+	return valueOf(h, "Upgrade") != "" || transfer != "" && transfer != "chunked" ||
+		connection != "" && connection != "close" && connection != "keep-alive"
+}
+
+func validHeader(h http.Header) bool {
+	for name, values := range h {
+		if !isToken(name) {
+			return false
+		}
+		for _, value := range values {
+			if !validHeaderValue(value) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// validHeaderValue reports whether net/http sends a header field of that value
+// (RFC 9110, section 5.5).
+func validHeaderValue(value string) bool {
+	for i := range len(value) {
+		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// isToken reports whether s can be a method or the name of a header field
+// (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
 }

@@ -99,6 +99,56 @@ func TestARecyclingFrontEndCostsNoDoubt(t *testing.T) {
 	assert.Empty(t, transport.Status().Primary.Faults, "a recycled connection is no fault")
 }
 
+// A protocol of the program's own tells nobody what it has sent.
+func TestAWriteOverAForeignProtocolIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{NextProtos: []string{"foreign"}}
+	server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"foreign": func(*http.Server, *tls.Conn, http.Handler) {}}
+	server.StartTLS()
+	defer server.Close()
+	base := server.Client().Transport.(*http.Transport).Clone()
+	base.TLSClientConfig.NextProtos = []string{"foreign"}
+	var sent atomic.Int32
+	base.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{"foreign": func(string, *tls.Conn) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Method == http.MethodPost {
+				sent.Add(1)
+			}
+			return nil, io.ErrUnexpectedEOF
+		})
+	}}
+	transport, err := failover.New(server.URL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodPost, server.URL+accounts, strings.NewReader("{}"))
+	require.NoError(t, err)
+	_, err = transport.RoundTrip(req)
+	assert.ErrorIs(t, err, failover.ErrOutcomeUnknown)
+	assert.EqualValues(t, 1, sent.Load())
+}
+
+// An https URL for a port that speaks plain HTTP is named as what it is, as http.Client
+// does.
+func TestAPortThatSpeaksPlainHTTPIsNamed(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	transport, err := failover.New(strings.Replace(server.URL, "http:", "https:", 1), &failover.Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		req, err := http.NewRequest(method, transport.Org().Primary.String(), nil)
+		require.NoError(t, err)
+		_, err = (&http.Client{Transport: transport}).Do(req)
+		assert.ErrorIs(t, err, http.ErrSchemeMismatch, method)
+		assert.ErrorContains(t, err, http.ErrSchemeMismatch.Error(), method)
+		var fault *failover.Fault
+		require.ErrorAs(t, err, &fault, method)
+		assert.Equal(t, failover.NotSent, fault.Delivery, method)
+	}
+}
+
 // An endpoint that speaks another protocol than before, as a front end may after a
 // move, gets every write once.
 func TestTheProtocolOfAnEndpointMayChange(t *testing.T) {

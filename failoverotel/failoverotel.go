@@ -52,37 +52,33 @@
 //     endpoint is in: "closed", "half-open" or "open".
 //   - failover.down, failover.pinned and failover.latched are the fields of
 //     [failover.Status]. Down: no endpoint passes its probe. Pinned: by hand. Latched:
-//     four switches within an hour, and no more without a hand.
+//     four switches within an hour, so further ones wait for a person.
 //   - failover.downtime is [failover.Status.TimeDown]. It grows while down.
-//   - failover.switches counts moves of the traffic, and
-//     failover.refused_switches those that something spoke against. An
-//     organization with one address refuses to move from "primary" to "primary".
-//   - failover.renewals counts [failover.EventRenewed]: requests to the endpoint
-//     have failed or waited, a new connection finds it well, and something says that
-//     the organization may have moved behind the address. All connections are new
-//     from then on.
-//   - failover.faults counts what requests have met, by class: error.type is
+//   - failover.switches counts switches, and failover.refused_switches those that
+//     were considered and refused. With one address, refused switches are from
+//     "primary" to "primary".
+//   - failover.renewals counts [failover.EventRenewed]: requests to the endpoint have
+//     failed or waited, it passes its probe over a new connection, and there is
+//     evidence that the organization has been moved behind the address. All
+//     connections are new from then on.
+//   - failover.faults counts the faults of requests by class: error.type is
 //     "application", "auth", "throttled", "transient", "unavailable",
-//     "canceled" or "local". Only "transient" and "unavailable" speak against the
-//     endpoint; "local" is trouble of this machine or a mistake of the program.
-//   - failover.replays counts the attempts that were made because one before met
-//     a fault of class error.type. From and to are the endpoints of the two; they
-//     are the same if the attempt was repeated where it was.
-//   - failover.unknown_outcomes counts writes that may or may not have been
-//     carried out.
-//   - failover.probe.duration is of probes; failover.probe.result is "passed",
-//     "failed", or "inconclusive" for those that got an answer which proves
-//     neither.
-//   - failover.loss_report.writes is how many writes the last report lists, be it
-//     of a switch, of the end of an outage or of a renewal: failover.write.state is
-//     "at_risk" or "unknown". If failover.loss_report.truncated is 1 there may be
-//     more.
+//     "canceled" or "local". Only "transient" and "unavailable" count towards the
+//     circuit breaker; "local" is caused by this machine or the program.
+//   - failover.replays counts attempts that repeat one with a fault of class
+//     error.type. From and to are the endpoints of the two attempts.
+//   - failover.unknown_outcomes counts writes in doubt.
+//   - failover.probe.duration is that of probes; failover.probe.result is "passed",
+//     "failed" or "inconclusive".
+//   - failover.loss_report.writes is the number of writes in the latest report:
+//     failover.write.state is "at_risk" or "unknown". If
+//     failover.loss_report.truncated is 1, there may be more.
 //   - failover.dropped_events is [failover.Status.EventsDropped]. If it grows, the
 //     program's OnEvent is too slow, and switches, refused switches, unknown
 //     outcomes and probes are counted too low.
 //   - failover.fleet.apart and failover.fleet.failing exist with
-//     [failover.Config.Shared] only. Apart: this process is not where its fleet
-//     is. Failing: the last use of the store has failed.
+//     [failover.Config.Shared] only. Apart: this process is not at its fleet's
+//     endpoint. Failing: the store counts as lost, see [failover.FleetStatus].Err.
 //
 // Counters begin with 0, so that the first switch is an increase. After
 // [failover.Transport.Close] a last collection still shows the faults, the
@@ -91,14 +87,14 @@
 //
 // # Alerts
 //
-// Wake somebody if failover.down stays 1 for some minutes, if failover.latched
-// is 1, or if failover.refused_switches keeps growing: traffic fails and stays.
-// By daylight: any increase of failover.switches, failover.renewals or
-// failover.downtime with failover.loss_report.writes over 0 or truncated, any increase of failover.unknown_outcomes,
-// failover.pinned for a day, failover.dropped_events. Do not alert on
-// failover.faults: one in a million requests fails, and that is what replays
-// are for. Do not alert on silence either. The file alerts.yaml has this as
-// rules for Prometheus, and grafana.json a dashboard.
+// Page somebody if failover.down stays 1 for some minutes, if failover.latched is
+// 1, or if failover.refused_switches keeps growing: the traffic fails and there is
+// no switch. Open a ticket for any increase of failover.switches,
+// failover.renewals or failover.downtime with failover.loss_report.writes over 0
+// or truncated, of failover.unknown_outcomes or failover.dropped_events, and for
+// failover.pinned for a day. Do not alert on failover.faults, which replays are
+// for, nor on silence. The file alerts.yaml has these as rules for Prometheus, and
+// grafana.json is a dashboard.
 //
 // # Span events
 //

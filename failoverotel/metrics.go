@@ -93,7 +93,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		writes:    level("failover.loss_report.writes", "{write}", "Writes that the last loss report lists."),
 		truncated: level("failover.loss_report.truncated", transport, "1 if the last loss report may lack writes."),
 		apart:     level("failover.fleet.apart", transport, "1 while the active endpoint is not that of the fleet."),
-		failing:   level("failover.fleet.failing", transport, "1 if the last use of the fleet's store failed."),
+		failing:   level("failover.fleet.failing", transport, "1 while the fleet's store counts as lost."),
 
 		faults:  observed("failover.faults", "{fault}", "Faults that attempts have met."),
 		dropped: observed("failover.dropped_events", "{event}", "Events that were not told of because OnEvent is slow."),

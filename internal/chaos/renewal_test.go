@@ -245,7 +245,7 @@ func TestAReadThatWaitsAtTheOldPlaceIsMadeAnew(t *testing.T) {
 			}
 			assert.Greater(t, time.Since(begun), 2*time.Second, "nobody is given up at once")
 			assert.True(t, m.next.has("read"))
-			assert.Contains(t, <-renewed, "its name leads elsewhere (127.0.0.1 before, 127.0.0.2 now)")
+			assert.Contains(t, <-renewed, "its name resolves to other addresses (127.0.0.1 before, 127.0.0.2 now)")
 			select {
 			case err := <-write:
 				assert.Fail(t, "the write has ended", "%v", err)

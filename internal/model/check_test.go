@@ -50,7 +50,7 @@ func (m *model) observe(e failover.Event) {
 		}
 		m.cleared = e.Time
 	case failover.EventDown:
-		active, other, stuck := m.now.active, m.now.active^1, strings.Contains(e.Reason, "the traffic may not move")
+		active, other, stuck := m.now.active, m.now.active^1, strings.Contains(e.Reason, "no switch is allowed")
 		if m.now.down || m.now.pinned || !m.found(active, bad) || !stuck && !m.single() && !m.found(other, bad, unclear, weak) {
 			m.fail("down without two failed probes")
 		}

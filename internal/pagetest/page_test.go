@@ -258,7 +258,7 @@ func TestPagesAreLegible(t *testing.T) { // not parallel: one browser is enough 
 			heard.listen(tab)
 			for _, width := range []int64{390, 1280} {
 				for _, scheme := range []string{"light", "dark"} {
-					for _, path := range []string{"", "switch", "pin", "unpin", "verify"} {
+					for _, path := range []string{"", "switch", "pin", "unpin", "freeze", "unfreeze", "verify"} {
 						if path != "" && row.name != "failed over" && !(path == "switch" && row.name == "down") {
 							continue
 						}

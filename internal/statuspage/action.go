@@ -19,14 +19,19 @@ type Action struct {
 func Actions() []Action {
 	return []Action{
 		{Name: "switch", Label: "Switch", Field: "to", NeedsReason: true, heading: "Switch the traffic",
-			text: "Moves all traffic to an endpoint that passes its probe; if it does not pass, nothing changes. Requests under way are not cut off. " +
-				"The newest writes may not have been copied: look at the writes at risk afterwards. Earlier switches are forgotten, which releases the latch."},
+			text: "Switches all traffic to an endpoint that passes its probe; if it does not pass, nothing changes. Requests under way are not interrupted. " +
+				"The latest writes may not have been replicated: check the writes at risk afterwards. This also releases the latch."},
 		{Name: "pin", Label: "Pin", Field: "endpoint", NeedsReason: true, heading: "Pin the traffic",
-			text: "Sends all traffic to an endpoint until somebody unpins it, whether or not the endpoint serves: it is not probed first. Nothing moves by itself meanwhile."},
+			text: "Sends all traffic to an endpoint, without a probe and whether or not it serves, until somebody unpins it. There are no automatic switches until then."},
 		{Name: "unpin", Label: "Unpin", NeedsReason: true, heading: "Unpin the traffic",
-			text: "Allows automatic moves again. Earlier switches are forgotten, which releases the latch."},
-		{Name: "verify", Label: "Verify", heading: "Look for the writes at risk",
-			text: "Reads the record of every write at risk at the active endpoint: GETs only, at most ten a second. Nothing is changed. The page shows what was found."},
+			text: "Allows automatic switches again, and releases the latch."},
+		{Name: "freeze", Label: "Freeze the fleet", NeedsReason: true, heading: "Freeze the fleet",
+			text: "Stops automatic switches in every process of the fleet, including processes that start later, until somebody unfreezes it. " +
+				"Traffic stays where it is, even if the endpoint fails. Switch still moves the whole fleet."},
+		{Name: "unfreeze", Label: "Unfreeze the fleet", heading: "Unfreeze the fleet",
+			text: "Allows automatic switches again in every process of the fleet. A process that is pinned stays pinned."},
+		{Name: "verify", Label: "Verify", heading: "Verify the writes at risk",
+			text: "Reads the record of every write at risk at the active endpoint, with GET requests only, at most ten per second. The page shows the result."},
 	}
 }
 
@@ -110,7 +115,8 @@ func (p view) Actions() []actionLink {
 	var links []actionLink
 	for _, a := range Actions() {
 		switch {
-		case a.Name == "unpin" && !p.Pinned && !p.Latched, a.Name == "verify" && len(p.Losses) == 0, p.Closed:
+		case a.Name == "unpin" && !p.Pinned && !p.Latched, a.Name == "verify" && len(p.Losses) == 0,
+			a.Name == "freeze" && (p.Fleet == nil || p.frozen()), a.Name == "unfreeze" && !p.frozen(), p.Closed:
 			continue
 		}
 		links = append(links, actionLink{"./" + p.Mount + a.Name, a.Label + " …"})

@@ -62,6 +62,7 @@ const (
 	sectionPinned    = "pinned"
 	sectionStore     = "the-fleets-store-is-gone"
 	sectionApart     = "apart-from-the-fleet"
+	sectionFrozen    = "frozen"
 	sectionAuth      = "401-after-a-switch"
 	sectionThrottled = "throttled"
 	sectionBrownout  = "a-share-of-the-requests-fails"
@@ -72,7 +73,7 @@ const (
 // Sections lists the sections that findings refer to.
 var Sections = []string{
 	sectionFirst, sectionAlternate, sectionTripped, sectionDown, sectionLatched, sectionLatch, sectionPinned, sectionStore,
-	sectionApart, sectionAuth, sectionThrottled, sectionBrownout, sectionLoss, sectionDoubt,
+	sectionApart, sectionFrozen, sectionAuth, sectionThrottled, sectionBrownout, sectionLoss, sectionDoubt,
 }
 
 // Judge finds out what the report means, and what there is to do, as the table of
@@ -81,7 +82,7 @@ func (r *Report) Judge() {
 	r.Findings = []Finding{r.state()}
 	if !r.Closed {
 		for _, find := range []func() (Finding, bool){
-			r.unauthorized, r.throttled, r.failing, r.refusals, r.missing, r.unverified, r.unreadable, r.doubts, r.fleet,
+			r.unauthorized, r.throttled, r.failing, r.refusals, r.missing, r.unverified, r.unreadable, r.doubts, r.freeze, r.fleet,
 		} {
 			if f, ok := find(); ok {
 				r.Findings = append(r.Findings, f)
@@ -111,8 +112,8 @@ func (r *Report) state() Finding {
 	since := sinceWords(r.Since, r.Time)
 	switch {
 	case r.Closed:
-		return Finding{Name: "closed", Level: LevelOff, Summary: "Closed: this Transport sends nothing any more.", Cause: CauseUs,
-			Why: "the program has called Close", Advice: "If this program should be serving, restart it; nothing here recovers by itself."}
+		return Finding{Name: "closed", Level: LevelOff, Summary: "Closed: this Transport no longer sends requests.", Cause: CauseUs,
+			Why: "the program has called Close", Advice: "If this program should be serving, restart it: a closed Transport stays closed."}
 	case r.Down:
 		return r.down()
 	case r.Pinned && (active.NotServing() || active.Failing()):
@@ -121,20 +122,20 @@ func (r *Report) state() Finding {
 			advice = fmt.Sprintf("Call Unpin to let the Transport find the endpoint that serves, or pin the %s.", other.Name)
 		}
 		return Finding{Name: "pinned", Level: LevelBad, Summary: fmt.Sprintf("Pinned to the %s, which does not serve.", active.Name),
-			Cause: CauseUs, Why: "somebody has pinned it, so nothing moves by itself", Advice: advice, Runbook: sectionPinned}
+			Cause: CauseUs, Why: "somebody has pinned it, so there are no automatic switches", Advice: advice, Runbook: sectionPinned}
 	case r.Pinned:
 		return Finding{Name: "pinned", Level: LevelWarn,
 			Summary: fmt.Sprintf("Pinned: traffic stays at the %s%s.", active.Name, sinceWords(r.last("pinned"), r.Time)),
 			Cause:   CauseUs, Why: "somebody has pinned it", Runbook: sectionPinned,
-			Advice: "There are no automatic moves until somebody calls Unpin. Ask whoever did it."}
+			Advice: "There are no automatic switches until somebody calls Unpin. Ask whoever pinned it."}
 	case r.Latched && active.tripped():
-		return Finding{Name: "latched", Level: LevelBad, Cause: CauseEither, Why: "the endpoints come and go", Runbook: sectionLatch,
+		return Finding{Name: "latched", Level: LevelBad, Cause: CauseEither, Why: "the endpoints fail by turns", Runbook: sectionLatch,
 			Summary: fmt.Sprintf("Latched at the %s, which is failing: %d switches within an hour.", active.Name, r.Latch),
-			Advice:  fmt.Sprintf("Find out which endpoint serves. If it is the %s, move there with Switch.", nameOf(other))}
+			Advice:  fmt.Sprintf("Find out which endpoint serves. If it is the %s, call Switch.", nameOf(other))}
 	case r.Latched:
-		return Finding{Name: "latched", Level: LevelWarn, Cause: CauseEither, Why: "the endpoints come and go", Runbook: sectionLatched,
+		return Finding{Name: "latched", Level: LevelWarn, Cause: CauseEither, Why: "the endpoints fail by turns", Runbook: sectionLatched,
 			Summary: fmt.Sprintf("Latched: traffic stays at the %s after %d switches within an hour.", active.Name, r.Latch),
-			Advice:  fmt.Sprintf("Find out why the endpoints come and go. Then wait for the hour to pass, or move to the %s with Switch.", nameOf(other))}
+			Advice:  fmt.Sprintf("Find out why the endpoints fail by turns. Then wait for the hour to pass, or switch to the %s with Switch.", nameOf(other))}
 	case active.tripped():
 		return r.tripped()
 	case r.Active == "alternate":
@@ -167,18 +168,18 @@ func (r *Report) down() Finding {
 		if !other.fenced() {
 			fenced = active
 		}
-		f.Cause, f.Why = CauseMicrosoft, fmt.Sprintf("the %s answers, and says that it does not serve: no failover has been finished", fenced.Name)
+		f.Cause, f.Why = CauseMicrosoft, fmt.Sprintf("the %s answers, and says that it does not serve: no failover is complete", fenced.Name)
 		f.Advice = "Wait, and open a ticket. "
 	case other == nil && active.fenced():
 		f.Cause, f.Why, f.Advice = CauseMicrosoft, "the organization answers, and says that it does not serve", "Wait, and open a ticket. "
 	case other != nil && active.unreachable() && other.unreachable():
-		f.Cause, f.Why = CauseUs, "neither endpoint can be reached from this machine, which is more often the network here than both regions"
-		f.Advice = "Check this machine's network, DNS and proxy, and whether other processes say the same. "
+		f.Cause, f.Why = CauseUs, "this machine can reach neither endpoint, which is more often its own network than both regions"
+		f.Advice = "Check this machine's network, DNS and proxy, and whether other processes report the same. "
 	default:
-		f.Why, f.Advice = "what the probes found fits both", "Check Microsoft's service health and this machine's network. "
+		f.Why, f.Advice = "the results of the probes fit both", "Check Microsoft's service health and this machine's network. "
 	}
 	if r.FailsFast {
-		f.Advice += "Requests fail at once; " + probed + ", and what passes gets the traffic."
+		f.Advice += "Requests fail at once; " + probed + ", and the first to pass gets the traffic."
 	} else {
 		f.Advice += fmt.Sprintf("Requests are still sent to the %s; %s.", active.Name, probed)
 	}
@@ -189,15 +190,18 @@ func (r *Report) tripped() Finding {
 	active, other := r.side()
 	f := Finding{Name: "tripped", Level: LevelBad, Cause: CauseEither, Runbook: sectionTripped,
 		Summary: fmt.Sprintf("Tripped: the %s is failing, and traffic still goes there.", active.Name),
-		Why:     "the faults alone do not tell", Advice: "There is no other address to move to: find out what fails."}
+		Why:     "the faults alone do not show it", Advice: "There is no other endpoint to switch to: find out what fails."}
 	if other != nil {
-		f.Advice = fmt.Sprintf("Traffic moves by itself if the %s proves to serve.", other.Name)
+		f.Advice = fmt.Sprintf("The traffic switches automatically if the %s passes its probe.", other.Name)
+	}
+	if other != nil && r.frozen() {
+		f.Advice = fmt.Sprintf("The fleet is frozen: if the %s serves, call Switch.", other.Name)
 	}
 	if active.LastFault != nil && active.LastFault.Definitive {
 		f.Cause, f.Why = CauseMicrosoft, fmt.Sprintf("the %s itself says that it does not serve", active.Name)
 	}
 	if refused := r.lastRefusal(); refused != nil && !refused.Time.Before(r.last("tripped")) {
-		f.Advice = fmt.Sprintf("The move to the %s was refused: %s. If that does not change, move with Switch.", refused.To, refused.Reason)
+		f.Advice = fmt.Sprintf("The switch to the %s was refused: %s. If that persists, call Switch.", refused.To, refused.Reason)
 		if strings.HasSuffix(refused.Reason, probeAnswered) {
 			f.Why = whyPartial
 		}
@@ -209,22 +213,25 @@ func (r *Report) tripped() Finding {
 // active endpoint passes its probe.
 const (
 	probeAnswered = "answers its probe"
-	whyPartial    = "the endpoint answers its probe, so a part of the organization fails, or some of the requests; rarely the region"
+	whyPartial    = "the endpoint answers its probe, so the fault concerns a part of the organization or some requests, rarely the region"
 )
 
 func (r *Report) failedOver(since string) Finding {
 	f := Finding{Name: "failed over", Level: LevelWarn, Cause: CauseEither, Runbook: sectionAlternate,
 		Summary: "Failed over: traffic has gone to the alternate" + since + ".",
 		Why:     "Microsoft has failed over, or the primary is cut off from here",
-		Advice:  "Traffic returns by itself when the primary keeps passing its probe."}
+		Advice:  "Traffic returns automatically when the primary keeps passing its probe."}
 	switch {
 	case r.Primary.fenced():
 		f.Cause, f.Why = CauseMicrosoft, "the primary itself says that it does not serve"
 	case r.Primary.passed():
 		f.Cause, f.Why = CauseNone, "the primary passes its probe again"
 	}
-	if r.ManualFailback {
-		f.Advice = "Going back is up to you: call Switch when the primary passes its probe."
+	switch {
+	case r.ManualFailback:
+		f.Advice = "Fail-back is manual: call Switch when the primary passes its probe."
+	case r.frozen():
+		f.Advice = "The fleet is frozen: traffic returns only after Unfreeze, or with Switch."
 	}
 	return f
 }
@@ -259,13 +266,13 @@ func (r *Report) unauthorized() (Finding, bool) {
 	n := e.Recent.Auth()
 	level, ok := share(n, e.Recent.Attempts())
 	f := Finding{Name: "unauthorized", Level: level, Cause: CauseUs, Runbook: sectionAuth,
-		Why:    "the credentials are refused, which says nothing against the endpoint, so nothing moves",
-		Advice: "Look at the credentials: an expired secret, a changed user or role, a rule for this network."}
+		Why:    "the credentials are refused, which is no evidence against the endpoint, so there is no switch",
+		Advice: "Check the credentials: an expired secret, a changed user or role, a network rule."}
 	if ok {
 		f.Summary = ofAttempts(n, &e.Recent, e) + " got 401, 403 or a sign-in page."
 	}
 	if r.Generation > 0 {
-		f.Advice = fmt.Sprintf("Most likely the token is for the other host: ask for one whose audience is the %s, %s.", e.Name, e.URL)
+		f.Advice = fmt.Sprintf("Most likely the token is for the other host: request one whose audience is the %s, %s.", e.Name, e.URL)
 	}
 	return f, ok
 }
@@ -275,8 +282,8 @@ func (r *Report) throttled() (Finding, bool) {
 	n := e.Recent.Throttled()
 	_, ok := share(n, e.Recent.Attempts())
 	f := Finding{Name: "throttled", Level: LevelWarn, Cause: CauseUs, Runbook: sectionThrottled,
-		Why:    "service protection limits are by user: it is the load",
-		Advice: "Send less, spread it, or let calls wait (RetryThrottled). A switch would not help."}
+		Why:    "service protection limits apply per user, so it is this program's load",
+		Advice: "Send less, spread the load over users, or let calls wait (RetryThrottled). A switch does not help."}
 	if ok {
 		f.Summary = ofAttempts(n, &e.Recent, e) + " were throttled (429)."
 	}
@@ -293,10 +300,10 @@ func (r *Report) failing() (Finding, bool) {
 		return Finding{}, false
 	}
 	f := Finding{Name: "failing", Level: level, Cause: CauseEither, Runbook: sectionBrownout,
-		Summary: ofAttempts(n, &e.Recent, e) + " failed.", Why: "the endpoint serves, but not always",
-		Advice: "Look at which requests fail, and at the last fault."}
+		Summary: ofAttempts(n, &e.Recent, e) + " failed.", Why: "the endpoint serves some requests and fails others",
+		Advice: "Check which requests fail, and the last fault."}
 	if other != nil && level == LevelBad {
-		f.Advice += fmt.Sprintf(" If it goes on and the %s passes its probe, move with Switch.", other.Name)
+		f.Advice += fmt.Sprintf(" If this persists and the %s passes its probe, call Switch.", other.Name)
 	}
 	return f, true
 }
@@ -317,7 +324,7 @@ func (r *Report) refusals() (Finding, bool) {
 	}
 	f := Finding{Name: "switches refused", Level: LevelWarn, Cause: CauseEither, Runbook: sectionTripped,
 		Summary: fmt.Sprintf("%s to leave the %s in the last %d minutes.", number(n, "switch was refused", "switches were refused"), e.Name, e.Recent.Minutes),
-		Why:     "the faults are real; what speaks against a move is the reason", Advice: "Find out what fails."}
+		Why:     "the faults are real; the reason says what prevents a switch", Advice: "Find out what fails."}
 	if last := r.lastRefusal(); last != nil {
 		f.Advice = fmt.Sprintf("The last reason: %s. Find out what fails.", last.Reason)
 		if strings.HasSuffix(last.Reason, probeAnswered) {
@@ -338,25 +345,25 @@ func (r *Report) written(state string) (n int) {
 func (r *Report) missing() (Finding, bool) {
 	n := r.written(Missing)
 	return Finding{Name: "writes missing", Level: LevelBad, Cause: CauseMicrosoft, Runbook: sectionLoss,
-		Summary: number(n, "write is missing", "writes are missing") + " at the side that was read.",
+		Summary: number(n, "write is missing", "writes are missing") + " at the endpoint that was read.",
 		Why:     "replication between the regions is asynchronous",
-		Advice:  "Create each again under the same id, with If-None-Match: *, so that nothing is doubled if it turns up after all."}, n > 0
+		Advice:  "Create each again with the same id and If-None-Match: *, so that nothing is duplicated if it turns up after all."}, n > 0
 }
 
 func (r *Report) unverified() (Finding, bool) {
 	n := r.written(NotVerified)
 	return Finding{Name: "writes at risk", Level: LevelWarn, Cause: CauseMicrosoft, Runbook: sectionLoss,
-		Summary: number(n, "write is at risk and was not looked for", "writes are at risk and were not looked for") + ".",
+		Summary: number(n, "write is at risk and was not verified", "writes are at risk and were not verified") + ".",
 		Why:     "replication between the regions is asynchronous",
-		Advice:  "Check the writes at risk, within the day: Verify reads them."}, n > 0
+		Advice:  "Check the writes at risk within the day: Verify reads them."}, n > 0
 }
 
 func (r *Report) unreadable() (Finding, bool) {
 	n := r.written(Unreadable)
 	return Finding{Name: "writes to look up", Level: LevelWarn, Cause: CauseNone, Runbook: sectionDoubt,
 		Summary: number(n, "write at risk has", "writes at risk have") + " to be looked up by hand.",
-		Why:     "reading the record does not tell what became of the write",
-		Advice:  "Look for what the write would have left: by id, label or business key."}, n > 0
+		Why:     "reading the record does not show whether the write was carried out",
+		Advice:  "Look for the effect of the write, by id, label or business key."}, n > 0
 }
 
 // doubtful is for how long a write in doubt is shown: nobody says that it was
@@ -374,7 +381,7 @@ func (r *Report) doubts() (Finding, bool) {
 	n = max(n, active.Recent.InDoubt) // the record may have been too short
 	f := Finding{Name: "writes in doubt", Level: LevelWarn, Cause: CauseNone, Runbook: sectionDoubt,
 		Why:    "a write was sent and got no definite answer; it is not sent again",
-		Advice: "Look each up, by daylight: the log lines name them."}
+		Advice: "Look each up within the day: the log lines name them."}
 	if n > 0 {
 		f.Summary = number(n, "write is in doubt", "writes are in doubt")
 		if !newest.IsZero() {
@@ -385,6 +392,16 @@ func (r *Report) doubts() (Finding, bool) {
 	return f, n > 0
 }
 
+// freeze finds that somebody has stopped automatic switches in the whole fleet.
+func (r *Report) freeze() (Finding, bool) {
+	if !r.frozen() {
+		return Finding{}, false
+	}
+	return Finding{Name: "frozen", Level: LevelWarn, Cause: CauseUs, Runbook: sectionFrozen,
+		Summary: fmt.Sprintf("Frozen: no automatic switches in the fleet: %s.", strings.TrimSuffix(r.Fleet.Frozen, ".")),
+		Why:     "somebody has frozen the fleet", Advice: "There are no automatic switches until somebody calls Unfreeze. Ask whoever froze it."}, true
+}
+
 // fleet finds what the fleet knows better.
 func (r *Report) fleet() (Finding, bool) {
 	f := Finding{Name: "fleet", Level: LevelWarn, Cause: CauseUs}
@@ -392,15 +409,15 @@ func (r *Report) fleet() (Finding, bool) {
 	case s == nil:
 		return f, false
 	case s.Error != "":
-		f.Summary, f.Why, f.Runbook = "The fleet's store does not answer.", "the store, or the way to it", sectionStore
-		f.Advice = "By daylight. Until then this process is on its own."
-	case len(s.Witnesses) == 1:
+		f.Summary, f.Why, f.Runbook = "The fleet's store fails.", "the store, or the network in between", sectionStore
+		f.Advice = "Within the day. Until then this process decides on its own."
+	case s.WitnessCount == 1:
 		f.Summary = fmt.Sprintf("No other process of the fleet has seen the %s fail.", s.Failed)
-		f.Why, f.Runbook = "this process is alone with it, or the others have no traffic", sectionFirst
-		f.Advice = "Look at the network of this one first."
+		f.Why, f.Runbook = "only this process has seen it, or the others have no traffic", sectionFirst
+		f.Advice = "Check this process's network first."
 	case s.Apart:
 		f.Summary, f.Runbook = fmt.Sprintf("Apart: the fleet is at the %s.", s.Active), sectionApart
-		f.Why, f.Advice = "this process's network, a veto or a pin", "Find out why this process does not follow."
+		f.Why, f.Advice = "this process's network, ConfirmSwitch or a pin", "Find out why this process does not follow."
 	default:
 		return f, false
 	}

@@ -101,7 +101,7 @@ func fleetReport(change func(*Fleet)) *Report {
 	r := failedOverReport()
 	r.Fleet = &Fleet{
 		Member: "web-1/17/ABCDEF", Active: "alternate", Generation: 7, Since: clockTime(3, 12, 5), Reason: "the primary does not serve", By: "web-2/4711/GHIJKL",
-		Loaded: clockTime(5, 20, 0), Failed: "primary", Witnesses: []string{"web-1/17/ABCDEF", "web-2/4711/GHIJKL"},
+		Loaded: clockTime(5, 20, 0), Failed: "primary", Witnesses: []string{"web-1/17/ABCDEF", "web-2/4711/GHIJKL"}, WitnessCount: 2,
 	}
 	change(r.Fleet)
 	return r
@@ -133,7 +133,7 @@ var findings = []struct {
 		name: "healthy", why: "the usual case says so, and since when",
 		report: quietReport(), situation: "healthy", level: "ok", cause: CauseNone,
 		summary: "Healthy: traffic has gone to the primary since 5 Mar 05:23 UTC (9 d 0 h).", advice: "Nothing to do.",
-		page: []string{"None yet.", "No events.", "last 24 hours", "0 switches", "all attempts succeeded, about 1200", "whether it would serve is not known",
+		page: []string{"None yet.", "No events.", "last 24 hours", "0 switches", "all attempts succeeded, about 1200", "whether it serves is unknown",
 			"orders v1.2.3, process 17 on web-1, instance web-1/17; failover v0.1.0, go1.26"},
 		not: []string{"One address", "<nav", "Also"},
 	},
@@ -171,19 +171,19 @@ var findings = []struct {
 		name: "one address, tripped", why: "there is nowhere to move to",
 		report:    with(trippedReport(), func(r *Report) { r.Alternate = nil }),
 		situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
-		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "There is no other address to move to",
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "There is no other endpoint to switch to",
 	},
 	{
 		name: "failed over", why: "the case the library is for",
 		report: failedOverReport(), situation: "failed over", level: "warn", cause: CauseEither, because: "cut off from here", section: sectionAlternate,
-		summary: failedOverSummary, advice: "returns by itself",
+		summary: failedOverSummary, advice: "returns automatically",
 		page: []string{"(28 s ago)", "41 application", "3 unavailable", "switched to the alternate", ">failing<", "1 switch."},
 	},
 	{
 		name: "failed over, primary fenced", why: "the primary's own word is Microsoft's",
 		report:    with(failedOverReport(), func(r *Report) { r.Primary.Probe = failedProbe(fence, clockTime(5, 23, 0)) }),
 		situation: "failed over", level: "warn", cause: CauseMicrosoft, because: "itself says", section: sectionAlternate,
-		summary: failedOverSummary, advice: "returns by itself", page: []string{"Most likely Microsoft: the primary itself says"},
+		summary: failedOverSummary, advice: "returns automatically", page: []string{"Most likely Microsoft: the primary itself says"},
 	},
 	{
 		name: "failed over, primary recovering", why: "half-open with a good probe is not failing",
@@ -191,25 +191,25 @@ var findings = []struct {
 			r.Primary.Breaker, r.Primary.Probe = "half-open", &Probe{Time: clockTime(5, 23, 12), Result: ProbePassed}
 		}),
 		situation: "failed over", level: "warn", cause: CauseNone, section: sectionAlternate,
-		summary: failedOverSummary, advice: "returns by itself", page: []string{">recovering<", ">passed<"},
+		summary: failedOverSummary, advice: "returns automatically", page: []string{">recovering<", ">passed<"},
 	},
 	{
 		name: "failed over, fail-back by hand", why: "nothing comes back by itself",
 		report:    with(failedOverReport(), func(r *Report) { r.ManualFailback = true }),
 		situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
-		summary: failedOverSummary, advice: "up to you",
+		summary: failedOverSummary, advice: "Fail-back is manual",
 	},
 	{
 		name: "writes at risk", why: "somebody has to look at the writes",
 		report: lossReport(), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
 		summary: failedOverSummary, others: []string{"writes at risk"},
-		page: []string{"Check the writes at risk", "3 writes are at risk and were not looked for", "Acknowledged, perhaps not copied (2)", "Sent, outcome unknown (1)", ">not verified<", "invoice run", "may be incomplete"},
+		page: []string{"Check the writes at risk", "3 writes are at risk and were not verified", "Acknowledged, perhaps not replicated (2)", "Sent, outcome unknown (1)", ">not verified<", "invoice run", "may be incomplete"},
 	},
 	{
 		name: "writes missing", why: "what is missing outranks that the traffic is at the alternate",
 		report:    verifiedReport(Missing, Present, Unreadable),
 		situation: "writes missing", level: "bad", cause: CauseMicrosoft, section: sectionLoss,
-		summary: "1 write is missing at the side that was read.", advice: "under the same id", others: []string{"failed over", "writes to look up"},
+		summary: "1 write is missing at the endpoint that was read.", advice: "with the same id", others: []string{"failed over", "writes to look up"},
 		page: []string{">missing<", ">present<", ">unreadable<", "Found: 1 of 3. Missing: 1. To be looked up by hand: 1."}, not: []string{"Check the writes"},
 	},
 	{
@@ -221,7 +221,7 @@ var findings = []struct {
 		name: "no writes at risk", why: "an empty report is good news",
 		report: with(failedOverReport(), func(r *Report) { r.Losses = []Loss{{From: "primary", RPOSeconds: 5}} }), situation: "failed over", level: "warn",
 		cause: CauseEither, section: sectionAlternate, summary: failedOverSummary,
-		page: []string{"no write was near enough", "never answered a request in good health"}, not: []string{"Check the writes"},
+		page: []string{"no write was recent enough", "never gave a healthy answer"}, not: []string{"Check the writes"},
 	},
 	{
 		name: "writes of an earlier switch", why: "the fail-back's report does not end the duty to look at the failover's",
@@ -230,18 +230,18 @@ var findings = []struct {
 			r.Losses = []Loss{{Time: clockTime(5, 0, 0), From: "alternate", To: "primary", LastSuccess: clockTime(4, 0, 0)}, r.Losses[0]}
 		}),
 		situation: "writes at risk", level: "warn", cause: CauseMicrosoft, section: sectionLoss,
-		summary: "3 writes are at risk and were not looked for.", others: []string{"healthy"}, page: []string{"<h2 id=\"h-loss\">Writes at risk</h2>", "<details open=\"\">", "0 writes", "3 writes"}, not: []string{"Nothing to do."},
+		summary: "3 writes are at risk and were not verified.", others: []string{"healthy"}, page: []string{"<h2 id=\"h-loss\">Writes at risk</h2>", "<details open=\"\">", "0 writes", "3 writes"}, not: []string{"Nothing to do."},
 	},
 	{
 		name: "tripped", why: "the decision is being made",
 		report: trippedReport(), situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
-		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "moves by itself if the alternate proves to serve",
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "switches automatically if the alternate passes its probe",
 	},
 	{
 		name: "tripped by a fence", why: "the endpoint's own word is Microsoft's",
 		report:    with(trippedReport(), func(r *Report) { r.Primary.LastFault = fence }),
 		situation: "tripped", level: "bad", cause: CauseMicrosoft, section: sectionTripped,
-		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "moves by itself",
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "switches automatically",
 	},
 	{
 		name: "tripped, switch refused", why: "the reason for staying is what one needs to know",
@@ -250,8 +250,8 @@ var findings = []struct {
 			r.Primary.Recent.RefusedSwitches = 1
 		}),
 		situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
-		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "The move to the alternate was refused: not confirmed: freeze.",
-		page: []string{"1 switches refused"},
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "The switch to the alternate was refused: not confirmed: freeze.",
+		page: []string{"1 switch refused"},
 	},
 	{
 		name: "tripped after an old refusal", why: "a refusal before the trip is about another outage",
@@ -259,13 +259,13 @@ var findings = []struct {
 			r.Events = append([]Event{{Kind: "switch refused", Time: clockTime(2, 0, 0), To: "alternate", Reason: "old"}}, r.Events...)
 		}),
 		situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
-		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "moves by itself",
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "switches automatically",
 	},
 	{
 		name: "alternate tripped", why: "worse than failed over",
 		report:    with(failedOverReport(), func(r *Report) { r.Alternate.Breaker = "open" }),
 		situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
-		summary: "Tripped: the alternate is failing, and traffic still goes there.", advice: "if the primary proves to serve",
+		summary: "Tripped: the alternate is failing, and traffic still goes there.", advice: "if the primary passes its probe",
 	},
 	{
 		name: "switches refused", why: "17 refusals are no peace, although the breaker is closed again after each",
@@ -284,7 +284,7 @@ var findings = []struct {
 		}),
 		situation: "unauthorized", level: "bad", cause: CauseUs, section: sectionAuth,
 		summary: "All 600 attempts at the alternate in the last 5 minutes got 401, 403 or a sign-in page.",
-		advice:  "the token is for the other host: ask for one whose audience is the alternate, https://contoso--s.api.crm.dynamics.com",
+		advice:  "the token is for the other host: request one whose audience is the alternate, https://contoso--s.api.crm.dynamics.com",
 		others:  []string{"failed over"}, page: []string{"about 0 of 600 attempts succeeded", "600 unauthorized"}, not: []string{"Nothing to do."},
 	},
 	{
@@ -294,7 +294,7 @@ var findings = []struct {
 		}),
 		situation: "unauthorized", level: "warn", cause: CauseUs, section: sectionAuth,
 		summary: "About 12% of the attempts at the primary in the last 5 minutes (120 of 1000) got 401, 403 or a sign-in page.",
-		advice:  "Look at the credentials", others: []string{"healthy"},
+		advice:  "Check the credentials", others: []string{"healthy"},
 	},
 	{
 		name: "a few unauthorized", why: "one in a hundred is somebody's mistake",
@@ -327,7 +327,7 @@ var findings = []struct {
 			r.Primary.Recent = Recent{Minutes: 5, Succeeded: 400, Faults: map[string]int{"transient": 400, "unavailable": 200}}
 		}),
 		situation: "failing", level: "bad", cause: CauseEither, section: sectionBrownout,
-		summary: "About 60% of the attempts at the primary in the last 5 minutes (600 of 1000) failed.", advice: "move with Switch", others: []string{"healthy"},
+		summary: "About 60% of the attempts at the primary in the last 5 minutes (600 of 1000) failed.", advice: "call Switch", others: []string{"healthy"},
 	},
 	{
 		name: "failures of an outage that is over", why: "they are no brown-out",
@@ -410,13 +410,13 @@ var findings = []struct {
 			r.Events = append(r.Events, Event{Kind: "latched", Time: clockTime(3, 12, 5), From: "alternate", To: "alternate", Reason: "4 switches within an hour"})
 		}),
 		situation: "latched", level: "warn", cause: CauseEither, section: sectionLatched,
-		summary: "Latched: traffic stays at the alternate after 4 switches within an hour.", advice: "move to the primary with Switch",
+		summary: "Latched: traffic stays at the alternate after 4 switches within an hour.", advice: "switch to the primary with Switch",
 	},
 	{
 		name: "latched at an endpoint that fails", why: "requests fail until a hand moves them",
 		report:    with(failedOverReport(), func(r *Report) { r.Latched, r.Alternate.Breaker = true, "open" }),
 		situation: "latched", level: "bad", cause: CauseEither, section: sectionLatch,
-		summary: "Latched at the alternate, which is failing: 4 switches within an hour.", advice: "If it is the primary, move there with Switch.",
+		summary: "Latched at the alternate, which is failing: 4 switches within an hour.", advice: "If it is the primary, call Switch.",
 	},
 	{
 		name: "in step with the fleet", why: "a fleet that agrees is no finding",
@@ -425,15 +425,15 @@ var findings = []struct {
 	},
 	{
 		name: "alone with an outage", why: "the other processes of the fleet are well",
-		report: fleetReport(func(f *Fleet) { f.Witnesses = f.Witnesses[:1] }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
+		report: fleetReport(func(f *Fleet) { f.Witnesses, f.WitnessCount = f.Witnesses[:1], 1 }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
 		summary: failedOverSummary, others: []string{"fleet"},
-		page: []string{"No other process of the fleet has seen the primary fail", "Look at the network of this one first.", "web-1/17/ABCDEF"},
+		page: []string{"No other process of the fleet has seen the primary fail", "Check this process&#39;s network first.", "web-1/17/ABCDEF"},
 	},
 	{
 		name: "the fleet's store is gone", why: "others will not follow",
 		report: fleetReport(func(f *Fleet) { f.Error = "connection <refused>" }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
 		summary: failedOverSummary, others: []string{"fleet"},
-		page: []string{"this process is on its own", ">store does not answer<", "connection &lt;refused&gt;"},
+		page: []string{"this process decides on its own", ">store fails<", "connection &lt;refused&gt;"},
 	},
 	{
 		name: "apart from the fleet", why: "the fleet has gone where this process cannot",
@@ -442,10 +442,36 @@ var findings = []struct {
 		summary: failedOverSummary, others: []string{"fleet"}, page: []string{">apart<", "no switch on record", "the fleet is at the primary."},
 	},
 	{
+		name: "more witnesses than names", why: "a store names eight; how many there are matters",
+		report: fleetReport(func(f *Fleet) { f.WitnessCount = 37 }), situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
+		summary: failedOverSummary, page: []string{"web-2/4711/GHIJKL</span> and 35 more"},
+	},
+	{
+		name: "frozen", why: "automatic switches are off in every process, and somebody has to remember",
+		report: with(fleetReport(func(f *Fleet) { f.Frozen = "migration <tonight>." }), func(r *Report) {
+			r.Active, r.Primary.Active, r.Alternate.Active, r.Primary.Breaker = "primary", true, false, "closed"
+		}),
+		situation: "frozen", level: "warn", cause: CauseUs, section: sectionFrozen,
+		summary: "Frozen: no automatic switches in the fleet: migration <tonight>.", advice: "until somebody calls Unfreeze", others: []string{"healthy"},
+		page: []string{">frozen<", "migration &lt;tonight&gt;"}, not: []string{"Nothing to do.", ">in step<"},
+	},
+	{
+		name: "frozen at the alternate", why: "traffic does not return by itself",
+		report:    fleetReport(func(f *Fleet) { f.Frozen = "migration" }),
+		situation: "failed over", level: "warn", cause: CauseEither, section: sectionAlternate,
+		summary: failedOverSummary, advice: "traffic returns only after Unfreeze", others: []string{"frozen"},
+	},
+	{
+		name: "frozen and tripped", why: "traffic does not move by itself",
+		report:    with(trippedReport(), func(r *Report) { r.Fleet = &Fleet{Active: "primary", Frozen: "migration"} }),
+		situation: "tripped", level: "bad", cause: CauseEither, section: sectionTripped,
+		summary: "Tripped: the primary is failing, and traffic still goes there.", advice: "The fleet is frozen: if the alternate serves, call Switch.", others: []string{"frozen"},
+	},
+	{
 		name: "closed", why: "outranks everything: nothing is sent",
 		report:    with(verifiedReport(Missing, Missing, Missing), func(r *Report) { r.Closed, r.Down = true, true }),
 		situation: "closed", level: "off", cause: CauseUs,
-		summary: "Closed: this Transport sends nothing any more.", advice: "restart",
+		summary: "Closed: this Transport no longer sends requests.", advice: "restart",
 	},
 }
 

@@ -73,7 +73,7 @@ func TestEarlierReports(t *testing.T) {
 // The page renews itself, but not what somebody types into.
 func TestFormsAreNotRenewed(t *testing.T) {
 	t.Parallel()
-	assert.Contains(t, draw(t, quietReport()), `http-equiv="refresh"`)
+	assert.Contains(t, draw(t, quietReport()), `http-equiv="refresh" content="10"`)
 	for _, a := range Actions() {
 		assert.NotContains(t, drawForm(t, failedOverReport(), &Form{Action: &a}), "refresh", a.Name)
 	}
@@ -97,9 +97,11 @@ func TestForms(t *testing.T) {
 		{"switch", "a switch leaves the active endpoint", quietReport(), "switch", Form{},
 			[]string{`value="alternate" checked=""`, `name="to"`, `name="reason" required=""`, "Now: Healthy"}, []string{`value="primary" checked`, "role="}},
 		{"switch back", "to where the traffic is not", failedOverReport(), "switch", Form{}, []string{`value="primary" checked=""`}, nil},
-		{"pin", "a pin keeps what is", failedOverReport(), "pin", Form{}, []string{`value="alternate" checked=""`, `name="endpoint"`, "it is not probed first"}, nil},
+		{"pin", "a pin keeps what is", failedOverReport(), "pin", Form{}, []string{`value="alternate" checked=""`, `name="endpoint"`, "without a probe"}, nil},
 		{"one address", "there is no alternate to choose", oneAddress(), "switch", Form{}, []string{`value="primary" checked=""`}, []string{`value="alternate"`}},
 		{"unpin", "there is nothing to choose", failedOverReport(), "unpin", Form{}, []string{`name="reason"`}, []string{"radio"}},
+		{"freeze", "the reason is what the others see", quietReport(), "freeze", Form{}, []string{`name="reason" required=""`, "every process of the fleet"}, []string{"radio"}},
+		{"unfreeze", "there is nothing to fill in", quietReport(), "unfreeze", Form{}, []string{"every process of the fleet"}, []string{"<input"}},
 		{"verify", "there is nothing to fill in", lossReport(), "verify", Form{}, []string{"There are 3."}, []string{"<input"}},
 		{"verify nothing", "says so", quietReport(), "verify", Form{}, []string{"There are none."}, nil},
 		{"refused", "what was entered is still there", quietReport(), "switch", Form{Chosen: "primary", Reason: `a "reason"`, Refused: "no <way>"},
@@ -142,6 +144,12 @@ func TestActionsOfThePage(t *testing.T) {
 	assert.Contains(t, draw(t, r), `href="./failover/unpin"`)
 	r.Mount = "javascript:alert(1)/"
 	assert.NotContains(t, draw(t, r), `href="javascript`)
+	r.Fleet = new(Fleet)
+	assert.Contains(t, links(r), "./"+r.Mount+"freeze")
+	assert.NotContains(t, links(r), "./"+r.Mount+"unfreeze")
+	r.Fleet.Frozen = "migration"
+	assert.NotContains(t, links(r), "./"+r.Mount+"freeze")
+	assert.Contains(t, links(r), "./"+r.Mount+"unfreeze")
 	r.Closed = true
 	assert.Empty(t, links(r))
 }

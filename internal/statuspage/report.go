@@ -145,9 +145,16 @@ type Fleet struct {
 	By         string    `json:"by,omitempty"`
 	Loaded     time.Time `json:"loaded,omitzero"`
 	Failed     string    `json:"failed,omitempty"`
-	Witnesses  []string  `json:"witnesses"`
-	Error      string    `json:"error,omitempty"`
+	// Frozen is the reason, empty unless the fleet is frozen.
+	Frozen string `json:"frozen,omitempty"`
+	// Witnesses are the first few of WitnessCount.
+	Witnesses    []string `json:"witnesses"`
+	WitnessCount int      `json:"witnessCount"`
+	Error        string   `json:"error,omitempty"`
 }
+
+// MoreWitnesses returns how many witnesses are not named.
+func (f *Fleet) MoreWitnesses() int { return max(0, f.WitnessCount-len(f.Witnesses)) }
 
 // Loss are the writes that an outage has put at risk.
 type Loss struct {
@@ -196,6 +203,9 @@ func (l *Loss) Count(state string) (n int) {
 
 // Writes returns how many writes the report lists.
 func (l *Loss) Writes() int { return len(l.AtRisk) + len(l.Unknown) }
+
+// frozen reports whether the fleet is frozen.
+func (r *Report) frozen() bool { return r.Fleet != nil && r.Fleet.Frozen != "" }
 
 // side returns the active endpoint and the other one, which is nil if the
 // organization has one address.
@@ -247,7 +257,7 @@ func (e *Endpoint) BreakerNote() string {
 	case e.passed():
 		return "no request has failed here, and it passed its last probe"
 	default:
-		return "no request has failed here; whether it would serve is not known"
+		return "no request has failed here; whether it serves is unknown"
 	}
 }
 

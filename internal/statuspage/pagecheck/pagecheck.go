@@ -19,7 +19,7 @@ var (
 	styleElement = regexp.MustCompile(`(?s)<style>(.*?)</style>`)
 	// link is what the page leads to: its other form, itself, an action, or the
 	// runbook.
-	link = regexp.MustCompile(`^(\?format=json|\./([^/]+/)?(switch|pin|unpin|verify)?|https?://[^#]+#[a-z0-9-]+)$`)
+	link = regexp.MustCompile(`^(\?format=json|\./([^/]+/)?(switch|pin|unpin|freeze|unfreeze|verify)?|https?://[^#]+#[a-z0-9-]+)$`)
 )
 
 // Markup checks a page and its Content-Security-Policy: elements that nest, no ids
@@ -52,7 +52,7 @@ func Markup(t testing.TB, page, policy string) {
 			case "href":
 				require.Regexp(t, link, a.Value)
 			case "action":
-				require.Contains(t, []string{"switch", "pin", "unpin", "verify"}, a.Value)
+				require.Contains(t, []string{"switch", "pin", "unpin", "freeze", "unfreeze", "verify"}, a.Value)
 			case "id":
 				require.False(t, ids[a.Value], "id %s twice", a.Value)
 				ids[a.Value] = true

@@ -17,6 +17,7 @@ import (
 
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/sharedtest"
 )
 
 // running is a process with a Transport over a simulated organization, and its
@@ -33,7 +34,8 @@ func newRunning(t *testing.T) *running {
 	t.Cleanup(r.org.Close)
 	var err error
 	r.transport, err = failover.New(r.org.URL(), &failover.Config{
-		Base: r.org.Transport(), Authorize: r.org.Authorize, ProbeTimeout: 2 * time.Second,
+		Shared: new(sharedtest.Memory),
+		Base:   r.org.Transport(), Authorize: r.org.Authorize, ProbeTimeout: 2 * time.Second,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)
@@ -104,6 +106,21 @@ func TestCommandsARunningProcess(t *testing.T) {
 	assert.Equal(t, "primary", s.Active)
 }
 
+func TestFreezesAFleet(t *testing.T) {
+	t.Parallel()
+	r := newRunning(t)
+	exit, out, errors := r.run(t, Freeze, "-reason", "migration")
+	assert.Equal(t, 0, exit, errors)
+	assert.Contains(t, out, "Automatic switches are disabled in the whole fleet.")
+	exit, out, _ = r.run(t, Status)
+	assert.Equal(t, 0, exit)
+	assert.Contains(t, out, "Situation  frozen")
+	assert.Contains(t, out, "Fleet      at the primary, frozen: migration")
+	exit, out, errors = r.run(t, Unfreeze)
+	assert.Equal(t, 0, exit, errors)
+	assert.NotContains(t, out, "frozen")
+}
+
 // TestStatusOfAStatusHandler: a handler that only shows the status is shown, and
 // refuses the rest.
 func TestStatusOfAStatusHandler(t *testing.T) {
@@ -153,6 +170,8 @@ func TestErrorsNameWhatToDo(t *testing.T) {
 		{"no URL", Status, []string{"-at", "localhost:80"}, "give the URL of the handler"},
 		{"a password", Status, []string{"-at", "https://clerk:hunter2@localhost/"}, "does not belong on a command line"},
 		{"no reason", Pin, []string{"primary"}, "give a -reason"},
+		{"no reason for a freeze", Freeze, nil, "give a -reason"},
+		{"a reason for an unfreeze", Unfreeze, []string{"-reason", "x"}, "flag provided but not defined"},
 		{"no endpoint", Switch, []string{"-reason", "x"}, "say which endpoint"},
 		{"another endpoint", Switch, []string{"secondary", "-reason", "x"}, "say which endpoint"},
 		{"too much", Unpin, []string{"primary", "-reason", "x"}, "nothing to give but flags"},
@@ -171,7 +190,7 @@ func TestErrorsNameWhatToDo(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for name, command := range map[string]subcommand{"status": Status, "switch": Switch, "pin": Pin, "unpin": Unpin, "verify": Verify} {
+	for name, command := range map[string]subcommand{"status": Status, "switch": Switch, "pin": Pin, "unpin": Unpin, "freeze": Freeze, "unfreeze": Unfreeze, "verify": Verify} {
 		var out, errors bytes.Buffer
 		assert.Equal(t, 0, command(t.Context(), []string{"-h"}, &out, &errors))
 		assert.Contains(t, out.String(), "Usage: failover "+name)

@@ -27,6 +27,7 @@ type status struct {
 	Latched       bool      `json:"latched"`
 	Primary       *endpoint `json:"primary"`
 	Alternate     *endpoint `json:"alternate"`
+	Fleet         *fleet    `json:"fleet"`
 	Loss          *loss     `json:"loss"`
 	Events        []event   `json:"events"`
 }
@@ -63,6 +64,15 @@ type probe struct {
 	Time   time.Time `json:"time"`
 	Result string    `json:"result"`
 	Error  string    `json:"error"`
+}
+
+type fleet struct {
+	Active       string `json:"active"`
+	Apart        bool   `json:"apart"`
+	Frozen       string `json:"frozen"`
+	Failed       string `json:"failed"`
+	WitnessCount int    `json:"witnessCount"`
+	Error        string `json:"error"`
 }
 
 type loss struct {
@@ -125,6 +135,9 @@ func (s *status) print(out io.Writer) {
 		active += ", pinned"
 	}
 	line("Active", active)
+	if s.Fleet != nil {
+		line("Fleet", s.Fleet.words())
+	}
 	fmt.Fprintln(out)
 	s.printEndpoints(out)
 	if s.Loss != nil {
@@ -140,6 +153,24 @@ func (s *status) print(out io.Writer) {
 		}
 		fmt.Fprintln(out, console.Cell("  "+e.Time.UTC().Format("01-02 15:04:05")+"  ", strings.TrimSuffix(text+": "+e.Reason, ": "), console.Width))
 	}
+}
+
+// words says where the fleet is, and what it knows.
+func (f *fleet) words() string {
+	words := "at the " + f.Active
+	if f.Apart {
+		words += ", not followed"
+	}
+	if f.Frozen != "" {
+		words += ", frozen: " + f.Frozen
+	}
+	if f.WitnessCount > 0 {
+		words += fmt.Sprintf("; processes that have seen the %s fail: %d", f.Failed, f.WitnessCount)
+	}
+	if f.Error != "" {
+		words += "; its store does not answer: " + f.Error
+	}
+	return words
 }
 
 func (s *status) printEndpoints(out io.Writer) {

@@ -1,0 +1,467 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// attempted returns a call whose attempt at the alternate is under way, with a body
+// that is held, over an *http.Transport, and with marks of what was seen of it.
+func attempted(t *testing.T, path, contentType, body string, marks uint32) *call {
+	c := newCall(t, path, contentType, body, 1<<20)
+	c.t.connections.direct = true
+	c.st, c.out = &state{active: Alternate, pool: new(pool)}, c.req
+	c.transit = &transit{connections: &c.t.connections, protocol: &c.t.protocols[Alternate]}
+	c.transit.seen.Store(marks)
+	return c
+}
+
+// What an answer says about its request is corrected by what was seen of the attempt,
+// and by what the request asks for.
+func TestWhatAnAnswerSaysIsCorrected(t *testing.T) {
+	t.Parallel()
+	const batch, parts = "/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso"
+	missing := Fault{Class: ClassApplication, Delivery: Answered, Status: 404, Code: "0x80040217", service: true}
+	for name, row := range map[string]struct {
+		path, contentType, body string
+		method                  string
+		marks                   uint32
+		said                    Fault
+		want                    Delivery
+	}{
+		"refused":                            {accountA, "", "{}", "POST", sawGotConn, Fault{Delivery: Refused}, Refused},
+		"refused at the second try":          {accountA, "", "{}", "POST", sawGotConn | sawEarlier, Fault{Delivery: Refused}, Unknown},
+		"gone at the second try":             {accountA, "", "", "DELETE", sawGotConn | sawEarlier, missing, Answered},
+		"missing at the second try":          {accountA, "", "{}", "PUT", sawGotConn | sawEarlier, missing, Unknown},
+		"several, refused":                   {batch, parts, batchOf("POST accounts"), "POST", sawGotConn, Fault{Delivery: Refused}, Answered},
+		"several, fenced":                    {batch, parts, batchOf("POST accounts"), "POST", sawGotConn, Fault{Delivery: Answered, Definitive: true}, Unknown},
+		"several, answered":                  {batch, parts, batchOf("POST accounts"), "POST", sawGotConn, Fault{Delivery: Answered}, Answered},
+		"several reads, refused":             {batch, parts, batchOf("GET accounts"), "POST", sawGotConn, Fault{Delivery: Refused}, Refused},
+		"several, refused at the second try": {batch, parts, batchOf("POST accounts"), "POST", sawGotConn | sawEarlier, Fault{Delivery: Refused}, Unknown},
+	} {
+		c := attempted(t, row.path, row.contentType, row.body, row.marks)
+		c.req.Method = row.method
+		said := row.said
+		f := c.refine(&said, &http.Response{Header: http.Header{"Content-Type": {"application/json"}}}, nil)
+		assert.Equal(t, row.want, f.Delivery, name)
+		assert.Equal(t, Alternate, f.Endpoint, name)
+		assert.Equal(t, row.said, said, "%s: a Config.Classify may share its faults", name)
+		assert.Equal(t, row.said.service && !row.said.Definitive, f.subject != 0, name)
+	}
+	fenced := attempted(t, accountA, "", "{}", sawGotConn).refine(&Fault{Definitive: true, service: true}, nil, nil)
+	assert.Zero(t, fenced.subject, "a fence is about no request")
+	f := attempted(t, accountA, "", "{}", sawGotConn).refine(nil, &http.Response{}, nil)
+	assert.Equal(t, ClassTransient, f.Class, "Config.Classify has found nothing")
+}
+
+// What an error means is told by what was seen of the attempt, and by how the call
+// itself has ended.
+func TestWhatAnErrorMeans(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("contoso")
+	const written = sawGetConn | sawGotConn | sawHeaders
+	ended := func(ctx context.Context, cancel context.CancelFunc) context.Context { cancel(); return ctx }
+	for name, row := range map[string]struct {
+		marks    uint32
+		change   func(*call)
+		err      error
+		class    Class
+		delivery Delivery
+	}{
+		"written":                        {written, nil, failed, ClassTransient, Unknown},
+		"no connection":                  {sawGetConn, nil, failed, ClassUnavailable, NotSent},
+		"not written":                    {sawGetConn | sawGotConn, nil, failed, ClassUnavailable, NotSent},
+		"no connection in time":          {sawGetConn, nil, errAttemptTimeout, ClassTransient, NotSent},
+		"caller has cancelled":           {written, func(c *call) { c.req = c.req.WithContext(ended(context.WithCancel(t.Context()))) }, failed, ClassCanceled, Unknown},
+		"caller's deadline, not sent":    {sawGetConn, func(c *call) { c.req = c.req.WithContext(ended(context.WithTimeout(t.Context(), 0))) }, failed, ClassTransient, NotSent},
+		"caller has closed Cancel":       {written, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
+		"body fails":                     {written, func(c *call) { c.body.broken = new(atomic.Bool); c.body.broken.Store(true) }, failed, ClassLocal, Unknown},
+		"no files":                       {sawGetConn, nil, syscall.EMFILE, ClassLocal, NotSent},
+		"waited for a connection":        {sawGetConn, func(c *call) { c.t.connections.limited = true; c.t.connections.tells.Store(true) }, failed, ClassLocal, NotSent},
+		"cannot be sent":                 {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, NotSent},
+		"cannot be sent by another Base": {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil; c.t.connections.direct = false }, failed, ClassLocal, Unknown},
+		"was sent all the same":          {written, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassTransient, Unknown},
+		"cannot be sent over HTTP/2":     {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso"); c.t.protocols[Alternate].learn(true) }, failed, ClassLocal, NotSent},
+		"upgrade over HTTP/1.1":          {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso") }, failed, ClassUnavailable, NotSent},
+	} {
+		c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", row.marks)
+		c.req.Header.Set("X-Ms-Client-Request-Id", "contoso-7")
+		c.out = c.req.Clone(context.Background())
+		if row.change != nil {
+			row.change(c)
+		}
+		f := c.refine(&Fault{Class: ClassTransient, Delivery: Unknown}, nil, row.err)
+		assert.Equal(t, row.class.String(), f.Class.String(), name)
+		assert.Equal(t, row.delivery.String(), f.Delivery.String(), name)
+		assert.Equal(t, row.err, f.Err, name)
+		assert.Equal(t, "contoso-7", f.RequestID, name)
+	}
+	c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGetConn)
+	f := c.refine(&Fault{Class: ClassAuth, Err: io.ErrUnexpectedEOF, RequestID: "contoso-8"}, nil, failed)
+	assert.Equal(t, ClassAuth, f.Class, "only what is not known better")
+	assert.Equal(t, io.ErrUnexpectedEOF, f.Err)
+	assert.Equal(t, "contoso-8", f.RequestID)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c = attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGetConn|sawGotConn)
+	c.out = c.req.WithContext(ctx)
+	assert.Equal(t, Unknown, c.refine(nil, nil, failed).Delivery, "the context of the attempt has ended")
+}
+
+// cancel sets Request.Cancel, as clients with a Timeout do.
+func (c *call) cancel(done <-chan struct{}) {
+	//lint:ignore SA1019 clients do
+	c.req.Cancel = done
+}
+
+func closed() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// A client with a Timeout closes Request.Cancel when the deadline is over: that is not
+// the caller's wish.
+func TestWhoseCancelItIs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := attempted(t, accountA, "", "", 0)
+		assert.False(t, c.canceledByRequest())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for _, bounded := range []context.Context{t.Context(), ctx} {
+			c.req = c.req.WithContext(bounded)
+			c.cancel(make(chan struct{}))
+			assert.False(t, c.canceledByRequest())
+			c.cancel(closed())
+			assert.True(t, c.canceledByRequest())
+		}
+		time.Sleep(time.Second)
+		assert.False(t, c.canceledByRequest())
+	})
+}
+
+// A write that was provably not looked at is sent again, without end to neither the
+// tries nor the pauses.
+func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		left := errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]" +
+			" after Request.Body was written; define Request.GetBody to avoid this error")
+		notSent, refused := Fault{Err: io.EOF, Delivery: NotSent}, Fault{Err: left, Delivery: Refused}
+		for name, row := range map[string]struct {
+			marks  uint32
+			fault  Fault
+			change func(*call)
+			want   int // how often
+		}{
+			"left out by a GOAWAY":       {sawGotConn, refused, nil, maxUnseen},
+			"closed, used before":        {sawGotConn | sawReuse, notSent, nil, maxUnseen},
+			"closed, new":                {sawGotConn, notSent, nil, unseenAtOnce},
+			"no connection":              {sawReuse, notSent, nil, 0},
+			"a GOAWAY, but not left out": {sawGotConn, Fault{Err: left, Delivery: Unknown}, nil, 0},
+			"refused otherwise":          {sawGotConn, Fault{Err: io.EOF, Delivery: Refused}, nil, 0},
+			"in doubt":                   {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: Unknown}, nil, 0},
+			"answered":                   {sawGotConn | sawReuse, Fault{Delivery: NotSent}, nil, 0},
+			"the caller's trouble":       {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: NotSent, Class: ClassLocal}, nil, 0},
+			"may be repeated":            {sawGotConn | sawReuse, notSent, func(c *call) { c.transit.once = false }, 0},
+			"not watched":                {sawGotConn | sawReuse, notSent, func(c *call) { c.transit = nil }, 0},
+			"body was read": {sawGotConn | sawReuse, notSent, func(c *call) {
+				c.body.stream = &stream{Reader: http.NoBody}
+				c.body.stream.lease().Read(make([]byte, 1))
+			}, 0},
+		} {
+			c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", row.marks)
+			c.transit.once = true
+			if row.change != nil {
+				row.change(c)
+			}
+			began, times := time.Now(), 0
+			for c.unseen(&row.fault) {
+				times++
+				require.LessOrEqual(t, times, maxUnseen)
+				if times <= unseenAtOnce {
+					assert.Zero(t, time.Since(began), name)
+				}
+			}
+			assert.Equal(t, row.want, times, name)
+			if row.want == maxUnseen { // 1, 2, 4, ... 64 ms
+				assert.Equal(t, 127*time.Millisecond+10*64*time.Millisecond, time.Since(began), name)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Microsecond)
+		defer cancel()
+		c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
+		c.req, c.transit.once = c.req.WithContext(ctx), true
+		times := 0
+		for c.unseen(&notSent) {
+			times++
+		}
+		assert.Equal(t, unseenAtOnce+1, times, "the context ends in the second pause")
+
+		c = attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
+		c.transit.once, c.repeats = true, maxUnseen-1
+		c.body.stream = &stream{Reader: http.NoBody}
+		body := c.body.stream.lease()
+		time.AfterFunc(time.Millisecond, func() { body.Read(make([]byte, 1)) })
+		assert.False(t, c.unseen(&notSent), "the attempt before has begun to read the body in the pause")
+	})
+}
+
+// A later answer settles what became of an earlier attempt only if it can know.
+func TestWhatSettlesADoubt(t *testing.T) {
+	t.Parallel()
+	said := Fault{Class: ClassApplication, Delivery: Answered, Code: "0x80040217", Status: 404}
+	for name, row := range map[string]struct {
+		method, header string
+		change         func(*Fault)
+		want           bool
+	}{
+		"gone":                        {"DELETE", "", func(*Fault) {}, true},
+		"gone for good":               {"DELETE", "", func(f *Fault) { f.Status = 410 }, true},
+		"not there to be updated":     {"PATCH", "If-Match", func(*Fault) {}, true},
+		"not there":                   {"PUT", "", func(*Fault) {}, false},
+		"condition":                   {"PATCH", "If-Match", func(f *Fault) { f.Status = 412 }, true},
+		"other condition":             {"PATCH", "If-None-Match", func(f *Fault) { f.Status = 412 }, true},
+		"condition nobody made":       {"DELETE", "", func(f *Fault) { f.Status = 412 }, false},
+		"exists, to an If-None-Match": {"PATCH", "If-None-Match", func(*Fault) {}, false},
+		"validation":                  {"DELETE", "If-Match", func(f *Fault) { f.Status = 400 }, false},
+		"another class":               {"DELETE", "", func(f *Fault) { f.Class = ClassAuth }, false},
+		"not answered":                {"DELETE", "", func(f *Fault) { f.Delivery = Unknown }, false},
+		"a page":                      {"DELETE", "", func(f *Fault) { f.Code = "" }, false},
+	} {
+		c := attempted(t, accountA, "", "", 0)
+		c.req.Method = row.method
+		if row.header != "" {
+			c.req.Header.Set(row.header, "*")
+		}
+		f := said
+		row.change(&f)
+		assert.Equal(t, row.want, c.settles(&f), name)
+	}
+}
+
+// What is watched of an attempt: nothing of a read that is answered in no time, the time
+// of one that has a bound, and all where the outcome may be in doubt.
+func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	type watched struct{ any, hooks, once, givesUp, own bool }
+	silence := func(c *call) { c.st.pool.waits.interval = 1 }
+	for name, row := range map[string]struct {
+		method string
+		change func(*call)
+		want   watched
+	}{
+		"read":                       {"GET", nil, watched{}},
+		"read without method":        {"", nil, watched{}},
+		"read with a bound":          {"GET", func(c *call) { c.t.cfg.AttemptTimeout = time.Second }, watched{any: true, own: true}},
+		"read in silence":            {"GET", silence, watched{any: true, hooks: true, givesUp: true, own: true}},
+		"read of a suspect endpoint": {"GET", func(c *call) { c.t.endpoints[Primary].suspect.Store(true) }, watched{any: true, hooks: true}},
+		"read, limited connections":  {"GET", func(c *call) { c.t.connections.limited = true }, watched{any: true, hooks: true}},
+		"read not to be repeated":    {"GET", func(c *call) { c.req = c.req.WithContext(NoReplay(t.Context())) }, watched{any: true, hooks: true, once: true}},
+		"that read, with a bound":    {"GET", func(c *call) { c.req, c.t.cfg.AttemptTimeout = c.req.WithContext(NoReplay(t.Context())), time.Second }, watched{any: true, hooks: true, once: true, own: true}},
+		"that read, in silence":      {"GET", func(c *call) { c.req = c.req.WithContext(NoReplay(t.Context())); silence(c) }, watched{any: true, hooks: true, once: true}},
+		"write":                      {"POST", nil, watched{any: true, hooks: true, once: true}},
+		"write in silence":           {"POST", silence, watched{any: true, hooks: true, once: true}},
+		"write that may be repeated": {"PUT", nil, watched{any: true, hooks: true}},
+		"that, with a bound":         {"PUT", func(c *call) { c.t.cfg.AttemptTimeout = time.Second }, watched{any: true, hooks: true, own: true}},
+		"that, in silence":           {"PUT", silence, watched{any: true, hooks: true}},
+	} {
+		c := newCall(t, accountA, "application/json", "{}", 1<<20)
+		c.t.base, c.t.connections.direct = http.DefaultTransport, true
+		c.t.protocols[Primary].learn(false)
+		c.req.Method = row.method
+		st := &state{pool: new(pool)}
+		c.st = st
+		if row.change != nil {
+			row.change(c)
+		}
+		require.Nil(t, c.prepare(st), name)
+		w := c.transit
+		got := watched{any: w != nil}
+		if w != nil {
+			got = watched{true, w.trace.GotConn != nil, w.once, w.givesUp, w.cancel != nil}
+			assert.Equal(t, c.t.cfg.AttemptTimeout, w.timeout, name)
+		}
+		assert.Equal(t, row.want, got, name)
+		w.release()
+	}
+}
+
+// Headers that make net/http repeat a request by itself go out under names that mean the
+// same to servers and nothing to net/http; the caller's stay as they are.
+func TestKeysAreHiddenFromNetHTTP(t *testing.T) {
+	t.Parallel()
+	c := attempted(t, accountA, "application/json", "{}", 0)
+	c.req.Header.Set("Idempotency-Key", "7")
+	c.req.Header.Set("X-Idempotency-Key", "8")
+	c.hideIdempotency()
+	assert.Equal(t, http.Header{"Content-Type": {"application/json"}, "idempotency-key": {"7"}, "x-idempotency-key": {"8"}}, c.out.Header)
+	assert.Equal(t, "7", c.req.Header.Get("Idempotency-Key"))
+	c = attempted(t, accountA, "application/json", "{}", 0)
+	c.hideIdempotency()
+	assert.Same(t, c.req, c.out, "nothing has to be changed")
+}
+
+// The body of an attempt, in the form that was chosen for it.
+func TestBodiesOfAttempts(t *testing.T) {
+	t.Parallel()
+	none := attempted(t, accountA, "", "", 0)
+	none.req.Body, none.req.GetBody, none.body, none.transit = nil, nil, payload{}, nil
+	require.NoError(t, none.takeBody())
+	assert.Same(t, none.req, none.out)
+
+	empty := attempted(t, accountA, "", "", 0)
+	empty.req.Body, empty.req.GetBody, empty.body = nil, nil, payload{}
+	empty.transit.once, empty.transit.hollow = true, true
+	require.NoError(t, empty.takeBody())
+	assert.Equal(t, hollow{}, empty.out.Body)
+	assert.Zero(t, empty.out.ContentLength)
+	assert.Nil(t, empty.out.GetBody)
+
+	for name, row := range map[string]struct {
+		change  func(*call)
+		getBody bool
+	}{
+		"nothing is watched":      {func(c *call) { c.transit = nil }, true},
+		"may be repeated":         {func(c *call) { c.transit.rewinds = true }, true},
+		"must not, over HTTP/1.1": {func(c *call) { c.transit.once, c.transit.rewinds = true, true }, true},
+		"must not, over HTTP/2":   {func(c *call) { c.transit.once = true }, false},
+	} {
+		c := attempted(t, accountA, "application/json", "{}", 0)
+		row.change(c)
+		for range 2 { // an attempt after another, and what is signed before it is sent
+			require.NoError(t, c.takeBody())
+			text, err := io.ReadAll(c.out.Body)
+			require.NoError(t, err)
+			assert.Equal(t, "{}", string(text), name)
+		}
+		assert.Equal(t, row.getBody, c.out.GetBody != nil, name)
+		assert.Equal(t, int64(2), c.out.ContentLength)
+		assert.NotSame(t, c.req, c.out)
+	}
+	// A body that is as long as it says, or does not say how long it is.
+	const link = `{"a@odata.bind":"https://contoso.crm.dynamics.com/api/data/v9.2/accounts(` + recordA + `)"}`
+	for length, grows := range map[int64]bool{int64(len(link)): true, 0: false, -1: false} {
+		c := attempted(t, "/api/data/v9.2/contacts", "application/json", link, 0)
+		c.req.ContentLength = length
+		require.NoError(t, c.takeBody())
+		text, err := io.ReadAll(c.out.Body)
+		require.NoError(t, err)
+		assert.Len(t, text, len(link)+len("--s"))
+		if grows {
+			length = int64(len(text))
+		}
+		assert.Equal(t, length, c.out.ContentLength)
+	}
+	// A long one goes as it stands first, and is obtained again then.
+	long := newCall(t, accountA, "application/json", "contoso", 1<<20)
+	long.req.Body = io.NopCloser(strings.NewReader("so"))
+	long.req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
+	long.body = payload{}
+	require.NoError(t, long.body.load(long.req, 1))
+	for _, want := range []string{"so", "contoso", "contoso"} {
+		body, err := long.body.next()
+		require.NoError(t, err)
+		text, err := io.ReadAll(body)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(text))
+	}
+	// What may be repeated keeps the key that makes net/http repeat it.
+	keyed := attempted(t, accountA, "application/json", "{}", 0)
+	keyed.req.Header.Set("Idempotency-Key", "7")
+	require.NoError(t, keyed.takeBody())
+	assert.Contains(t, keyed.out.Header, "Idempotency-Key")
+	keyed.transit.once = true
+	require.NoError(t, keyed.takeBody())
+	assert.NotContains(t, keyed.out.Header, "Idempotency-Key")
+
+	broken := attempted(t, accountA, "", "", 0)
+	broken.body = payload{getBody: func() (io.ReadCloser, error) { return http.NoBody, io.ErrUnexpectedEOF }}
+	assert.ErrorIs(t, broken.takeBody(), io.ErrUnexpectedEOF)
+	_, f := broken.send()
+	assert.Equal(t, ClassLocal, f.Class, "a body that cannot be had is no fault of the endpoint")
+	assert.Equal(t, NotSent, f.Delivery)
+}
+
+// Config.Authorize works on headers that exist; what it cannot do ends the attempt, and
+// all that belongs to it.
+func TestAuthorizeBeforeAnAttempt(t *testing.T) {
+	t.Parallel()
+	var authorized error
+	c := attempted(t, accountA, "", "", 0)
+	c.t.cfg.AttemptTimeout = time.Second
+	c.t.cfg.Authorize = func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return authorized }
+	c.req.Header = nil
+	require.Nil(t, c.prepare(c.st))
+	assert.Equal(t, "Bearer x", c.out.Header.Get("Authorization"))
+	assert.Nil(t, c.req.Header)
+	authorized = io.ErrUnexpectedEOF
+	f := c.prepare(c.st)
+	require.NotNil(t, f)
+	assert.Equal(t, ClassAuth, f.Class)
+	assert.Equal(t, NotSent, f.Delivery)
+	assert.ErrorIs(t, f.Err, io.ErrUnexpectedEOF)
+	assert.ErrorIs(t, c.out.Context().Err(), context.Canceled, "the context of the attempt is released")
+}
+
+// A Config.Classify that finds nothing wrong with an error does not make an answer of it.
+func TestAnErrorIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF }),
+		Config{Classify: func(*http.Response, error) *Fault { return nil }, MaxAttempts: 1, ProbeInterval: -1})
+	req, err := http.NewRequest(http.MethodGet, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	assert.Nil(t, resp)
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+}
+
+// An answer of the service is an answer, also if it is an error; and what a request
+// brought that was answered while neither endpoint served is offered to the probes.
+func TestWhatAnAnswerIsGoodFor(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		status int
+		header []string
+		down   bool
+		heard  bool
+		lent   bool
+	}{
+		"good":                     {200, []string{"OData-Version", "4.0"}, false, true, false},
+		"good, while down":         {200, []string{"OData-Version", "4.0"}, true, true, true},
+		"not found by the service": {404, []string{"OData-Version", "4.0"}, false, true, false},
+		"not found by a front end": {404, nil, false, false, false},
+		"unavailable":              {503, []string{"OData-Version", "4.0"}, false, false, false},
+	} {
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp := replyWith(row.status, "", row.header...)
+			resp.Request = req
+			return resp, nil
+		}), Config{ProbeInterval: -1, SuspectAfter: -1})
+		req, err := http.NewRequest(http.MethodGet, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer x")
+		st := *transport.state.Load()
+		st.down = row.down
+		st.pool.waits.last.Store(7)
+		c := &call{t: transport, req: req}
+		require.Nil(t, c.prepare(&st))
+		resp, _ := c.send()
+		resp.Body.Close()
+		assert.Equal(t, row.heard, st.pool.waits.last.Load() != 7, name)
+		assert.Equal(t, row.heard, transport.endpoints[Primary].lastSuccess.Load() != 0, name)
+		assert.Equal(t, row.lent, len(transport.credentials.kept) > 0, name)
+	}
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// name is that of a test.
+type name struct{ pkg, test string }
+
+func (n name) String() string { return n.pkg + " " + n.test }
+
+// results are "pass", "fail" or "skip".
+type results map[name]string
+
+func (r results) String() string {
+	counts := make(map[string]int)
+	for _, result := range r {
+		counts[result]++
+	}
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", counts["pass"], counts["fail"], counts["skip"])
+}
+
+// read adds what go test -json has written. It reports false if the tests did not come to
+// their end: then those that were under way have failed.
+func (r results) read(file string) (complete bool, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	return r.parse(f)
+}
+
+func (r results) parse(in io.Reader) (complete bool, err error) {
+	running := make(map[name]bool) // false: paused
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadBytes('\n')
+		var event struct{ Action, Package, Test, Output, FailedBuild string }
+		if json.Unmarshal(line, &event) == nil && event.Package != "" {
+			n := name{event.Package, event.Test}
+			switch event.Action {
+			case "pass", "fail", "skip":
+				if event.FailedBuild != "" {
+					return false, fmt.Errorf("%s does not build", event.Package)
+				}
+				delete(running, n)
+				if event.Test != "" {
+					r[n] = event.Action
+				}
+			case "run", "cont":
+				running[n] = true
+			case "pause":
+				running[n] = false
+			case "output": // with which package testing ends
+				complete = complete || event.Test == "" && (event.Output == "PASS\n" || event.Output == "FAIL\n")
+			}
+		}
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			return false, err
+		}
+	}
+	for n, active := range running {
+		complete = false
+		if active && !slices.ContainsFunc(slices.Collect(maps.Keys(running)), n.isAbove) {
+			r[n] = "fail"
+		}
+	}
+	return complete, nil
+}
+
+// isAbove reports whether sub is a subtest of n.
+func (n name) isAbove(sub name) bool {
+	return n.pkg == sub.pkg && strings.HasPrefix(sub.test, n.test+"/")
+}
+
+// pattern returns what go test knows the test as.
+func (n name) pattern() string {
+	return "^" + strings.ReplaceAll(regexp.QuoteMeta(n.test), "/", "$/^") + "$"
+}
+
+// skipped returns the arguments by which go test skips what there are results of already.
+func (r results) skipped() []string {
+	var patterns []string
+	for n := range r {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(r)), func(above name) bool { return above.isAbove(n) }) {
+			patterns = append(patterns, n.pattern())
+		}
+	}
+	if len(patterns) == 0 {
+		return nil
+	}
+	slices.Sort(patterns)
+	return []string{"-skip", strings.Join(patterns, "|")}
+}
+
+// difference is a test that came out differently.
+type difference struct {
+	name          name
+	bare, wrapped string
+	passed        [modes]int // of the repeats
+}
+
+// compare returns the tests that came out differently. Of a test with subtests, those
+// count.
+func compare(a, b results) []difference {
+	var list []difference
+	names := maps.Clone(a)
+	maps.Copy(names, b)
+	for n := range names {
+		if a[n] != b[n] {
+			list = append(list, difference{name: n, bare: cmp.Or(a[n], "absent"), wrapped: cmp.Or(b[n], "absent")})
+		}
+	}
+	slices.SortFunc(list, func(a, b difference) int {
+		return cmp.Or(cmp.Compare(a.name.pkg, b.name.pkg), cmp.Compare(a.name.test, b.name.test))
+	})
+	all := list
+	return slices.DeleteFunc(slices.Clone(list), func(d difference) bool {
+		return slices.ContainsFunc(all, func(sub difference) bool {
+			return d.name.isAbove(sub.name)
+		})
+	})
+}
+
+// cause returns the first mode in which a test comes out as it does without the library:
+// what that mode switches off is what the test has noticed. It is modes if there is none.
+func (d *difference) cause(repeats int) mode {
+	for m := wrapped; m < modes; m++ {
+		if d.passed[m] == repeats {
+			return m
+		}
+	}
+	return modes
+}
+
+var causes = [modes + 1]string{
+	wrapped: "none: it passes when it is repeated", noErrors: "the error that comes back is the library's",
+	noRepeats: "requests are sent again", noProbes: "the endpoint is probed, and reads have contexts of their own",
+	noHolding: "bodies are read ahead", modes: "to be found",
+}
+
+// print prints the table, and every difference by its cause.
+func (r *runner) print(out io.Writer) {
+	fmt.Fprint(out, "\n| suite | tests | skipped | round trips | not through the library | faults | made again | differ |\n|---|---|---|---|---|---|---|---|\n")
+	for _, row := range r.rows {
+		fmt.Fprintf(out, "| %s | %d | %d | %d | %d | %d | %d | %d |\n", row.suite, row.tests, row.skipped,
+			row.through+row.beside, row.beside, row.faults, row.again, len(row.differences))
+	}
+	for _, row := range r.rows {
+		for _, name := range row.bareFailed {
+			fmt.Fprintf(out, "\n%v fails without the library", name)
+		}
+		for cause := wrapped; cause <= modes; cause++ {
+			heading := fmt.Sprintf("\n\n%s, %s:\n", row.suite, causes[cause])
+			for _, d := range row.differences {
+				if d.cause(r.repeats) == cause {
+					fmt.Fprintf(out, "%s  %v: %s without, %s with it; of %d repeats passed:", heading, d.name, d.bare, d.wrapped, r.repeats)
+					for m, n := range d.passed {
+						fmt.Fprintf(out, " %d %s,", n, mode(m))
+					}
+					heading = "\n"
+				}
+			}
+		}
+	}
+	fmt.Fprintln(out)
+}

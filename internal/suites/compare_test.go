@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// events returns what go test -json writes, from "action test" or "output text".
+func events(lines ...string) *strings.Reader {
+	var b strings.Builder
+	for _, line := range lines {
+		action, rest, _ := strings.Cut(line, " ")
+		key := "Test"
+		if action == "output" { // of the package
+			key = "Output"
+		}
+		fmt.Fprintf(&b, "{%q: %q, %q: %q, %q: %q}\n", "Action", action, "Package", "contoso", key, rest)
+	}
+	return strings.NewReader(b.String())
+}
+
+func TestResultsOfARun(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		lines    []string
+		want     map[string]string
+		complete bool
+	}{
+		{"all ended", []string{"run A", "pass A", "run B", "skip B", "run C", "fail C", "output FAIL\n", "fail "},
+			map[string]string{"A": "pass", "B": "skip", "C": "fail"}, true},
+		{"one hangs", []string{"run A", "pass A", "run B", "run B/x"},
+			map[string]string{"A": "pass", "B/x": "fail"}, false},
+		{"one hangs, another waits for its turn", []string{"run A", "pause A", "run B"},
+			map[string]string{"B": "fail"}, false},
+		{"one waits no more", []string{"run A", "pause A", "cont A"},
+			map[string]string{"A": "fail"}, false},
+		{"a crash before the rest began", []string{"run A", "fail A", "output panic: contoso\n", "fail "},
+			map[string]string{"A": "fail"}, false},
+		{"killed", []string{"run A", "pass A", "output signal: killed\n", "fail "},
+			map[string]string{"A": "pass"}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			got := make(results)
+			complete, err := got.parse(events(test.lines...))
+			if err != nil || complete != test.complete {
+				t.Errorf("complete = %t, %v", complete, err)
+			}
+			want := make(results)
+			for test, result := range test.want {
+				want[name{"contoso", test}] = result
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got %v, want %v", map[name]string(got), map[name]string(want))
+			}
+		})
+	}
+}
+
+// What is known is not run again, but the rest of a test that hung in one place is.
+func TestWhatIsSkipped(t *testing.T) {
+	t.Parallel()
+	known := results{{"contoso", "A"}: "pass", {"contoso", "A/x"}: "pass", {"contoso", "B/y(1)"}: "fail"}
+	want := []string{"-skip", `^A$|^B$/^y\(1\)$`}
+	if got := known.skipped(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := (results{}).skipped(); got != nil {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A test is told of once, and not again with each test that it is part of.
+func TestDifferences(t *testing.T) {
+	t.Parallel()
+	got := compare(
+		results{{"contoso", "A"}: "pass", {"contoso", "A/x"}: "pass", {"contoso", "A/y"}: "pass", {"contoso", "B"}: "skip", {"contoso", "C"}: "pass"},
+		results{{"contoso", "A"}: "fail", {"contoso", "A/x"}: "fail", {"contoso", "A/y"}: "pass", {"contoso", "B"}: "skip"},
+	)
+	want := []difference{
+		{name: name{"contoso", "A/x"}, bare: "pass", wrapped: "fail"},
+		{name: name{"contoso", "C"}, bare: "pass", wrapped: "absent"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

@@ -1,0 +1,3 @@
+module github.com/d365failover/failover/internal/suites
+
+go 1.26.0

@@ -1,0 +1,66 @@
+// Command suites runs the tests of net/http, and of libraries built on it, twice: as they
+// are, and with a failover.Transport between their clients and each *http.Transport. Every
+// test has to come out the same, or to have its difference explained in
+// docs/reliability.md.
+//
+//	GOWORK=off go run .                  # about 20 minutes
+//	GOWORK=off go run . -only oauth2     # the suites whose names match
+//	GOWORK=off go run . -keep            # leaves the directory that it has worked in
+//
+// It works in a copy of GOROOT, in which net/http asks what requests are to go through;
+// nothing else is changed. The libraries come from the module proxy.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	only := flag.String("only", "", "regular expression that the names of the suites have to match")
+	keep := flag.Bool("keep", false, "leave the working directory behind")
+	repeats := flag.Int("repeats", 3, "how often a test that came out differently is run again, in every mode")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, regexp.MustCompile(*only), *keep, *repeats); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context, only *regexp.Regexp, keep bool, repeats int) error {
+	dir, err := os.MkdirTemp("", "suites-")
+	if err != nil {
+		return err
+	}
+	if keep {
+		fmt.Println("working in", dir)
+	} else {
+		defer os.RemoveAll(dir)
+	}
+	tree, err := newToolchain(ctx, filepath.Join(dir, "goroot"))
+	if err != nil {
+		return fmt.Errorf("copying the toolchain: %w", err)
+	}
+	r := runner{toolchain: tree, dir: dir, repeats: repeats}
+	for _, s := range suites {
+		if !only.MatchString(s.name) {
+			continue
+		}
+		began := time.Now()
+		if err := r.run(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Printf("(%s: %v)\n", s.name, time.Since(began).Round(time.Second))
+	}
+	r.print(os.Stdout)
+	return nil
+}

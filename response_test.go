@@ -1,0 +1,198 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// closings counts how often the idle connections of a pool are closed.
+type closings struct{ n int }
+
+func (c *closings) RoundTrip(*http.Request) (*http.Response, error) { return nil, io.EOF }
+func (c *closings) CloseIdleConnections()                           { c.n++ }
+
+// When an answer has ended, healthy or not, whether or not it has a body, the context of
+// its attempt is released, and a pool that is out of use lets go of the connection.
+func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
+	t.Parallel()
+	bodies := map[string]func() io.ReadCloser{
+		"no body":  func() io.ReadCloser { return nil },
+		"no bytes": func() io.ReadCloser { return http.NoBody },
+		"bytes":    func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
+	}
+	for name, body := range bodies {
+		for _, healthy := range []bool{true, false} {
+			c := attempted(t, accountA, "", "", 0)
+			closer := new(closings)
+			c.st.pool = &pool{closer: closer, closing: time.NewTimer(time.Hour)}
+			c.st.pool.retired.Store(true)
+			defer c.st.pool.closing.Stop()
+			ctx := c.transit.context(t.Context(), time.Hour)
+			resp := &http.Response{StatusCode: 200, Body: body()}
+			if healthy {
+				c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
+			} else {
+				c.releaseWith(resp)
+			}
+			if name == "bytes" {
+				assert.NoError(t, ctx.Err())
+				assert.Zero(t, closer.n)
+				text, err := io.ReadAll(resp.Body)
+				assert.Equal(t, "contoso", string(text))
+				assert.NoError(t, err)
+				assert.NoError(t, resp.Body.Close())
+			}
+			assert.ErrorIs(t, ctx.Err(), context.Canceled, "%s, healthy %v", name, healthy)
+			assert.Equal(t, 1, closer.n, "%s, healthy %v", name, healthy)
+		}
+	}
+	bare := &releasingBody{ReadCloser: http.NoBody}
+	assert.NoError(t, bare.Close())
+}
+
+// An upgraded connection is its caller's: only what belongs to the attempt is released.
+func TestAnUpgradeReleasesTheAttemptOnly(t *testing.T) {
+	t.Parallel()
+	c := attempted(t, accountA, "", "", 0)
+	ctx := c.transit.context(t.Context(), time.Hour)
+	body := io.NopCloser(strings.NewReader("contoso"))
+	resp := &http.Response{StatusCode: http.StatusSwitchingProtocols, Body: body}
+	c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
+	assert.ErrorIs(t, ctx.Err(), context.Canceled)
+	assert.Equal(t, body, resp.Body)
+}
+
+// breaking is a body that ends as it is told.
+type breaking struct {
+	err    error
+	closed int
+}
+
+func (b *breaking) Read([]byte) (int, error) { return 0, b.err }
+func (b *breaking) Close() error             { b.closed++; return nil }
+
+// An answer that breaks off is a fault of the endpoint that it came from, once, unless
+// the caller has given it up.
+func TestHowAnAnswerEnds(t *testing.T) {
+	t.Parallel()
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	expired, stop := context.WithDeadline(t.Context(), time.Now())
+	defer stop()
+	for name, row := range map[string]struct {
+		ctx   context.Context
+		err   error
+		fault bool
+	}{
+		"whole":       {t.Context(), io.EOF, false},
+		"broken":      {t.Context(), io.ErrUnexpectedEOF, true},
+		"given up":    {canceled, context.Canceled, false},
+		"out of time": {expired, context.DeadlineExceeded, true},
+	} {
+		transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
+		st := transport.state.Load()
+		body := &breaking{err: row.err}
+		c := &call{t: transport, st: st}
+		c.req = (&http.Request{Method: "GET", Header: http.Header{}}).WithContext(row.ctx)
+		c.out = c.req
+		resp := &http.Response{StatusCode: 206, Body: body}
+		c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
+		for range 3 {
+			_, err := resp.Body.Read(make([]byte, 1))
+			assert.Equal(t, row.err, err)
+		}
+		assert.NoError(t, resp.Body.Close())
+		assert.Equal(t, 1, body.closed)
+		last := transport.endpoints[Primary].lastFault.Load()
+		if assert.Equal(t, row.fault, last != nil, name) && row.fault {
+			assert.Equal(t, Primary, last.Endpoint)
+			assert.Equal(t, 206, last.Status)
+			assert.Equal(t, Answered, last.Delivery)
+			assert.True(t, errors.Is(last.Err, row.err))
+			assert.Equal(t, 1, transport.Status().Primary.Recent.Faults[last.Class], "it is counted once")
+		}
+	}
+}
+
+// What nobody wants of an answer is read if it is short, so that the connection can be
+// used again, and closed in any case.
+func TestWhatNobodyWantsIsReadIfItIsShort(t *testing.T) {
+	t.Parallel()
+	for length, read := range map[int64]bool{0: true, 10: true, 64 << 10: true, 64<<10 + 1: false, 1 << 30: false, -1: true} {
+		body := &counted{left: max(length, 100)}
+		discard(&http.Response{Body: body, ContentLength: length})
+		assert.Equal(t, read, body.left == 0 || body.read > 0, "%d", length)
+		assert.Equal(t, 1, body.closed)
+		if read {
+			assert.Zero(t, body.left, "%d", length)
+		}
+	}
+	endless := &counted{left: 1 << 30}
+	discard(&http.Response{Body: endless, ContentLength: -1})
+	assert.Equal(t, int64(64<<10), endless.read)
+	discard(nil)
+	discard(new(http.Response))
+}
+
+type counted struct {
+	left, read int64
+	closed     int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(int64(len(p)), c.left)
+	c.left, c.read = c.left-n, c.read+n
+	return int(n), nil
+}
+
+func (c *counted) Close() error { c.closed++; return nil }
+
+// What is in doubt is so at one endpoint within one generation: a later answer there
+// settles it, and nothing that another endpoint says does.
+func TestDoubtsAreOfAnEndpointAndAGeneration(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
+	c := newCall(t, accountA, "", "", 1)
+	c.t, c.req.Method = transport, http.MethodDelete
+	weigh := func(epoch, generation uint64, f Fault) {
+		c.st = &state{active: f.Endpoint, epoch: epoch, generation: generation}
+		c.weigh(&f)
+	}
+	began := func() (all []uint64) {
+		for _, d := range c.doubts {
+			all = append(all, d.began)
+		}
+		return all
+	}
+	gone := Fault{Class: ClassApplication, Delivery: Answered, Status: 404, Code: "0x80040217"}
+	weigh(1, 1, Fault{Delivery: Refused})
+	assert.Nil(t, c.inDoubt())
+	weigh(1, 1, Fault{Delivery: Unknown, Status: 1})
+	weigh(2, 1, Fault{Delivery: Unknown, Status: 2})
+	assert.Equal(t, []uint64{1}, began(), "the first attempt counts")
+	assert.Equal(t, 2, c.inDoubt().Status, "the last one is told of")
+	weigh(3, 2, Fault{Delivery: Unknown, Endpoint: Alternate, Status: 3})
+	weigh(4, 3, Fault{Delivery: Unknown, Status: 4})
+	assert.Equal(t, []uint64{1, 3, 4}, began())
+	gone.Endpoint = Alternate
+	weigh(5, 3, gone)
+	assert.Equal(t, []uint64{1, 3, 4}, began(), "of another generation")
+	weigh(5, 2, gone)
+	assert.Equal(t, []uint64{1, 4}, began())
+	assert.Len(t, transport.WritesSince(time.Time{}).Unknown, 1, "what may be due to it is in the books")
+	weigh(6, 3, Fault{Class: ClassThrottled, Delivery: Refused})
+	assert.Equal(t, []uint64{1, 4}, began(), "that says nothing of them")
+	gone.Endpoint = Primary
+	weigh(6, 3, gone)
+	assert.Equal(t, []uint64{1}, began())
+}

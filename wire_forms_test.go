@@ -1,0 +1,348 @@
+package failover
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The form in which a request is sent that must not be repeated in doubt, by what the
+// endpoint speaks: net/http repeats by itself what has no body or a GetBody.
+func TestFormsOfWhatMustNotBeRepeated(t *testing.T) {
+	t.Parallel()
+	type form struct{ rewinds, hollow, notTwice bool }
+	body, none := "{}", ""
+	for _, row := range []struct {
+		method, body, contentType string
+		speaks                    uint32 // version of HTTP, 0 if it is not known
+		direct                    bool
+		want                      form
+		why                       string
+	}{
+		{"POST", body, "", 1, true, form{rewinds: true}, "over HTTP/1.1 a body is sent again only if nothing of it has left"},
+		{"POST", body, "", 1, false, form{}, "another Base may do as it likes"},
+		{"POST", body, "", 2, true, form{}, "over HTTP/2 it would be sent again after a reset"},
+		{"POST", body, "", 0, true, form{}, "it may be HTTP/2"},
+		{"GET", none, "", 0, true, form{true, true, false}, "over HTTP/1.1 reads are repeated unless they have a body"},
+		{"GET", none, "", 1, true, form{true, true, false}, "over HTTP/1.1 reads are repeated unless they have a body"},
+		{"GET", none, "", 2, true, form{true, false, true}, "over HTTP/2 a body would be sent"},
+		{"POST", none, "", 0, true, form{true, false, true}, "no proxy gets it without a length"},
+		{"POST", none, "", 1, true, form{true, false, true}, "no proxy gets it without a length"},
+		{"POST", none, "", 2, true, form{true, false, true}, "some servers want a type for a body"},
+		{"POST", none, "application/json", 2, true, form{true, true, false}, "it has a type"},
+		{"POST", none, "application/json", 1, true, form{true, false, true}, "no proxy gets it without a length"},
+	} {
+		name := fmt.Sprintf("%s %q %q, HTTP/%d, direct %v: %s", row.method, row.body, row.contentType, row.speaks, row.direct, row.why)
+		req, err := http.NewRequest(row.method, "https://contoso.crm.dynamics.com/", strings.NewReader(row.body))
+		require.NoError(t, err)
+		if row.contentType != "" {
+			req.Header.Set("Content-Type", row.contentType)
+		}
+		w := &transit{protocol: new(protocol), connections: &connections{direct: row.direct}}
+		w.protocol.version.Store(row.speaks)
+		w.plan(req, true)
+		assert.Equal(t, row.want, form{w.rewinds, w.hollow, w.notTwice}, name)
+		assert.True(t, w.once, name)
+		w = &transit{protocol: w.protocol, connections: w.connections}
+		w.plan(req, false)
+		assert.Equal(t, form{rewinds: true}, form{w.rewinds, w.hollow, w.notTwice}, "what may be repeated is sent as it is")
+		assert.False(t, w.once, name)
+	}
+}
+
+// What is known about the delivery of an attempt that has ended in an error, by what was
+// seen of it.
+func TestDeliveryByWhatWasSeen(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("contoso")
+	gone := fmt.Errorf("contoso: %w", errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]"+
+		" after Request.Body was written; define Request.GetBody to avoid this error"))
+	for _, row := range []struct {
+		marks         uint32
+		said          Delivery
+		err           error
+		alive, direct bool
+		want          Delivery
+		why           string
+	}{
+		{sawGetConn, Unknown, failed, true, true, NotSent, "there was no connection"},
+		{sawGetConn, Unknown, failed, true, false, NotSent, "there was no connection"},
+		{0, Unknown, failed, true, true, Unknown, "a Base without hooks"},
+		{sawGetConn | sawGotConn, Unknown, failed, true, true, NotSent, "nothing was written"},
+		{sawGotConn, Unknown, failed, true, true, NotSent, "nothing was written"},
+		{sawGotConn | sawHeaders, Unknown, failed, true, true, Unknown, "it was written"},
+		{sawGotConn, NotSent, failed, true, false, Unknown, "a try before may have been sent"},
+		{sawGotConn, Refused, failed, true, true, Refused, "the error knows more"},
+		{sawGetConn | sawGotConn, Unknown, failed, false, true, Unknown, "hooks may come late after the end of a context"},
+		{sawGetConn | sawGotConn, Unknown, failed, true, false, Unknown, "the hooks may be those of one try of several"},
+		{sawGetConn | sawGotConn | sawHeaders, Unknown, failed, true, true, Unknown, "it was written"},
+		{sawGetConn | sawGotConn, NotSent, failed, true, false, Unknown, "a try before may have been sent"},
+		{sawGetConn, NotSent, failed, true, false, NotSent, "nothing can have been sent"},
+		{sawGetConn | sawGotConn, NotSent, failed, true, true, NotSent, "net/http knows"},
+		{sawGetConn | sawGotConn | sawHeaders, Unknown, gone, true, true, Refused, "the server has left it out"},
+		{sawGetConn | sawGotConn | sawHeaders | sawEarlier, Unknown, gone, true, true, Unknown, "an earlier try may have been carried out"},
+		{sawGetConn | sawEarlier, NotSent, failed, true, true, Unknown, "an earlier try may have been carried out"},
+		{sawGetConn | sawGotConn | sawHeaders, Answered, nil, true, true, Answered, "there is an answer"},
+		{sawGetConn, Refused, failed, true, true, Refused, "the error knows more"},
+		{sawGetConn | sawGotConn, Answered, failed, true, false, Answered, "the error knows more"},
+	} {
+		w := &transit{connections: &connections{direct: row.direct}}
+		w.seen.Store(row.marks)
+		assert.Equal(t, row.want, w.delivery(row.said, row.err, row.alive), "%b %v %v: %s", row.marks, row.said, row.direct, row.why)
+	}
+	var none *transit
+	assert.Equal(t, Unknown, none.delivery(Unknown, gone, true), "nothing was watched")
+	assert.False(t, goneAway(failed))
+	assert.False(t, goneAway(nil))
+}
+
+// A body is handed out again only while nothing of an earlier try can have arrived.
+func TestABodyIsRewoundOnlyIfNothingWasSent(t *testing.T) {
+	t.Parallel()
+	getBody := func() (io.ReadCloser, error) { return http.NoBody, nil }
+	for marks, want := range map[uint32]error{
+		0:                       nil,
+		sawGotConn:              nil,
+		sawGotConn | sawHeaders: nil, // over HTTP/1.1, net/http has looked
+		sawGotConn | sawHTTP2:   nil,
+		sawHTTP2 | sawHeaders:   errMayBeDone,
+		sawEarlier:              errMayBeDone,
+		sawEarlier | sawGotConn: errMayBeDone,
+	} {
+		w := &transit{once: true, rewinds: true}
+		w.seen.Store(marks)
+		_, err := w.rewind(getBody)()
+		assert.Equal(t, want, err, "%b", marks)
+		w.once = false
+		_, err = w.rewind(getBody)()
+		assert.NoError(t, err, "%b: it may be repeated", marks)
+	}
+	assert.Nil(t, (&transit{once: true}).rewind(getBody))
+	assert.Nil(t, (&transit{once: true, rewinds: true}).rewind(nil))
+	assert.NotNil(t, (*transit)(nil).rewind(getBody))
+}
+
+// A second try within an attempt is noticed where net/http may have sent the first.
+func TestASecondTryWithinAnAttempt(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		marks              uint32
+		direct, notTwice   bool
+		earlier, cancelled bool
+	}{
+		{sawGotConn | sawHeaders | sawHTTP2 | sawReuse, true, true, true, true},
+		{sawGotConn | sawHeaders | sawHTTP2, true, false, true, false},
+		{sawGotConn | sawHeaders, true, true, false, false},
+		{sawGotConn | sawHeaders, false, true, true, true},
+		{sawGotConn | sawHTTP2, true, true, false, false},
+		{sawHeaders | sawHTTP2, true, true, false, false},
+	} {
+		w := &transit{notTwice: row.notTwice, connections: &connections{direct: row.direct}}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w.cancel = cancel
+		w.seen.Store(row.marks)
+		w.tryAgain()
+		assert.Equal(t, row.earlier, w.saw(sawEarlier), "%+v", row)
+		assert.Equal(t, row.cancelled, context.Cause(ctx) == errMayBeDone, "%+v", row)
+		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse), "what was seen of the first try is forgotten: %+v", row)
+		cancel(nil)
+	}
+	bare := &transit{notTwice: true, connections: new(connections)} // without a context of its own
+	bare.seen.Store(sawGotConn | sawHeaders)
+	bare.getConn("")
+	assert.Equal(t, uint32(sawGetConn|sawGotConn|sawEarlier), bare.seen.Load())
+	bare.seen.Store(0)
+	bare.wroteHeaders()
+	assert.Equal(t, uint32(sawHeaders), bare.seen.Load())
+}
+
+// What a connection is like is seen as an attempt gets it, which forgets the try before.
+func TestWhatIsSeenOfAConnection(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(nil)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	for name, version := range map[string]uint32{"h2": 2, "http/1.1": 1} {
+		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{NextProtos: []string{name}, InsecureSkipVerify: true})
+		require.NoError(t, err)
+		defer conn.Close()
+		for _, reused := range []bool{false, true} {
+			w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
+			w.protocol.learn(version == 1) // it was another one before
+			w.seen.Store(sawGetConn | sawGotConn | sawHeaders | sawHTTP2)
+			w.gotConn(httptrace.GotConnInfo{Conn: conn, Reused: reused})
+			want := uint32(sawGetConn | sawGotConn | sawEarlier)
+			if version == 2 {
+				want |= sawHTTP2
+			}
+			if reused {
+				want |= sawReuse
+			}
+			assert.Equal(t, want, w.seen.Load(), "%s, reused %v", name, reused)
+			assert.Equal(t, version, w.protocol.version.Load())
+			assert.Equal(t, conn.RemoteAddr(), w.address)
+		}
+	}
+	for _, http2 := range []bool{false, true} { // without TLS, it is what is known already
+		w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
+		w.protocol.learn(http2)
+		w.gotConn(httptrace.GotConnInfo{})
+		assert.Equal(t, http2, w.saw(sawHTTP2))
+	}
+}
+
+// An endpoint without TLS is known to speak HTTP/2 if Base can speak nothing else.
+func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
+	t.Parallel()
+	protocols := func(http1, h2c bool) *http.Protocols {
+		p := new(http.Protocols)
+		p.SetHTTP1(http1)
+		p.SetUnencryptedHTTP2(h2c)
+		return p
+	}
+	assert.True(t, speaksOnlyHTTP2(&http.Transport{Protocols: protocols(false, true)}, "http"))
+	assert.False(t, speaksOnlyHTTP2(&http.Transport{Protocols: protocols(false, true)}, "https"))
+	assert.False(t, speaksOnlyHTTP2(&http.Transport{Protocols: protocols(true, true)}, "http"))
+	assert.False(t, speaksOnlyHTTP2(&http.Transport{Protocols: protocols(false, false)}, "http"))
+	assert.False(t, speaksOnlyHTTP2(&http.Transport{}, "http"))
+	transport, err := New("http://127.0.0.1:1", &Config{Base: &http.Transport{Protocols: protocols(false, true)}, Alternate: "http://127.0.0.2:1"})
+	require.NoError(t, err)
+	defer transport.Close()
+	for e := range transport.protocols {
+		assert.True(t, transport.protocols[e].speaksHTTP2())
+	}
+	assert.True(t, transport.connections.direct)
+	assert.False(t, transport.connections.limited)
+	transport, err = New("https://contoso.crm.dynamics.com", &Config{Base: &http.Transport{MaxConnsPerHost: 1}, Instrument: func(base http.RoundTripper) http.RoundTripper { return base }})
+	require.NoError(t, err)
+	defer transport.Close()
+	for e := range transport.protocols {
+		assert.False(t, transport.protocols[e].speaksHTTP2(), "the handshake tells")
+	}
+	assert.False(t, transport.connections.direct, "who knows what Instrument adds")
+	assert.True(t, transport.connections.limited)
+}
+
+// What comes of an attempt that is watched, and of what Base returns too late.
+func TestTheEndOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("contoso")
+	synctest.Test(t, func(t *testing.T) {
+		for name, row := range map[string]struct {
+			takes    time.Duration
+			resp     bool
+			err      error
+			notTwice bool
+			marks    uint32
+			want     error
+			closed   int
+		}{
+			"answer":                     {0, true, nil, false, 0, nil, 0},
+			"error":                      {0, false, failed, false, 0, failed, 0},
+			"answer in the last moment":  {time.Second - 1, true, nil, false, 0, nil, 0},
+			"answer that comes too late": {time.Second + 1, true, nil, false, 0, errAttemptTimeout, 1},
+			"error of the cancellation":  {time.Second + 1, false, context.Canceled, false, 0, errAttemptTimeout, 0},
+			"another error after it":     {time.Second + 1, false, failed, false, 0, failed, 0},
+			"error of a second try":      {0, false, failed, true, sawEarlier, errMayBeDone, 0},
+			"error of a first try":       {0, false, failed, true, sawGotConn, failed, 0},
+			"second try, which may be":   {0, false, failed, false, sawEarlier, failed, 0},
+			"answer to a second try":     {0, true, nil, true, sawEarlier, nil, 0},
+			"response and error":         {0, true, failed, false, 0, errTwoResults, 1},
+			"neither":                    {0, false, nil, false, 0, errNoResult, 0},
+		} {
+			body := &breaking{err: io.EOF}
+			w := &transit{connections: new(connections), notTwice: row.notTwice}
+			w.seen.Store(row.marks)
+			ctx := w.context(t.Context(), time.Second)
+			resp, err := w.roundTrip(roundTripFunc(func(*http.Request) (resp *http.Response, err error) {
+				time.Sleep(row.takes)
+				assert.Equal(t, row.takes > time.Second, ctx.Err() != nil, name)
+				if row.resp {
+					resp = &http.Response{Body: body}
+				}
+				return resp, row.err
+			}), new(http.Request).WithContext(ctx))
+			assert.ErrorIs(t, err, row.want, name)
+			assert.Equal(t, row.want == nil, resp != nil, name)
+			assert.Equal(t, row.closed, body.closed, name)
+			time.Sleep(time.Minute)
+			assert.Equal(t, row.takes > time.Second, ctx.Err() != nil, "%s: after its headers, an attempt has time", name)
+			w.release()
+		}
+	})
+}
+
+// An attempt has waited if it never got a connection, where their number is limited and
+// none was being made.
+func TestAnAttemptThatHasWaited(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		marks          uint32
+		limited, tells bool
+		want           bool
+	}{
+		{sawGetConn, true, true, true},
+		{sawGetConn, false, true, false},
+		{sawGetConn, true, false, false},
+		{0, true, true, false},
+		{sawGetConn | sawGotConn, true, true, false},
+		{sawGetConn | sawDial, true, true, false},
+	} {
+		w := &transit{connections: &connections{limited: row.limited}}
+		w.connections.tells.Store(row.tells)
+		w.seen.Store(row.marks)
+		assert.Equal(t, row.want, w.waited(), "%+v", row)
+	}
+	assert.False(t, (*transit)(nil).waited())
+}
+
+// An attempt has a context of its own only if something may end it.
+func TestContextsOfAttempts(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		w       *transit
+		timeout time.Duration
+		own     bool
+	}{
+		{&transit{}, 0, false},
+		{&transit{}, time.Second, true},
+		{&transit{notTwice: true}, 0, true},
+		{&transit{givesUp: true}, 0, true},
+		{&transit{timed: true}, time.Second, true},
+	} {
+		row.w.connections = new(connections)
+		ctx := row.w.context(t.Context(), row.timeout)
+		assert.Equal(t, row.own, row.w.cancel != nil)
+		assert.Equal(t, row.timeout, row.w.timeout)
+		assert.Equal(t, row.own, row.w.canceler() != nil)
+		row.w.release()
+		assert.Equal(t, row.own, ctx.Err() != nil)
+		assert.Equal(t, !row.w.timed, row.w.trace.GotConn != nil)
+		assert.Nil(t, row.w.trace.ConnectStart, "only a limited number of connections makes it worth it")
+	}
+	for _, begins := range []func(*transit){
+		func(w *transit) { w.trace.DNSStart(httptrace.DNSStartInfo{}) },
+		func(w *transit) { w.trace.ConnectStart("tcp", "") },
+	} {
+		w := &transit{connections: &connections{limited: true}}
+		w.context(t.Context(), 0)
+		begins(w)
+		assert.Equal(t, uint32(sawDial), w.seen.Load())
+		assert.True(t, w.connections.tells.Load())
+	}
+	assert.Nil(t, (*transit)(nil).canceler())
+	(*transit)(nil).release()
+}
