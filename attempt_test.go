@@ -92,7 +92,7 @@ func TestWhatAnErrorMeans(t *testing.T) {
 		"waited for a connection":        {sawGetConn, func(c *call) { c.t.connections.limited = true; c.t.connections.tells.Store(true) }, failed, ClassLocal, NotSent},
 		"cannot be sent":                 {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, NotSent},
 		"cannot be sent by another Base": {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil; c.t.connections.direct = false }, failed, ClassLocal, Unknown},
-		"was sent all the same":          {written, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassTransient, Unknown},
+		"was sent all the same":          {sawGotConn | sawHeaders, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassTransient, Unknown},
 		"cannot be sent over HTTP/2":     {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso"); c.t.protocols[Alternate].learn(true) }, failed, ClassLocal, NotSent},
 		"upgrade over HTTP/1.1":          {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso") }, failed, ClassUnavailable, NotSent},
 	} {
