@@ -15,17 +15,17 @@ import (
 // errNoResult is the fault of a [http.RoundTripper] that breaks its contract.
 var errNoResult = errors.New("failover: round tripper returned neither response nor error")
 
-// Classify judges the outcome of a round trip, and returns nil for a healthy answer. It is
+// Classify classifies the outcome of a round trip, and returns nil for a healthy answer. It is
 // the default of [Config.Classify].
 //
-// If err is not nil, Classify judges it alone, by its type and never by its text. An error
-// that wraps a *Fault is judged as that Fault, so that a program's own dialer or
+// If err is not nil, Classify looks at it alone, by its type and never by its text. An error
+// that wraps a *Fault is classified as that Fault, so that a program's own dialer or
 // OnProxyConnectResponse can classify. Exhausted limits of this machine (file descriptors,
 // ports, buffers) are [ClassLocal]. A request that net/http refuses to send, and an error of
 // the request's own body, cannot be recognized by type: they are [ClassTransient] here, and
 // ClassLocal in a [Transport].
 //
-// A response is judged by the code in its body, then by the kind of fault or page in the
+// A response is classified by the code in its body, then by the kind of fault or page in the
 // body, then by its status. An answer to a request for several operations ($batch,
 // ExecuteMultiple, CreateMultiple and the like) is never [Refused], except by
 // service-protection limits, because some of the operations may have been carried out.

@@ -121,7 +121,7 @@ type Config struct {
 	// the primary last returned.
 	OrganizationID string
 
-	// Classify judges the attempts in place of the package's [Classify], which it may call.
+	// Classify classifies the attempts in place of the package's [Classify], which it may call.
 	// It must leave the response's body readable from the start. The package's own probes,
 	// [DiscoverPolicy] and [LossReport.Verify] always use [Classify]. Nil: [Classify].
 	Classify func(*http.Response, error) *Fault

@@ -442,12 +442,20 @@ func TestAnActionThatAlwaysFailsPagesNobody(t *testing.T) {
 		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.URL.Path == accounts },
 			failovertest.Status(500, http.Header{"Content-Type": {"application/json"}, "Odata-Version": {"4.0"}},
 				`{"error":{"code":"","message":"An error has occurred.","innererror":{"message":"Exception occurred while executing action","type":"System.InvalidOperationException"}}}`))
+		var again time.Duration // until the fault counts again
+		began, probes := time.Now(), 0
 		for range 200 {
 			assert.Equal(s, 500, s.get(accounts))
 			time.Sleep(5 * time.Second)
+			n := deliveriesOf(s.org, whoAmI)
+			if again == 0 && probes > 0 && n > probes {
+				again = time.Since(began)
+			}
+			probes = n
 		}
 		assert.Equal(s, failover.Primary, s.active())
 		assert.Zero(s, s.count(failover.EventTripped))
+		assert.InDelta(s, 10*time.Minute, again, float64(11*time.Second), "explained by a probe that passed")
 	})
 }
 

@@ -361,3 +361,48 @@ func TestOutagesThatComeAndGoAreReportedSparingly(t *testing.T) {
 		})
 	}
 }
+
+// NoReplay means one attempt, at the active endpoint, and a body that is streamed as it
+// is written.
+func TestNoReplayIsOneAttemptThatStreams(t *testing.T) {
+	tell(t, failover.Config{}, func(s *story) {
+		s.org.FailOver()
+		status, err := s.try(failover.NoReplay(s.Context()), http.MethodGet, s.org.URL()+accounts, "")
+		require.NoError(s, err)
+		assert.Equal(s, 503, status, "the fence, although the other endpoint serves")
+		assert.Equal(s, 1, deliveriesOf(s.org, accounts))
+	})
+	for _, streams := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var first time.Duration // until Base has read a byte
+			start := time.Now()
+			transport, err := failover.New(orgURL, &failover.Config{Logger: quiet, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				_, err := io.ReadFull(req.Body, make([]byte, 1))
+				first = time.Since(start)
+				assert.NoError(t, err)
+				_, err = io.Copy(io.Discard, req.Body)
+				assert.NoError(t, err)
+				return &http.Response{StatusCode: 204, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+			})})
+			require.NoError(t, err)
+			defer transport.Close()
+			r, w := io.Pipe()
+			go func() {
+				w.Write([]byte("{"))
+				time.Sleep(time.Second)
+				w.Write([]byte("}"))
+				w.Close()
+			}()
+			ctx := t.Context()
+			if streams {
+				ctx = failover.NoReplay(ctx)
+			}
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, orgURL+accounts, r)
+			require.NoError(t, err)
+			resp, err := transport.RoundTrip(req)
+			require.NoError(t, err)
+			assert.Equal(t, 204, resp.StatusCode)
+			assert.Equal(t, map[bool]time.Duration{true: 0, false: time.Second}[streams], first)
+		})
+	}
+}

@@ -37,12 +37,12 @@ var commands = []command{
 	{"drill", "measure a failover while it happens: RTO and RPO", drill.Main},
 	{"dr", "what Microsoft says about disaster recovery of an environment", dr.Main},
 	{"status", "show what a running process does", remote.Status},
-	{"switch", "move the traffic of a running process", remote.Switch},
-	{"pin", "keep the traffic of a running process where you say", remote.Pin},
-	{"unpin", "let a running process decide by itself again", remote.Unpin},
-	{"freeze", "keep a whole fleet where it is", remote.Freeze},
-	{"unfreeze", "let a fleet move by itself again", remote.Unfreeze},
-	{"verify", "look for the writes that a switch put at risk", remote.Verify},
+	{"switch", "switch the traffic of a running process", remote.Switch},
+	{"pin", "keep the traffic of a running process at an endpoint", remote.Pin},
+	{"unpin", "allow a running process to switch automatically again", remote.Unpin},
+	{"freeze", "disable automatic switches in a whole fleet", remote.Freeze},
+	{"unfreeze", "enable them again", remote.Unfreeze},
+	{"verify", "look up the writes that a switch put at risk", remote.Verify},
 	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
 }
 

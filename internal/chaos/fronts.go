@@ -149,7 +149,7 @@ type runningFront struct {
 // start starts the front end at an address, with a folder of its own, and waits until
 // it listens.
 func (f *front) start(address, backend string) (*runningFront, error) {
-	dir, port := must(os.MkdirTemp("", "front")), freePort() // some cannot do with odd names
+	dir, port := must(os.MkdirTemp("", "front")), freePort(address) // some cannot do with odd names
 	r := &runningFront{front: f, addr: net.JoinHostPort(address, port), dir: dir, done: make(chan struct{})}
 	fill := strings.NewReplacer("DIR", dir, "ADDRESS", address, "PORT", port, "BACKEND", backend).Replace
 	cert, key := pemOf(certs().good)
@@ -199,8 +199,8 @@ func (r *runningFront) stop() {
 	os.RemoveAll(r.dir)
 }
 
-func freePort() string {
-	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+func freePort(address string) string {
+	ln := must(net.Listen("tcp", net.JoinHostPort(address, "0")))
 	defer ln.Close()
 	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
 }
@@ -221,7 +221,7 @@ type backend struct {
 }
 
 func newBackend() *backend {
-	b := &backend{addr: "127.0.0.1:" + freePort(), done: make(map[string]int)}
+	b := &backend{addr: "127.0.0.1:" + freePort("127.0.0.1"), done: make(map[string]int)}
 	b.start()
 	return b
 }

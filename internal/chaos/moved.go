@@ -377,7 +377,7 @@ func (c movedCell) run() movedResult {
 			more := movedAfter
 			for n := 0; more > 0; n++ {
 				pause(10 * time.Millisecond)
-				id, method := fmt.Sprintf("%d-%d", worker, n), "GET"
+				id, method := fmt.Sprintf("%s/%d-%d", m.old.addr(), worker, n), "GET" // of no other experiment
 				if worker%2 == 0 {
 					method = "POST"
 				}

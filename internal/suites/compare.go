@@ -134,21 +134,44 @@ func compare(a, b results) []difference {
 	})
 }
 
-// print prints the table, and every difference.
+// cause returns the first mode in which a test comes out as it does without the library:
+// what that mode switches off is what the test has noticed. It is modes if there is none.
+func (d *difference) cause(repeats int) mode {
+	for m := wrapped; m < modes; m++ {
+		if d.passed[m] == repeats {
+			return m
+		}
+	}
+	return modes
+}
+
+var causes = [modes + 1]string{
+	wrapped: "none: it passes when it is repeated", noErrors: "the error that comes back is the library's",
+	noRepeats: "requests are sent again", noProbes: "the endpoint is probed, and reads have contexts of their own",
+	noHolding: "bodies are read ahead", modes: "to be found",
+}
+
+// print prints the table, and every difference by its cause.
 func (r *runner) print(out io.Writer) {
-	fmt.Fprint(out, "\n| suite | tests | skipped | fail bare | round trips through the library | beside it | faulty attempts | made again | tests that differ |\n|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprint(out, "\n| suite | tests | skipped | round trips | not through the library | faults | made again | differ |\n|---|---|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {
-		fmt.Fprintf(out, "| %s | %d | %d | %d | %d | %d | %d | %d | %d |\n", row.suite, row.tests, row.skipped, len(row.bareFailed),
-			row.through, row.beside, row.faults, row.again, len(row.differences))
+		fmt.Fprintf(out, "| %s | %d | %d | %d | %d | %d | %d | %d |\n", row.suite, row.tests, row.skipped,
+			row.through+row.beside, row.beside, row.faults, row.again, len(row.differences))
 	}
 	for _, row := range r.rows {
 		for _, name := range row.bareFailed {
-			fmt.Fprintf(out, "\nfails bare: %s", name)
+			fmt.Fprintf(out, "\n%v fails without the library", name)
 		}
-		for _, d := range row.differences {
-			fmt.Fprintf(out, "\n%v: bare %s, wrapped %s; of %d repeats passed:", d.name, d.bare, d.wrapped, r.repeats)
-			for m, n := range d.passed {
-				fmt.Fprintf(out, " %d %s;", n, mode(m))
+		for cause := wrapped; cause <= modes; cause++ {
+			heading := fmt.Sprintf("\n\n%s, %s:\n", row.suite, causes[cause])
+			for _, d := range row.differences {
+				if d.cause(r.repeats) == cause {
+					fmt.Fprintf(out, "%s  %v: %s without, %s with it; of %d repeats passed:", heading, d.name, d.bare, d.wrapped, r.repeats)
+					for m, n := range d.passed {
+						fmt.Fprintf(out, " %d %s,", n, mode(m))
+					}
+					heading = "\n"
+				}
 			}
 		}
 	}

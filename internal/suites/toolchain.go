@@ -89,15 +89,25 @@ func (m mode) String() string {
 	return [...]string{"bare", "wrapped", "with bare errors", "without repeats", "without probes", "without reading ahead"}[m]
 }
 
-// command returns a command of the copied toolchain. Wrapped clients note what they do in
-// the directory notes.
-func (t *toolchain) command(ctx context.Context, m mode, dir, notes string, args ...string) *exec.Cmd {
+// conditions are those under which the toolchain runs.
+type conditions struct {
+	mode       mode
+	dir, notes string // where it runs, and where wrapped clients note what they do
+	parallel   bool   // tests that run one after the other run at the same time
+}
+
+func (t *toolchain) command(ctx context.Context, c conditions, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(t.root, "bin", "go"), args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOROOT="+t.root, "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=-mod=mod", "FAILOVER_SUITES=", "FAILOVER_SUITES_OFF="+off[m])
-	if m != bare {
-		cmd.Env = append(cmd.Env, "FAILOVER_SUITES="+notes)
+	cmd.Dir = c.dir
+	wrap, parallel := "", ""
+	if c.mode != bare {
+		wrap = c.notes
 	}
+	if c.parallel {
+		parallel = "1"
+	}
+	cmd.Env = append(os.Environ(), "GOROOT="+t.root, "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=-mod=mod",
+		"FAILOVER_SUITES="+wrap, "FAILOVER_SUITES_OFF="+off[c.mode], "FAILOVER_SUITES_PARALLEL="+parallel)
 	return cmd
 }
 

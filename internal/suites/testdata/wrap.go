@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,9 @@ var off = struct{ errors, repeats, probes, holding bool }{
 	strings.Contains(os.Getenv(variable+"_OFF"), "probes"),
 	strings.Contains(os.Getenv(variable+"_OFF"), "holding"),
 }
+
+// Parallel is for tests that would run one after the other.
+var Parallel = os.Getenv(variable+"_PARALLEL") != ""
 
 var notes struct{ through, beside, faults, again, log *os.File }
 
@@ -118,6 +122,7 @@ func (o *organizations) transport(req *http.Request) http.RoundTripper {
 	}
 	if off.probes {
 		c.FailureThreshold, c.SuspectAfter = -1, -1
+		c.Probe = func(context.Context, *http.Client, *url.URL) error { return errors.New("switched off") }
 	}
 	if off.holding {
 		c.MaxBody = -1

@@ -30,11 +30,11 @@ const (
 
 const at = `
 The URL is where the program has mounted the handler of ControlHandler. If that
-asks for a login, put the whole header into the environment variable
+requires authentication, put the whole header into the environment variable
 FAILOVER_AUTHORIZATION ("Bearer ..." or "Basic ..."): it is not shown.
 
-The exit status is 0 if it was done, 1 if the process refused, and 2 if it could
-not be asked.
+The exit status is 0 on success, 1 if the process refused, and 2 if it could not
+be reached.
 `
 
 // An action is a subcommand that posts to the handler.
@@ -48,42 +48,42 @@ type action struct {
 
 var actions = map[string]action{
 	"switch": {name: "switch", field: "to", reason: true, timeout: time.Minute, about: `
-Moves the traffic of a running process to an endpoint, "primary" or "alternate".
-The process probes the endpoint first, and refuses if that does not serve. It may
-move the traffic again by itself: see "failover pin".
+Switches the traffic of a running process to an endpoint, "primary" or
+"alternate". The process probes the endpoint first, and refuses if it does not
+serve. Automatic switches may follow: to prevent them see "failover pin".
 
     failover switch alternate -reason "drill of November"
 `, done: func(s *status) string { return "The traffic goes to the " + s.Active + " now." }},
 	"pin": {name: "pin", field: "endpoint", reason: true, timeout: time.Minute, about: `
 Keeps the traffic of a running process at an endpoint, "primary" or "alternate",
-until "failover unpin": it moves there without a probe, and no longer moves by
-itself.
+until "failover unpin": it switches there without a probe, and there are no
+automatic switches.
 
     failover pin primary -reason "INC-4711"
 `, done: func(s *status) string { return "The traffic stays at the " + s.Active + " until somebody unpins it." }},
 	"unpin": {name: "unpin", reason: true, timeout: time.Minute, about: `
-Lets a running process move its traffic by itself again, after "failover pin".
+Allows a running process to switch automatically again, after "failover pin".
 
     failover unpin -reason "INC-4711 is over"
-`, done: func(s *status) string { return "The process moves the traffic by itself again." }},
+`, done: func(s *status) string { return "Automatic switches are allowed again." }},
 	"freeze": {name: "freeze", reason: true, timeout: time.Minute, about: `
 Stops automatic switches in every process of the fleet that a running process
 belongs to, until "failover unfreeze". The traffic stays where it is, even if the
 endpoint fails; "failover switch" still moves it, in all processes.
 
     failover freeze -reason "migration tonight"
-`, done: func(s *status) string { return "No process of the fleet switches by itself any more." }},
+`, done: func(s *status) string { return "Automatic switches are disabled in the whole fleet." }},
 	"unfreeze": {name: "unfreeze", timeout: time.Minute, about: `
-Lets the processes of a fleet switch by themselves again, after "failover freeze".
+Enables automatic switches in a fleet again, after "failover freeze".
 
     failover unfreeze
-`, done: func(s *status) string { return "The processes of the fleet switch by themselves again." }},
+`, done: func(s *status) string { return "Automatic switches are enabled in the whole fleet again." }},
 	"verify": {name: "verify", timeout: 15 * time.Minute, about: `
 Has a running process read the records of the writes that its last switch put at
-risk, and says which of them are there. That takes a tenth of a second for each.
+risk, and says which of them are there. It reads ten records per second.
 
     failover verify
-`, done: func(s *status) string { return "The writes were looked for." }},
+`, done: func(s *status) string { return "The writes were looked up." }},
 }
 
 // Switch, Pin, Unpin, Freeze, Unfreeze and Verify run the subcommands of these names and return
@@ -120,8 +120,8 @@ func Verify(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // Status is the subcommand status: see [Switch].
 func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := console.NewCommand("status", "", `
-Shows what a running process thinks of its organization: which endpoint it uses,
-how both are, what to do, and what happened last.
+Shows the status of a running process: which endpoint it uses, how healthy both
+are, what to do, and what happened last.
 
     failover status -at https://orders.contoso.example/ops/failover
 `+at, stdout, stderr)
@@ -187,7 +187,7 @@ func act(ctx context.Context, a action, args []string, stdout, stderr io.Writer)
 	}
 	if a.reason {
 		if strings.TrimSpace(*reason) == "" {
-			return c.Mistake("give a -reason: it is all that the others will know")
+			return c.Mistake("give a -reason: it is all that others will see")
 		}
 		fields.Set("reason", by(*reason))
 	}
@@ -247,7 +247,7 @@ type process struct {
 	client        *http.Client
 }
 
-var errNoStatus = errors.New("what answers there is no handler of ControlHandler: check -at")
+var errNoStatus = errors.New("what answers there is not a handler of ControlHandler: check -at")
 
 func newProcess(where string) (*process, error) {
 	u, err := url.Parse(where)
@@ -332,9 +332,9 @@ func (p *process) unreachable(err error) error {
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted; what was asked for may have been done all the same")
+		return errors.New("interrupted; the action may have been carried out nevertheless")
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s does not answer; what was asked for may have been done all the same: look at the status", p.at.Host)
+		return fmt.Errorf("%s does not answer; the action may have been carried out nevertheless: check the status", p.at.Host)
 	}
 	return fmt.Errorf("no answer from %s (%v): does the process run, and is -at right?", p.at.Host, err)
 }
@@ -342,7 +342,7 @@ func (p *process) unreachable(err error) error {
 func (p *process) unexpected(code int) error {
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("the process wants to know who asks (%d): put an Authorization header into %s", code, authorizationVariable)
+		return fmt.Errorf("the process requires authentication (%d): put an Authorization header into %s", code, authorizationVariable)
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		return fmt.Errorf("there is no handler of ControlHandler at %s (%d): check -at; a handler of StatusHandler shows the status only", p.at, code)
 	case http.StatusOK:

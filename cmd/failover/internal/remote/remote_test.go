@@ -111,7 +111,7 @@ func TestFreezesAFleet(t *testing.T) {
 	r := newRunning(t)
 	exit, out, errors := r.run(t, Freeze, "-reason", "migration")
 	assert.Equal(t, 0, exit, errors)
-	assert.Contains(t, out, "No process of the fleet switches by itself any more.")
+	assert.Contains(t, out, "Automatic switches are disabled in the whole fleet.")
 	exit, out, _ = r.run(t, Status)
 	assert.Equal(t, 0, exit)
 	assert.Contains(t, out, "Situation  frozen")
