@@ -276,3 +276,24 @@ func TestWhatEndsARunOfFaults(t *testing.T) {
 	assert.Equal(t, io.ErrUnexpectedEOF, err)
 	assert.Nil(t, transport.endpoints[Primary].lastFault.Load())
 }
+
+// The body of an answer is part of what was made for its attempt, unless that would keep
+// the request's body in memory for as long as the answer takes.
+func TestAnAnswerKeepsNoRequestBody(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, SuspectAfter: -1})
+	for _, body := range []string{"", "contoso"} {
+		c := newCall(t, "/api/data/v9.2/WhoAmI", "", body, 10)
+		c.t, c.at, c.req.Method = transport, Alternate, http.MethodGet
+		if body == "" {
+			c.req.Body, c.req.GetBody, c.body = nil, nil, payload{}
+		}
+		st := *transport.state.Load()
+		require.Nil(t, c.prepare(&st))
+		resp, f := c.send()
+		require.Nil(t, f)
+		require.NotNil(t, c.answer)
+		assert.Equal(t, body == "", resp.Body == io.ReadCloser(c.answer))
+		assert.NoError(t, resp.Body.Close())
+	}
+}
