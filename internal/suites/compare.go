@@ -30,18 +30,19 @@ func (r results) String() string {
 }
 
 // read adds what go test -json has written. It reports false if the tests did not come to
-// their end: then those that were under way have failed.
-func (r results) read(file string) (complete bool, err error) {
+// their end. If they have hung, those that were under way are to blame; after a crash, the
+// one that is said to have failed is.
+func (r results) read(file string, hung bool) (complete bool, err error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	return r.parse(f)
+	return r.parse(f, hung)
 }
 
-func (r results) parse(in io.Reader) (complete bool, err error) {
-	running := make(map[name]bool) // false: paused
+func (r results) parse(in io.Reader, hung bool) (complete bool, err error) {
+	running, blamed := make(map[name]bool), false // running: false if it is paused
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -55,7 +56,7 @@ func (r results) parse(in io.Reader) (complete bool, err error) {
 				}
 				delete(running, n)
 				if event.Test != "" {
-					r[n] = event.Action
+					r[n], blamed = event.Action, blamed || event.Action == "fail"
 				}
 			case "run", "cont":
 				running[n] = true
@@ -73,7 +74,7 @@ func (r results) parse(in io.Reader) (complete bool, err error) {
 	}
 	for n, active := range running {
 		complete = false
-		if active && !slices.ContainsFunc(slices.Collect(maps.Keys(running)), n.isAbove) {
+		if active && (hung || !blamed) && !slices.ContainsFunc(slices.Collect(maps.Keys(running)), n.isAbove) {
 			r[n] = "hang"
 		}
 	}

@@ -29,6 +29,8 @@ func TestResultsOfARun(t *testing.T) {
 		want     map[string]string
 		complete bool
 	}{
+		{"a crash beside others", []string{"run A", "run B", "fail A", "output panic: contoso\n", "fail "},
+			map[string]string{"A": "fail"}, false},
 		{"all ended", []string{"run A", "pass A", "run B", "skip B", "run C", "fail C", "output FAIL\n", "fail "},
 			map[string]string{"A": "pass", "B": "skip", "C": "fail"}, true},
 		{"one hangs", []string{"run A", "pass A", "run B", "run B/x"},
@@ -45,7 +47,7 @@ func TestResultsOfARun(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			got := make(results)
-			complete, err := got.parse(events(test.lines...))
+			complete, err := got.parse(events(test.lines...), strings.Contains(test.name, "hangs"))
 			if err != nil || complete != test.complete {
 				t.Errorf("complete = %t, %v", complete, err)
 			}

@@ -103,11 +103,12 @@ func (r *runner) test(ctx context.Context, c conditions, out string, args ...str
 	all := make(results)
 	for n := 0; ; n++ {
 		file := fmt.Sprintf("%s-%d.json", out, n)
-		if err := r.goTest(ctx, c, file, append(args, all.skipped()...)); err != nil {
+		hung, err := r.goTest(ctx, c, file, append(args, all.skipped()...))
+		if err != nil {
 			return nil, err
 		}
 		known := len(all)
-		complete, err := all.read(file)
+		complete, err := all.read(file, hung)
 		if complete || err != nil {
 			return all, err
 		}
@@ -125,11 +126,11 @@ const (
 	shortSilence = 25 * time.Second
 )
 
-// goTest runs go test until it ends or has hung.
-func (r *runner) goTest(ctx context.Context, c conditions, file string, args []string) error {
+// goTest runs go test until it ends, or has hung.
+func (r *runner) goTest(ctx context.Context, c conditions, file string, args []string) (hung bool, err error) {
 	out, err := os.Create(file)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer out.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -139,22 +140,22 @@ func (r *runner) goTest(ctx context.Context, c conditions, file string, args []s
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if err := cmd.Start(); err != nil {
-		return err
+		return false, err
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	var size int64
-	last, hung := time.Now(), false
+	last := time.Now()
 	for {
 		select {
 		case err := <-done:
 			var exit *exec.ExitError
 			if errors.As(err, &exit) && (hung || ctx.Err() == nil) {
-				return nil
+				return hung, nil
 			}
-			return err
+			return hung, err
 		case <-ticker.C:
 			info, err := out.Stat()
 			if err == nil && info.Size() != size {
