@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/d365failover/failover/internal/ascii"
 	"github.com/d365failover/failover/internal/message"
@@ -262,3 +263,39 @@ func executesMultiple(body io.Reader) bool {
 
 // maxSOAPDepth is more than the way to the name of a request takes.
 const maxSOAPDepth = 64
+
+// budget bounds the repeats at one endpoint to a share of the requests, so that
+// an endpoint in trouble does not get several times its load. It is counted in
+// shares of a repeat; while it is full, requests only read it.
+type budget struct{ shares atomic.Int64 }
+
+const (
+	sharesPerRepeat = 10 // one repeat for ten requests
+	maxShares       = 10 * sharesPerRepeat
+)
+
+func (b *budget) fill() { b.shares.Store(maxShares) }
+
+func (b *budget) deposit() {
+	if b.shares.Load() < maxShares {
+		b.shares.Add(1)
+	}
+}
+
+func (b *budget) take() bool {
+	for {
+		have := b.shares.Load()
+		if have < sharesPerRepeat {
+			return false
+		}
+		if b.shares.CompareAndSwap(have, have-sharesPerRepeat) {
+			return true
+		}
+	}
+}
+
+func (b *budget) giveBack() {
+	for have := b.shares.Load(); !b.shares.CompareAndSwap(have, min(maxShares, have+sharesPerRepeat)); {
+		have = b.shares.Load()
+	}
+}

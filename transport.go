@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -68,6 +67,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.isPlainRead(st, req) {
 		return t.plainRead(st, req, variant, at)
 	}
+	return t.otherCall(st, req, variant, at)
+}
+
+// otherCall makes a call that is not a plain read. A call is large: it must not be on the
+// stack of plain reads, which are often the first thing that their goroutine does.
+func (t *Transport) otherCall(st *state, req *http.Request, variant int, at Endpoint) (*http.Response, error) {
 	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
 	if st.down && t.cfg.FailFast {
 		_, err := c.enter()
@@ -100,9 +105,7 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 	}
 	resp, err := st.pool.roundTrip(out)
 	if err != nil || resp.StatusCode < 200 || resp.StatusCode >= 300 || misplacedPage(resp) || t.endpoints[st.active].suspect.Load() {
-		c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
-		resp, f := c.judge(resp, err)
-		return c.proceed(st, resp, f)
+		return t.otherOutcome(st, req, out, variant, at, resp, err)
 	}
 	t.protocols[st.active].learn(resp.ProtoMajor >= 2)
 	t.served(st)
@@ -115,6 +118,13 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 	}
 	t.watchBody(resp, st, req.Context(), nil, body)
 	return resp, nil
+}
+
+// otherOutcome goes on after a first attempt, made with out, that was not answered 2xx.
+func (t *Transport) otherOutcome(st *state, req, out *http.Request, variant int, at Endpoint, resp *http.Response, err error) (*http.Response, error) {
+	c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
+	resp, f := c.judge(resp, err)
+	return c.proceed(st, resp, f)
 }
 
 // enter returns the state under which a call makes its first attempt. While neither
@@ -459,39 +469,3 @@ func (c *call) abandon() {
 }
 
 var errBasePanicked = errors.New("failover: round tripper panicked")
-
-// budget bounds the repeats at one endpoint to a share of the requests, so that
-// an endpoint in trouble does not get several times its load. It is counted in
-// shares of a repeat; while it is full, requests only read it.
-type budget struct{ shares atomic.Int64 }
-
-const (
-	sharesPerRepeat = 10 // one repeat for ten requests
-	maxShares       = 10 * sharesPerRepeat
-)
-
-func (b *budget) fill() { b.shares.Store(maxShares) }
-
-func (b *budget) deposit() {
-	if b.shares.Load() < maxShares {
-		b.shares.Add(1)
-	}
-}
-
-func (b *budget) take() bool {
-	for {
-		have := b.shares.Load()
-		if have < sharesPerRepeat {
-			return false
-		}
-		if b.shares.CompareAndSwap(have, have-sharesPerRepeat) {
-			return true
-		}
-	}
-}
-
-func (b *budget) giveBack() {
-	for have := b.shares.Load(); !b.shares.CompareAndSwap(have, min(maxShares, have+sharesPerRepeat)); {
-		have = b.shares.Load()
-	}
-}
