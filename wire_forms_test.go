@@ -237,7 +237,7 @@ func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
 	for _, row := range []struct {
 		protocols []string
 		silent    bool
-	}{{nil, false}, {[]string{"h2"}, false}, {[]string{"contoso"}, true}, {[]string{"h2", "contoso"}, true}} {
+	}{{nil, false}, {[]string{"h2"}, false}, {[]string{"contoso"}, true}, {[]string{"h2", "contoso"}, true}, {[]string{"contoso", "h2"}, true}} {
 		base := &http.Transport{TLSNextProto: make(map[string]func(string, *tls.Conn) http.RoundTripper)}
 		for _, name := range row.protocols {
 			base.TLSNextProto[name] = nil
