@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -91,7 +92,7 @@ func TestWhatAnErrorMeans(t *testing.T) {
 		"waited for a connection":        {sawGetConn, func(c *call) { c.t.connections.limited = true; c.t.connections.tells.Store(true) }, failed, ClassLocal, NotSent},
 		"cannot be sent":                 {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, NotSent},
 		"cannot be sent by another Base": {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil; c.t.connections.direct = false }, failed, ClassLocal, Unknown},
-		"was sent all the same":          {written, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassTransient, Unknown},
+		"was sent all the same":          {sawGotConn | sawHeaders, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassTransient, Unknown},
 		"cannot be sent over HTTP/2":     {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso"); c.t.protocols[Alternate].learn(true) }, failed, ClassLocal, NotSent},
 		"upgrade over HTTP/1.1":          {sawGetConn, func(c *call) { c.out.Header.Set("Upgrade", "contoso") }, failed, ClassUnavailable, NotSent},
 	} {
@@ -463,5 +464,44 @@ func TestWhatAnAnswerIsGoodFor(t *testing.T) {
 		assert.Equal(t, row.heard, st.pool.waits.last.Load() != 7, name)
 		assert.Equal(t, row.heard, transport.endpoints[Primary].lastSuccess.Load() != 0, name)
 		assert.Equal(t, row.lent, len(transport.credentials.kept) > 0, name)
+		assert.True(t, transport.protocols[Primary].speaksHTTP1(), name)
+		resp.ProtoMajor, resp.Body = 2, http.NoBody
+		c.judge(resp, nil)
+		assert.True(t, transport.protocols[Primary].speaksHTTP2(), name)
+	}
+}
+
+// An attempt goes to the host of its endpoint, and its Host header goes along if it names
+// the organization.
+func TestWhereAnAttemptIsAimed(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
+	const here, there = "contoso.api.crm.dynamics.com", "contoso--s.api.crm.dynamics.com"
+	for _, row := range []struct {
+		at, to     Endpoint
+		host, want string
+	}{
+		{Primary, Alternate, here, ""},
+		{Primary, Alternate, "", ""},
+		{Primary, Alternate, "contoso.crm.dynamics.com", "contoso--s.crm.dynamics.com"},
+		{Primary, Alternate, "proxy.contoso.example", "proxy.contoso.example"},
+		{Alternate, Primary, there, ""},
+		{Alternate, Primary, "contoso--s.crm.dynamics.com", "contoso.crm.dynamics.com"},
+		{Primary, Primary, here, ""},
+		{Primary, Primary, "proxy.contoso.example", "proxy.contoso.example"},
+	} {
+		hosts := [...]string{Primary: here, Alternate: there}
+		req, err := http.NewRequest(http.MethodDelete, "https://"+hosts[row.at]+accountA+"?a=b", nil)
+		require.NoError(t, err)
+		req.Host = row.host
+		variant, at, ok := transport.org.match(req.URL)
+		require.True(t, ok)
+		require.Equal(t, row.at, at)
+		out, u := *req, new(url.URL)
+		transport.aim(&out, u, variant, at, row.to)
+		assert.Equal(t, "https://"+hosts[row.to]+accountA+"?a=b", out.URL.String())
+		assert.Same(t, u, out.URL)
+		assert.Equal(t, row.want, out.Host, "%+v", row)
+		assert.Equal(t, hosts[row.at], req.URL.Host, "the caller's is not changed")
 	}
 }

@@ -196,3 +196,35 @@ func TestAPageOfAFrontEndIsNoAnchor(t *testing.T) {
 		transport.Close()
 	})
 }
+
+// A guard that is over takes no other with it, and a draft says what it is for.
+func TestGuardsEndOneByOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBooks(8)
+		guarded := func(path string) bool {
+			req, err := http.NewRequest("PATCH", "https://contoso.api.crm.dynamics.com"+path, nil)
+			require.NoError(t, err)
+			return b.guards(req)
+		}
+		b.record(created(accountA, 0))
+		b.report(Primary, Alternate, 1, time.Now(), "")
+		time.Sleep(guardTime / 2)
+		late := created(accountB, 1)
+		late.Endpoint = Alternate
+		b.record(late)
+		draft := b.draft(Alternate, Primary, time.Now().Add(-time.Minute), "contoso")
+		assert.Equal(t, "contoso", draft.Reason)
+		assert.Equal(t, b.rpo, draft.RPO)
+		assert.Len(t, draft.AtRisk, 1)
+		b.report(Alternate, Primary, 2, time.Now().Add(-time.Minute), "")
+		assert.True(t, guarded(accountA) && guarded(accountB))
+		time.Sleep(guardTime / 2)
+		assert.False(t, guarded(accountA))
+		assert.True(t, guarded(accountB))
+		b.report(Primary, Primary, 3, time.Now(), "")
+		assert.True(t, guarded(accountB))
+		time.Sleep(guardTime / 2)
+		assert.False(t, guarded(accountB))
+	})
+}

@@ -216,7 +216,7 @@ func TestATokenThatIsForbiddenIsTriedLast(t *testing.T) {
 		l.failOver()
 		l.set(func() { l.down[lenderPrimary], l.only[lenderAlternate] = false, "Bearer clerk 403" })
 		for range 20 {
-			time.Sleep(6 * time.Second)
+			time.Sleep(7 * time.Second) // at no time at which the dwell may end
 			if l.transport.Status().Active == failover.Primary {
 				return
 			}

@@ -154,8 +154,8 @@ type Config struct {
 	// Transport probes the endpoints, and again at growing intervals while attempts wait.
 	// This cuts off no call. If the endpoint fails its probe and the other one passes, the
 	// traffic switches: reads that wait are sent to the other endpoint; writes keep waiting,
-	// and are listed in the loss report. A read that was sent within two tenths of
-	// SuspectAfter of the last answer cannot be resent, and waits as it would without a
+	// and are listed in the loss report. A read that was sent within a fifth of
+	// SuspectAfter after the last answer is not resent, and waits as it would without a
 	// Transport. If the endpoint passes, connections are renewed; a read without a body that
 	// has waited 15 times SuspectAfter is also sent over a new connection, and the first
 	// answer wins. Zero: 10 s. Negative: a wait causes no probe.

@@ -310,3 +310,30 @@ func BenchmarkEntry(b *testing.B) {
 		e.pack(&w)
 	}
 }
+
+func TestNamesOfEntitySets(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"accounts": true, "new_2projects": true, "A0z9Z": true, "_": true, "": false, "a-b": false, "a/b": false, "a:": false, "a@": false, "a[": false, "a`": false, "a{": false, "é": false,
+	} {
+		assert.Equal(t, want, isIdentifier(name), name)
+	}
+}
+
+// An address is that of a record up to the length that is kept of paths.
+func TestTheAddressOfARecord(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		accountA: accountA, "https://contoso.crm.dynamics.com" + accountA: accountA, accountA + "/name": "", "accounts(" + recordA + ")": "",
+		accountA + " ": "", accountA + "\x7f": "", "": "", "/": "",
+	} {
+		entity, id := recordAt(address)
+		assert.Equal(t, want, entity, address)
+		assert.Equal(t, want != "", id == recordA, address)
+	}
+	for length, found := range map[int]bool{maxWritePath: true, maxWritePath + 1: false} {
+		path := strings.Replace(accountA, "accounts", strings.Repeat("a", length-len(accountA)+len("accounts")), 1)
+		entity, _ := recordAt(path)
+		assert.Equal(t, found, entity == path, "%d bytes", length)
+	}
+}

@@ -239,7 +239,7 @@ func TestRequestCancelIsTheCallers(t *testing.T) {
 	assert.Equal(t, failover.ClassCanceled, lastFault(t, err).Class)
 
 	// The Timeout of a client, which uses Request.Cancel too, is how a black hole looks.
-	client.Timeout = 20 * time.Millisecond
+	client.Timeout = time.Second
 	_, err = client.Get(server.URL)
 	require.Error(t, err)
 	assert.Equal(t, failover.ClassTransient, transport.Status().Primary.LastFault.Class)

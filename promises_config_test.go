@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -405,4 +406,20 @@ func TestNoReplayIsOneAttemptThatStreams(t *testing.T) {
 			assert.Equal(t, map[bool]time.Duration{true: 0, false: time.Second}[streams], first)
 		})
 	}
+}
+
+// ConfirmSwitch is asked about a provisional switch, and not about undoing it.
+func TestUndoingAProvisionalSwitchIsNotConfirmed(t *testing.T) {
+	var asked []failover.Endpoint
+	tell(t, failover.Config{ConfirmSwitch: func(_ context.Context, s failover.Switch) error { asked = append(asked, s.To); return nil }}, func(s *story) {
+		s.org.Alternate().Fail(gateways["401"])
+		s.org.Primary().Fail(failovertest.Refuse())
+		_, err := s.create("refused")
+		require.ErrorIs(s, err, syscall.ECONNREFUSED)
+		s.org.Primary().Heal()
+		require.Equal(s, 200, s.get(accounts))
+		assert.Equal(s, failover.Primary, s.active())
+		assert.Equal(s, 2, s.count(failover.EventSwitched))
+		assert.Equal(s, []failover.Endpoint{failover.Alternate}, asked)
+	})
 }

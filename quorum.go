@@ -319,9 +319,9 @@ func (t *Transport) freeze(ctx context.Context, reason string) error {
 	return ctx.Err()
 }
 
-// handsOff returns an error if a hand keeps the fleet from a move. To follow the fleet
-// is to follow that hand.
-func (t *Transport) handsOff(m move) error {
+// frozen returns an error if the fleet is frozen, except for a switch that follows the
+// fleet.
+func (t *Transport) frozen(m move) error {
 	if t.fleet == nil || m.follows {
 		return nil
 	}

@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // closings counts how often the idle connections of a pool are closed.
@@ -26,6 +28,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 		"no body":  func() io.ReadCloser { return nil },
 		"no bytes": func() io.ReadCloser { return http.NoBody },
 		"bytes":    func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
+		"unread":   func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
 	}
 	for name, body := range bodies {
 		for _, healthy := range []bool{true, false} {
@@ -41,12 +44,14 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 			} else {
 				c.releaseWith(resp)
 			}
-			if name == "bytes" {
+			if name == "bytes" || name == "unread" {
 				assert.NoError(t, ctx.Err())
 				assert.Zero(t, closer.n)
-				text, err := io.ReadAll(resp.Body)
-				assert.Equal(t, "contoso", string(text))
-				assert.NoError(t, err)
+				if name == "bytes" {
+					text, err := io.ReadAll(resp.Body)
+					assert.Equal(t, "contoso", string(text))
+					assert.NoError(t, err)
+				}
 				assert.NoError(t, resp.Body.Close())
 			}
 			assert.ErrorIs(t, ctx.Err(), context.Canceled, "%s, healthy %v", name, healthy)
@@ -195,4 +200,100 @@ func TestDoubtsAreOfAnEndpointAndAGeneration(t *testing.T) {
 	gone.Endpoint = Primary
 	weigh(6, 3, gone)
 	assert.Equal(t, []uint64{1}, began())
+}
+
+type tooLate struct{ error }
+
+func (tooLate) Timeout() bool   { return true }
+func (e tooLate) Unwrap() error { return e.error }
+
+// A body that does not come in time is one fault, and reason enough to ask both
+// endpoints; not if the time was the caller's own.
+func TestABodyThatDoesNotComeInTime(t *testing.T) {
+	t.Parallel()
+	for _, own := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				switch {
+				case req.URL.Path == accountA:
+					return &http.Response{StatusCode: 200, Body: &breaking{err: tooLate{io.ErrUnexpectedEOF}}, Request: req, ProtoMajor: 1}, nil
+				case strings.HasPrefix(req.URL.Host, "contoso--s."):
+					return acknowledging(req)
+				}
+				return nil, io.EOF
+			}), Config{SuspectAfter: -1})
+			defer transport.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if !own {
+				ctx = t.Context()
+			}
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+			require.NoError(t, err)
+			resp, err := transport.RoundTrip(req)
+			require.NoError(t, err)
+			time.Sleep(2 * time.Second)
+			_, err = resp.Body.Read(make([]byte, 1))
+			assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			assert.NoError(t, resp.Body.Close())
+			time.Sleep(10 * time.Second)
+			want := Alternate
+			if own {
+				want = Primary
+			}
+			assert.Equal(t, want, transport.Status().Active)
+		})
+	}
+}
+
+// An answer without a body ends a run of faults as any other does, and a Config.Classify
+// that finds nothing wrong with how a body ends is believed.
+func TestWhatEndsARunOfFaults(t *testing.T) {
+	t.Parallel()
+	classify := func(resp *http.Response, err error) *Fault {
+		if err != nil {
+			return nil
+		}
+		return Classify(resp, err)
+	}
+	for name, body := range map[string]io.ReadCloser{"none": nil, "no bytes": http.NoBody, "unread": io.NopCloser(strings.NewReader("contoso"))} {
+		transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1, Classify: classify})
+		st := transport.state.Load()
+		transport.count(st, &Fault{Class: ClassUnavailable, Status: 503}, false)
+		require.True(t, transport.endpoints[Primary].suspect.Load())
+		resp := &http.Response{StatusCode: 204, Body: body}
+		transport.watchBody(resp, st, t.Context(), nil, nil)
+		if name == "unread" {
+			assert.True(t, transport.endpoints[Primary].suspect.Load(), "it may break off yet")
+			resp.Body.Close()
+		}
+		assert.False(t, transport.endpoints[Primary].suspect.Load(), name)
+	}
+	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1, Classify: classify})
+	resp := &http.Response{StatusCode: 200, Body: &breaking{err: io.ErrUnexpectedEOF}}
+	transport.watchBody(resp, transport.state.Load(), t.Context(), nil, nil)
+	_, err := resp.Body.Read(make([]byte, 1))
+	assert.Equal(t, io.ErrUnexpectedEOF, err)
+	assert.Nil(t, transport.endpoints[Primary].lastFault.Load())
+}
+
+// The body of an answer is part of what was made for its attempt, unless that would keep
+// the request's body in memory for as long as the answer takes.
+func TestAnAnswerKeepsNoRequestBody(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, SuspectAfter: -1})
+	for _, body := range []string{"", "contoso"} {
+		c := newCall(t, "/api/data/v9.2/WhoAmI", "", body, 10)
+		c.t, c.at, c.req.Method = transport, Alternate, http.MethodGet
+		if body == "" {
+			c.req.Body, c.req.GetBody, c.body = nil, nil, payload{}
+		}
+		st := *transport.state.Load()
+		require.Nil(t, c.prepare(&st))
+		resp, f := c.send()
+		require.Nil(t, f)
+		require.NotNil(t, c.answer)
+		assert.Equal(t, body == "", resp.Body == io.ReadCloser(c.answer))
+		assert.NoError(t, resp.Body.Close())
+	}
 }

@@ -233,7 +233,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 // state has changed, there were too many switches within memory, or
 // Config.ConfirmSwitch objects. It returns why it did not.
 func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.Duration) error {
-	if err := cmp.Or(t.handsOff(m), t.mayMove(st, memory)); err != nil {
+	if err := cmp.Or(t.frozen(m), t.mayMove(st, memory)); err != nil {
 		return err
 	}
 	if err := t.confirm(ctx, st.active, m); err != nil {

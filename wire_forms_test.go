@@ -199,8 +199,10 @@ func TestWhatIsSeenOfAConnection(t *testing.T) {
 	for _, http2 := range []bool{false, true} { // without TLS, it is what is known already
 		w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
 		w.protocol.learn(http2)
+		assert.Equal(t, !http2, w.protocol.speaksHTTP1())
 		w.gotConn(httptrace.GotConnInfo{})
 		assert.Equal(t, http2, w.saw(sawHTTP2))
+		assert.False(t, w.saw(sawGetConn))
 	}
 }
 

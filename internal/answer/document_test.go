@@ -2,6 +2,7 @@ package answer
 
 import (
 	"encoding/xml"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -83,5 +84,34 @@ func TestJSONGoesOnAfterWhatIsPassedOver(t *testing.T) {
 		var a Answer
 		a.readJSON([]byte(text))
 		assert.Equal(t, "c1", a.Code, name)
+	}
+}
+
+// UTF-16 is known by its bytes, with or without a mark.
+func TestTextInUTF16(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"\xfe\xff\x00a\x00b": "ab", "\x00a\x00b": "ab", "\xff\xfea\x00b\x00": "ab", "a\x00b\x00": "ab",
+		"\xef\xbb\xbfab": "ab", "ab": "ab", "a": "a", "": "", "\x00\x00ab": "\x00\x00ab", "\xfea": "\xfea", "\xffa": "\xffa", "ab\x00": "ab\x00",
+	} {
+		assert.Equal(t, want, string(utf8Text([]byte(in))), "%q", in)
+	}
+}
+
+func TestPlainText(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"ab ~": "ab ~", "a\x00\x1f\x7fb": "a   b", "a\xffb": "a\ufffdb", "a\ufffeb\uffff": "a\ufffdb\ufffd", "é\ufffd": "é\ufffd", "\U00010000": "\U00010000",
+	} {
+		assert.Equal(t, want, string(plain([]byte(in))), "%q", in)
+	}
+}
+
+// Of plain text in place of an answer, the beginning is the message.
+func TestOfPlainTextTheBeginningIsRead(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]int{10: 10, maxText: maxText, maxText + 1: maxText, 4 * maxText: maxText} {
+		a := Read([]byte(strings.Repeat("x", n)), "text/plain", "", false)
+		assert.Len(t, a.Message, want)
 	}
 }

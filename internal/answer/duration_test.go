@@ -19,3 +19,10 @@ func TestXSDuration(t *testing.T) {
 		assert.Equal(t, want, xsDuration(in), in)
 	}
 }
+
+func TestMilliseconds(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]time.Duration{"1500": 1500 * time.Millisecond, "0": 0, "": 0, "-1": 0, "x": 0, "300001": 5 * time.Minute} {
+		assert.Equal(t, want, milliseconds(in), in)
+	}
+}

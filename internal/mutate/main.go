@@ -81,13 +81,10 @@ func measure() (share float64, err error) {
 	}
 	s := &session{dir: dir, sum: sum(sources), programs: programs, known: known, favourites: make(map[string][]string)}
 	outcomes := make([]outcome, len(chosen))
-	var errs []error
+	errs := make([]error, len(chosen))
 	began := time.Now()
 	each(len(chosen), *jobs, func(i int) {
-		o, err := s.try(chosen[i])
-		if outcomes[i] = o; err != nil {
-			errs = append(errs, err)
-		}
+		outcomes[i], errs[i] = s.try(chosen[i])
 	})
 	if err := errors.Join(errs...); err != nil {
 		return 0, err
@@ -95,7 +92,7 @@ func measure() (share float64, err error) {
 	if *recheck {
 		for key := range known {
 			if !slices.ContainsFunc(chosen, func(m *mutation) bool { return m.key == key }) {
-				outcomes = append(outcomes, outcome{mutation: &mutation{key: key}})
+				outcomes = append(outcomes, outcome{mutation: &mutation{key: key}, gone: true})
 			}
 		}
 	}
@@ -249,6 +246,8 @@ func report(outcomes []outcome, all, spared int, took time.Duration) float64 {
 			if o.timeout {
 				late++
 			}
+		case o.gone:
+			fmt.Printf("gone:\t%s\n", o.key)
 		default:
 			fmt.Printf("%s: %s:%d\t%s\n", o.end(), o.file, o.line, o.key)
 		}

@@ -142,6 +142,15 @@ func TestTextKeepsWhatIsAround(t *testing.T) {
 		"client_secret=x&client_id=y":                "client_secret=[redacted]&client_id=y",
 		`{"access_token":"x","expires_in":1}`:        `{"access_token":[redacted],"expires_in":1}`,
 		"map[Authorization:[Bearer x] Accept:[y]]":   "map[Authorization:[redacted] Accept:[y]]",
+		"get https://@contoso.com/a failed":          "get https://contoso.com/a failed",
+		"get https://u:p@contoso.com/a b":            "get https://contoso.com/a b",
+		"get https://a:1/a?b=c@d&x=y z: refused":     "get https://[redacted]: refused",
+		"Bearer%20x y":                               "Bearer%20[redacted] y",
+		"client_secret%3Dx&y":                        "client_secret%3D[redacted]&y",
+		"%22client_secret%22%3A%22x y":               "%22client_secret%22%3A[redacted] y",
+		"password={a b} c":                           "password=[redacted] c",
+		"password=[a b] c":                           "password=[redacted] c",
+		"password='a b' c":                           "password=[redacted] c",
 	} {
 		assert.Equal(t, want, Text(in))
 	}

@@ -2,6 +2,8 @@ package statuspage
 
 import (
 	"html"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -568,4 +570,56 @@ func TestJudgingTwice(t *testing.T) {
 	before := slices.Clone(r.Findings)
 	r.Judge()
 	assert.Equal(t, before, r.Findings)
+}
+
+// What most deserves a reader's attention comes first.
+func TestFindingsAreInOrderOfTheirWeight(t *testing.T) {
+	t.Parallel()
+	assert.Less(t, gravity[LevelOK], gravity[LevelWarn])
+	assert.Less(t, gravity[LevelWarn], gravity[LevelBad])
+	assert.Less(t, gravity[LevelBad], gravity[LevelOff])
+}
+
+// An endpoint recovers that has failed and passes its probe.
+func TestWhatAnEndpointShows(t *testing.T) {
+	t.Parallel()
+	passed, missed := &Probe{Result: ProbePassed}, &Probe{Result: ProbeFailed}
+	for name, row := range map[string]struct {
+		breaker                         string
+		probe                           *Probe
+		failing, recovering, notServing bool
+	}{
+		"healthy":       {"closed", nil, false, false, false},
+		"probed":        {"closed", passed, false, false, false},
+		"standby":       {"closed", missed, false, false, true},
+		"failed":        {"open", missed, true, false, false},
+		"never probed":  {"open", nil, true, false, false},
+		"passes again":  {"open", passed, false, true, false},
+		"half-open":     {"half-open", passed, false, true, false},
+		"half-open yet": {"half-open", missed, true, false, false},
+	} {
+		e := &Endpoint{Breaker: row.breaker, Probe: row.probe}
+		assert.Equal(t, row.failing, e.Failing(), name)
+		assert.Equal(t, row.recovering, e.Recovering(), name)
+		assert.Equal(t, row.notServing, e.NotServing(), name)
+	}
+}
+
+func TestWhichFormIsWanted(t *testing.T) {
+	t.Parallel()
+	for accept, want := range map[string]bool{
+		"": false, "*/*": false, "application/json": true, "text/html": false, "application/json, */*": true, "text/html, */*": false,
+		"application/json, text/html": false, "application/json, text/html;q=0.9": true, "application/json;q=0.5, text/html": false,
+		"application/json;q=0, */*;q=0": false, "application/*": true, "text/*": false, "application/json;q=0.5": true, "text/html;q=0.5, application/json;q=0.4": false,
+		"application/*;q=0.2, */*;q=0.9": false,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Accept", accept)
+		assert.Equal(t, want, WantsJSON(r), accept)
+	}
+	for query, want := range map[string]bool{"?format=json": true, "?format=html": false, "?format=": true} {
+		r := httptest.NewRequest(http.MethodGet, "/"+query, nil)
+		r.Header.Set("Accept", "application/json")
+		assert.Equal(t, want, WantsJSON(r), query)
+	}
 }

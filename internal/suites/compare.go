@@ -18,7 +18,7 @@ type name struct{ pkg, test string }
 
 func (n name) String() string { return n.pkg + " " + n.test }
 
-// results are "pass", "fail" or "skip".
+// results are "pass", "fail" or "skip", or "hang" for a test that did not end.
 type results map[name]string
 
 func (r results) String() string {
@@ -74,7 +74,7 @@ func (r results) parse(in io.Reader) (complete bool, err error) {
 	for n, active := range running {
 		complete = false
 		if active && !slices.ContainsFunc(slices.Collect(maps.Keys(running)), n.isAbove) {
-			r[n] = "fail"
+			r[n] = "hang"
 		}
 	}
 	return complete, nil
@@ -134,8 +134,9 @@ func compare(a, b results) []difference {
 	})
 }
 
-// cause returns the first mode in which a test comes out as it does without the library:
-// what that mode switches off is what the test has noticed. It is modes if there is none.
+// cause returns the first mode in which a test came out as it does without the library, every
+// time that it was repeated: what that mode switches off is what the test has noticed. It is
+// modes if there is none.
 func (d *difference) cause(repeats int) mode {
 	for m := wrapped; m < modes; m++ {
 		if d.passed[m] == repeats {
@@ -143,6 +144,12 @@ func (d *difference) cause(repeats int) mode {
 		}
 	}
 	return modes
+}
+
+// open reports whether the test is to run in a mode, after as many repeats as that: if none
+// before it is the cause. Another error makes no test end that hangs.
+func (d *difference) open(m mode, repeats int) bool {
+	return m == bare || d.cause(repeats+1) >= m && (d.wrapped != "hang" || m > noErrors)
 }
 
 var causes = [modes + 1]string{

@@ -32,11 +32,11 @@ func TestResultsOfARun(t *testing.T) {
 		{"all ended", []string{"run A", "pass A", "run B", "skip B", "run C", "fail C", "output FAIL\n", "fail "},
 			map[string]string{"A": "pass", "B": "skip", "C": "fail"}, true},
 		{"one hangs", []string{"run A", "pass A", "run B", "run B/x"},
-			map[string]string{"A": "pass", "B/x": "fail"}, false},
+			map[string]string{"A": "pass", "B/x": "hang"}, false},
 		{"one hangs, another waits for its turn", []string{"run A", "pause A", "run B"},
-			map[string]string{"B": "fail"}, false},
+			map[string]string{"B": "hang"}, false},
 		{"one waits no more", []string{"run A", "pause A", "cont A"},
-			map[string]string{"A": "fail"}, false},
+			map[string]string{"A": "hang"}, false},
 		{"a crash before the rest began", []string{"run A", "fail A", "output panic: contoso\n", "fail "},
 			map[string]string{"A": "fail"}, false},
 		{"killed", []string{"run A", "pass A", "output signal: killed\n", "fail "},
@@ -86,5 +86,26 @@ func TestDifferences(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// What a test has noticed is what it passes without.
+func TestCause(t *testing.T) {
+	t.Parallel()
+	fails, hangs := difference{wrapped: "fail"}, difference{wrapped: "hang"}
+	for m := range mode(modes) {
+		if !fails.open(m, 0) || hangs.open(m, 0) != (m == bare || m > noErrors) {
+			t.Errorf("%v: open = %t, %t", m, fails.open(m, 0), hangs.open(m, 0))
+		}
+	}
+	fails.passed = [modes]int{bare: 2, wrapped: 1, noProbes: 2}
+	if got := fails.cause(2); got != noProbes {
+		t.Errorf("cause = %v", got)
+	}
+	if fails.passed[noProbes]--; fails.cause(2) != modes {
+		t.Errorf("cause = %v", fails.cause(2))
+	}
+	if fails.passed[noErrors] = 1; fails.open(noHolding, 0) {
+		t.Error("goes on after the cause is found")
 	}
 }

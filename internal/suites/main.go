@@ -3,8 +3,9 @@
 // test has to come out the same, or to have its difference explained in
 // docs/reliability.md.
 //
-//	GOWORK=off go run .                  # about 20 minutes
+//	GOWORK=off go run .                  # about an hour
 //	GOWORK=off go run . -only oauth2     # the suites whose names match
+//	GOWORK=off go run . -race            # with the race detector
 //	GOWORK=off go run . -keep            # leaves the directory that it has worked in
 //
 // It works in a copy of GOROOT, in which net/http asks what requests are to go through;
@@ -28,15 +29,16 @@ func main() {
 	only := flag.String("only", "", "regular expression that the names of the suites have to match")
 	keep := flag.Bool("keep", false, "leave the working directory behind")
 	repeats := flag.Int("repeats", 3, "how often a test that came out differently is run again, in every mode")
+	race := flag.Bool("race", false, "look for data races")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, regexp.MustCompile(*only), *keep, *repeats); err != nil {
+	if err := run(ctx, regexp.MustCompile(*only), *keep, *race, *repeats); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, only *regexp.Regexp, keep bool, repeats int) error {
+func run(ctx context.Context, only *regexp.Regexp, keep, race bool, repeats int) error {
 	dir, err := os.MkdirTemp("", "suites-")
 	if err != nil {
 		return err
@@ -50,7 +52,7 @@ func run(ctx context.Context, only *regexp.Regexp, keep bool, repeats int) error
 	if err != nil {
 		return fmt.Errorf("copying the toolchain: %w", err)
 	}
-	r := runner{toolchain: tree, dir: dir, repeats: repeats}
+	r := runner{toolchain: tree, dir: dir, race: race, repeats: repeats}
 	for _, s := range suites {
 		if !only.MatchString(s.name) {
 			continue

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 type runner struct {
 	toolchain *toolchain
 	dir       string
+	race      bool
 	repeats   int
 	rows      []row
 }
@@ -49,7 +51,7 @@ func (r *runner) run(ctx context.Context, s suite) error {
 	for _, m := range []mode{bare, wrapped} {
 		results[m] = make(map[name]string)
 		for _, pkg := range packages {
-			one, err := r.test(ctx, conditions{mode: m, dir: dir, notes: notes}, filepath.Join(work, m.String()+"-"+fileName(pkg)), "-tags", s.tags, pkg)
+			one, err := r.test(ctx, conditions{mode: m, dir: dir, notes: notes, silence: longSilence}, filepath.Join(work, m.String()+"-"+fileName(pkg)), s.arguments(pkg)...)
 			if err != nil {
 				return err
 			}
@@ -80,6 +82,11 @@ func (r *runner) run(ctx context.Context, s suite) error {
 	return nil
 }
 
+// arguments returns those of go test for the suite, and others.
+func (s suite) arguments(others ...string) []string {
+	return append(append([]string{"-tags", s.tags}, s.args...), others...)
+}
+
 // packages returns those that have tests.
 func (r *runner) packages(ctx context.Context, dir string, s suite) ([]string, error) {
 	list := append([]string{"list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}`, "-tags", s.tags}, s.packages...)
@@ -92,7 +99,7 @@ func (r *runner) packages(ctx context.Context, dir string, s suite) ([]string, e
 // test runs the tests of a package and keeps what go test has said in files that begin
 // with out. After a test that has hung or crashed it goes on with the rest.
 func (r *runner) test(ctx context.Context, c conditions, out string, args ...string) (results, error) {
-	args = append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=60m"}, args...)
+	args = append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=60m", "-race=" + strconv.FormatBool(r.race)}, args...)
 	all := make(results)
 	for n := 0; ; n++ {
 		file := fmt.Sprintf("%s-%d.json", out, n)
@@ -110,8 +117,13 @@ func (r *runner) test(ctx context.Context, c conditions, out string, args ...str
 	}
 }
 
-// silence is after how long without a word a test has hung.
-const silence = 80 * time.Second
+const (
+	// longSilence is after how long without a word a test has hung. The library waits for a
+	// minute for a body to end.
+	longSilence = 80 * time.Second
+	// shortSilence is enough to find out what makes a test pass.
+	shortSilence = 25 * time.Second
+)
 
 // goTest runs go test until it ends or has hung.
 func (r *runner) goTest(ctx context.Context, c conditions, file string, args []string) error {
@@ -148,7 +160,7 @@ func (r *runner) goTest(ctx context.Context, c conditions, file string, args []s
 			if err == nil && info.Size() != size {
 				size, last = info.Size(), time.Now()
 			}
-			if size > 0 && time.Since(last) > silence {
+			if size > 0 && time.Since(last) > c.silence {
 				hung = true
 				syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			}
@@ -156,19 +168,21 @@ func (r *runner) goTest(ctx context.Context, c conditions, file string, args []s
 	}
 }
 
-// repeat runs the tests that came out differently again, in every mode, and those of
-// net/http at the same time: many wait for a minute until they fail.
+// repeat runs the tests that came out differently again, in one mode after the other until
+// they come out as they do without the library.
 func (r *runner) repeat(ctx context.Context, s suite, dir, work string, differences []difference) error {
-	patterns := make(map[string][]string) // by package
-	for _, d := range differences {
-		patterns[d.name.pkg] = append(patterns[d.name.pkg], d.name.pattern())
-	}
-	for pkg, patterns := range patterns {
-		for n := range r.repeats {
-			for m := range mode(modes) {
-				c := conditions{mode: m, dir: dir, notes: filepath.Join(work, "again"), parallel: true}
+	for n := range r.repeats {
+		for m := range mode(modes) {
+			patterns := make(map[string][]string) // by package
+			for _, d := range differences {
+				if d.open(m, n) {
+					patterns[d.name.pkg] = append(patterns[d.name.pkg], d.name.pattern())
+				}
+			}
+			for pkg, patterns := range patterns {
+				c := conditions{mode: m, dir: dir, notes: filepath.Join(work, "again"), silence: shortSilence}
 				out := filepath.Join(work, fmt.Sprintf("again-%d-%d-%s", n, m, fileName(pkg)))
-				results, err := r.test(ctx, c, out, "-tags", s.tags, "-parallel=32", "-run", strings.Join(patterns, "|"), pkg)
+				results, err := r.test(ctx, c, out, s.arguments("-run", strings.Join(patterns, "|"), pkg)...)
 				if err != nil {
 					return err
 				}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // toolchain is a copy of GOROOT whose net/http can be told what requests go through, and
@@ -92,22 +93,19 @@ func (m mode) String() string {
 // conditions are those under which the toolchain runs.
 type conditions struct {
 	mode       mode
-	dir, notes string // where it runs, and where wrapped clients note what they do
-	parallel   bool   // tests that run one after the other run at the same time
+	dir, notes string        // where it runs, and where wrapped clients note what they do
+	silence    time.Duration // after which a test has hung
 }
 
 func (t *toolchain) command(ctx context.Context, c conditions, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(t.root, "bin", "go"), args...)
 	cmd.Dir = c.dir
-	wrap, parallel := "", ""
+	wrap := ""
 	if c.mode != bare {
 		wrap = c.notes
 	}
-	if c.parallel {
-		parallel = "1"
-	}
 	cmd.Env = append(os.Environ(), "GOROOT="+t.root, "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=-mod=mod",
-		"FAILOVER_SUITES="+wrap, "FAILOVER_SUITES_OFF="+off[c.mode], "FAILOVER_SUITES_PARALLEL="+parallel)
+		"FAILOVER_SUITES="+wrap, "FAILOVER_SUITES_OFF="+off[c.mode])
 	return cmd
 }
 

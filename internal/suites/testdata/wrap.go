@@ -32,9 +32,6 @@ var off = struct{ errors, repeats, probes, holding bool }{
 	strings.Contains(os.Getenv(variable+"_OFF"), "holding"),
 }
 
-// Parallel is for tests that would run one after the other.
-var Parallel = os.Getenv(variable+"_PARALLEL") != ""
-
 var notes struct{ through, beside, faults, again, log *os.File }
 
 func init() {

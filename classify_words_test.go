@@ -1,0 +1,193 @@
+package failover
+
+import (
+	"net/http"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/d365failover/failover/internal/answer"
+)
+
+// Where somebody is sent to sign in, whatever the case of the name.
+func TestWhereCallersAreSentToSignIn(t *testing.T) {
+	t.Parallel()
+	for location, want := range map[string]bool{
+		"https://login.microsoftonline.com/common": true, "https://LOGIN.windows.net/": true, "https://login.microsoft.com": true, "https://login.live.com:443/": true,
+		"https://login.microsoftonline.us/": true, "https://login-us.microsoftonline.com/": true, "https://login.microsoftonline.de/": true,
+		"https://login.chinacloudapi.cn/": true, "https://login.partner.microsoftonline.cn/": true, "https://sts.windows.net/contoso": true,
+		"https://sts.contoso.com/adfs/ls/?wa=wsignin1.0": true, "https://sts.contoso.com/ADFS/oauth2/authorize": true,
+		"https://sts.contoso.com/adfs": false, "https://contoso.crm.dynamics.com/login.live.com": false, "/adfs/ls": true, "https://contoso.com/": false, "": false, "https://%zz": false,
+	} {
+		for status, asks := range map[int]bool{302: want, 299: false, 400: true} {
+			resp := &http.Response{StatusCode: status, Header: http.Header{"Location": {location}}, Request: &http.Request{URL: &url.URL{Scheme: "https", Host: "contoso.crm.dynamics.com"}}}
+			assert.Equal(t, asks, !healthy(resp), "%d %s", status, location)
+		}
+	}
+	assert.False(t, toSignIn(&http.Response{Header: http.Header{}}))
+}
+
+func TestStatusesThatAreHealthy(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]bool{99: false, 100: true, 101: true, 199: true, 200: true, 204: true, 299: true, 300: true, 304: true, 399: true, 400: false, 404: false, 500: false, 599: false} {
+		assert.Equal(t, want, healthy(&http.Response{StatusCode: status, Header: http.Header{}}), status)
+	}
+}
+
+// The statuses that say something by themselves.
+func TestWhatAStatusSays(t *testing.T) {
+	t.Parallel()
+	type judgement struct {
+		class    Class
+		delivery Delivery
+	}
+	for status, want := range map[int]judgement{
+		399: {ClassTransient, Unknown}, 400: {ClassApplication, Answered}, 401: {ClassAuth, Answered}, 402: {ClassApplication, Answered}, 403: {ClassAuth, Answered},
+		404: {ClassApplication, Answered}, 407: {ClassAuth, Answered}, 428: {ClassApplication, Answered}, 429: {ClassThrottled, Refused}, 499: {ClassApplication, Answered},
+		500: {ClassTransient, Unknown}, 501: {ClassTransient, Unknown}, 502: {ClassUnavailable, Unknown}, 503: {ClassUnavailable, Unknown}, 504: {ClassTransient, Unknown},
+		519: {ClassTransient, Unknown}, 520: {ClassUnavailable, Unknown}, 523: {ClassUnavailable, Unknown}, 524: {ClassTransient, Unknown}, 525: {ClassUnavailable, Unknown},
+		527: {ClassUnavailable, Unknown}, 528: {ClassTransient, Unknown}, 530: {ClassUnavailable, Unknown}, 531: {ClassTransient, Unknown}, 200: {ClassTransient, Unknown},
+	} {
+		var f Fault
+		f.byStatus(status)
+		assert.Equal(t, want, judgement{f.Class, f.Delivery}, status)
+	}
+}
+
+// The words of pages that mislead with their statuses.
+func TestWhatPagesSay(t *testing.T) {
+	t.Parallel()
+	for phrase, class := range map[string]Class{
+		"our services aren't available right now": ClassUnavailable, "web app - unavailable": ClassUnavailable, "web app is stopped": ClassUnavailable,
+		"404 web site not found": ClassUnavailable, "service unavailable": ClassUnavailable, "service is unavailable": ClassUnavailable,
+		"temporarily unavailable": ClassUnavailable, "bad gateway": ClassUnavailable, "received an invalid response while acting as a gateway": ClassUnavailable,
+		"there is a problem with the server": ClassUnavailable, "under maintenance": ClassUnavailable, "scheduled maintenance": ClassUnavailable,
+		"gateway timeout": ClassTransient, "gateway time-out": ClassTransient, "request is blocked": ClassAuth, "request rejected": ClassAuth, "page blocked": ClassAuth,
+		"access denied": ClassAuth, "access is denied": ClassAuth, "internet security by zscaler": ClassAuth, "403 forbidden": ClassAuth, "sign in to your account": ClassAuth,
+	} {
+		for status, says := range map[int]bool{400: true, 403: true, 500: true, 401: false, 407: false, 429: false} {
+			f := Fault{Status: status, Delivery: Unknown}
+			assert.Equal(t, says, f.byPage(&answer.Answer{Page: "contoso: " + phrase + "."}), "%d %s", status, phrase)
+			if says {
+				assert.Equal(t, class, f.Class, phrase)
+				assert.Equal(t, class == ClassAuth, f.Delivery == Answered, phrase)
+			}
+		}
+	}
+	assert.False(t, new(Fault).byPage(&answer.Answer{Page: "contoso"}))
+}
+
+// The types of exceptions that Finance and Operations name.
+func TestWhatExceptionsSay(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]Fault{
+		"AxODataWriteException": {Class: ClassApplication, Delivery: Answered}, "Microsoft.OData.ODataException": {Class: ClassApplication, Delivery: Answered},
+		"ODataUnrecognizedPathException": {Class: ClassApplication, Delivery: Answered}, "ErrorException, Contoso": {Class: ClassApplication, Delivery: Answered},
+		"UpdateConflictException": {Class: ClassApplication, Delivery: Answered}, "DuplicateKeyException": {Class: ClassApplication, Delivery: Answered},
+		"System.UnauthorizedAccessException, mscorlib": {Class: ClassAuth, Delivery: Answered}, "SecurityException": {Class: ClassAuth, Delivery: Answered},
+		"TimeoutException": {Class: ClassTransient, Delivery: Unknown}, "DeadlockException": {Class: ClassTransient, Delivery: Unknown},
+	} {
+		f := Fault{Class: ClassThrottled, Delivery: Refused}
+		assert.True(t, f.byException(&answer.Answer{Exception: name}), name)
+		want.service = true
+		assert.Equal(t, want, f, name)
+	}
+	for name, service := range map[string]bool{"System.Exception": true, "": false} {
+		f := new(Fault)
+		assert.False(t, f.byException(&answer.Answer{Exception: name}), name)
+		assert.Equal(t, service, f.service, name)
+	}
+}
+
+// The subcodes of SOAP faults, in the namespaces that give them a meaning.
+func TestWhatSubcodesSay(t *testing.T) {
+	t.Parallel()
+	const wcf, security = "http://schemas.microsoft.com/ws/2005/05/addressing/none", "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
+	judge := func(space, local string) (Fault, bool) {
+		f, a := Fault{}, answer.Answer{}
+		a.Subcode.Space, a.Subcode.Local = space, local
+		ok := f.bySubcode(&a)
+		return f, ok
+	}
+	for local, want := range map[string]Fault{
+		"EndpointUnavailable": {Class: ClassUnavailable, Delivery: Unknown}, "ServerTooBusy": {Class: ClassTransient, Delivery: Unknown}, "InternalServiceFault": {Class: ClassTransient, Delivery: Unknown},
+		"ActionNotSupported": {Class: ClassApplication, Delivery: Answered, service: true}, "DestinationUnreachable": {Class: ClassApplication, Delivery: Answered, service: true},
+		"DeserializationFailed": {Class: ClassApplication, Delivery: Answered, service: true}, "MustUnderstand": {Class: ClassApplication, Delivery: Answered, service: true},
+		"VersionMismatch": {Class: ClassApplication, Delivery: Answered, service: true}, "DataEncodingUnknown": {Class: ClassApplication, Delivery: Answered, service: true},
+	} {
+		for _, space := range []string{wcf, "http://schemas.xmlsoap.org/ws/2004/08/addressing", "http://www.w3.org/2005/08/addressing"} {
+			f, ok := judge(space, local)
+			want.Code = local
+			assert.True(t, ok, local)
+			assert.Equal(t, want, f, local)
+		}
+		_, ok := judge("urn:contoso", local)
+		assert.False(t, ok, "somebody's own word")
+	}
+	_, ok := judge(wcf, "Contoso")
+	assert.False(t, ok)
+	for _, space := range []string{security, "http://docs.oasis-open.org/ws-sx/ws-trust/200512", "http://docs.oasis-open.org/ws-sx/ws-secureconversation/200512",
+		"http://schemas.xmlsoap.org/ws/2005/02/trust", "http://schemas.xmlsoap.org/ws/2005/02/sc", "http://schemas.microsoft.com/ws/2006/05/security"} {
+		f, ok := judge(space, "BadContextToken")
+		assert.True(t, ok, space)
+		assert.Equal(t, Fault{Class: ClassAuth, Delivery: Answered, Code: "BadContextToken"}, f, space)
+		a := answer.Answer{}
+		a.Detail.Space, a.Detail.Local = space, "Contoso"
+		assert.False(t, new(Fault).byDetail(&a), "nothing of the service")
+	}
+	for space, want := range map[string]bool{"": false, "http://www.w3.org/2005/08/addressing": false, "http://schemas.xmlsoap.org/ws/2004/08/addressing": false,
+		"http://schemas.datacontract.org/2004/07/System.ServiceModel": false, "urn:contoso": true} {
+		a, f := answer.Answer{}, Fault{}
+		a.Detail.Space, a.Detail.Local = space, "Contoso"
+		assert.Equal(t, want, f.byDetail(&a), space)
+		if want {
+			assert.Equal(t, Fault{Class: ClassApplication, Delivery: Answered, service: true}, f)
+		}
+	}
+}
+
+// The numbers of SQL errors that are about the infrastructure, and their neighbours.
+func TestSQLErrorsOfTheInfrastructure(t *testing.T) {
+	t.Parallel()
+	numbers := []int{-2, -1, 0, 2, 20, 35, 53, 64, 121, 233, 258, 997, 10053, 10054, 10060, 10061, 11001, 615, 617, 669, 921, 926, 976, 978, 979, 983, 4060, 4221, 9001, 17142, 18401,
+		3906, 701, 802, 845, 1101, 1105, 8645, 8651, 9002, 1203, 1204, 1221, 1222, 3935, 3960, 3966, 41301, 41302, 41305, 41325, 41839,
+		10922, 10928, 10929, 10936, 40143, 40197, 40501, 40540, 40549, 40550, 40551, 40552, 40553, 40613, 42108, 42109, 49918, 49919, 49920, 49977, 49983}
+	known := make(map[int]bool)
+	for _, n := range numbers {
+		known[n] = true
+	}
+	for n := -10; n < 60000; n++ {
+		if sqlInfrastructure(n) != known[n] {
+			t.Errorf("%d: %v", n, !known[n])
+		}
+	}
+	class, delivery := sqlFault("Sql Number: 1205: deadlock")
+	assert.Equal(t, ClassTransient, class)
+	assert.Equal(t, Answered, delivery)
+}
+
+// A code can be the status of an error of the client.
+func TestCodesThatAreStatuses(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]int{"400": 400, "429": 429, " 499 ": 499, "0x1ad": 429, "0X190": 400, "399": 0, "500": 0, "0x1f4": 0, "0x": 0, "x": 0, "": 0, "65937": 0} {
+		n, ok := codeStatus(code)
+		assert.Equal(t, want != 0, ok, code)
+		if ok {
+			assert.Equal(t, want, n, code)
+		}
+	}
+}
+
+// Retry-After in seconds and as a date, which is relative to the Date of the answer.
+func TestRetryAfterAtItsBounds(t *testing.T) {
+	t.Parallel()
+	date := "Sat, 14 Mar 2026 05:00:00 GMT"
+	for value, want := range map[string]time.Duration{
+		"": 0, "0": 0, "1": time.Second, " 7 ": 7 * time.Second, "300": 5 * time.Minute, "301": 5 * time.Minute, "99999999999999999999999": 5 * time.Minute,
+		"-1": 0, "1.5": 0, "Sat, 14 Mar 2026 05:00:30 GMT": 30 * time.Second, "Sat, 14 Mar 2026 04:59:30 GMT": 0, "Sun, 15 Mar 2026 05:00:00 GMT": 5 * time.Minute, "soon": 0,
+	} {
+		assert.Equal(t, want, retryAfter(http.Header{"Retry-After": {value}, "Date": {date}}), value)
+	}
+}
