@@ -260,7 +260,7 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms); terms != nil {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 			if i.Conn != nil {
-				address := i.Conn.RemoteAddr()
+				address := remoteAddr(i.Conn)
 				terms.address.Store(&address)
 			}
 		}})

@@ -144,7 +144,7 @@ func (w *transit) gotConn(info httptrace.GotConnInfo) {
 		marks |= sawHTTP2
 	}
 	if info.Conn != nil {
-		w.address = info.Conn.RemoteAddr()
+		w.address = remoteAddr(info.Conn)
 	}
 	if info.Reused {
 		marks |= sawReuse
@@ -152,6 +152,13 @@ func (w *transit) gotConn(info httptrace.GotConnInfo) {
 		w.endpoint.addresses.see(w.address, time.Now())
 	}
 	w.seen.Or(marks)
+}
+
+// remoteAddr returns where a connection leads, nil if it does not know: net/http does not
+// ask, and a connection that the program's own dialer has made up may have no answer.
+func remoteAddr(conn net.Conn) (address net.Addr) {
+	defer func() { _ = recover() }()
+	return conn.RemoteAddr()
 }
 
 // tryAgain takes note, as net/http turns to a connection, of the one before it. Over

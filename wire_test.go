@@ -1,6 +1,7 @@
 package failover_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -98,6 +99,39 @@ func TestARecyclingFrontEndCostsNoDoubt(t *testing.T) {
 	wg.Wait()
 	assert.Empty(t, transport.Status().Primary.Faults, "a recycled connection is no fault")
 }
+
+// A connection that a program has made up may do no more than net/http needs.
+func TestAConnectionMayHaveNoAddress(t *testing.T) {
+	t.Parallel()
+	base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		t.Cleanup(func() { far.Close() })
+		go func() {
+			if _, err := http.ReadRequest(bufio.NewReader(far)); err == nil {
+				io.WriteString(far, "HTTP/1.1 204 No Content\r\n\r\n")
+			}
+		}()
+		return madeUp{near: near}, nil
+	}}
+	defer base.CloseIdleConnections()
+	transport, err := failover.New("http://127.0.0.1", &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer transport.Close()
+	resp, err := (&http.Client{Transport: transport}).Post("http://127.0.0.1"+accounts, "application/json", strings.NewReader("{}"))
+	require.NoError(t, err)
+	resp.Body.Close()
+	assert.Equal(t, http.StatusNoContent, resp.StatusCode)
+}
+
+// madeUp lacks all methods but those below.
+type madeUp struct {
+	net.Conn
+	near net.Conn
+}
+
+func (c madeUp) Read(p []byte) (int, error)  { return c.near.Read(p) }
+func (c madeUp) Write(p []byte) (int, error) { return c.near.Write(p) }
+func (c madeUp) Close() error                { return c.near.Close() }
 
 // A protocol of the program's own tells nobody what it has sent.
 func TestAWriteOverAForeignProtocolIsNotRepeated(t *testing.T) {

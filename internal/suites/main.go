@@ -3,13 +3,13 @@
 // test has to come out the same, or to have its difference explained in
 // docs/reliability.md.
 //
-//	GOWORK=off go run .                  # about an hour
+//	GOWORK=off go run .                  # about half an hour
 //	GOWORK=off go run . -only oauth2     # the suites whose names match
 //	GOWORK=off go run . -race            # with the race detector
 //	GOWORK=off go run . -keep            # leaves the directory that it has worked in
 //
-// It works in a copy of GOROOT, in which net/http asks what requests are to go through;
-// nothing else is changed. The libraries come from the module proxy.
+// It works in a copy of GOROOT, in which net/http asks what requests are to go through.
+// Tests that need another machine are skipped. The libraries come from the module proxy.
 package main
 
 import (
