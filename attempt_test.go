@@ -177,7 +177,12 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 			"answered":                   {sawGotConn | sawReuse, Fault{Delivery: NotSent}, nil, 0},
 			"the caller's trouble":       {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: NotSent, Class: ClassLocal}, nil, 0},
 			"may be repeated":            {sawGotConn | sawReuse, notSent, func(c *call) { c.transit.once = false }, 0},
-			"not watched":                {sawGotConn | sawReuse, notSent, func(c *call) { c.transit = nil }, 0},
+			"the context has ended": {sawGotConn | sawReuse, notSent, func(c *call) {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				c.req = c.req.WithContext(ctx)
+			}, 0},
+			"not watched": {sawGotConn | sawReuse, notSent, func(c *call) { c.transit = nil }, 0},
 			"body was read": {sawGotConn | sawReuse, notSent, func(c *call) {
 				c.body.stream = &stream{Reader: http.NoBody}
 				c.body.stream.lease().Read(make([]byte, 1))
@@ -503,5 +508,41 @@ func TestWhereAnAttemptIsAimed(t *testing.T) {
 		assert.Same(t, u, out.URL)
 		assert.Equal(t, row.want, out.Host, "%+v", row)
 		assert.Equal(t, hosts[row.at], req.URL.Host, "the caller's is not changed")
+	}
+}
+
+// Why a context has ended is said once.
+func TestWhyAContextHasEnded(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(nil)
+	assert.Equal(t, context.Canceled, contextError(ctx))
+	ctx, cancel = context.WithCancelCause(t.Context())
+	cancel(io.EOF)
+	assert.Equal(t, "context canceled: EOF", contextError(ctx).Error())
+	assert.ErrorIs(t, contextError(ctx), context.Canceled)
+	assert.ErrorIs(t, contextError(ctx), io.EOF)
+}
+
+// The $id of a DELETE names the record to remove a reference to: it goes along, also if
+// the request already goes to the right host. Of other methods, a query is the caller's.
+func TestWhereAReferenceLeads(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
+	const here, there = "https://contoso.api.crm.dynamics.com", "https://contoso--s.api.crm.dynamics.com"
+	for _, row := range []struct{ method, url, id, want string }{
+		{"DELETE", here, there, here},
+		{"DELETE", here, here, here},
+		{"GET", here, there, there},
+		{"DELETE", there, there, here},
+		{"GET", there, there, there},
+	} {
+		req, err := http.NewRequest(row.method, row.url+accountA+"/contacts/$ref?$id="+row.id+accountB, nil)
+		require.NoError(t, err)
+		c := &call{t: transport, req: req, out: req, st: transport.state.Load()}
+		_, c.at, _ = transport.org.match(req.URL)
+		c.address()
+		assert.Equal(t, here+accountA+"/contacts/$ref?$id="+row.want+accountB, c.out.URL.String(), "%+v", row)
+		assert.Equal(t, row.url == here && row.want == row.id, c.out == req, "%+v: a copy only if it has to be", row)
 	}
 }

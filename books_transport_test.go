@@ -279,6 +279,10 @@ func TestWritesThatAreUnderWayAreListed(t *testing.T) {
 		first := transport.Status().Loss
 		assert.Empty(t, first.AtRisk)
 		assert.Equal(t, kinds, sorted(first.Unknown))
+		for _, w := range first.Unknown {
+			assert.Equal(t, OutcomeUnknown, w.Outcome)
+			assert.Equal(t, Primary, w.Endpoint)
+		}
 		close(release)
 		callers.Wait()
 		last := transport.Status().Loss

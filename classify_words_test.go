@@ -191,3 +191,42 @@ func TestRetryAfterAtItsBounds(t *testing.T) {
 		assert.Equal(t, want, retryAfter(http.Header{"Retry-After": {value}, "Date": {date}}), value)
 	}
 }
+
+// Only the services themselves set some headers: what has one comes from them.
+func TestWhatComesFromAService(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{"OData-Version": true, "DataServiceVersion": true, "x-ms-service-request-id": true, "REQ_ID": true, "ms-dyn-aid": true, "x-ms-request-id": false, "Server": false} {
+		resp := replyWith(500, "", name, "contoso")
+		f := Classify(resp, nil)
+		assert.Equal(t, want, f.service, name)
+		assert.Equal(t, want, fromService(resp, &Fault{}), name)
+	}
+	assert.True(t, fromService(replyWith(500, ""), &Fault{service: true}))
+	assert.True(t, fromService(replyWith(200, ""), nil))
+}
+
+// What an endpoint has rejected is not offered to its probes; what only met a fault is.
+func TestWhatIsLentToProbes(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		f    Fault
+		lent bool
+	}{
+		"rejected":       {Fault{Class: ClassAuth, Status: 401}, false},
+		"forbidden":      {Fault{Class: ClassAuth, Status: 403}, true},
+		"unavailable":    {Fault{Class: ClassUnavailable, Status: 503}, true},
+		"cannot be sent": {Fault{Class: ClassLocal}, false},
+	} {
+		c := newCall(t, accountA, "", "", 1)
+		c.t = newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
+		c.req.Header.Set("Authorization", "Bearer x")
+		c.lend(&row.f)
+		var usable []string
+		for _, k := range c.t.credentials.kept {
+			if !k.rejected[Primary] {
+				usable = append(usable, k.header)
+			}
+		}
+		assert.Equal(t, row.lent, len(usable) == 1, name)
+	}
+}

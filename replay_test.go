@@ -417,3 +417,39 @@ func TestWhatARefusalSaysAboutSeveralOperations(t *testing.T) {
 		assert.Equal(t, row.want, row.f.Delivery, name)
 	}
 }
+
+// One repeat is paid for by ten requests, and ten repeats can be saved up.
+func TestTheBudgetForRepeats(t *testing.T) {
+	t.Parallel()
+	var b budget
+	takes := func() (n int) {
+		for b.take() {
+			n++
+		}
+		return n
+	}
+	assert.Zero(t, takes())
+	b.fill()
+	assert.Equal(t, 10, takes())
+	for range 9 {
+		b.deposit()
+	}
+	assert.Zero(t, takes())
+	b.deposit()
+	assert.Equal(t, 1, takes())
+	for range 130 {
+		b.deposit()
+	}
+	assert.Equal(t, int64(100), b.shares.Load())
+	assert.Equal(t, 10, takes(), "no more than that is saved")
+	b.giveBack()
+	b.giveBack()
+	assert.Equal(t, 2, takes())
+	for range 12 {
+		b.giveBack()
+	}
+	assert.Equal(t, 10, takes())
+	b.shares.Store(maxShares - 1)
+	b.giveBack()
+	assert.Equal(t, int64(maxShares), b.shares.Load())
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,10 +16,10 @@ import (
 )
 
 // closings counts how often the idle connections of a pool are closed.
-type closings struct{ n int }
+type closings struct{ n atomic.Int32 }
 
 func (c *closings) RoundTrip(*http.Request) (*http.Response, error) { return nil, io.EOF }
-func (c *closings) CloseIdleConnections()                           { c.n++ }
+func (c *closings) CloseIdleConnections()                           { c.n.Add(1) }
 
 // When an answer has ended, healthy or not, whether or not it has a body, the context of
 // its attempt is released, and a pool that is out of use lets go of the connection.
@@ -46,7 +47,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 			}
 			if name == "bytes" || name == "unread" {
 				assert.NoError(t, ctx.Err())
-				assert.Zero(t, closer.n)
+				assert.Zero(t, closer.n.Load())
 				if name == "bytes" {
 					text, err := io.ReadAll(resp.Body)
 					assert.Equal(t, "contoso", string(text))
@@ -55,7 +56,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 				assert.NoError(t, resp.Body.Close())
 			}
 			assert.ErrorIs(t, ctx.Err(), context.Canceled, "%s, healthy %v", name, healthy)
-			assert.Equal(t, 1, closer.n, "%s, healthy %v", name, healthy)
+			assert.Equal(t, int32(1), closer.n.Load(), "%s, healthy %v", name, healthy)
 		}
 	}
 	bare := &releasingBody{ReadCloser: http.NoBody}

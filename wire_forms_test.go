@@ -234,6 +234,20 @@ func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
 	for e := range transport.protocols {
 		assert.False(t, transport.protocols[e].speaksHTTP2(), "the handshake tells")
 	}
+	for _, row := range []struct {
+		protocols []string
+		silent    bool
+	}{{nil, false}, {[]string{"h2"}, false}, {[]string{"contoso"}, true}, {[]string{"h2", "contoso"}, true}, {[]string{"contoso", "h2"}, true}} {
+		base := &http.Transport{TLSNextProto: make(map[string]func(string, *tls.Conn) http.RoundTripper)}
+		for _, name := range row.protocols {
+			base.TLSNextProto[name] = nil
+		}
+		for range 10 { // in any order
+			knowing := &Transport{base: base, org: transport.org}
+			knowing.knowBase()
+			assert.Equal(t, row.silent, knowing.connections.silent, "%v", row.protocols)
+		}
+	}
 	assert.False(t, transport.connections.direct, "who knows what Instrument adds")
 	assert.True(t, transport.connections.limited)
 }

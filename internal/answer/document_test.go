@@ -115,3 +115,13 @@ func TestOfPlainTextTheBeginningIsRead(t *testing.T) {
 		assert.Len(t, a.Message, want)
 	}
 }
+
+func TestWhatIsHTML(t *testing.T) {
+	t.Parallel()
+	for contentType, want := range map[string]bool{
+		"text/html": true, "text/html; charset=utf-8": true, "TEXT/HTML": true, "application/xhtml+xml": true, "Application/XHTML+xml; charset=utf-8": true,
+		"application/json": false, "application/xml": false, "application/": false, "text/plain": false, "": false, "html": false,
+	} {
+		assert.Equal(t, want, IsHTML(contentType), contentType)
+	}
+}

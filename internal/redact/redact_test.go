@@ -30,6 +30,10 @@ func TestErrorTextKeepsWhatIsHarmless(t *testing.T) {
 		"lookup contoso.com: i/o timeout: secretary",
 		"see https://contoso.com/a: mail bob@contoso.com",
 		"ratio 3:4, a=b, c = d",
+		"the forbearer came",
+		"no Bearer ",
+		"password=",
+		"item #7 of 8",
 	} {
 		assert.Equal(t, s, Text(s))
 	}
@@ -73,6 +77,9 @@ var secrets = map[string]string{
 	"scheme escaped":                  "Bearer%20" + canary,
 	"scheme escaped with a plus":      "bearer+" + canary,
 	"scheme after an escape":          "auth%20Bearer%20" + canary,
+	"scheme after an escaped mark":    "auth%3DBearer%20" + canary,
+	"scheme and an escaped mark":      "bearer%2c" + canary,
+	"fragment of a relative address":  "/cb#" + canary,
 	"scheme with a comma":             "Basic," + canary,
 	"scheme with a colon":             "bearer: " + canary,
 	"scheme with quotation marks":     `Bearer "` + canary + `"`,

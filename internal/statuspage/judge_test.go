@@ -623,3 +623,12 @@ func TestWhichFormIsWanted(t *testing.T) {
 		assert.Equal(t, want, WantsJSON(r), query)
 	}
 }
+
+// Of an Accept header, 64 ranges of 256 bytes are read.
+func TestHowMuchOfAnAcceptHeaderIsRead(t *testing.T) {
+	t.Parallel()
+	long := "application/json;a=" + strings.Repeat("b", maxRange-len("application/json;a="))
+	assert.Equal(t, []string{long, "", "x"}, ranges([]string{long + "," + long + "b", "x"}))
+	assert.Len(t, ranges([]string{strings.Repeat("a,", 63) + "a", "b"}), 64)
+	assert.Len(t, ranges([]string{strings.Repeat("a,", 62) + "a"}), 63)
+}
