@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -126,9 +127,17 @@ type counting struct {
 
 func (c *counting) RoundTrip(req *http.Request) (*http.Response, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.paths[req.URL.Path]++
+	c.mu.Unlock()
 	return c.RoundTripper.RoundTrip(req)
+}
+
+// counts returns the number of requests so far, once nobody is at it.
+func (c *counting) counts() map[string]int {
+	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.paths)
 }
 
 func count(rt http.RoundTripper) *counting {
@@ -154,7 +163,7 @@ func TestInstrumentWrapsWhatSendsRequests(t *testing.T) {
 		require.Len(t, wrappers, 2)
 		require.Equal(t, 200, s.get(accounts))
 		for _, w := range wrappers {
-			assert.Equal(t, map[string]int{accounts: 1}, w.paths)
+			assert.Equal(t, map[string]int{accounts: 1}, w.counts())
 		}
 	})
 	cfg.Base = roundTripper(nil)
@@ -178,8 +187,8 @@ func TestProbeBaseSendsTheProbes(t *testing.T) {
 		require.NoError(t, err)
 		resp.Body.Close()
 		assert.Equal(t, failover.Alternate, transport.Status().Active)
-		assert.Equal(t, map[string]int{accounts: 2}, base.paths)
-		assert.Equal(t, map[string]int{whoAmI: 2}, probes.paths, "one for each endpoint")
+		assert.Equal(t, map[string]int{accounts: 2}, base.counts())
+		assert.Equal(t, map[string]int{whoAmI: 2}, probes.counts(), "one for each endpoint")
 	})
 }
 
