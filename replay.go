@@ -138,7 +138,7 @@ func isIdempotent(req *http.Request) bool {
 // is sent, and is no key.
 func hasKey(h http.Header, name string) bool {
 	values, ok := h[name]
-	if !ok || len(values) == 0 {
+	if len(values) == 0 {
 		return ok
 	}
 	return len(values) == 1 && strings.TrimSpace(values[0]) != ""
