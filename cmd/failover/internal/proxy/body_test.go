@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -271,8 +272,8 @@ func FuzzJSONLinks(f *testing.F) {
 			t.Fatalf("valid %v became %v: %q", json.Valid(body), json.Valid(whole), whole)
 		}
 		var before, after any
-		if json.Unmarshal(body, &before) != nil || json.Unmarshal(whole, &after) != nil {
-			return
+		if json.Unmarshal(body, &before) != nil || json.Unmarshal(whole, &after) != nil || !utf8.Valid(body) {
+			return // what is no UTF-8 is longer once it is decoded, and may be too long for the name of a link
 		}
 		if !reflect.DeepEqual(withoutLinks(before, false), withoutLinks(after, false)) {
 			t.Fatalf("a value changed:\n%q\nbecame\n%q", body, whole)
