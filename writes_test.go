@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	writes = flag.Int("writes", 4000, "number of writes for TestNoWriteIsLostOrDoubled")
+	writes = flag.Int("writes", 1600, "number of writes for TestNoWriteIsLostOrDoubled")
 	seed   = flag.Uint64("seed", 0, "seed for TestNoWriteIsLostOrDoubled; 0 picks one")
 	upload = flag.Int64("upload", 2<<30, "bytes of the upload for TestALargeUploadStreams")
 )

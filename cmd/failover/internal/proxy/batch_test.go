@@ -68,6 +68,9 @@ func (r *repeated) Read(p []byte) (n int, err error) {
 
 // Not parallel: it measures the memory of the process.
 func TestBatchesOfAnyFormTakeLittleMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("one goroutine, byte by byte: with the race detector it takes a minute and shows nothing more")
+	}
 	const begin = "--b\r\nContent-Type: application/http\r\n\r\nPOST /x HTTP/1.1\r\n"
 	type row struct{ name, why, begin, text string }
 	rows := []row{
