@@ -369,20 +369,18 @@ func aheadOf(body io.Reader, length, max int64) *readAhead {
 // wait waits until that is done, the time is over, nothing has come from one pause to the
 // next, or ctx ends, and returns what has been read by then and the error met after it.
 func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]byte, error) {
-	timer, look := time.NewTimer(timeout), time.NewTicker(pause)
+	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()
-	defer look.Stop()
 	for waiting, seen := true, -1; waiting; {
 		select {
 		case <-r.done:
 			waiting = false
-		case <-timer.C:
-			waiting = false
 		case <-ctx.Done():
 			waiting = false
-		case <-look.C:
+		case <-timer.C:
 			buf, _ := r.result()
-			waiting, seen = len(buf) > seen, len(buf)
+			waiting, seen = len(buf) > seen && time.Since(began) < timeout, len(buf)
+			timer.Reset(pause)
 		}
 	}
 	r.mu.Lock()

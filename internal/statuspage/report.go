@@ -246,18 +246,16 @@ func (e *Endpoint) BreakerNote() string {
 		return "it has failed"
 	case e.Breaker == "half-open":
 		return "it has failed; good probes will close it"
-	case e.Active && e.NotServing():
-		return "requests pass or were not made, but it did not pass its last probe"
-	case e.Active:
+	case e.Active && !e.NotServing():
 		return "no faults in a row"
-	case e.fenced():
-		return "no request has failed here, but the endpoint says that it does not serve, as a standby does"
+	case !e.Active && e.fenced():
+		return "no faults in a row, but the endpoint says that it does not serve, as a standby does"
 	case e.NotServing():
-		return "no request has failed here, but it did not pass its last probe"
+		return "no faults in a row, but it did not pass its last probe"
 	case e.passed():
-		return "no request has failed here, and it passed its last probe"
+		return "no faults in a row, and it passed its last probe"
 	default:
-		return "no request has failed here; whether it serves is unknown"
+		return "no faults in a row; whether it serves is unknown"
 	}
 }
 
