@@ -173,9 +173,9 @@ type Config struct {
 	Replay func(*http.Request) bool
 
 	// MaxBody is how many bytes of a request body are buffered in memory so that the request
-	// can be sent again and links in it can be mapped. A longer body is streamed, as is
-	// one that has not ended after a minute, or of which nothing has come for two seconds:
-	// its writer may be waiting for the response. It can be sent again only through GetBody. A buffered body may be retained until the response has been read. Zero:
+	// can be sent again and links in it can be mapped. A longer body is streamed, as is one
+	// without GetBody that has not ended after a minute; it can be sent again only through
+	// GetBody. A buffered body may be retained until the response has been read. Zero:
 	// 1 MiB. Negative: none is buffered.
 	MaxBody int64
 
