@@ -219,13 +219,12 @@ func (c *call) weigh(f *Fault) {
 		}
 		c.doubts = append(slices.DeleteFunc(c.doubts, here), doubt{f, c.st.generation, began, time.Now()})
 	case c.settles(f):
-		c.doubts = slices.DeleteFunc(c.doubts, func(d doubt) bool {
-			settled := here(d)
-			if settled { // it may be what the answer is due to, and may be lost like any other
+		for _, d := range c.doubts {
+			if here(d) { // it may be what the answer is due to, and may be lost like any other
 				c.bookDoubt(d)
 			}
-			return settled
-		})
+		}
+		c.doubts = slices.DeleteFunc(c.doubts, here)
 	}
 }
 
