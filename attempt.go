@@ -29,7 +29,7 @@ type sentRead struct {
 type sentWrite struct {
 	request http.Request
 	body    bytes.Reader
-	transit transit
+	sending sendWatch
 }
 
 // own returns the request that is sent, for changing: a copy, made when it is
@@ -46,19 +46,19 @@ func (c *call) own() *http.Request {
 // is made.
 func (c *call) watch() {
 	sent := new(sentWrite)
-	w := &sent.transit
+	w := &sent.sending
 	w.endpoint, w.protocol, w.connections = &c.t.endpoints[c.st.active], &c.t.protocols[c.st.active], &c.t.connections
 	w.plan(c.req, c.once())
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
 	w.timed = !w.once && c.isRead() && !w.givesUp && !w.endpoint.suspect.Load() && !w.connections.limited
-	c.transit, c.out, c.reader = w, &sent.request, &sent.body
+	c.sending, c.out, c.reader = w, &sent.request, &sent.body
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
 
 // prepare begins an attempt under st: it makes the request ready but for its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
-	c.st, c.out, c.transit, c.url, c.answer, c.reader = c.redirect.aim(st), req, nil, nil, nil, nil
+	c.st, c.out, c.sending, c.url, c.answer, c.reader = c.redirect.aim(st), req, nil, nil, nil, nil
 	if f := c.ended(); f != nil {
 		return f
 	}
@@ -81,7 +81,7 @@ func (c *call) prepare(st *state) *Fault {
 	if t.cfg.Authorize == nil {
 		return nil
 	}
-	c.takeHeld() // which may be signed
+	c.setHeldBody() // which may be signed
 	if err := t.authorize(c.out); err != nil {
 		return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
 	}
@@ -155,7 +155,7 @@ func (t *Transport) aim(out *http.Request, u *url.URL, variant int, at, to Endpo
 // unsent returns the fault of an attempt that ends before it is sent, which is
 // none of the endpoint's.
 func (c *call) unsent(class Class, err error) *Fault {
-	c.transit.release()
+	c.sending.release()
 	return &Fault{Class: class, Delivery: NotSent, Endpoint: c.st.active, Err: err}
 }
 
@@ -190,25 +190,25 @@ func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 			t.lend(c.req.Header, true)
 		}
 		if now := t.state.Load(); now.down || now.provisional { // the headers are proof enough
-			t.answered(c.st, c.transit)
+			t.answered(c.st, c.sending)
 		}
 		b := c.answer
 		if c.body.held != nil { // a long answer is not to keep the request's body in memory
 			b = nil
 		}
-		t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), b)
+		t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), b)
 		return resp, nil
 	}
-	f = c.refine(f, resp, err)
+	f = c.completeFault(f, resp, err)
 	if resp == nil {
-		c.transit.release()
+		c.sending.release()
 		c.st.pool.leave()
 		return nil, f
 	}
 	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		c.st.pool.waits.answered()
-		t.answered(c.st, c.transit)
+		t.answered(c.st, c.sending)
 	}
 	if f.Delivery == Answered && (f.Class != ClassAuth || f.Code != "") && c.isBulk() {
 		c.acknowledge(resp, OutcomePartial)
@@ -243,9 +243,9 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 	return f
 }
 
-// takeBody puts the body into the request, in the form that the transit has chosen.
+// takeBody puts the body into the request, in the form that the sendWatch has chosen.
 func (c *call) takeBody() error {
-	w := c.transit
+	w := c.sending
 	if w == nil && c.body.none() {
 		return nil
 	}
@@ -257,7 +257,7 @@ func (c *call) takeBody() error {
 		out.Body, out.ContentLength, out.GetBody = hollow{}, 0, nil
 		return nil
 	}
-	if c.takeHeld() {
+	if c.setHeldBody() {
 		return nil
 	}
 	body, err := c.body.next()
@@ -269,9 +269,9 @@ func (c *call) takeBody() error {
 	return nil
 }
 
-// takeHeld puts the body into the request, from its start, if it is held.
-func (c *call) takeHeld() bool {
-	held := c.body.whole(&c.t.org, c.req, c.st.active)
+// setHeldBody puts the body into the request, from its start, if it is held.
+func (c *call) setHeldBody() bool {
+	held := c.body.heldFor(&c.t.org, c.req, c.st.active)
 	if held.body == nil {
 		return false
 	}
@@ -281,8 +281,8 @@ func (c *call) takeHeld() bool {
 	}
 	c.reader.Reset(held.body)
 	out.Body = io.NopCloser(c.reader) // which net/http knows to be in memory
-	if out.GetBody = nil; c.transit == nil || c.transit.rewinds {
-		out.GetBody = c.transit.rewind(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil })
+	if out.GetBody = nil; c.sending == nil || c.sending.rewinds {
+		out.GetBody = c.sending.rewind(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil })
 	}
 	if held.mapped && out.ContentLength > 0 {
 		out.ContentLength = int64(len(held.body))
@@ -305,8 +305,8 @@ func (c *call) hideIdempotency() {
 	}
 }
 
-// refine completes the fault of an attempt with what only the Transport knows.
-func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
+// completeFault completes the fault of an attempt with what only the Transport knows.
+func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 	known := Fault{Class: ClassTransient}
 	if f != nil {
 		known = *f // which a Config.Classify may share between calls
@@ -319,7 +319,7 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {
 		switch {
-		case c.transit.saw(sawEarlier) && !c.settles(&known):
+		case c.sending.saw(sawEarlier) && !c.settles(&known):
 			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
 		case (known.Delivery == Refused || known.Definitive) && c.isBulk():
 			known.ofBulk(resp)
@@ -329,16 +329,16 @@ func (c *call) refine(f *Fault, resp *http.Response, err error) *Fault {
 	if known.Err == nil {
 		known.Err = boundedError(err)
 	}
-	known.Delivery = c.transit.delivery(known.Delivery, err, c.out.Context().Err() == nil)
+	known.Delivery = c.sending.delivery(known.Delivery, err, c.out.Context().Err() == nil)
 	if known.RequestID == "" {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
 	switch {
 	case ctx.Err() == context.Canceled || c.canceledByRequest():
 		known.Class = ClassCanceled
-	case c.body.failed() || c.transit.waited() || machineLimit(err):
+	case c.body.failed() || c.sending.waited() || machineLimit(err):
 		known.Class = ClassLocal
-	case !c.transit.saw(sawHeaders) && (tooLong(err) || !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2())):
+	case !c.sending.saw(sawHeaders) && (tooLong(err) || !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2())):
 		known.Class = ClassLocal
 		if c.t.connections.direct {
 			known.Delivery = NotSent
@@ -381,7 +381,7 @@ const (
 // attempt of its own. net/http does as much by itself for requests that it may repeat,
 // but it would also repeat what may have been carried out.
 func (c *call) unseen(f *Fault) bool {
-	w, ctx := c.transit, c.req.Context()
+	w, ctx := c.sending, c.req.Context()
 	if w == nil || !w.once || f.Err == nil || f.Class == ClassLocal || c.repeats == maxUnseen || ctx.Err() != nil || c.body.spent() {
 		return false
 	}

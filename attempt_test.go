@@ -23,8 +23,8 @@ func attempted(t *testing.T, path, contentType, body string, marks uint32) *call
 	c := newCall(t, path, contentType, body, 1<<20)
 	c.t.connections.direct = true
 	c.st, c.out = &state{active: Alternate, pool: new(pool)}, c.req
-	c.transit = &transit{connections: &c.t.connections, protocol: &c.t.protocols[Alternate]}
-	c.transit.seen.Store(marks)
+	c.sending = &sendWatch{connections: &c.t.connections, protocol: &c.t.protocols[Alternate]}
+	c.sending.seen.Store(marks)
 	return c
 }
 
@@ -54,15 +54,15 @@ func TestWhatAnAnswerSaysIsCorrected(t *testing.T) {
 		c := attempted(t, row.path, row.contentType, row.body, row.marks)
 		c.req.Method = row.method
 		said := row.said
-		f := c.refine(&said, &http.Response{Header: http.Header{"Content-Type": {"application/json"}}}, nil)
+		f := c.completeFault(&said, &http.Response{Header: http.Header{"Content-Type": {"application/json"}}}, nil)
 		assert.Equal(t, row.want, f.Delivery, name)
 		assert.Equal(t, Alternate, f.Endpoint, name)
 		assert.Equal(t, row.said, said, "%s: a Config.Classify may share its faults", name)
 		assert.Equal(t, row.said.service && !row.said.Definitive, f.subject != 0, name)
 	}
-	fenced := attempted(t, accountA, "", "{}", sawGotConn).refine(&Fault{Definitive: true, service: true}, nil, nil)
+	fenced := attempted(t, accountA, "", "{}", sawGotConn).completeFault(&Fault{Definitive: true, service: true}, nil, nil)
 	assert.Zero(t, fenced.subject, "a fence is about no request")
-	f := attempted(t, accountA, "", "{}", sawGotConn).refine(nil, &http.Response{}, nil)
+	f := attempted(t, accountA, "", "{}", sawGotConn).completeFault(nil, &http.Response{}, nil)
 	assert.Equal(t, ClassTransient, f.Class, "Config.Classify has found nothing")
 }
 
@@ -102,14 +102,14 @@ func TestWhatAnErrorMeans(t *testing.T) {
 		if row.change != nil {
 			row.change(c)
 		}
-		f := c.refine(&Fault{Class: ClassTransient, Delivery: Unknown}, nil, row.err)
+		f := c.completeFault(&Fault{Class: ClassTransient, Delivery: Unknown}, nil, row.err)
 		assert.Equal(t, row.class.String(), f.Class.String(), name)
 		assert.Equal(t, row.delivery.String(), f.Delivery.String(), name)
 		assert.Equal(t, row.err, f.Err, name)
 		assert.Equal(t, "contoso-7", f.RequestID, name)
 	}
 	c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGetConn)
-	f := c.refine(&Fault{Class: ClassAuth, Err: io.ErrUnexpectedEOF, RequestID: "contoso-8"}, nil, failed)
+	f := c.completeFault(&Fault{Class: ClassAuth, Err: io.ErrUnexpectedEOF, RequestID: "contoso-8"}, nil, failed)
 	assert.Equal(t, ClassAuth, f.Class, "only what is not known better")
 	assert.Equal(t, io.ErrUnexpectedEOF, f.Err)
 	assert.Equal(t, "contoso-8", f.RequestID)
@@ -117,7 +117,7 @@ func TestWhatAnErrorMeans(t *testing.T) {
 	cancel()
 	c = attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGetConn|sawGotConn)
 	c.out = c.req.WithContext(ctx)
-	assert.Equal(t, Unknown, c.refine(nil, nil, failed).Delivery, "the context of the attempt has ended")
+	assert.Equal(t, Unknown, c.completeFault(nil, nil, failed).Delivery, "the context of the attempt has ended")
 }
 
 // cancel sets Request.Cancel, as clients with a Timeout do.
@@ -176,20 +176,20 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 			"in doubt":                   {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: Unknown}, nil, 0},
 			"answered":                   {sawGotConn | sawReuse, Fault{Delivery: NotSent}, nil, 0},
 			"the caller's trouble":       {sawGotConn | sawReuse, Fault{Err: io.EOF, Delivery: NotSent, Class: ClassLocal}, nil, 0},
-			"may be repeated":            {sawGotConn | sawReuse, notSent, func(c *call) { c.transit.once = false }, 0},
+			"may be repeated":            {sawGotConn | sawReuse, notSent, func(c *call) { c.sending.once = false }, 0},
 			"the context has ended": {sawGotConn | sawReuse, notSent, func(c *call) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
 				c.req = c.req.WithContext(ctx)
 			}, 0},
-			"not watched": {sawGotConn | sawReuse, notSent, func(c *call) { c.transit = nil }, 0},
+			"not watched": {sawGotConn | sawReuse, notSent, func(c *call) { c.sending = nil }, 0},
 			"body was read": {sawGotConn | sawReuse, notSent, func(c *call) {
 				c.body.stream = &stream{Reader: http.NoBody}
 				c.body.stream.lease().Read(make([]byte, 1))
 			}, 0},
 		} {
 			c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", row.marks)
-			c.transit.once = true
+			c.sending.once = true
 			if row.change != nil {
 				row.change(c)
 			}
@@ -209,7 +209,7 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Microsecond)
 		defer cancel()
 		c := attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
-		c.req, c.transit.once = c.req.WithContext(ctx), true
+		c.req, c.sending.once = c.req.WithContext(ctx), true
 		times := 0
 		for c.unseen(&notSent) {
 			times++
@@ -217,7 +217,7 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 		assert.Equal(t, unseenAtOnce+1, times, "the context ends in the second pause")
 
 		c = attempted(t, "/api/data/v9.2/accounts", "application/json", "{}", sawGotConn|sawReuse)
-		c.transit.once, c.repeats = true, maxUnseen-1
+		c.sending.once, c.repeats = true, maxUnseen-1
 		c.body.stream = &stream{Reader: http.NoBody}
 		body := c.body.stream.lease()
 		time.AfterFunc(time.Millisecond, func() { body.Read(make([]byte, 1)) })
@@ -294,7 +294,7 @@ func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
 			row.change(c)
 		}
 		require.Nil(t, c.prepare(st), name)
-		w := c.transit
+		w := c.sending
 		got := watched{any: w != nil}
 		if w != nil {
 			got = watched{true, w.trace.GotConn != nil, w.once, w.givesUp, w.cancel != nil}
@@ -324,13 +324,13 @@ func TestKeysAreHiddenFromNetHTTP(t *testing.T) {
 func TestBodiesOfAttempts(t *testing.T) {
 	t.Parallel()
 	none := attempted(t, accountA, "", "", 0)
-	none.req.Body, none.req.GetBody, none.body, none.transit = nil, nil, payload{}, nil
+	none.req.Body, none.req.GetBody, none.body, none.sending = nil, nil, payload{}, nil
 	require.NoError(t, none.takeBody())
 	assert.Same(t, none.req, none.out)
 
 	empty := attempted(t, accountA, "", "", 0)
 	empty.req.Body, empty.req.GetBody, empty.body = nil, nil, payload{}
-	empty.transit.once, empty.transit.hollow = true, true
+	empty.sending.once, empty.sending.hollow = true, true
 	require.NoError(t, empty.takeBody())
 	assert.Equal(t, hollow{}, empty.out.Body)
 	assert.Zero(t, empty.out.ContentLength)
@@ -340,10 +340,10 @@ func TestBodiesOfAttempts(t *testing.T) {
 		change  func(*call)
 		getBody bool
 	}{
-		"nothing is watched":      {func(c *call) { c.transit = nil }, true},
-		"may be repeated":         {func(c *call) { c.transit.rewinds = true }, true},
-		"must not, over HTTP/1.1": {func(c *call) { c.transit.once, c.transit.rewinds = true, true }, true},
-		"must not, over HTTP/2":   {func(c *call) { c.transit.once = true }, false},
+		"nothing is watched":      {func(c *call) { c.sending = nil }, true},
+		"may be repeated":         {func(c *call) { c.sending.rewinds = true }, true},
+		"must not, over HTTP/1.1": {func(c *call) { c.sending.once, c.sending.rewinds = true, true }, true},
+		"must not, over HTTP/2":   {func(c *call) { c.sending.once = true }, false},
 	} {
 		c := attempted(t, accountA, "application/json", "{}", 0)
 		row.change(c)
@@ -389,7 +389,7 @@ func TestBodiesOfAttempts(t *testing.T) {
 	keyed.req.Header.Set("Idempotency-Key", "7")
 	require.NoError(t, keyed.takeBody())
 	assert.Contains(t, keyed.out.Header, "Idempotency-Key")
-	keyed.transit.once = true
+	keyed.sending.once = true
 	require.NoError(t, keyed.takeBody())
 	assert.NotContains(t, keyed.out.Header, "Idempotency-Key")
 

@@ -23,7 +23,7 @@ import (
 // itself, rewound, and not another one.
 type payload struct {
 	held     []byte        // all of it, not nil if it is held
-	wholes   [2]whole      // of what is held, by the endpoint that it is for
+	wholes   [2]heldBody   // of what is held, by the endpoint that it is for
 	original io.ReadCloser // the caller's, nil if there is none or it is held
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
@@ -178,15 +178,15 @@ type resumed struct {
 	io.Closer
 }
 
-// whole is what is held as it goes to an endpoint. The body is nil as long as
+// heldBody is what is held as it goes to an endpoint. The body is nil as long as
 // nobody has asked for it.
-type whole struct {
+type heldBody struct {
 	body   []byte
 	mapped bool // it had links to the other endpoint
 }
 
-// whole returns the body for an attempt at endpoint to, nil if it is not held.
-func (p *payload) whole(org *Org, req *http.Request, to Endpoint) whole {
+// heldFor returns the body for an attempt at endpoint to, nil if it is not held.
+func (p *payload) heldFor(org *Org, req *http.Request, to Endpoint) heldBody {
 	w := &p.wholes[to]
 	if w.body == nil && p.held != nil {
 		w.body, w.mapped = org.rewriteBody(req.Header, req.URL.Path, p.held, to)
@@ -237,11 +237,11 @@ func (p *payload) close(answered bool) {
 type stream struct {
 	io.Reader
 	io.Closer
-	current *lease
+	current *streamLease
 }
 
-// lease is the body of one attempt. Base may use it even after the attempt.
-type lease struct {
+// streamLease is the body of one attempt. Base may use it even after the attempt.
+type streamLease struct {
 	s     *stream
 	state atomic.Uint32 // leaseFresh, leaseTouched or leaseWithdrawn
 }
@@ -255,7 +255,7 @@ const (
 var errWithdrawn = errors.New("failover: request body withdrawn from an attempt that has failed")
 
 func (s *stream) lease() io.ReadCloser {
-	s.current = &lease{s: s}
+	s.current = &streamLease{s: s}
 	return s.current
 }
 
@@ -278,7 +278,7 @@ func (s *stream) withdraw() bool {
 	return s.current.state.Load() == leaseWithdrawn
 }
 
-func (l *lease) Read(p []byte) (int, error) {
+func (l *streamLease) Read(p []byte) (int, error) {
 	if !l.state.CompareAndSwap(leaseFresh, leaseTouched) && l.state.Load() == leaseWithdrawn {
 		return 0, errWithdrawn
 	}
@@ -286,7 +286,7 @@ func (l *lease) Read(p []byte) (int, error) {
 }
 
 // Close closes the caller's body if the attempt has read from it.
-func (l *lease) Close() error {
+func (l *streamLease) Close() error {
 	if l.state.CompareAndSwap(leaseFresh, leaseWithdrawn) || l.state.Load() == leaseWithdrawn {
 		return nil
 	}

@@ -142,7 +142,7 @@ func (b *books) waitingLocked(at Endpoint, now time.Time, a *account) (list []Wr
 func (b *books) record(w *endedWrite) (tell bool) {
 	if b.ledger != nil {
 		if ended := b.ledger.record(w, &b.epoch); ended > w.began {
-			tell = b.late(w, ended)
+			tell = b.addToLossReport(w, ended)
 		}
 	}
 	if b.guarding.Load() && w.Outcome == OutcomeAcknowledged {
@@ -154,8 +154,8 @@ func (b *books) record(w *endedWrite) (tell bool) {
 	return tell
 }
 
-// late adds a write to the reports that were made while it was under way.
-func (b *books) late(w *endedWrite, ended uint64) (tell bool) {
+// addToLossReport adds a write to the reports that were made while it was under way.
+func (b *books) addToLossReport(w *endedWrite, ended uint64) (tell bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, a := range b.accounts {

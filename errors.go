@@ -296,8 +296,8 @@ type shownError struct{ err error }
 func (e *shownError) Error() string { return redact.Line(redact.Error(e.err), maxFaultText) }
 func (e *shownError) Unwrap() error { return e.err }
 
-// forShow returns err as it may be put into events, logs and Status.
-func forShow(err error) error {
+// redacted returns err as it may be put into events, logs and Status.
+func redacted(err error) error {
 	switch err.(type) {
 	case nil, *Fault, *Error:
 		return err

@@ -185,7 +185,7 @@ func (t *Transport) sync(joining bool) (settled bool) {
 	}
 	switch next {
 	case tell:
-		settled = t.tell(st, rec, clock)
+		settled = t.announce(st, rec, clock)
 	case restore:
 		settled = t.restore(rec, clock)
 	case follow:
@@ -248,10 +248,10 @@ func (t *Transport) disputed() bool {
 	return len(c) == maxChanges && time.Since(c[0]) < fenceDamping
 }
 
-// tell tells the fleet where this Transport is. A switch that was made without the
+// announce tells the fleet where this Transport is. A switch that was made without the
 // quorum that it takes, because the store did not answer, is told only once the quorum
 // is there; if the fleet's endpoint serves here after all, it is taken back.
-func (t *Transport) tell(st *state, rec Record, clock time.Time) (told bool) {
+func (t *Transport) announce(st *state, rec Record, clock time.Time) (told bool) {
 	t.mu.Lock()
 	alone := t.fleet.alone && !t.fleet.insisted
 	t.mu.Unlock()
@@ -336,14 +336,14 @@ func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock
 		}
 	case err != errOvertaken && f.refused != rec.Generation:
 		f.refused = rec.Generation
-		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: rec.Active, Err: forShow(err), Reason: fmt.Sprintf(
+		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: rec.Active, Err: redacted(err), Reason: fmt.Sprintf(
 			"the fleet is at the %v (%s), which is not followed", rec.Active, rec.By)})
 	}
 	return err == nil
 }
 
-// moved takes note of a switch. mu is held.
-func (f *fleet) moved(m move, pinned bool) {
+// noteSwitch takes note of a switch. mu is held.
+func (f *fleet) noteSwitch(m move, pinned bool) {
 	switch {
 	case f == nil:
 	case m.follows:
@@ -351,32 +351,32 @@ func (f *fleet) moved(m move, pinned bool) {
 	default:
 		f.alone = m.alone
 		if !pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
-			f.tell(m.reason)
+			f.announce(m.reason)
 		}
 	}
 }
 
-// tell has the fleet told of a switch. Transport.mu is held.
-func (f *fleet) tell(reason string) {
+// announce has the fleet told of a switch. Transport.mu is held.
+func (f *fleet) announce(reason string) {
 	if f == nil {
 		return
 	}
 	f.untold, f.reason = true, reason
-	f.rouse()
+	f.wakeUp()
 }
 
-// insist has the fleet told where the Transport is, whatever the record that was
+// override has the fleet told where the Transport is, whatever the record that was
 // read last says: a hand has decided. Transport.mu is held.
-func (f *fleet) insist(reason string) {
+func (f *fleet) override(reason string) {
 	if f == nil {
 		return
 	}
 	f.insisted = true
-	f.tell(reason)
+	f.announce(reason)
 }
 
-// rouse has the fleet's goroutine look again. A nil fleet has none.
-func (f *fleet) rouse() {
+// wakeUp has the fleet's goroutine look again. A nil fleet has none.
+func (f *fleet) wakeUp() {
 	if f == nil {
 		return
 	}

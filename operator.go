@@ -61,7 +61,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		t.publishLocked(nil)
 	}
 	if !t.rule.Pinned {
-		t.fleet.insist(reason)
+		t.fleet.override(reason)
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (t *Transport) unpin(reason string) {
 		return
 	}
 	t.publishLocked(nil)
-	t.fleet.rouse()
+	t.fleet.wakeUp()
 	e := Endpoint(t.rule.Active)
 	t.emit(Event{Kind: EventUnpinned, From: e, To: e, Reason: reason})
 }

@@ -192,7 +192,7 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 		found := *f
 		found.Endpoint, err = e, &found
 	}
-	p = probed{err: forShow(err), weak: err == nil && terms.weak.Load()}
+	p = probed{err: redacted(err), weak: err == nil && terms.weak.Load()}
 	t.noteProbe(e, &p, terms, time.Since(start))
 	return p
 }

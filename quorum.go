@@ -51,18 +51,18 @@ func (t *Transport) quorum(to Endpoint, fenced bool) int {
 	return t.cfg.Quorum
 }
 
-// witness tells the fleet that this process has seen an endpoint fail.
+// reportFailure tells the fleet that this process has seen an endpoint fail.
 // It returns an error while fewer than quorum processes have seen it, after the others
 // were asked, and nil at once if one is enough. Alone: nobody could be asked.
-func (t *Transport) witness(at Endpoint, quorum int) (alone bool, err error) {
+func (t *Transport) reportFailure(at Endpoint, quorum int) (alone bool, err error) {
 	if t.fleet == nil {
 		return false, nil
 	}
-	defer t.fleet.rouse() // for the list of witnesses
+	defer t.fleet.wakeUp() // for the list of witnesses
 	return t.testify(at, quorum)
 }
 
-// testify is witness for the fleet's own goroutine.
+// testify is reportFailure for the fleet's own goroutine.
 func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	f := t.fleet
 	t.mu.Lock()
@@ -162,7 +162,7 @@ func (t *Transport) look(st *state) {
 	began := time.Now()
 	p := t.probe(t.ctx, st.active)
 	if outcome, _ := p.outcome(); outcome == rule.Failed && t.ctx.Err() == nil && !t.succeededSince(st.active, began) {
-		t.witness(st.active, 1)
+		t.reportFailure(st.active, 1)
 	}
 }
 
@@ -259,9 +259,9 @@ func (t *Transport) countProbe(good bool) {
 	})
 }
 
-// risen reports whether the fleet has counted enough good probes in a row, and it is
+// primaryRisen reports whether the fleet has counted enough good probes in a row, and it is
 // this Transport's turn to act on it. Transport.mu is held.
-func (f *fleet) risen(rise int) bool {
+func (f *fleet) primaryRisen(rise int) bool {
 	return f != nil && f.holds == failbackTopic && f.status.Record.Generation == f.known.Generation && f.status.Record.Risen >= uint64(rise)
 }
 
@@ -272,7 +272,7 @@ func (t *Transport) claim(ctx context.Context, c Claim) (Holders, error) {
 	began := time.Now()
 	c.TTL = min(c.TTL, MaxClaim)
 	holders, err := t.fleet.store.Claim(ctx, t.fleet.organization, c)
-	t.wrote(began, err)
+	t.noteWrite(began, err)
 	names := make([]string, min(len(holders.Names), MaxHolders))
 	for i := range names {
 		names[i] = redact.Line(holders.Names[i], maxErrorText)
@@ -313,7 +313,7 @@ func (t *Transport) freeze(ctx context.Context, reason string) error {
 		case t.ctx.Err() != nil:
 			return ErrClosed
 		case err != nil:
-			return fmt.Errorf("failover: the fleet's store: %w", forShow(err))
+			return fmt.Errorf("failover: the fleet's store: %w", redacted(err))
 		}
 	}
 	return ctx.Err()

@@ -60,11 +60,11 @@ func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Contex
 // be used again, when the body is closed.
 func (c *call) releaseWith(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
-		c.transit.release()
+		c.sending.release()
 		c.st.pool.leave()
 		return
 	}
-	resp.Body = &releasingBody{resp.Body, c.transit.canceler(), c.st.pool}
+	resp.Body = &releasingBody{resp.Body, c.sending.canceler(), c.st.pool}
 }
 
 type releasingBody struct {

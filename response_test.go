@@ -38,10 +38,10 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 			c.st.pool = &pool{closer: closer, closing: time.NewTimer(time.Hour)}
 			c.st.pool.retired.Store(true)
 			defer c.st.pool.closing.Stop()
-			ctx := c.transit.context(t.Context(), time.Hour)
+			ctx := c.sending.context(t.Context(), time.Hour)
 			resp := &http.Response{StatusCode: 200, Body: body()}
 			if healthy {
-				c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
+				c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
 			} else {
 				c.releaseWith(resp)
 			}
@@ -67,10 +67,10 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 func TestAnUpgradeReleasesTheAttemptOnly(t *testing.T) {
 	t.Parallel()
 	c := attempted(t, accountA, "", "", 0)
-	ctx := c.transit.context(t.Context(), time.Hour)
+	ctx := c.sending.context(t.Context(), time.Hour)
 	body := io.NopCloser(strings.NewReader("contoso"))
 	resp := &http.Response{StatusCode: http.StatusSwitchingProtocols, Body: body}
-	c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
+	c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
 	assert.ErrorIs(t, ctx.Err(), context.Canceled)
 	assert.Equal(t, body, resp.Body)
 }
@@ -109,7 +109,7 @@ func TestHowAnAnswerEnds(t *testing.T) {
 		c.req = (&http.Request{Method: "GET", Header: http.Header{}}).WithContext(row.ctx)
 		c.out = c.req
 		resp := &http.Response{StatusCode: 206, Body: body}
-		c.t.watchBody(resp, c.st, c.req.Context(), c.transit.canceler(), nil)
+		c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
 		for range 3 {
 			_, err := resp.Body.Read(make([]byte, 1))
 			assert.Equal(t, row.err, err)

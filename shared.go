@@ -138,7 +138,7 @@ func (t *Transport) load() (Record, time.Time, error) {
 	if err == nil && rec.Active > Alternate {
 		err = errors.New("failover: the fleet's record is invalid")
 	}
-	t.loaded(began, err)
+	t.noteRead(began, err)
 	if err != nil {
 		return Record{}, clock, err
 	}
@@ -169,7 +169,7 @@ func (t *Transport) swap(rec, next Record) (swapped bool) {
 	defer cancel()
 	began := time.Now()
 	swapped, err := t.fleet.store.CompareAndSwap(ctx, t.fleet.organization, rec.Version, next)
-	t.wrote(began, err)
+	t.noteWrite(began, err)
 	if err != nil || !swapped {
 		return false // look again: somebody else was first
 	}
@@ -199,13 +199,17 @@ func (t *Transport) amend(change func(*Record) bool) bool {
 // be read and to be written to. Transport.mu is held.
 func (f *fleet) failing() error { return cmp.Or(f.unread, f.unwritten) }
 
-// loaded takes note of how reading the store ended, and wrote of how writing did.
-func (t *Transport) loaded(began time.Time, err error) { t.used(began, &t.fleet.unread, err) }
-func (t *Transport) wrote(began time.Time, err error)  { t.used(began, &t.fleet.unwritten, err) }
+// noteRead takes note of how reading the store ended, and noteWrite of how writing did.
+func (t *Transport) noteRead(began time.Time, err error) {
+	t.noteStoreResult(began, &t.fleet.unread, err)
+}
+func (t *Transport) noteWrite(began time.Time, err error) {
+	t.noteStoreResult(began, &t.fleet.unwritten, err)
+}
 
-// used takes note of a use of the store. An error loses it; that it is found takes
+// noteStoreResult takes note of a use of the store. An error loses it; that it is found takes
 // more than an answer, for a store in trouble gives some now and then.
-func (t *Transport) used(began time.Time, outcome *error, err error) {
+func (t *Transport) noteStoreResult(began time.Time, outcome *error, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
@@ -219,11 +223,11 @@ func (t *Transport) used(began time.Time, outcome *error, err error) {
 		if !f.goodSince.IsZero() {
 			f.foundIn = min(2*f.foundIn, maxFound)
 		}
-		f.status.Err, f.goodSince = forShow(failing), time.Time{}
+		f.status.Err, f.goodSince = redacted(failing), time.Time{}
 		if was == nil {
 			f.foundIn = foundAfter
 			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the fleet's store failed", Err: f.status.Err})
-			f.rouse()
+			f.wakeUp()
 		}
 	case was == nil:
 	case now.Sub(began) > fleetTimeout/2:

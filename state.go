@@ -167,7 +167,7 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 	case m.abandon:
 		old.pool.waits.abandon()
 	}
-	t.fleet.moved(m, t.rule.Pinned)
+	t.fleet.noteSwitch(m, t.rule.Pinned)
 	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
 	t.tellTokensLocked(from, m.to)
 	if latched {
@@ -283,9 +283,9 @@ func (t *Transport) timeDownLocked() time.Duration {
 	return t.timeDown + time.Since(t.outage.since)
 }
 
-// outlook returns the faults that the last probes of an outage have met, and how
+// downInfo returns the faults that the last probes of an outage have met, and how
 // long it is until the next.
-func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
+func (t *Transport) downInfo() (faults [2]*Fault, retryAfter time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.outage == nil {
@@ -299,7 +299,7 @@ func (t *Transport) outlook() (faults [2]*Fault, retryAfter time.Duration) {
 // the request was sent, nil if that is not known. If its connection is a new one, or one
 // leads elsewhere than those before, older ones may lead to another place than the one
 // that serves now.
-func (t *Transport) answered(st *state, w *transit) {
+func (t *Transport) answered(st *state, w *sendWatch) {
 	e := &t.endpoints[st.active]
 	if !e.suspect.Load() {
 		return
@@ -339,7 +339,7 @@ func (t *Transport) answered(st *state, w *transit) {
 			t.leftOnTrial = nil
 		}
 		if !t.rule.Pinned {
-			t.fleet.tell(fmt.Sprintf("the %v answers requests", st.active))
+			t.fleet.announce(fmt.Sprintf("the %v answers requests", st.active))
 		}
 	}
 }

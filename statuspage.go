@@ -134,7 +134,7 @@ func (t *Transport) Ready() error {
 	if !st.down {
 		return nil
 	}
-	faults, _ := t.outlook()
+	faults, _ := t.downInfo()
 	err := ErrUnavailable
 	for _, f := range faults {
 		if f != nil && t.url(f.Endpoint) != nil {

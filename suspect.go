@@ -246,7 +246,7 @@ func (p *pool) roundTrip(req *http.Request) (*http.Response, error) {
 // roundTrip has the pool send the request of the attempt, and the attempt looked after
 // while it waits.
 func (c *call) roundTrip() (*http.Response, error) {
-	p, w := c.st.pool, c.transit
+	p, w := c.st.pool, c.sending
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
 	if w != nil && c.t.books.keeps() && !c.isRead() {
@@ -290,7 +290,7 @@ type secondTry struct {
 	t      *Transport
 	st     *state // of the first one
 	caller context.Context
-	first  *transit
+	first  *sendWatch
 	out    *http.Request // of the first one
 
 	mu     sync.Mutex

@@ -103,7 +103,7 @@ func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *quest
 	t.wg.Go(func() {
 		defer close(q.done)
 		defer cancel()
-		t.settle(ctx, q)
+		t.decide(ctx, q)
 	})
 	return q
 }
@@ -117,18 +117,18 @@ func (t *Transport) definite(q *question) bool {
 	return number == q.number && evidence.Definite()
 }
 
-// settle answers a question and carries the verdict out.
-func (t *Transport) settle(ctx context.Context, q *question) {
+// decide answers a question and carries the verdict out.
+func (t *Transport) decide(ctx context.Context, q *question) {
 	definite := func() bool { return t.definite(q) }
 	found, ok := t.keptFindings(q)
 	if !ok {
-		found = t.consult(ctx, q.st.active, q.since, definite)
+		found = t.probeBoth(ctx, q.st.active, q.since, definite)
 	}
 	if ctx.Err() != nil {
 		return // what probes say that were ended is no evidence
 	}
 	if found.Active == rule.Failed && found.Other != rule.Passed {
-		t.witness(q.st.active, 1)
+		t.reportFailure(q.st.active, 1)
 	}
 	p := t.poolAfter(found)
 	t.mu.Lock()
@@ -212,7 +212,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	var refusal error
 	for {
 		fenced := t.definite(q)
-		if m.alone, refusal = t.witness(from, t.quorum(to, fenced)); refusal == nil {
+		if m.alone, refusal = t.reportFailure(from, t.quorum(to, fenced)); refusal == nil {
 			refusal = t.propose(ctx, q.st, m, t.rule.Memory(fenced))
 		}
 		if refusal == nil || t.definite(q) == fenced { // no stronger evidence has come meanwhile
@@ -237,7 +237,7 @@ func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.
 		return err
 	}
 	if err := t.confirm(ctx, st.active, m); err != nil {
-		return fmt.Errorf("not confirmed: %w", forShow(err))
+		return fmt.Errorf("not confirmed: %w", redacted(err))
 	}
 	p := t.newPool()
 	t.mu.Lock()
@@ -317,9 +317,9 @@ type findings struct {
 	addresses string    // of the active endpoint, see addresses.see
 }
 
-// consult probes both endpoints at the same time until the rule has a verdict. Since
+// probeBoth probes both endpoints at the same time until the rule has a verdict. Since
 // is from when on a healthy answer of the active endpoint is proof of life.
-func (t *Transport) consult(ctx context.Context, active Endpoint, since time.Time, definite func() bool) (found findings) {
+func (t *Transport) probeBoth(ctx context.Context, active Endpoint, since time.Time, definite func() bool) (found findings) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	began := time.Now()

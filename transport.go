@@ -160,7 +160,7 @@ func (c *call) enterDown() (*state, error) {
 			}
 			e := t.unavailable(c.req)
 			if ctx := c.req.Context(); ctx.Err() != nil {
-				e.is = append(e.is, forShow(contextError(ctx)))
+				e.is = append(e.is, redacted(contextError(ctx)))
 			}
 			return nil, e
 		case t.cfg.FailFast:
@@ -173,7 +173,7 @@ func (c *call) enterDown() (*state, error) {
 // unavailable returns the error of a request that was not sent because neither
 // endpoint serves.
 func (t *Transport) unavailable(req *http.Request) *Error {
-	faults, retryAfter := t.outlook()
+	faults, retryAfter := t.downInfo()
 	e := &Error{Method: req.Method, URL: redact.URL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
 	for _, f := range faults {
 		if f != nil {
@@ -211,7 +211,7 @@ type call struct {
 	url     *url.URL      // of that copy, nil if it has none of its own
 	answer  *watchedBody  // room for the body of its answer, nil if there is none
 	reader  *bytes.Reader // room for its body, nil if there is none
-	transit *transit      // nil if nothing has to be known about it
+	sending *sendWatch    // nil if nothing has to be known about it
 }
 
 // run makes the call.
@@ -241,7 +241,7 @@ func (c *call) attempt(st *state) (*state, *http.Response, *Fault) {
 			resp, f := c.send()
 			return st, resp, f
 		}
-		c.transit.release() // a judgement has passed while Authorize took its time
+		c.sending.release() // a judgement has passed while Authorize took its time
 		st = now
 	}
 }
@@ -257,7 +257,7 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 		c.faults = append(c.faults, f)
 		c.weigh(f)
 		next := c.next(st, f)
-		c.tell(f, next)
+		c.notifyOnFault(f, next)
 		if next == nil && c.astray {
 			discard(resp) // of an endpoint that the organization is not known to be served at
 			resp = nil
@@ -310,9 +310,9 @@ func (c *call) next(st *state, f *Fault) *state {
 	return now
 }
 
-// tell tells Config.OnFault of a fault after which the next attempt is made under
+// notifyOnFault tells Config.OnFault of a fault after which the next attempt is made under
 // next, if that is not nil.
-func (c *call) tell(f *Fault, next *state) {
+func (c *call) notifyOnFault(f *Fault, next *state) {
 	if c.t.cfg.OnFault == nil {
 		return
 	}
@@ -445,7 +445,7 @@ func (c *call) explain(e *Error) {
 	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
 		var faults [2]*Fault
-		faults, e.RetryAfter = c.t.outlook()
+		faults, e.RetryAfter = c.t.downInfo()
 		for at, f := range faults {
 			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
 				e.Attempts = append(slices.Clip(e.Attempts), f)
@@ -453,15 +453,15 @@ func (c *call) explain(e *Error) {
 		}
 	}
 	if ctx := c.req.Context(); ctx.Err() != nil && (!errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx))) {
-		e.is = append(e.is, forShow(contextError(ctx)))
+		e.is = append(e.is, redacted(contextError(ctx)))
 	}
 }
 
 // abandon ends a call in which Base has panicked: its caller gets the panic.
 func (c *call) abandon() {
-	c.transit.release()
+	c.sending.release()
 	f := &Fault{Class: ClassTransient, Endpoint: c.st.active, Err: errBasePanicked}
-	f.Delivery = c.transit.delivery(Unknown, nil, false)
+	f.Delivery = c.sending.delivery(Unknown, nil, false)
 	c.faults = append(c.faults, f)
 	if c.weigh(f); c.inDoubt() != nil {
 		c.tellDoubt(c.failure())

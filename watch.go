@@ -161,12 +161,12 @@ func (t *Transport) round(st *state) (good bool) {
 // the one that serves, the active one if both do. The latch does not apply:
 // there is nothing to move away from.
 func (t *Transport) tryRecovery(st *state) (good bool) {
-	found := t.consult(t.ctx, st.active, time.Now(), func() bool { return false })
+	found := t.probeBoth(t.ctx, st.active, time.Now(), func() bool { return false })
 	if t.ctx.Err() != nil {
 		return false
 	}
 	if found.Active == rule.Failed && found.Other != rule.Passed {
-		t.witness(st.active, 1) // still
+		t.reportFailure(st.active, 1) // still
 	}
 	p := t.poolAfter(found)
 	t.mu.Lock()
@@ -192,10 +192,10 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
 	fenced := found.faults[st.active] != nil && found.faults[st.active].Definitive
 	var err error
-	if m.alone, err = t.witness(st.active, t.quorum(to, fenced)); err == nil {
+	if m.alone, err = t.reportFailure(st.active, t.quorum(to, fenced)); err == nil {
 		err = t.propose(t.ctx, st, m, 0)
 	}
-	return t.moved(st, to, err)
+	return t.reportRefusal(st, to, err)
 }
 
 // tryReturn goes back to the endpoint that was left on weak evidence, if that passes:
@@ -242,16 +242,16 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	switch {
 	case err != nil:
 		return false
-	case !t.risen(st):
+	case !t.readyToFailBack(st):
 		return true
 	default:
-		return t.moved(st, Primary, t.propose(t.ctx, st, move{to: Primary, reason: "the primary serves again"}, damping))
+		return t.reportRefusal(st, Primary, t.propose(t.ctx, st, move{to: Primary, reason: "the primary serves again"}, damping))
 	}
 }
 
-// moved takes note of what came of a proposal, and reports whether the traffic has
+// reportRefusal takes note of what came of a proposal, and reports whether the traffic has
 // moved. The reason why it did not is told once.
-func (t *Transport) moved(st *state, to Endpoint, err error) bool {
+func (t *Transport) reportRefusal(st *state, to Endpoint, err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil && !errors.Is(err, errOvertaken) && t.rule.Epoch == st.epoch && t.objection != err.Error() {
@@ -261,9 +261,9 @@ func (t *Transport) moved(st *state, to Endpoint, err error) bool {
 	return err == nil
 }
 
-// risen counts a good probe of the primary and reports whether it is time to
+// readyToFailBack counts a good probe of the primary and reports whether it is time to
 // return there.
-func (t *Transport) risen(st *state) bool {
+func (t *Transport) readyToFailBack(st *state) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed {
@@ -276,5 +276,5 @@ func (t *Transport) risen(st *state) bool {
 // primaryRisenLocked reports whether enough probes of the primary have passed in a row:
 // those made here, or by the fleet if it is this Transport's turn.
 func (t *Transport) primaryRisenLocked() bool {
-	return t.endpoints[Primary].breaker.state() == StateClosed || t.fleet.risen(t.cfg.Rise)
+	return t.endpoints[Primary].breaker.state() == StateClosed || t.fleet.primaryRisen(t.cfg.Rise)
 }

@@ -45,9 +45,9 @@ func speaksOnlyHTTP2(base *http.Transport, scheme string) bool {
 	return scheme == "http" && p != nil && p.UnencryptedHTTP2() && !p.HTTP1()
 }
 
-// transit watches a request on its way: writes, of which it has to be known whether
-// they were sent, and what AttemptTimeout bounds. A nil transit watches nothing.
-type transit struct {
+// sendWatch watches a request on its way: writes, of which it has to be known whether
+// they were sent, and what AttemptTimeout bounds. A nil sendWatch watches nothing.
+type sendWatch struct {
 	trace       httptrace.ClientTrace
 	seen        atomic.Uint32           // marks, see below
 	state       atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
@@ -70,7 +70,7 @@ type transit struct {
 	givesUp bool // it can be given up where nobody answers, see waits
 }
 
-// Marks of a transit.
+// Marks of a sendWatch.
 const (
 	sawGetConn = 1 << iota // Base asked for a connection
 	sawGotConn             // and got one
@@ -81,10 +81,10 @@ const (
 	sawEarlier             // a connection before it may have delivered the request
 )
 
-func (w *transit) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
+func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
 
 // plan chooses the form of a request.
-func (w *transit) plan(req *http.Request, once bool) {
+func (w *sendWatch) plan(req *http.Request, once bool) {
 	w.once, w.rewinds = once, true
 	switch {
 	case !once:
@@ -102,7 +102,7 @@ func (w *transit) plan(req *http.Request, once bool) {
 func bodyless(req *http.Request) bool { return req.Body == nil || req.Body == http.NoBody }
 
 // context returns the context to send the request with.
-func (w *transit) context(ctx context.Context, timeout time.Duration) context.Context {
+func (w *sendWatch) context(ctx context.Context, timeout time.Duration) context.Context {
 	if timeout > 0 || w.notTwice || w.givesUp {
 		ctx, w.cancel = context.WithCancelCause(ctx)
 		w.timeout = timeout
@@ -120,20 +120,20 @@ func (w *transit) context(ctx context.Context, timeout time.Duration) context.Co
 	return httptrace.WithClientTrace(ctx, &w.trace) // which calls the caller's hooks as well
 }
 
-func (w *transit) getConn(string) {
+func (w *sendWatch) getConn(string) {
 	w.seen.Or(sawGetConn)
 	w.tryAgain()
 }
 
-func (w *transit) wroteHeaders() { w.seen.Or(sawHeaders) }
+func (w *sendWatch) wroteHeaders() { w.seen.Or(sawHeaders) }
 
-func (w *transit) dialing() {
+func (w *sendWatch) dialing() {
 	w.seen.Or(sawDial)
 	w.connections.tells.Store(true)
 }
 
 // gotConn is called before anything is written to a connection.
-func (w *transit) gotConn(info httptrace.GotConnInfo) {
+func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	w.tryAgain()
 	marks, http2 := uint32(sawGotConn), w.protocol.speaksHTTP2()
 	if conn, ok := info.Conn.(*tls.Conn); ok {
@@ -163,7 +163,7 @@ func remoteAddr(conn net.Conn) (address net.Addr) {
 
 // tryAgain takes note, as net/http turns to a connection, of the one before it. Over
 // HTTP/1.1 it repeats a write only if nothing of it has left.
-func (w *transit) tryAgain() {
+func (w *sendWatch) tryAgain() {
 	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) {
 		w.seen.Or(sawEarlier)
 		if w.notTwice && w.cancel != nil {
@@ -176,7 +176,7 @@ func (w *transit) tryAgain() {
 // rewind returns the GetBody that Base may have: one that fails when net/http means to
 // repeat what may have been carried out, as it does if an endpoint that spoke HTTP/1
 // turns to HTTP/2.
-func (w *transit) rewind(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+func (w *sendWatch) rewind(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
 	switch {
 	case w == nil || !w.once || getBody == nil:
 		return getBody
@@ -194,9 +194,9 @@ func (w *transit) rewind(getBody func() (io.ReadCloser, error)) func() (io.ReadC
 var errMayBeDone = errors.New("failover: the request may have been carried out and is not repeated")
 
 const (
-	transitOpen = iota
-	transitEnded
-	transitTimedOut
+	watchOpen = iota
+	watchEnded
+	watchTimedOut
 )
 
 // errAttemptTimeout is the cause of an attempt that AttemptTimeout has ended.
@@ -209,20 +209,20 @@ func (attemptTimeout) Timeout() bool   { return true }
 func (attemptTimeout) Temporary() bool { return true }
 
 // roundTrip sends the request through base, in the time it has.
-func (w *transit) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+func (w *sendWatch) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 	if w == nil || w.cancel == nil {
 		return exchange(base, req)
 	}
 	if w.timeout > 0 {
 		timer := time.AfterFunc(w.timeout, func() {
-			if w.state.CompareAndSwap(transitOpen, transitTimedOut) {
+			if w.state.CompareAndSwap(watchOpen, watchTimedOut) {
 				w.cancel(errAttemptTimeout)
 			}
 		})
 		defer timer.Stop()
 	}
 	resp, err := exchange(base, req)
-	timedOut := !w.state.CompareAndSwap(transitOpen, transitEnded)
+	timedOut := !w.state.CompareAndSwap(watchOpen, watchEnded)
 	switch {
 	case timedOut && (err == nil || errors.Is(err, context.Canceled)):
 		if resp != nil && resp.Body != nil { // timed out as the headers came: the body is lost
@@ -275,7 +275,7 @@ var errTwoResults = errors.New("failover: round tripper returned both a response
 
 // canceler returns what ends the context of the request once its answer was read,
 // nil if it has none of its own.
-func (w *transit) canceler() context.CancelCauseFunc {
+func (w *sendWatch) canceler() context.CancelCauseFunc {
 	if w == nil {
 		return nil
 	}
@@ -283,7 +283,7 @@ func (w *transit) canceler() context.CancelCauseFunc {
 }
 
 // release ends the context of the request.
-func (w *transit) release() {
+func (w *sendWatch) release() {
 	if w != nil && w.cancel != nil {
 		w.cancel(nil)
 	}
@@ -291,7 +291,7 @@ func (w *transit) release() {
 
 // delivery corrects what an error alone says about the request. alive: the context of
 // the request has not ended; what was written by then is not known when it does.
-func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
+func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 	switch {
 	case w == nil:
 		return d
@@ -312,7 +312,7 @@ func (w *transit) delivery(d Delivery, err error, alive bool) Delivery {
 
 // waited reports whether the attempt has ended in the queue for a connection, while
 // none was being made for it.
-func (w *transit) waited() bool {
+func (w *sendWatch) waited() bool {
 	return w != nil && w.connections.limited && w.connections.tells.Load() && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.saw(sawDial)
 }
 

@@ -50,12 +50,12 @@ func TestFormsOfWhatMustNotBeRepeated(t *testing.T) {
 		if row.contentType != "" {
 			req.Header.Set("Content-Type", row.contentType)
 		}
-		w := &transit{protocol: new(protocol), connections: &connections{direct: row.direct}}
+		w := &sendWatch{protocol: new(protocol), connections: &connections{direct: row.direct}}
 		w.protocol.version.Store(row.speaks)
 		w.plan(req, true)
 		assert.Equal(t, row.want, form{w.rewinds, w.hollow, w.notTwice}, name)
 		assert.True(t, w.once, name)
-		w = &transit{protocol: w.protocol, connections: w.connections}
+		w = &sendWatch{protocol: w.protocol, connections: w.connections}
 		w.plan(req, false)
 		assert.Equal(t, form{rewinds: true}, form{w.rewinds, w.hollow, w.notTwice}, "what may be repeated is sent as it is")
 		assert.False(t, w.once, name)
@@ -98,11 +98,11 @@ func TestDeliveryByWhatWasSeen(t *testing.T) {
 		{sawGetConn, Refused, failed, true, true, Refused, "the error knows more"},
 		{sawGetConn | sawGotConn, Answered, failed, true, false, Answered, "the error knows more"},
 	} {
-		w := &transit{connections: &connections{direct: row.direct}}
+		w := &sendWatch{connections: &connections{direct: row.direct}}
 		w.seen.Store(row.marks)
 		assert.Equal(t, row.want, w.delivery(row.said, row.err, row.alive), "%b %v %v: %s", row.marks, row.said, row.direct, row.why)
 	}
-	var none *transit
+	var none *sendWatch
 	assert.Equal(t, Unknown, none.delivery(Unknown, gone, true), "nothing was watched")
 	assert.False(t, goneAway(failed))
 	assert.False(t, goneAway(nil))
@@ -121,7 +121,7 @@ func TestABodyIsRewoundOnlyIfNothingWasSent(t *testing.T) {
 		sawEarlier:              errMayBeDone,
 		sawEarlier | sawGotConn: errMayBeDone,
 	} {
-		w := &transit{once: true, rewinds: true}
+		w := &sendWatch{once: true, rewinds: true}
 		w.seen.Store(marks)
 		_, err := w.rewind(getBody)()
 		assert.Equal(t, want, err, "%b", marks)
@@ -129,9 +129,9 @@ func TestABodyIsRewoundOnlyIfNothingWasSent(t *testing.T) {
 		_, err = w.rewind(getBody)()
 		assert.NoError(t, err, "%b: it may be repeated", marks)
 	}
-	assert.Nil(t, (&transit{once: true}).rewind(getBody))
-	assert.Nil(t, (&transit{once: true, rewinds: true}).rewind(nil))
-	assert.NotNil(t, (*transit)(nil).rewind(getBody))
+	assert.Nil(t, (&sendWatch{once: true}).rewind(getBody))
+	assert.Nil(t, (&sendWatch{once: true, rewinds: true}).rewind(nil))
+	assert.NotNil(t, (*sendWatch)(nil).rewind(getBody))
 }
 
 // A second try within an attempt is noticed where net/http may have sent the first.
@@ -149,7 +149,7 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		{sawGotConn | sawHTTP2, true, true, false, false},
 		{sawHeaders | sawHTTP2, true, true, false, false},
 	} {
-		w := &transit{notTwice: row.notTwice, connections: &connections{direct: row.direct}}
+		w := &sendWatch{notTwice: row.notTwice, connections: &connections{direct: row.direct}}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		w.cancel = cancel
 		w.seen.Store(row.marks)
@@ -159,7 +159,7 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse), "what was seen of the first try is forgotten: %+v", row)
 		cancel(nil)
 	}
-	bare := &transit{notTwice: true, connections: new(connections)} // without a context of its own
+	bare := &sendWatch{notTwice: true, connections: new(connections)} // without a context of its own
 	bare.seen.Store(sawGotConn | sawHeaders)
 	bare.getConn("")
 	assert.Equal(t, uint32(sawGetConn|sawGotConn|sawEarlier), bare.seen.Load())
@@ -180,7 +180,7 @@ func TestWhatIsSeenOfAConnection(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close()
 		for _, reused := range []bool{false, true} {
-			w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
+			w := &sendWatch{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
 			w.protocol.learn(version == 1) // it was another one before
 			w.seen.Store(sawGetConn | sawGotConn | sawHeaders | sawHTTP2)
 			w.gotConn(httptrace.GotConnInfo{Conn: conn, Reused: reused})
@@ -197,7 +197,7 @@ func TestWhatIsSeenOfAConnection(t *testing.T) {
 		}
 	}
 	for _, http2 := range []bool{false, true} { // without TLS, it is what is known already
-		w := &transit{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
+		w := &sendWatch{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
 		w.protocol.learn(http2)
 		assert.Equal(t, !http2, w.protocol.speaksHTTP1())
 		w.gotConn(httptrace.GotConnInfo{})
@@ -280,7 +280,7 @@ func TestTheEndOfAnAttempt(t *testing.T) {
 			"neither":                    {0, false, nil, false, 0, errNoResult, 0},
 		} {
 			body := &breaking{err: io.EOF}
-			w := &transit{connections: new(connections), notTwice: row.notTwice}
+			w := &sendWatch{connections: new(connections), notTwice: row.notTwice}
 			w.seen.Store(row.marks)
 			ctx := w.context(t.Context(), time.Second)
 			resp, err := w.roundTrip(roundTripFunc(func(*http.Request) (resp *http.Response, err error) {
@@ -317,27 +317,27 @@ func TestAnAttemptThatHasWaited(t *testing.T) {
 		{sawGetConn | sawGotConn, true, true, false},
 		{sawGetConn | sawDial, true, true, false},
 	} {
-		w := &transit{connections: &connections{limited: row.limited}}
+		w := &sendWatch{connections: &connections{limited: row.limited}}
 		w.connections.tells.Store(row.tells)
 		w.seen.Store(row.marks)
 		assert.Equal(t, row.want, w.waited(), "%+v", row)
 	}
-	assert.False(t, (*transit)(nil).waited())
+	assert.False(t, (*sendWatch)(nil).waited())
 }
 
 // An attempt has a context of its own only if something may end it.
 func TestContextsOfAttempts(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		w       *transit
+		w       *sendWatch
 		timeout time.Duration
 		own     bool
 	}{
-		{&transit{}, 0, false},
-		{&transit{}, time.Second, true},
-		{&transit{notTwice: true}, 0, true},
-		{&transit{givesUp: true}, 0, true},
-		{&transit{timed: true}, time.Second, true},
+		{&sendWatch{}, 0, false},
+		{&sendWatch{}, time.Second, true},
+		{&sendWatch{notTwice: true}, 0, true},
+		{&sendWatch{givesUp: true}, 0, true},
+		{&sendWatch{timed: true}, time.Second, true},
 	} {
 		row.w.connections = new(connections)
 		ctx := row.w.context(t.Context(), row.timeout)
@@ -349,16 +349,16 @@ func TestContextsOfAttempts(t *testing.T) {
 		assert.Equal(t, !row.w.timed, row.w.trace.GotConn != nil)
 		assert.Nil(t, row.w.trace.ConnectStart, "only a limited number of connections makes it worth it")
 	}
-	for _, begins := range []func(*transit){
-		func(w *transit) { w.trace.DNSStart(httptrace.DNSStartInfo{}) },
-		func(w *transit) { w.trace.ConnectStart("tcp", "") },
+	for _, begins := range []func(*sendWatch){
+		func(w *sendWatch) { w.trace.DNSStart(httptrace.DNSStartInfo{}) },
+		func(w *sendWatch) { w.trace.ConnectStart("tcp", "") },
 	} {
-		w := &transit{connections: &connections{limited: true}}
+		w := &sendWatch{connections: &connections{limited: true}}
 		w.context(t.Context(), 0)
 		begins(w)
 		assert.Equal(t, uint32(sawDial), w.seen.Load())
 		assert.True(t, w.connections.tells.Load())
 	}
-	assert.Nil(t, (*transit)(nil).canceler())
-	(*transit)(nil).release()
+	assert.Nil(t, (*sendWatch)(nil).canceler())
+	(*sendWatch)(nil).release()
 }
