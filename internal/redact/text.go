@@ -135,8 +135,8 @@ func (t *text) scheme(i int) (int, string) {
 		from := n
 		for {
 			size := separatorLen(t.s[n:])
-			if size == 0 && ascii.HasPrefixFold(t.s[n:], "token") && separatorLen(t.s[n+5:]) > 0 {
-				size = 5 // Bearer token: x
+			if ascii.HasPrefixFold(t.s[n:], "token") {
+				size = len("token") // Bearer token: x
 			}
 			if size == 0 {
 				break
