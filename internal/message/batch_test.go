@@ -62,7 +62,8 @@ var rewriteBatchCases = []rewriteCase{
 			"--batch_1\nContent-Type: application/http\n\nGET https://{M}\n--batch_1\nContent-Type: application/http\n\nGET ?$id=https://{M} HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other targets", why: "a target is no JSON, and a query begins with a question mark",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https:\\/\\/{K}\\/ HTTP/1.1\n\n" +
-			"--batch_1\nContent-Type: application/http\n\nGET $id=https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+			"--batch_1\nContent-Type: application/http\n\nGET $id=https://{K}/ HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https%3A%2F%2F{K}%2F HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other fields", why: "only Host names the host",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET / HTTP/1.1\nHos: {K}\nCost: {K}\nHosts: {K}\nHost: {K}/\nHost: https://{K}\nHOST: {M}\n\n--batch_1--\n")},
 	{name: "folded with a tab", why: "as with a blank",
@@ -79,6 +80,8 @@ var rewriteBatchCases = []rewriteCase{
 	{name: "other boundary", why: "cannot be parsed", contentType: "multipart/mixed; boundary=other",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other multipart", why: "form data is data", contentType: `multipart/form-data; boundary="batch_1"`,
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "request as a batch", why: "not multipart", contentType: "application/http; boundary=batch_1",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other path", why: "multipart sent elsewhere is an upload", path: "/api/data/v9.2/accounts",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},

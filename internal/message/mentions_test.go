@@ -28,6 +28,7 @@ func TestMentions(t *testing.T) {
 		{"dashes before", "anchors overlap", alternate, "----contoso----contoso--s.crm4.dynamics.com", true},
 		{"other side", "the primary's name is not the alternate's", alternate, "contoso.crm4.dynamics.com", false},
 		{"other side back", "nor the other way round", primary, "contoso--s.crm4.dynamics.com", false},
+		{"other domain with api", "another organization", alternate, "contoso--s.api.crm5.dynamics.com", false},
 		{"other region", "another organization", alternate, "contoso--s.crm5.dynamics.com contoso--s.crm4.dynamics.co", false},
 		{"cut", "ends within the name", alternate, "contoso--s.crm4.dynamics.c", false},
 		{"cut at the start", "begins within the name", alternate, "--s.crm4.dynamics.com", false},

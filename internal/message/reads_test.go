@@ -110,7 +110,44 @@ func TestSafe(t *testing.T) {
 	assert.False(t, Safe("GET", &url.URL{Opaque: "/api/connector/dequeue/1"}, nil), "a path that net/url has not parsed")
 	assert.False(t, Safe("GET", &url.URL{Opaque: "/api/connector/%zz"}, nil), "an escape that cannot be read")
 	assert.True(t, Safe("GET", &url.URL{Opaque: "/api/data/v9.2/queues"}, nil))
-	assert.True(t, Safe("", &url.URL{Path: "/"}, nil), "no method means GET")
+	for _, path := range []string{"/dequeue", "/DEQUEUE", "q/dequeue", "Q/DEQUEUE", "/q/Q/DeQueue"} {
+		assert.False(t, Safe("GET", &url.URL{Path: path}, nil), path)
+	}
+	for method, want := range map[string]bool{
+		"": true, "GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true,
+		"POST": false, "PUT": false, "PATCH": false, "DELETE": false, "MERGE": false, "CONNECT": false, "get": false,
+	} {
+		assert.Equal(t, want, Safe(method, &url.URL{Path: "/"}, nil), method)
+		assert.Equal(t, want, Reads(method, &url.URL{Path: "/"}, nil, nil), method)
+	}
+}
+
+func TestOverridden(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"X-Http-Method": true, "x-method-OVERRIDE": true, "X-HTTP-Method-Override": true,
+		"X-Correlation": false, "X-Some-Header-No17": false, "X-Another-Header-No": false, "X-Some-Other-Header-22": false, "X-Http-Methods": false, "X-Method": false, "": false,
+	} {
+		assert.Equal(t, want, Overridden(http.Header{name: nil}), name)
+	}
+}
+
+// What is there twice is not plain, even if both say the same.
+func TestPlainKind(t *testing.T) {
+	t.Parallel()
+	for header, want := range map[string]kind{
+		"Content-Type: text/xml":                                         kindXML,
+		"content-TYPE: multipart/mixed; boundary=b":                      kindMultipart,
+		"Content-Type: text/xml\nContent-Encoding: identity":             kindXML,
+		"Content-Type: text/xml\nContent-Encoding: gzip":                 kindOther,
+		"Content-Type: text/xml\nContent-Type: text/xml":                 kindOther,
+		"Content-Type: text/xml\ncontent-type: text/xml":                 kindOther,
+		"Content-Type: text/xml\nContent-Encoding: \nContent-Encoding: ": kindOther,
+		"Content-Length: 1":                                              kindOther,
+	} {
+		got, _ := plainKind(headerOf(header))
+		assert.Equal(t, want, got, header)
+	}
 }
 
 // part returns a part of a batch with a request.

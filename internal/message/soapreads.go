@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/xml"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 
@@ -35,12 +34,9 @@ func Action(h http.Header) (action string, ok bool) {
 			return action, true
 		}
 	}
-	if kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding")); kind != kindXML {
+	kind, params := parseKind(contentType, valueOf(h, "Content-Encoding"))
+	if kind != kindXML {
 		return "", false
-	}
-	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return "", true
 	}
 	return params["action"], true
 }
@@ -92,7 +88,6 @@ type operation struct {
 	action string // of IOrganizationService: Retrieve, RetrieveMultiple or Execute
 	space  string // of the Envelope, "" before it
 	body   bool   // Body has begun
-	root   bool   // the Envelope has ended
 	name   string // of the element in Body
 	kind   string // the type of the executed request without "Request", "" if it is the general one
 	runs   bool   // Execute/request has begun
@@ -130,7 +125,7 @@ func (o *operation) readsOnly(body []byte) bool {
 			return false
 		}
 	}
-	if !o.root || o.action == "" || o.name != o.action {
+	if o.action == "" || o.name != o.action {
 		return false
 	}
 	if o.name != "Execute" {
@@ -146,7 +141,7 @@ func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 	case xml.StartElement:
 		return o.text == nil && o.open(t, at)
 	case xml.EndElement:
-		return o.close(at)
+		return o.close()
 	case xml.CharData:
 		switch {
 		case len(at) == 0:
@@ -204,8 +199,9 @@ func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	}
 	switch name := t.Name.Local; {
 	case len(at) == 1: // the Envelope, and the only one
+		first := o.space == ""
 		o.space = t.Name.Space
-		return !o.root && name == "Envelope" && (o.space == soap11Space || o.space == soap12Space)
+		return first && name == "Envelope" && (o.space == soap11Space || o.space == soap12Space)
 	case len(at) == 2: // Header, then Body
 		first := !o.body
 		o.body = name == "Body"
@@ -213,7 +209,7 @@ func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	case len(at) == 3 && o.body:
 		first := o.name == ""
 		o.name = name
-		return first && t.Name.Space == servicesSpace && (name == "Retrieve" || name == "RetrieveMultiple" || name == "Execute")
+		return first && t.Name.Space == servicesSpace
 	case len(at) == 3 && name == "Action":
 		return o.begin(&o.acted, t.Name.Space == wsa04Space || t.Name.Space == wsa10Space)
 	case len(at) == 4 && o.name == "Execute":
@@ -238,9 +234,8 @@ func (o *operation) begin(text **string, ok bool) bool {
 	return true
 }
 
-// close takes the end of the innermost element of at.
-func (o *operation) close(at []xml.Name) bool {
-	o.root = o.root || len(at) == 1
+// close takes the end of an element.
+func (o *operation) close() bool {
 	if o.text == nil {
 		return true
 	}
