@@ -85,6 +85,7 @@ var rewriteBatchCases = []rewriteCase{
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other path", why: "multipart sent elsewhere is an upload", path: "/api/data/v9.2/accounts",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "a CR too many", why: "a part of the target, which is no address then", body: "--batch_1\r\nContent-Type: application/http\r\n\r\nGET https://{K}\r\r\n--batch_1--\r\n"},
 	{name: "header without a colon", why: "does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\nHost {K}\n\n--batch_1--\n")},
 	{name: "space in a header name", why: "servers read it differently (RFC 9112, section 5.1)",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\nContent-Length : 1\n\n--batch_1--\n")},

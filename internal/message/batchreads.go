@@ -51,8 +51,9 @@ func looksLikeWrite(body []byte) bool {
 				return true
 			}
 		case c == '%':
-			var escaped [1]byte
-			if _, err := hex.Decode(escaped[:], body[i+1:min(i+3, len(body))]); err == nil && isLetter(escaped[0]) {
+			var escaped [1]byte // stays 0 if these are no digits
+			hex.Decode(escaped[:], body[i+1:min(i+3, len(body))])
+			if isLetter(escaped[0]) {
 				return true
 			}
 		case isLetter(c):
@@ -201,7 +202,7 @@ func (l *lines) field() (name, value string, ok bool) {
 		return "", "", false
 	}
 	for _, c := range before {
-		if !isLetter(c) && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+		if !isLetter(c) && strings.IndexByte("0123456789-_.", c) < 0 {
 			return "", "", false
 		}
 	}

@@ -49,6 +49,18 @@ func TestMentions(t *testing.T) {
 	}
 }
 
+func TestTheAnchorOfAName(t *testing.T) {
+	t.Parallel()
+	for label, want := range map[string]string{
+		"contoso.": ".", "contoso--s.": "--", "--contoso.": "--", "a-b-c.": "-", "a1-b23c.": "1-", "a--b---c.": "---", "1.": "1.", ".": ".",
+		"a123456789012345x.": "123456789012345", "a1234567890123456x.": "1234567890123456", "a12345678901234567x.": "1234567890123456",
+	} {
+		start, end := caseless(label)
+		assert.Equal(t, want, label[start:end], label)
+		assert.Equal(t, strings.Index(label, want), start, label)
+	}
+}
+
 func TestMentionsAllocatesNothing(t *testing.T) { // counts allocations, so not parallel
 	body := mentionsBody(1 << 10)
 	for _, host := range []string{rewritePrimary, strings.Repeat("7", 63) + ".crm4.dynamics.com"} {

@@ -89,23 +89,24 @@ func Mentions(body []byte, host string) bool {
 	label := host[:len(name)+len(".")]
 	domain = strings.TrimPrefix(domain, "api.")
 	start, end := caseless(label)
-	for i := 0; ; i++ {
-		n := bytes.Index(body[i:], []byte(label[start:end]))
+	for next := 0; ; {
+		n := bytes.Index(body[next:], []byte(label[start:end]))
 		if n < 0 {
 			return false
 		}
-		i += n
-		if i < start || !ascii.HasPrefixFold(body[i-start:], label) {
+		at := next + n - start // where the label would begin
+		next += n + 1
+		if at < 0 || !ascii.HasPrefixFold(body[at:], label) {
 			continue
 		}
-		rest := body[i-start+len(label):]
+		rest := body[at+len(label):]
 		if ascii.HasPrefixFold(rest, domain) || ascii.HasPrefixFold(rest, "api.") && ascii.HasPrefixFold(rest[len("api."):], domain) {
 			return true
 		}
 	}
 }
 
-// caseless returns the place in s of its longest run of bytes that are not
+// caseless returns the place in s of its first longest run of bytes that are not
 // letters, at most 16 of it. s ends with a dot, so there is one.
 func caseless(s string) (start, end int) {
 	run := 0
@@ -144,8 +145,6 @@ func parseKind(contentType, contentEncoding string) (k kind, params map[string]s
 			return kindJSON, nil
 		case "application/http":
 			return kindHTTP, nil
-		case "":
-			return kindOther, nil
 		}
 	}
 	if e := strings.TrimSpace(contentEncoding); e != "" && !strings.EqualFold(e, "identity") {
@@ -264,8 +263,8 @@ const (
 	inQuery           // in a query: percent-encoded, or not
 )
 
-// at returns the character at s[i] and the number of bytes it takes, or zeros
-// if there is none or it is written with another escape.
+// at returns the character at s[i] and the number of bytes it takes; 0 if there is
+// none or it is written with another escape.
 func (esc escaping) at(s []byte, i int) (c byte, n int) {
 	rest := s[i:]
 	switch {
@@ -275,10 +274,9 @@ func (esc escaping) at(s []byte, i int) (c byte, n int) {
 			return '/', len(`\/`)
 		}
 	case esc == inQuery && rest[0] == '%':
-		var char [1]byte
-		if _, err := hex.Decode(char[:], rest[1:min(3, len(rest))]); err == nil {
-			return char[0], len("%2f")
-		}
+		var char [1]byte // stays 0 if these are no digits
+		hex.Decode(char[:], rest[1:min(3, len(rest))])
+		return char[0], len("%2f")
 	default:
 		return rest[0], 1
 	}
@@ -300,7 +298,7 @@ func letters(s []byte) int {
 // isAuthority reports whether c may stand in host[:port]. What else is allowed
 // there by RFC 3986 (user info, sub-delims, escapes) is not ours.
 func isAuthority(c byte) bool {
-	return isLetter(c) || '0' <= c && c <= '9' || strings.IndexByte("-.:[]_", c) >= 0
+	return isLetter(c) || strings.IndexByte("0123456789-.:[]_", c) >= 0
 }
 
 // query maps the value of $id in the raw query [start, end).

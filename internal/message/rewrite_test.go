@@ -339,7 +339,7 @@ func TestCharactersOfAddresses(t *testing.T) {
 // What nearly all requests have costs nothing to recognise, and what is rewritten is
 // copied once, to a body that is no longer than it is.
 func TestRewriteAllocatesLittle(t *testing.T) { // counts allocations, so not parallel
-	for _, contentType := range []string{"", "application/json", "application/json; charset=utf-8", "application/http"} {
+	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "application/http"} {
 		assert.Zero(t, testing.AllocsPerRun(10, func() { parseKind(contentType, "") }), contentType)
 	}
 	assert.Zero(t, testing.AllocsPerRun(10, func() { RewriteQuery(toPrimary, "$select=name&$top=5") }))
