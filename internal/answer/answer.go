@@ -107,7 +107,7 @@ func Word(s string) string {
 	}
 	for i := range len(s) {
 		c := s[i]
-		if c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("_.-:", c) >= 0 {
+		if c|0x20 >= 'a' && c|0x20 <= 'z' || strings.IndexByte("0123456789_.-:", c) >= 0 {
 			continue
 		}
 		return ""

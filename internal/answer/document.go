@@ -97,7 +97,7 @@ func takeToken(r *reading, v string) {
 // isTokenError reports whether s has the form of the errors of token services
 // ("invalid_grant"): other services put a sentence in the same place.
 func isTokenError(s string) bool {
-	return Word(s) == s && s != "" && s == ascii.Lower(s)
+	return Word(s) == s && s == ascii.Lower(s)
 }
 
 // readJSON reads an error as far as the text goes.

@@ -38,14 +38,11 @@ func element(s, folded, tag string) string {
 // withoutTags returns s without what stands between angle brackets.
 func withoutTags(s string) string {
 	var b strings.Builder
-	for {
-		text, rest, ok := strings.Cut(s, "<")
+	for more := true; more; {
+		var text string
+		text, s, _ = strings.Cut(s, "<")
 		b.WriteString(text)
-		if !ok {
-			return b.String()
-		}
-		if _, s, ok = strings.Cut(rest, ">"); !ok {
-			return b.String()
-		}
+		_, s, more = strings.Cut(s, ">")
 	}
+	return b.String()
 }

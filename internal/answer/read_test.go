@@ -51,6 +51,7 @@ func TestRead(t *testing.T) {
 		"bytes":                           {"Some text", "application/octet-stream", "", false, Answer{}},
 		"a batch":                         {"--b\r\n\r\n{}" + batchEnd + problem + "\r\n--b--", "Multipart/Mixed; boundary=b", "", false, Answer{Batch: true, Code: "c1", Message: "m"}},
 		"a batch of one line":             {"\n" + problem, "multipart/mixed", "", false, Answer{Batch: true, Code: "c1", Message: "m"}},
+		"a batch that is JSON":            {problem, "multipart/mixed", "", false, Answer{Batch: true}},
 		"a batch without JSON":            {"--b" + batchEnd + "<title>x</title>", "multipart/mixed", "", false, Answer{Batch: true}},
 	} {
 		assert.Equal(t, row.want, withoutNotes(Read([]byte(row.body), row.contentType, row.encoding, row.decoded)), name)
