@@ -250,6 +250,7 @@ func TestRewriteQuery(t *testing.T) {
 		{"longer name", "another host", "$id=https://{K}.example.com/&$id=https%3A%2F%2F{K}%2eexample.com"},
 		{"broken escape", "no URL", "$id=https%3A%2F%2"},
 		{"broken escapes", "no URL", "$id=https%&$id=https%3&$id=https%3G%2F%2F{K}&$id=https%3A%2F%2F{K}%&$id=https%3A%2F%2F{K}%2"},
+		{"digits behind an escape", "no URL", "$id=https%3A4142%2F%2F{K}/"},
 		{"JSON escapes", "none in a query", `$id=https:\/\/{K}/`},
 		{"nothing between", "parameters may be empty", "&$id=https://{M}/&&$id=https://{M}&"},
 		{"user info", "someone else's", "$id=https://{K}%40example.com/&$id=https://u@{K}/"},
