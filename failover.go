@@ -144,8 +144,9 @@ type Config struct {
 	// request again after a switch is not limited. Zero: 100 ms. Negative: no pause.
 	RetryBackoff time.Duration
 
-	// AttemptTimeout is a hard limit on the wait for the response headers of one attempt.
-	// It cuts off calls that would have succeeded, and a write among them is then in doubt.
+	// AttemptTimeout is a hard limit on the wait for the response headers of one attempt,
+	// which includes the time that a streamed body takes. It cuts off calls that would have
+	// succeeded, and a write among them is then in doubt.
 	// It is not needed to leave an endpoint that has gone silent: see SuspectAfter. Zero or
 	// negative: no limit.
 	AttemptTimeout time.Duration
@@ -174,9 +175,10 @@ type Config struct {
 
 	// MaxBody is how many bytes of a request body are buffered in memory so that the request
 	// can be sent again and links in it can be mapped. A longer body is streamed, as is one
-	// without GetBody that has not ended after a minute; it can be sent again only through
-	// GetBody. A buffered body may be retained until the response has been read. Zero:
-	// 1 MiB. Negative: none is buffered.
+	// that has not ended after a minute, or of which nothing new has come for two seconds:
+	// its writer may be waiting for the response. A streamed body can be sent again only
+	// through GetBody. A buffered body may be retained until the response has been read.
+	// Zero: 1 MiB. Negative: none is buffered.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization. Nil: [ProbeWebAPI], or
