@@ -103,7 +103,7 @@ func (d *Datacenter) FailNext(n int, f Failure) {
 // of connecting, which happens before there is a request.
 func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
 	if f.stage() != stageRequest {
-		panic("failovertest: FailWhen with a failure of connecting: " + f.String())
+		panic("failovertest: FailWhen: a failure of connecting: " + f.String())
 	}
 	d.change(f, func() { d.when = append(d.when, conditional{match, f}) })
 }
@@ -115,7 +115,7 @@ func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
 // FailShare panics unless share is between 0 and 1.
 func (d *Datacenter) FailShare(share float64, seed uint64, f Failure) {
 	if !(share >= 0 && share <= 1) {
-		panic(fmt.Sprintf("failovertest: a share of %v", share))
+		panic(fmt.Sprintf("failovertest: FailShare: %v is not between 0 and 1", share))
 	}
 	l := lottery{share, rand.New(rand.NewPCG(seed, 0)), f}
 	d.change(Failure{}, func() { d.lotteries = append(d.lotteries, l) })

@@ -63,7 +63,7 @@ func (cfg *Config) withDefaults() Config {
 	}
 	switch {
 	case c.OneAddress && c.AlternateHost != "":
-		panic("failovertest: an alternate host for an organization with one address")
+		panic("failovertest: AlternateHost and OneAddress are both set")
 	case isFinance(c.Host) && c.AlternateHost == "":
 		c.OneAddress = true
 	}
@@ -236,7 +236,7 @@ func (o *Org) FailOver() {
 
 func (o *Org) needAlternate() {
 	if o.alternate == nil {
-		panic("failovertest: the organization has one address and no alternate datacenter")
+		panic("failovertest: an organization with one address has no alternate datacenter")
 	}
 }
 
