@@ -236,7 +236,7 @@ func lastOfConnection(base http.RoundTripper, req *http.Request, anyWill bool) (
 	if resp == nil || resp.Body == nil {
 		cancel(nil)
 	} else {
-		resp.Body = &releasingBody{resp.Body, cancel, nil}
+		resp.Body = &releasingBody{ReadCloser: resp.Body, cancel: cancel}
 	}
 	return resp, err, reused.Load()
 }
