@@ -59,11 +59,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, ErrClosed
 	}
 	if req.URL == nil {
-		return t.base.RoundTrip(req)
+		return t.cfg.Base.RoundTrip(req)
 	}
 	variant, at, ok := t.org.match(req.URL)
 	if !ok {
-		return t.base.RoundTrip(req)
+		return t.cfg.Base.RoundTrip(req)
 	}
 	if t.isPlainRead(st, req) {
 		return t.plainRead(st, req, variant, at)
