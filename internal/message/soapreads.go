@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"io"
+	"mime"
 	"net/http"
 	"strings"
 
@@ -34,11 +35,12 @@ func Action(h http.Header) (action string, ok bool) {
 			return action, true
 		}
 	}
-	kind, params := parseKind(contentType, valueOf(h, "Content-Encoding"))
-	if kind != kindXML {
-		return "", false
+	media, params, _ := mime.ParseMediaType(contentType) // in whatever encoding
+	switch {
+	case media == "text/xml", media == "application/xml", strings.HasPrefix(media, "application/soap+"):
+		return params["action"], true
 	}
-	return params["action"], true
+	return "", false
 }
 
 func unquote(action string) string { return strings.Trim(action, " \t\"") }

@@ -214,7 +214,11 @@ func TestAction(t *testing.T) {
 		"Soapaction: urn:x": {"urn:x", true},
 		"Content-Type: application/json; charset=utf-8\nSoapaction: urn:x":             {"", false},
 		`Content-Type: application/soap+xml; action="urn:x"`:                           {"urn:x", true},
-		"Content-Type: application/soap+xml; action=\"urn:x\"\nContent-Encoding: gzip": {"", false},
+		"Content-Type: application/soap+xml; action=\"urn:x\"\nContent-Encoding: gzip": {"urn:x", true},
+		"Content-Type: application/soap+msbin1":                                        {"", true},
+		"Content-Type: application/xml; charset=utf-16":                                {"", true},
+		"Content-Type: text/xml; charset":                                              {"", true},
+		"Content-Type: text/xml; =":                                                    {"", true},
 		`Content-Type: multipart/mixed; boundary=b; action="urn:x"`:                    {"", false},
 	} {
 		action, ok := Action(headerOf(header))
