@@ -171,7 +171,7 @@ func (r *Report) down() Finding {
 		}
 		f.Cause, f.Why = CauseMicrosoft, fmt.Sprintf("the %s answers, and says that it does not serve: no failover is complete", fenced.Name)
 		f.Advice = "Wait, and open a ticket. "
-	case other == nil && active.fenced():
+	case active.fenced():
 		f.Cause, f.Why, f.Advice = CauseMicrosoft, "the organization answers, and says that it does not serve", "Wait, and open a ticket. "
 	case other != nil && active.unreachable() && other.unreachable():
 		f.Cause, f.Why = CauseUs, "this machine can reach neither endpoint, which is more often its own network than both regions"
