@@ -11,7 +11,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * A program in Java that knows nothing of failovers. It does the same work three
+ * A program in Java that knows nothing about failovers. It does the same work three
  * times, and waits for a line on its standard input in between: meanwhile the
  * organization fails over, and back.
  *
