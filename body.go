@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/d365failover/failover/internal/message"
 )
 
 // payload is the body of a call: it gives every attempt the whole of it. A body
@@ -51,6 +53,9 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	}
 	p.getBody = func() (io.ReadCloser, error) {
 		body, err := req.GetBody()
+		if err == nil && body == nil {
+			err = errNoBody
+		}
 		if err != nil {
 			broken.Store(true)
 			return nil, err
@@ -59,6 +64,8 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	}
 	return nil
 }
+
+var errNoBody = errors.New("failover: GetBody returned neither a body nor an error")
 
 // watched returns the caller's body, which sets broken if its reader fails. What is in
 // memory does not, and net/http treats it in a way of its own.
@@ -194,7 +201,7 @@ type heldBody struct {
 func (p *payload) heldFor(org *Org, req *http.Request, to Endpoint) heldBody {
 	w := &p.wholes[to]
 	if w.body == nil && p.held != nil {
-		w.body, w.mapped = org.rewriteBody(req.Header, req.URL.Path, p.held, to)
+		w.body, w.mapped = org.rewriteBody(req.Header, message.Target(req.URL).Path, p.held, to)
 	}
 	return *w
 }

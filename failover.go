@@ -52,6 +52,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,8 +82,9 @@ type Config struct {
 	// connections: see Instrument.
 	//
 	// Nil: a clone of the transport of the client given to Wrap, or else of
-	// [http.DefaultTransport], with HTTP/2 health checks (pings) enabled. If that is not an
-	// *http.Transport, it is used as it is. [Transport.Close] closes the idle connections of
+	// [http.DefaultTransport], with HTTP/2 health checks (pings) enabled; requests to
+	// other hosts go over that transport itself. If it is not an *http.Transport, it is used
+	// as it is. [Transport.Close] closes the idle connections of
 	// clones, and leaves a Base that you have set alone.
 	Base http.RoundTripper
 
@@ -304,7 +306,9 @@ type Transport struct {
 	org  Org
 	cfg  Config
 	base http.RoundTripper // what pools are made of
-	// owned: base is a clone that belongs to the Transport.
+	// owned: base is a clone of cfg.Base that belongs to the Transport. Requests to other
+	// hosts go over cfg.Base itself: a clone lacks the protocols that a program has
+	// registered.
 	owned bool
 	// What is known about the connections of Base, and of each endpoint.
 	connections connections
@@ -370,7 +374,8 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	}
 	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), organizationID: c.OrganizationID}
 	if t.base == nil {
-		t.base, t.owned = defaultBase(current)
+		t.cfg.Base = cmp.Or(current, http.DefaultTransport)
+		t.base, t.owned = defaultBase(t.cfg.Base)
 	}
 	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
