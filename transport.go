@@ -37,8 +37,8 @@ import (
 //
 // net/http can resend a request by itself within one attempt. The Transport prevents that
 // for a write that is not safe to repeat: such a write goes over another connection only if
-// nothing of it was written, or a graceful GOAWAY (HTTP/2) excluded it. That does not count
-// as an attempt. (A write with neither body nor Content-Type is in doubt instead.)
+// nothing of it was written, or a GOAWAY (HTTP/2) excluded it. That does not count as an
+// attempt. (A write with neither body nor Content-Type is in doubt instead.)
 //
 // During a provisional switch, a request that does not get a healthy answer is sent to the
 // endpoint that was left (a write only if the answer says that it was not applied), and the
