@@ -146,10 +146,7 @@ func (b *books) record(w *endedWrite) (tell bool) {
 		}
 	}
 	if b.guarding.Load() && w.Outcome == OutcomeAcknowledged {
-		// It was there to be written, or is there now.
-		if full := w.addressed(); full.Entity != "" {
-			b.unguard(w.began, recordKey(full.Entity))
-		}
+		b.unguard(w.began, recordKey(w.addressed().Entity)) // it was there to be written, or is there now
 	}
 	return tell
 }

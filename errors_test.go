@@ -35,6 +35,13 @@ func TestDeliveryString(t *testing.T) {
 	}
 }
 
+func TestOutcomeString(t *testing.T) {
+	t.Parallel()
+	for o, s := range map[Outcome]string{OutcomeAcknowledged: "acknowledged", OutcomeUnknown: "unknown", OutcomePartial: "partial"} {
+		assert.Equal(t, s, o.String())
+	}
+}
+
 func TestFaultCounted(t *testing.T) {
 	t.Parallel()
 	for c := ClassApplication; c <= ClassLocal; c++ {

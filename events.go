@@ -195,10 +195,6 @@ func (t *Transport) log(e Event) {
 	case EventProbed:
 		level = slog.LevelDebug
 	}
-	ctx := context.Background()
-	if !t.cfg.Logger.Enabled(ctx, level) {
-		return
-	}
 	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs,
 		slog.String("organization", t.org.Primary.Host),
@@ -218,7 +214,7 @@ func (t *Transport) log(e Event) {
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", e.Err.Error()))
 	}
-	t.cfg.Logger.LogAttrs(ctx, level, "failover: "+e.Kind.String(), attrs...)
+	t.cfg.Logger.LogAttrs(context.Background(), level, "failover: "+e.Kind.String(), attrs...)
 }
 
 // queue hands values to a function of the program: in order, one at a time, away from
