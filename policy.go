@@ -194,7 +194,7 @@ type wsdlReader struct {
 
 func (w *wsdlReader) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != io.EOF {
 		w.err = err
 	}
 	w.run += n
@@ -221,7 +221,6 @@ var (
 
 var (
 	errNotWSDL = errors.New("answer is not a WSDL")
-	errTooDeep = errors.New("WSDL is nested too deep")
 	errLongTag = errors.New("WSDL has a tag or text longer than 64 KiB")
 )
 
@@ -237,8 +236,6 @@ func parseWSDL(r io.Reader) (policy Policy, imports []string, err error) {
 			return Policy{}, imports, nil
 		case err == io.EOF:
 			return Policy{}, nil, errNotWSDL
-		case err == xmlpath.ErrDepth:
-			return Policy{}, nil, errTooDeep
 		case err != nil:
 			return Policy{}, nil, err
 		}
@@ -277,9 +274,6 @@ func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 	depth := len(x.Path())
 	for open := true; open; {
 		token, err := x.Next()
-		if err == xmlpath.ErrDepth {
-			return Policy{}, errTooDeep
-		}
 		if err != nil {
 			return Policy{}, err
 		}

@@ -417,6 +417,25 @@ func TestTheCredentialsOfProbes(t *testing.T) {
 	}
 }
 
+// A credential that is new has the probes try at once, while down. With Authorize, none
+// is kept.
+func TestWhatLendingDoes(t *testing.T) {
+	t.Parallel()
+	for _, down := range []bool{false, true} {
+		for _, authorize := range []func(*http.Request) error{nil, func(*http.Request) error { return nil }} {
+			transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, Authorize: authorize})
+			transport.rule.Down = down
+			for i, isNew := range []bool{true, false} {
+				transport.demanded = false
+				transport.lend(headerWith("Authorization", "Bearer x"), i == 1)
+				assert.Equal(t, down && isNew && authorize == nil, transport.demanded)
+				assert.Equal(t, authorize == nil, len(transport.credentials.kept) == 1)
+			}
+			transport.rule.Down = false
+		}
+	}
+}
+
 // A fleet's record may name an endpoint that the organization does not have here.
 func TestAnEndpointThatIsNotThereIsNotProbed(t *testing.T) {
 	t.Parallel()
