@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -185,8 +186,8 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 	}
 	start := time.Now()
 	err := t.callProbe(context.WithValue(ctx, probeTermsKey{}, terms), e, endpoint)
-	if parent.Err() != nil {
-		return probed{err: parent.Err()} // nobody waits for it any more; it proves nothing
+	if ended := cmp.Or(parent.Err(), t.ctx.Err()); ended != nil {
+		return probed{err: ended} // nobody waits for it any more; it proves nothing
 	}
 	if f, ok := err.(*Fault); ok {
 		found := *f

@@ -66,7 +66,7 @@ func TestOneAddress(t *testing.T) {
 			require.NoError(t, err)
 			defer transport.Close()
 			assert.Empty(t, transport.Status().Alternate.URL)
-			assert.ErrorContains(t, transport.Switch(t.Context(), Alternate, "test"), "no alternate endpoint")
+			assert.Equal(t, errNoAlternate, transport.Switch(t.Context(), Alternate, "test"))
 			transport.Pin(Alternate)
 			assert.False(t, transport.Status().Pinned, "there is nothing to pin")
 			if tt.alternate == "" {
