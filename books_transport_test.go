@@ -346,7 +346,7 @@ func TestManyLateWritesAreFewEvents(t *testing.T) {
 func TestNobodyTellsAfterClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		transport := newTestTransport(t, acknowledging, Config{MinDwell: time.Hour, ProbeInterval: -1})
+		transport := newTestTransport(t, acknowledging, Config{MinDwell: time.Hour, ProbeInterval: -1, OnWrite: func(Write) { t.Error("reported") }})
 		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
 		transport.Close()
 		transport.recordWrite(ended(Primary, OutcomeAcknowledged, time.Now(), "late"))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,4 +79,40 @@ func TestTheTextOfAPanicIsBounded(t *testing.T) {
 	require.NoError(t, json.Unmarshal(line.Bytes(), &got))
 	assert.InDelta(t, maxErrorText, len(got.Panic), 1)
 	assert.Equal(t, "Config.OnEvent", got.Function)
+}
+
+// Of a record that is full, the oldest event of the most frequent kind goes.
+func TestTheMostFrequentEventsGoFirst(t *testing.T) {
+	t.Parallel()
+	for pattern := range 200 {
+		recent := make([]Event, maxRecent)
+		numbers := make(map[EventKind]int)
+		for i := range recent {
+			recent[i] = Event{Kind: EventKind(i * (pattern + 1) / 7 % 5 * (i % (pattern%4 + 1))), Generation: uint64(i)}
+			numbers[recent[i].Kind]++
+		}
+		before := slices.Clone(recent)
+		after := appendRecent(recent, Event{Generation: maxRecent})
+		assert.Equal(t, before, recent, "which Status may have handed out")
+		gone := 0
+		for gone < maxRecent && after[gone].Generation == uint64(gone) {
+			gone++
+		}
+		assert.Equal(t, slices.Insert(slices.Clone(after), gone, before[gone]), append(before, Event{Generation: maxRecent}), "one is gone")
+		for kind, n := range numbers {
+			assert.LessOrEqual(t, n, numbers[before[gone].Kind], "%v", kind)
+		}
+		assert.Equal(t, gone, slices.IndexFunc(before, func(e Event) bool { return e.Kind == before[gone].Kind }), "the oldest")
+	}
+}
+
+// A program without OnEvent has none to panic.
+func TestEventsNeedNoFunction(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	transport.Pin(Primary)
+	transport.Close()
+	assert.Contains(t, log.String(), "failover: pinned")
+	assert.NotContains(t, log.String(), "panicked")
 }

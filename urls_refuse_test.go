@@ -213,8 +213,8 @@ func TestNewOrgRefuses(t *testing.T) {
 				assert.ErrorContains(t, err, want, tt.reason)
 			}
 			if tt.alternate == "" && !tt.allowHTTP {
-				_, err := AlternateURL(tt.orgURL)
-				assert.Error(t, err)
+				_, alternateErr := AlternateURL(tt.orgURL)
+				assert.EqualError(t, alternateErr, err.Error())
 			}
 		})
 	}
@@ -255,6 +255,21 @@ func TestNamesOfHosts(t *testing.T) {
 		scheme, authority, rest, ok := splitURL(address)
 		assert.Equal(t, want, [3]string{scheme, authority, rest}, address)
 		assert.Equal(t, want[0] != "", ok, address)
+	}
+}
+
+// What the path of an on-premises server names.
+func TestServicePaths(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string][2]string{
+		"": {}, "/": {}, "/Contoso": {"/Contoso"}, "/Contoso/": {"/Contoso"}, "/Contoso#x": {"/Contoso"}, "/Contoso?x": {"/Contoso"}, "/Contoso#x?y/z": {"/Contoso"},
+		"/Contoso/api/data/v9.0": {"/Contoso", "v9.0"}, "/Contoso/api/data/": {"/Contoso"}, "/Contoso/api/data": {"/Contoso"}, "/api/data/v8.2": {"", "v8.2"}, "/api/data": {},
+		"/Contoso/x/data/v9.0": {"/Contoso"}, "/Contoso/api/x/v9.0": {"/Contoso"}, "/Contoso/api/data/v9.0.1": {"/Contoso", "v9.0.1"}, "/Contoso/api/data/v9.0.12": {"/Contoso"},
+		"/Contoso/api/data/9.0": {"/Contoso"}, "/Contoso/api/data/v": {"/Contoso"}, "/Contoso/api/data/v9x": {"/Contoso"}, "/Contoso/api/data/v9.0x": {"/Contoso"},
+		"/_static/x": {}, "/_Common": {}, "/C_1-x": {"/C_1-x"}, "/1a": {"/1a"}, "/a.b": {}, "/XRMServices/2011": {}, "/mscrmservices": {}, "/WebResources/x": {},
+	} {
+		root, version := servicePath("https://crm.contoso.example" + path)
+		assert.Equal(t, want, [2]string{root, version}, path)
 	}
 }
 
