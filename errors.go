@@ -158,10 +158,8 @@ func (f *Fault) Error() string {
 		sep = " "
 	}
 	if f.Code != "" {
-		b.WriteString(sep + f.Code)
-		if n, ok := codeNumber(f.Code); ok && codes[n].name != "" {
-			b.WriteString(" " + codes[n].name)
-		}
+		n, _ := codeNumber(f.Code)
+		b.WriteString(sep + strings.TrimSpace(f.Code+" "+codes[n].name))
 	}
 	if f.RequestID != "" {
 		b.WriteString(" (request id " + f.RequestID + ")")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,40 @@ func TestFaultCounted(t *testing.T) {
 		f := &Fault{Class: c}
 		assert.Equal(t, c == ClassTransient || c == ClassUnavailable, f.counted(), "%v", c)
 	}
+}
+
+// A GOAWAY that leaves a request out is proof, if nothing else is joined to it.
+func TestWhatAGOAWAYLeavesOut(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY] after Request.Body was written; define Request.GetBody to avoid this error")
+	assert.Equal(t, Fault{Class: ClassTransient, Delivery: Refused, Err: gone}, *Classify(nil, gone))
+	assert.Equal(t, Unknown, Classify(nil, errors.Join(gone, io.EOF)).Delivery)
+}
+
+// quick says that it is no timeout, whatever it wraps.
+type quick struct{ error }
+
+func (quick) Timeout() bool   { return false }
+func (q quick) Unwrap() error { return q.error }
+
+func TestWhatIsATimeout(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		context.DeadlineExceeded: true, os.ErrDeadlineExceeded: true, quick{context.DeadlineExceeded}: true, quick{os.ErrDeadlineExceeded}: true,
+		&net.DNSError{IsTimeout: true}: true, &net.DNSError{}: false, io.EOF: false, quick{io.EOF}: false, context.Canceled: false,
+	} {
+		assert.Equal(t, want, isTimeout(err), "%T %v", err, err)
+		assert.Equal(t, want, (&Fault{Err: fmt.Errorf("contoso: %w", err)}).Timeout(), "%T %v", err, err)
+		assert.Equal(t, want, (&Error{is: []error{err}}).Timeout())
+		assert.Equal(t, want, (&Error{Attempts: []*Fault{{Status: 504}, {Err: err}}}).Timeout(), "the last attempt counts")
+	}
+	assert.False(t, isTimeout(nil))
+	for status, want := range map[int]bool{0: false, 503: false, 504: true, 523: false, 524: true, 525: false} {
+		assert.Equal(t, want, (&Fault{Status: status}).Timeout(), status)
+	}
+	var none *Fault
+	assert.NoError(t, none.Unwrap(), "it may be in an error of the program's own")
+	assert.NotErrorIs(t, fmt.Errorf("contoso: %w", none), io.EOF)
 }
 
 func TestFaultText(t *testing.T) {

@@ -142,3 +142,14 @@ func TestStatusOfAFleetIsACopy(t *testing.T) {
 		transport.Close()
 	})
 }
+
+// A pool is retired once, however often its Transport is closed.
+func TestClosingAgainDoesNothing(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, nil, Config{ProbeInterval: -1})
+	require.NoError(t, transport.Close())
+	closing := transport.state.Load().pool.closing
+	require.NotNil(t, closing)
+	require.NoError(t, transport.Close())
+	assert.Same(t, closing, transport.state.Load().pool.closing)
+}
