@@ -65,6 +65,7 @@ func TestCodes(t *testing.T) {
 		} else if c.delivery == Refused {
 			assert.Equal(t, ClassThrottled, c.class, "%s: only fences and limits are decided before the request runs", hex)
 		}
+		assert.Equal(t, c.class == ClassThrottled && c.delivery == Refused, (&Fault{Code: hex}).limited(), hex)
 		got, ok := codeNumber(hex)
 		assert.True(t, ok)
 		assert.Equal(t, n, got)

@@ -51,3 +51,15 @@ func TestTheDefaultsOfConfig(t *testing.T) {
 		assert.Equal(t, ok, c.complete(org) == nil, address)
 	}
 }
+
+func TestWrapReturnsNothingWithAnError(t *testing.T) {
+	t.Parallel()
+	client, transport, err := Wrap(nil, "ftp://contoso.crm.dynamics.com", nil)
+	assert.ErrorContains(t, err, "does not begin with https://")
+	assert.Nil(t, client)
+	assert.Nil(t, transport)
+	_, transport, err = Wrap(nil, "https://contoso.crm.dynamics.com", &Config{Alternate: "x", Runbook: "x"})
+	assert.ErrorContains(t, err, "alternate URL")
+	assert.ErrorContains(t, err, "Runbook")
+	assert.Nil(t, transport)
+}

@@ -2,10 +2,13 @@ package failover
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -83,6 +86,79 @@ func TestWhatIsATimeout(t *testing.T) {
 	var none *Fault
 	assert.NoError(t, none.Unwrap(), "it may be in an error of the program's own")
 	assert.NotErrorIs(t, fmt.Errorf("contoso: %w", none), io.EOF)
+}
+
+// Errors that prove by their type that nothing was sent, and those that do not.
+func TestWhatTheTypeOfAnErrorProves(t *testing.T) {
+	t.Parallel()
+	other := errors.New("contoso")
+	local, remote := net.Pipe()
+	defer local.Close()
+	defer remote.Close()
+	for name, row := range map[string]struct {
+		err  error
+		want Fault
+	}{
+		"dial":             {&net.OpError{Op: "dial", Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"proxy":            {&net.OpError{Op: "proxyconnect", Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"SOCKS":            {&net.OpError{Op: "socks connect", Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"within a read":    {&net.OpError{Op: "read", Err: &net.OpError{Op: "dial", Err: other}}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"read":             {&net.OpError{Op: "read", Err: other}, Fault{Class: ClassTransient}},
+		"name":             {&net.DNSError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"address":          {&net.AddrError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"verification":     {&tls.CertificateVerificationError{Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"authority":        {x509.UnknownAuthorityError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"name of the host": {x509.HostnameError{Certificate: new(x509.Certificate)}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"certificate":      {x509.CertificateInvalidError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"roots":            {x509.SystemRootsError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"client hello":     {&tls.ECHRejectionError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"first record":     {tls.RecordHeaderError{Conn: local}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"later record":     {tls.RecordHeaderError{}, Fault{Class: ClassUnavailable}},
+		"alert":            {tls.AlertError(42), Fault{Class: ClassUnavailable}},
+		"alert over TCP":   {&net.OpError{Op: "remote error", Err: other}, Fault{Class: ClassUnavailable}},
+		"own alert":        {&net.OpError{Op: "local error", Err: other}, Fault{Class: ClassUnavailable}},
+		"HTTP":             {http.ErrSchemeMismatch, Fault{Class: ClassUnavailable}},
+		"refused CONNECT":  {&net.OpError{Op: "proxyconnect", Err: &connectError{407, 0}}, Fault{Class: ClassAuth, Delivery: NotSent}},
+		"throttled there":  {&connectError{429, time.Second}, Fault{Class: ClassThrottled, Delivery: NotSent, RetryAfter: time.Second}},
+		"no way there":     {&connectError{404, 0}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"a fault":          {&url.Error{Op: "Get", URL: "/", Err: &Fault{Class: ClassAuth, Delivery: Answered, Endpoint: Alternate, Status: 403}}, Fault{Class: ClassAuth, Delivery: Answered, Status: 403}},
+		"other":            {other, Fault{Class: ClassTransient}},
+	} {
+		row.want.Err = row.err
+		assert.Equal(t, row.want, *Classify(nil, row.err), name)
+		joined := Classify(nil, errors.Join(row.err, other))
+		assert.Equal(t, Unknown, joined.Delivery, "%s: the other one may have been sent", name)
+	}
+}
+
+func TestWhatIsTemporary(t *testing.T) {
+	t.Parallel()
+	passing, lasting := &net.DNSError{IsTemporary: true}, &net.DNSError{}
+	for _, row := range []struct {
+		errs []error
+		want bool
+	}{{nil, false}, {[]error{passing}, true}, {[]error{lasting}, false}, {[]error{io.EOF}, false}, {[]error{passing, io.EOF}, false}, {[]error{io.EOF, passing}, true}} {
+		var e Error
+		for _, err := range row.errs {
+			e.Attempts = append(e.Attempts, &Fault{Err: err})
+		}
+		assert.Equal(t, row.want, e.Temporary(), "%v", row.errs)
+	}
+}
+
+// Texts of errors that are shown or kept are cut at their bounds, and not before.
+func TestTheTextsOfErrorsAreBounded(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("x ", maxErrorKept)
+	shown := redacted(errors.New(text[:399])).Error()
+	assert.Equal(t, text[:399], shown)
+	assert.Len(t, redacted(errors.New(text)).Error(), 399, "without the blank")
+	whole, long := errors.New(text[:maxErrorKept]), errors.New(text[:maxErrorKept+1])
+	assert.Equal(t, whole, boundedError(whole))
+	assert.InDelta(t, 2048, len(boundedError(long).Error()), 1)
+	for _, err := range []error{nil, &Fault{}, &Error{}} {
+		assert.Equal(t, err, redacted(err))
+	}
 }
 
 func TestFaultText(t *testing.T) {

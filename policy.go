@@ -270,7 +270,8 @@ func location(attributes []xml.Attr) string {
 
 // parsePolicy reads what follows the start of a FailoverPolicy up to its end.
 func parsePolicy(x *xmlpath.Reader) (Policy, error) {
-	values := make(map[xml.Name]string, 2)
+	var available, enabled string
+	values := map[xml.Name]*string{nameAvailable: &available, nameEnabled: &enabled}
 	depth := len(x.Path())
 	for open := true; open; {
 		token, err := x.Next()
@@ -282,20 +283,22 @@ func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 		case xml.EndElement:
 			open = len(path) > depth
 		case xml.CharData:
-			if len(path) != depth+1 || path[depth] != nameAvailable && path[depth] != nameEnabled {
+			if len(path) != depth+1 {
 				continue
 			}
-			if name := path[depth]; len(values[name])+len(t) <= maxPolicyValue {
-				values[name] += string(t)
+			if value := values[path[depth]]; value != nil && len(*value)+len(t) <= maxPolicyValue {
+				*value += string(t)
 			}
 		}
 	}
-	available, ok1 := xsBoolean(values[nameAvailable])
-	enabled, ok2 := xsBoolean(values[nameEnabled])
-	if !ok1 || !ok2 {
+	var policy Policy
+	var ok1, ok2 bool
+	policy.FailoverAvailable, ok1 = xsBoolean(available)
+	policy.EndpointEnabled, ok2 = xsBoolean(enabled)
+	if policy.Known = ok1 && ok2; !policy.Known {
 		return Policy{}, nil
 	}
-	return Policy{Known: true, FailoverAvailable: available, EndpointEnabled: enabled}, nil
+	return policy, nil
 }
 
 // xsBoolean reads a boolean of XML Schema (part 2, section 3.2.2), in any case
