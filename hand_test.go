@@ -125,7 +125,7 @@ func TestStatusOfAFleetIsACopy(t *testing.T) {
 		assert.False(t, f.status.Record.Earlier[0].IsZero())
 		time.Sleep(time.Minute - 1)
 		assert.Equal(t, 2, transport.Status().Fleet.WitnessCount)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		status = transport.Status().Fleet
 		assert.Zero(t, status.WitnessCount)
 		assert.Empty(t, status.Witnesses)
