@@ -316,9 +316,6 @@ var errPanicked = errors.New("failover: the function panicked, see the log")
 // realError returns err, or nil if that holds a nil pointer, as an error does that
 // was returned in place of a pointer.
 func realError(err error) error {
-	if err == nil {
-		return nil
-	}
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil
 	}

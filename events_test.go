@@ -111,8 +111,11 @@ func TestEventsNeedNoFunction(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	status := transport.Status()
+	assert.Zero(t, status.EventsDropped+status.WritesDropped)
 	transport.Pin(Primary)
 	transport.Close()
 	assert.Contains(t, log.String(), "failover: pinned")
 	assert.NotContains(t, log.String(), "panicked")
+	assert.NotContains(t, log.String(), "dropped", "nothing was")
 }
