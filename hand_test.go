@@ -148,8 +148,10 @@ func TestClosingAgainDoesNothing(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, nil, Config{ProbeInterval: -1})
 	require.NoError(t, transport.Close())
-	closing := transport.state.Load().pool.closing
+	st := transport.state.Load()
+	closing := st.pool.closing
 	require.NotNil(t, closing)
 	require.NoError(t, transport.Close())
-	assert.Same(t, closing, transport.state.Load().pool.closing)
+	assert.Same(t, st, transport.state.Load())
+	assert.Same(t, closing, st.pool.closing)
 }

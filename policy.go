@@ -295,9 +295,7 @@ func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 	var ok1, ok2 bool
 	policy.FailoverAvailable, ok1 = xsBoolean(available)
 	policy.EndpointEnabled, ok2 = xsBoolean(enabled)
-	if policy.Known = ok1 && ok2; !policy.Known {
-		return Policy{}, nil
-	}
+	policy.Known = ok1 && ok2
 	return policy, nil
 }
 

@@ -301,6 +301,13 @@ func TestWhatCreatesAndDeletes(t *testing.T) {
 	}
 }
 
+// What the service is known to call a request is not asked of its answer again.
+func TestARequestIDThatIsKnown(t *testing.T) {
+	t.Parallel()
+	w := describe(&http.Request{URL: &url.URL{}, Header: headerWith("Client-Request-Id", "c-1")}, &http.Response{Header: headerWith("REQ_ID", "r-2")}, time.Now(), "r-1", "")
+	assert.Equal(t, "r-1", w.RequestID)
+}
+
 // The texts of a write are cut at their bounds, and not before.
 func TestTheTextsOfAWriteAreBounded(t *testing.T) {
 	t.Parallel()
