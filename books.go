@@ -330,7 +330,7 @@ func (b *books) unguard(epoch uint64, keys ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, key := range keys {
-		if g, ok := b.guarded[key]; ok && g.epoch <= epoch {
+		if b.guarded[key].epoch <= epoch {
 			delete(b.guarded, key)
 		}
 	}

@@ -247,6 +247,7 @@ func TestAReportThatIsForgottenIsToldOf(t *testing.T) {
 	}
 	b.guarded = map[string]guard{"first": {1, time.Now().Add(time.Hour)}, "second": {2, time.Now().Add(time.Hour)}}
 	report(maxReports + 1) // one too many
+	assert.Len(t, b.reports(), maxReports)
 	assert.Contains(t, b.guarded, "second")
 	assert.NotContains(t, b.guarded, "first", "what is kept is bounded")
 	told := b.grown()

@@ -160,12 +160,24 @@ func TestBooksWithoutALedger(t *testing.T) {
 	for _, size := range []int{0, -1} {
 		b := newBooks(size)
 		require.Nil(t, b.ledger)
+		assert.False(t, b.keeps())
 		assert.False(t, b.record(ended(Primary, OutcomeAcknowledged, now, "")))
 		for _, r := range []*LossReport{b.report(Primary, Alternate, 1, now, ""), b.since(now, Primary)} {
 			assert.True(t, r.Truncated, "of nothing that is kept nothing is known")
 			assert.Empty(t, r.AtRisk)
 			assert.Empty(t, r.Unknown)
 		}
+	}
+}
+
+// A write in doubt may be carried out for as long as its product lets a call run.
+func TestHowLongAWriteMayRun(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]time.Duration{"contoso.crm.dynamics.com": 10 * time.Minute, "contoso.operations.dynamics.com": never, "crm.contoso.example": 10 * time.Minute} {
+		var b books
+		b.open(&Config{LedgerSize: 1}, mustOrg(t, "https://"+host, NoAlternate), time.Now())
+		assert.Equal(t, want, b.maxRun, host)
+		assert.True(t, b.keeps())
 	}
 }
 
