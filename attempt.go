@@ -321,6 +321,8 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 		switch {
 		case c.sending.saw(sawEarlier) && !c.settles(&known):
 			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
+		case known.Delivery == NotSent:
+			known.Delivery = Unknown // whatever a Config.Classify says: there is an answer
 		case (known.Delivery == Refused || known.Definitive) && c.isBulk():
 			known.ofBulk(resp)
 		}
@@ -329,7 +331,7 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 	if known.Err == nil {
 		known.Err = boundedError(err)
 	}
-	known.Delivery = c.sending.delivery(known.Delivery, err, c.out.Context().Err() == nil)
+	known.Delivery = c.sending.delivery(known.Delivery, err, c.alive())
 	if known.RequestID == "" {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
@@ -340,13 +342,23 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 		known.Class = ClassLocal
 	case !c.sending.saw(sawHeaders) && (tooLong(err) || !sendable(c.out, c.t.protocols[c.st.active].speaksHTTP2())):
 		known.Class = ClassLocal
-		if c.t.connections.direct {
+		if c.t.connections.direct && !c.sending.saw(sawEarlier) {
 			known.Delivery = NotSent
 		}
 	case known.Delivery == NotSent && known.Class == ClassTransient && ctx.Err() == nil && !timedOut:
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
+}
+
+// alive reports whether nobody has ended the attempt yet.
+func (c *call) alive() bool {
+	select {
+	case <-canceled(c.req):
+		return false
+	default:
+		return c.out.Context().Err() == nil
+	}
 }
 
 // canceledByRequest reports whether Request.Cancel has ended the attempt. A client

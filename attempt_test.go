@@ -42,6 +42,7 @@ func TestWhatAnAnswerSaysIsCorrected(t *testing.T) {
 		want                    Delivery
 	}{
 		"refused":                            {accountA, "", "{}", "POST", sawGotConn, Fault{Delivery: Refused}, Refused},
+		"not sent, and answered":             {accountA, "", "{}", "POST", sawGotConn, Fault{Delivery: NotSent}, Unknown},
 		"refused at the second try":          {accountA, "", "{}", "POST", sawGotConn | sawEarlier, Fault{Delivery: Refused}, Unknown},
 		"gone at the second try":             {accountA, "", "", "DELETE", sawGotConn | sawEarlier, missing, Answered},
 		"missing at the second try":          {accountA, "", "{}", "PUT", sawGotConn | sawEarlier, missing, Unknown},
@@ -87,6 +88,8 @@ func TestWhatAnErrorMeans(t *testing.T) {
 		"caller has cancelled":           {written, func(c *call) { c.req = c.req.WithContext(ended(context.WithCancel(t.Context()))) }, failed, ClassCanceled, Unknown},
 		"caller's deadline, not sent":    {sawGetConn, func(c *call) { c.req = c.req.WithContext(ended(context.WithTimeout(t.Context(), 0))) }, failed, ClassTransient, NotSent},
 		"caller has closed Cancel":       {written, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
+		"Cancel closed, hooks are late":  {sawGetConn | sawGotConn, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
+		"cannot be sent any more":        {sawGetConn | sawGotConn | sawEarlier, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, Unknown},
 		"body fails":                     {written, func(c *call) { c.body.broken = new(atomic.Bool); c.body.broken.Store(true) }, failed, ClassLocal, Unknown},
 		"no files":                       {sawGetConn, nil, syscall.EMFILE, ClassLocal, NotSent},
 		"waited for a connection":        {sawGetConn, func(c *call) { c.t.connections.limited = true; c.t.connections.tells.Store(true) }, failed, ClassLocal, NotSent},
@@ -335,6 +338,14 @@ func TestBodiesOfAttempts(t *testing.T) {
 	assert.Equal(t, hollow{}, empty.out.Body)
 	assert.Zero(t, empty.out.ContentLength)
 	assert.Nil(t, empty.out.GetBody)
+
+	odd := attempted(t, accountA, "application/json", "{}", 0)
+	odd.req.GetBody = func() (io.ReadCloser, error) { return nil, nil }
+	odd.body = payload{}
+	require.NoError(t, odd.body.load(odd.req, 0))
+	require.NoError(t, odd.takeBody())
+	require.ErrorIs(t, odd.takeBody(), errNoBody, "and not sent without a body")
+	assert.True(t, odd.body.failed())
 
 	for name, row := range map[string]struct {
 		change  func(*call)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/d365failover/failover/internal/message"
 )
 
 // payload is the body of a call: it gives every attempt the whole of it. A body
@@ -51,6 +53,9 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	}
 	p.getBody = func() (io.ReadCloser, error) {
 		body, err := req.GetBody()
+		if err == nil && body == nil {
+			err = errNoBody
+		}
 		if err != nil {
 			broken.Store(true)
 			return nil, err
@@ -59,6 +64,8 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	}
 	return nil
 }
+
+var errNoBody = errors.New("failover: GetBody returned neither a body nor an error")
 
 // watched returns the caller's body, which sets broken if its reader fails. What is in
 // memory does not, and net/http treats it in a way of its own.
@@ -93,7 +100,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
 		ahead = aheadOf(req.Body, req.ContentLength, maxBody+1)
-		begin, err = ahead.wait(req.Context(), holdTimeout)
+		begin, err = ahead.wait(req.Context(), holdTimeout, holdPause)
 	}
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
@@ -143,9 +150,14 @@ func mayHold(req *http.Request, maxBody int64) bool {
 		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
 }
 
-// holdTimeout bounds the wait for the end of a body that its caller is still
-// producing: it may depend on something that comes later, even on the response.
-const holdTimeout = time.Minute
+// A body that its caller is still producing is waited for as long as it keeps coming, for
+// holdTimeout at most. What comes next may depend on something that comes later, even on
+// the response: the body is streamed once a look at it, holdPause after the last, finds
+// nothing new.
+const (
+	holdTimeout = time.Minute
+	holdPause   = time.Second
+)
 
 // maxAtOnce bounds what is allocated on the word of a Content-Length.
 const maxAtOnce = 1 << 20
@@ -186,7 +198,7 @@ type heldBody struct {
 func (p *payload) heldFor(org *Org, req *http.Request, to Endpoint) heldBody {
 	w := &p.wholes[to]
 	if w.body == nil && p.held != nil {
-		w.body, w.mapped = org.rewriteBody(req.Header, req.URL.Path, p.held, to)
+		w.body, w.mapped = org.rewriteBody(req.Header, message.Target(req.URL).Path, p.held, to)
 	}
 	return *w
 }
@@ -364,15 +376,22 @@ func aheadOf(body io.Reader, length, max int64) *readAhead {
 	return r
 }
 
-// wait waits until that is done, the time is over or ctx ends, and returns what has
-// been read by then and the error met after it.
-func (r *readAhead) wait(ctx context.Context, timeout time.Duration) ([]byte, error) {
-	timer := time.NewTimer(timeout)
+// wait waits until that is done, the time is over, nothing has come from one pause to the
+// next, or ctx ends, and returns what has been read by then and the error met after it.
+func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]byte, error) {
+	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()
-	select {
-	case <-r.done:
-	case <-timer.C:
-	case <-ctx.Done():
+	for waiting, seen := true, -1; waiting; {
+		select {
+		case <-r.done:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		case <-timer.C:
+			buf, _ := r.result()
+			waiting, seen = len(buf) > seen && time.Since(began) < timeout, len(buf)
+			timer.Reset(pause)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -427,7 +446,7 @@ func peek(resp *http.Response) []byte {
 		length = shortFault - 1
 	}
 	r := aheadOf(resp.Body, length, maxPeek)
-	beginning, _ := r.wait(context.Background(), peekTimeout) // a caller who gives up ends the read itself
+	beginning, _ := r.wait(context.Background(), peekTimeout, peekTimeout) // a caller who gives up ends the read itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/d365failover/failover/internal/message"
 )
 
 // maxRun is how long after a write to Dataverse was given up on it may be carried
@@ -310,7 +312,7 @@ func (b *books) guards(req *http.Request) bool {
 			return false
 		}
 	}
-	path := withParens(req.URL.EscapedPath())
+	path := withParens(message.Target(req.URL).EscapedPath())
 	record, _ := recordIn(path)
 	if record == "" || record != path {
 		return false

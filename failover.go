@@ -52,6 +52,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,8 +82,9 @@ type Config struct {
 	// connections: see Instrument.
 	//
 	// Nil: a clone of the transport of the client given to Wrap, or else of
-	// [http.DefaultTransport], with HTTP/2 health checks (pings) enabled. If that is not an
-	// *http.Transport, it is used as it is. [Transport.Close] closes the idle connections of
+	// [http.DefaultTransport], with HTTP/2 health checks (pings) enabled; requests to
+	// other hosts go over that transport itself. If it is not an *http.Transport, it is used
+	// as it is. [Transport.Close] closes the idle connections of
 	// clones, and leaves a Base that you have set alone.
 	Base http.RoundTripper
 
@@ -144,8 +146,9 @@ type Config struct {
 	// request again after a switch is not limited. Zero: 100 ms. Negative: no pause.
 	RetryBackoff time.Duration
 
-	// AttemptTimeout is a hard limit on the wait for the response headers of one attempt.
-	// It cuts off calls that would have succeeded, and a write among them is then in doubt.
+	// AttemptTimeout is a hard limit on the wait for the response headers of one attempt,
+	// which includes the time that a streamed body takes. It cuts off calls that would have
+	// succeeded, and a write among them is then in doubt.
 	// It is not needed to leave an endpoint that has gone silent: see SuspectAfter. Zero or
 	// negative: no limit.
 	AttemptTimeout time.Duration
@@ -174,9 +177,10 @@ type Config struct {
 
 	// MaxBody is how many bytes of a request body are buffered in memory so that the request
 	// can be sent again and links in it can be mapped. A longer body is streamed, as is one
-	// without GetBody that has not ended after a minute; it can be sent again only through
-	// GetBody. A buffered body may be retained until the response has been read. Zero:
-	// 1 MiB. Negative: none is buffered.
+	// that has not ended after a minute, or of which nothing new has come for two seconds:
+	// its writer may be waiting for the response. A streamed body can be sent again only
+	// through GetBody. A buffered body may be retained until the response has been read.
+	// Zero: 1 MiB. Negative: none is buffered.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization. Nil: [ProbeWebAPI], or
@@ -302,7 +306,9 @@ type Transport struct {
 	org  Org
 	cfg  Config
 	base http.RoundTripper // what pools are made of
-	// owned: base is a clone that belongs to the Transport.
+	// owned: base is a clone of cfg.Base that belongs to the Transport. Requests to other
+	// hosts go over cfg.Base itself: a clone lacks the protocols that a program has
+	// registered.
 	owned bool
 	// What is known about the connections of Base, and of each endpoint.
 	connections connections
@@ -368,7 +374,8 @@ func newTransport(orgURL string, cfg *Config, current http.RoundTripper) (*Trans
 	}
 	t := &Transport{org: org, cfg: c, base: c.Base, started: time.Now(), organizationID: c.OrganizationID}
 	if t.base == nil {
-		t.base, t.owned = defaultBase(current)
+		t.cfg.Base = cmp.Or(current, http.DefaultTransport)
+		t.base, t.owned = defaultBase(t.cfg.Base)
 	}
 	t.knowBase()
 	t.ctx, t.cancel = context.WithCancel(context.Background())

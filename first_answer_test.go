@@ -1,7 +1,9 @@
 package failover_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -144,4 +146,65 @@ func TestTheFirstGoodAnswerOutOfABlackHole(t *testing.T) {
 		t.Log(time.Since(start))
 		assert.LessOrEqual(t, time.Since(start), 16*time.Second)
 	})
+}
+
+// Whoever writes a body may wait for the response first: a conversation goes on.
+func TestABodyThatWaitsForItsResponse(t *testing.T) {
+	t.Parallel()
+	for name, protocols := range map[string]func(*http.Protocols, bool){
+		"HTTP/1.1": (*http.Protocols).SetHTTP1, "HTTP/2": (*http.Protocols).SetUnencryptedHTTP2,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &pipes{make(chan net.Conn), make(chan struct{})}
+				server := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					answer := http.NewResponseController(w)
+					answer.EnableFullDuplex() // of HTTP/1.1, HTTP/2 always is
+					w.Header().Set("OData-Version", "4.0")
+					for said := bufio.NewScanner(r.Body); said.Scan(); answer.Flush() {
+						fmt.Fprintf(w, "you said %s\n", said.Text())
+					}
+				})}
+				base := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+					client, conn := net.Pipe()
+					p.conns <- conn
+					return client, nil
+				}}
+				protocols(server.Protocols, true)
+				protocols(base.Protocols, true)
+				go server.Serve(p)
+				defer func() {
+					base.CloseIdleConnections()
+					close(p.done)
+					server.Close()
+				}()
+				transport, err := failover.New("http://contoso.example", &failover.Config{
+					Base: base, AllowHTTP: true, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)})
+				require.NoError(t, err)
+				defer transport.Close()
+				for _, rt := range []http.RoundTripper{base, transport} {
+					began := time.Now()
+					body, say := io.Pipe()
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://contoso.example/api/data/v9.2/accounts", body)
+					require.NoError(t, err)
+					go io.WriteString(say, "first\n")
+					resp, err := rt.RoundTrip(req)
+					require.NoError(t, err)
+					heard := bufio.NewReader(resp.Body)
+					for _, next := range []string{"second\n", "third\n", ""} {
+						line, err := heard.ReadString('\n')
+						require.NoError(t, err)
+						assert.Contains(t, line, "you said ")
+						io.WriteString(say, next)
+					}
+					say.Close()
+					_, err = heard.ReadByte()
+					assert.Equal(t, io.EOF, err)
+					resp.Body.Close()
+					assert.LessOrEqual(t, time.Since(began), 2*time.Second)
+				}
+			})
+		})
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/d365failover/failover/internal/message"
 )
 
 // State is the state of an endpoint's circuit breaker.
@@ -82,7 +84,7 @@ var subjectSeed = maphash.MakeSeed()
 
 // subjectOf returns what req asked the service and how that answered.
 func subjectOf(req *http.Request, f *Fault) uint64 {
-	return max(1, maphash.Comparable(subjectSeed, [4]string{req.Method, req.URL.Path, f.Code, strconv.Itoa(f.Status)}))
+	return max(1, maphash.Comparable(subjectSeed, [4]string{req.Method, message.Target(req.URL).Path, f.Code, strconv.Itoa(f.Status)}))
 }
 
 // explain takes note that a passed probe has shown f to be no outage.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/message"
 	"github.com/d365failover/failover/internal/redact"
 )
 
@@ -216,7 +217,7 @@ type endedWrite struct {
 // a response. id is what the service calls the request, "" if that is for the
 // response to say. All texts are bounded.
 func describe(req *http.Request, resp *http.Response, ended time.Time, id, label string) endedWrite {
-	path := withParens(req.URL.EscapedPath())
+	path := withParens(message.Target(req.URL).EscapedPath())
 	w := endedWrite{Write: Write{
 		Time: ended, Method: redact.Line(req.Method, maxWriteMethod), Path: path[:min(len(path), maxWritePath)],
 		Label: redact.Line(label, maxWriteLabel), RequestID: redact.Line(id, maxRequestText),

@@ -278,7 +278,11 @@ func TestABodyThatFailsOnTheWayIsTheCallers(t *testing.T) {
 	require.NoError(t, err)
 	defer transport.Close()
 	for _, again := range []bool{true, false} {
-		for range 4 {
+		for i := range 4 {
+			gone := gone
+			if i == 3 { // which is no proof that this request was not sent
+				gone = &net.OpError{Op: "dial", Err: gone}
+			}
 			open := func() (io.ReadCloser, error) {
 				return io.NopCloser(io.MultiReader(strings.NewReader(strings.Repeat("x", 100)), iotest.ErrReader(gone))), nil
 			}
@@ -292,6 +296,7 @@ func TestABodyThatFailsOnTheWayIsTheCallers(t *testing.T) {
 			require.ErrorIs(t, err, gone)
 			require.Len(t, attempts(err), 1)
 			assert.Equal(t, failover.ClassLocal, lastFault(t, err).Class)
+			assert.Equal(t, failover.Unknown, lastFault(t, err).Delivery)
 		}
 	}
 	assert.Equal(t, failover.StateClosed, transport.Status().Primary.State)

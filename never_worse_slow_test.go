@@ -378,6 +378,20 @@ func TestTheDefaultBaseIsWhatTheProgramUses(t *testing.T) {
 	assert.Equal(t, 299, answered(transport).StatusCode, "what it was in New")
 	transport.Close()
 
+	registered := before.(*http.Transport).Clone()
+	registered.RegisterProtocol("contoso", roundTripper(answer(297, "")))
+	for _, client := range []*http.Client{{}, {Transport: registered}} {
+		http.DefaultTransport = registered
+		client, transport, err := failover.Wrap(client, orgURL, nil)
+		http.DefaultTransport = before
+		require.NoError(t, err)
+		resp, err := client.Get("contoso://other.example/")
+		require.NoError(t, err, "a clone does not have it")
+		assert.Equal(t, 297, resp.StatusCode, "registered by the program")
+		require.NoError(t, resp.Body.Close())
+		transport.Close()
+	}
+
 	_, transport, err = failover.Wrap(&http.Client{Transport: roundTripper(answer(298, ""))}, orgURL, nil)
 	require.NoError(t, err)
 	assert.Equal(t, 298, answered(transport).StatusCode, "the client's own")

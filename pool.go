@@ -132,13 +132,9 @@ func (p *pool) closeIdle() {
 }
 
 // defaultBase returns the RoundTripper used when Config.Base is nil, and whether it is
-// a copy that belongs to the Transport: of what the program uses now, which is
-// http.DefaultTransport for a nil base. What the program has put in its place is used
-// as it is.
+// a copy that belongs to the Transport: of base, which the program uses now. If that is no
+// *http.Transport, it is used as it is.
 func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
-	if base == nil {
-		base = http.DefaultTransport
-	}
 	plain, ok := base.(*http.Transport)
 	if !ok {
 		return base, false
@@ -159,8 +155,8 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 // of the clones that the Transport uses in its place. Connections in use are not closed.
 func (t *Transport) CloseIdleConnections() {
 	p := t.state.Load().pool
-	if base, ok := t.base.(closesIdle); ok && p.own {
-		base.CloseIdleConnections()
+	if others, ok := t.cfg.Base.(closesIdle); ok && p.own {
+		others.CloseIdleConnections()
 	}
 	p.closeIdle()
 }
@@ -169,9 +165,6 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
-	}
-	if base, ok := t.base.(closesIdle); ok && t.owned {
-		base.CloseIdleConnections()
 	}
 }
 
@@ -236,7 +229,7 @@ func lastOfConnection(base http.RoundTripper, req *http.Request, anyWill bool) (
 	if resp == nil || resp.Body == nil {
 		cancel(nil)
 	} else {
-		resp.Body = &releasingBody{resp.Body, cancel, nil}
+		resp.Body = &releasingBody{ReadCloser: resp.Body, cancel: cancel}
 	}
 	return resp, err, reused.Load()
 }

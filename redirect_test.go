@@ -147,6 +147,38 @@ func TestARedirectWithinTheActiveAlternateStaysThere(t *testing.T) {
 	assert.Equal(t, []string{"alternate POST /x contoso", "alternate POST /y contoso"}, r.requests())
 }
 
+// http.Client takes credentials from a request that follows a redirect to another host.
+// Whichever endpoint its caller names, one that redirects to itself does not look so.
+func TestAClientKeepsItsCredentialsWhereAnEndpointRedirectsToItself(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"contoso.crm.dynamics.com", "contoso--s.crm.dynamics.com", "contoso.api.crm.dynamics.com", "contoso--s.api.crm.dynamics.com"} {
+		for _, active := range []failover.Endpoint{failover.Primary, failover.Alternate} {
+			base := roundTripper(func(req *http.Request) (*http.Response, error) {
+				resp := &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(req.Header.Get("Authorization"))), Request: req}
+				if req.URL.Path == "/x" {
+					resp.StatusCode = http.StatusTemporaryRedirect
+					resp.Header.Set("Location", "https://"+req.URL.Host+"/y")
+				}
+				return resp, nil
+			})
+			client, transport, err := failover.Wrap(nil, "https://contoso.crm.dynamics.com", &failover.Config{Base: base, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			defer transport.Close()
+			transport.Pin(active)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+host+"/x", nil)
+			require.NoError(t, err)
+			req.Header.Set("Authorization", "Bearer canary")
+			resp, err := client.Do(req)
+			require.NoError(t, err)
+			text, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			assert.Equal(t, "Bearer canary", string(text), "%s, %v", host, active)
+			assert.Equal(t, "https://"+host+"/y", resp.Request.URL.String(), "the %v", active)
+		}
+	}
+}
+
 func TestEndpointsThatRedirectToEachOtherAreLeftToTheClient(t *testing.T) {
 	t.Parallel()
 	r := startRedirecting(t)

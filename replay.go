@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/xml"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -205,7 +206,7 @@ func bulk(req *http.Request) bool {
 	if req == nil || req.URL == nil {
 		return false
 	}
-	if name := operation(req.URL.Path); ascii.Lower(name) == "$batch" || multiple(name) {
+	if name := operation(message.Target(req.URL).Path); ascii.Lower(name) == "$batch" || multiple(name) {
 		return true
 	}
 	if _, ok := message.Action(req.Header); !ok || req.Method != http.MethodPost || req.GetBody == nil {
@@ -234,13 +235,14 @@ func multiple(name string) bool {
 }
 
 // executesMultiple reports whether a SOAP message executes a request of that kind,
-// which its type or its RequestName says.
+// which its type or its RequestName says, or may do so because it cannot be read (in
+// UTF-16, compressed).
 func executesMultiple(body io.Reader) bool {
 	r := xmlpath.NewReader(body, maxSOAPDepth)
 	for {
 		token, err := r.Next()
 		if err != nil {
-			return false
+			return !documentEnded(err) // somebody may read on where we cannot
 		}
 		path := r.Path()
 		if len(path) < 4 || path[1].Local != "Body" || path[2].Local != "Execute" || path[3].Local != "request" {
@@ -259,6 +261,12 @@ func executesMultiple(body io.Reader) bool {
 			}
 		}
 	}
+}
+
+// documentEnded reports whether err is that of a document which has ended, early or not.
+func documentEnded(err error) bool {
+	var syntax *xml.SyntaxError
+	return err == io.EOF || errors.As(err, &syntax) && syntax.Msg == "unexpected EOF"
 }
 
 // maxSOAPDepth is more than the way to the name of a request takes.

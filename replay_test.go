@@ -331,6 +331,9 @@ func TestRequestsForSeveralOperations(t *testing.T) {
 		"message that is streamed": {soap, soap12, execute("", "", "Merge"), false, true},
 		"message without action":   {soap, "text/xml", several, true, true},
 		"no message":               {soap, "application/json", several, true, false},
+		"message in UTF-16":        {soap, soap12 + "; charset=utf-16", "\xff\xfe<\x00s\x00", true, true},
+		"message nested deeply":    {soap, soap12, strings.Repeat("<a>", maxSOAPDepth+1), true, true},
+		"message cut off":          {soap, soap12, "<a>", true, false},
 	} {
 		maxBody := int64(1 << 20)
 		if !row.held {
@@ -338,7 +341,16 @@ func TestRequestsForSeveralOperations(t *testing.T) {
 		}
 		assert.Equal(t, row.want, newCall(t, row.path, row.contentType, row.body, maxBody).isBulk(), name)
 	}
-	c := newCall(t, soap, soap12, several, 1<<20)
+	c := newCall(t, "/", "multipart/mixed; boundary=contoso", batchOf("GET accounts"), 1<<20)
+	c.req.URL.Opaque = "/api/data/v9.2/%24batch?a=/b"
+	assert.True(t, c.isRead(), "Opaque goes out in place of the path")
+	c = newCall(t, "/", "multipart/mixed; boundary=contoso", batchOf("POST accounts"), 1<<20)
+	c.req.URL.Opaque = "/api/data/v9.2/%24batch?a=/b"
+	assert.True(t, c.isBulk(), "Opaque goes out in place of the path")
+	c = newCall(t, "/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso", batchOf("GET accounts"), 1<<20)
+	c.req.URL.Opaque = "/api/data/v9.2/accounts"
+	assert.False(t, c.isRead(), "and this is no batch")
+	c = newCall(t, soap, soap12, several, 1<<20)
 	c.req.Method = http.MethodPut
 	assert.False(t, c.isBulk(), "no message is sent by PUT")
 }

@@ -20,9 +20,12 @@ func (c *call) deliver(resp *http.Response) {
 	if c.out != c.req {
 		resp.Request = c.req
 	}
-	c.redirects(resp)
-	if c.st.active == Alternate && c.redirect == nil {
-		c.t.org.mapLinks(resp.Header, Primary)
+	to := Primary
+	if c.redirects(resp) {
+		to = c.at // a client that finds another host there takes credentials from its next request
+	}
+	if c.st.active != to && c.redirect == nil {
+		c.t.org.mapLinks(resp.Header, to)
 	}
 }
 
@@ -52,7 +55,8 @@ func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Contex
 	case b == nil:
 		b = new(watchedBody)
 	}
-	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, t, st, ctx, cancel, int32(resp.StatusCode)
+	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, t, st, ctx, cancel, int16(resp.StatusCode)
+	b.sending = resp.ProtoMajor >= 2 && resp.Request != nil && !bodyless(resp.Request)
 	resp.Body = b
 }
 
@@ -64,24 +68,40 @@ func (c *call) releaseWith(resp *http.Response) {
 		c.st.pool.leave()
 		return
 	}
-	resp.Body = &releasingBody{resp.Body, c.sending.canceler(), c.st.pool}
+	resp.Body = &releasingBody{ReadCloser: resp.Body, cancel: c.sending.canceler(), pool: c.st.pool}
 }
 
 type releasingBody struct {
 	io.ReadCloser
-	cancel context.CancelCauseFunc // or nil
-	pool   *pool                   // or nil
+	cancel   context.CancelCauseFunc // or nil
+	pool     *pool                   // or nil
+	released atomic.Bool
+}
+
+// Read releases what the body holds at its end: not every caller closes what it has read.
+func (b *releasingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.release()
+	}
+	return n, err
 }
 
 func (b *releasingBody) Close() error {
-	err := b.ReadCloser.Close()
+	defer b.release()
+	return b.ReadCloser.Close()
+}
+
+func (b *releasingBody) release() {
+	if b.released.Swap(true) {
+		return
+	}
 	if b.cancel != nil {
 		b.cancel(nil)
 	}
 	if b.pool != nil {
 		b.pool.leave()
 	}
-	return err
 }
 
 // watchedBody is the body of a healthy response. An answer is a success once it
@@ -93,14 +113,19 @@ type watchedBody struct {
 	st     *state
 	ctx    context.Context         // the caller's
 	cancel context.CancelCauseFunc // ends the context of the attempt, nil if it has none
-	status int32
-	over   atomic.Bool
+	status int16
+	// sending: the request may go on being sent when the answer has ended.
+	sending bool
+	over    atomic.Bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	if err != nil {
 		b.end(err)
+		if b.cancel != nil && !(err == io.EOF && b.sending) { // not every caller closes what it has read
+			b.cancel(nil)
+		}
 	}
 	return n, err
 }
@@ -338,28 +363,28 @@ func (r *redirection) aim(st *state) *state {
 	return &aimed
 }
 
-// redirects marks a redirect to an endpoint that is not the active one, so that
-// the request which follows it goes there, and asks both endpoints: the service
-// itself sends the traffic away.
-func (c *call) redirects(resp *http.Response) {
+// redirects reports whether resp is a redirect. It marks one to an endpoint that is not
+// the active one, so that the request which follows it goes there, and asks both
+// endpoints: the service itself sends the traffic away.
+func (c *call) redirects(resp *http.Response) bool {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
 		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 	default:
-		return
+		return false
 	}
 	location, err := c.out.URL.Parse(resp.Header.Get("Location"))
 	if err != nil {
-		return
+		return true
 	}
 	_, to, ok := c.t.org.match(location)
 	now := c.t.state.Load()
 	if !ok || to == now.active && to == c.st.active {
-		return
+		return true
 	}
 	resp.Request = c.req.WithContext(context.WithValue(c.req.Context(), redirectionKey{}, &redirection{c.t, to}))
 	if to == now.active || c.st.active != now.active {
-		return // it leads to where the traffic is, or does not come from there
+		return true // it leads to where the traffic is, or does not come from there
 	}
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
@@ -367,4 +392,5 @@ func (c *call) redirects(resp *http.Response) {
 		c.t.seeLocked(rule.Evidence{Kinds: rule.Fenced, Decides: true}, &Fault{Class: ClassUnavailable, Definitive: true,
 			Delivery: Answered, Endpoint: c.st.active, Status: resp.StatusCode, Message: "redirects to the " + to.String()}, time.Now())
 	}
+	return true
 }

@@ -30,6 +30,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 		"no bytes": func() io.ReadCloser { return http.NoBody },
 		"bytes":    func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
 		"unread":   func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
+		"unclosed": func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) }, // read to its end only
 	}
 	for name, body := range bodies {
 		for _, healthy := range []bool{true, false} {
@@ -45,15 +46,17 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 			} else {
 				c.releaseWith(resp)
 			}
-			if name == "bytes" || name == "unread" {
+			if name == "bytes" || name == "unread" || name == "unclosed" {
 				assert.NoError(t, ctx.Err())
 				assert.Zero(t, closer.n.Load())
-				if name == "bytes" {
+				if name != "unread" {
 					text, err := io.ReadAll(resp.Body)
 					assert.Equal(t, "contoso", string(text))
 					assert.NoError(t, err)
 				}
-				assert.NoError(t, resp.Body.Close())
+				if name != "unclosed" {
+					assert.NoError(t, resp.Body.Close())
+				}
 			}
 			assert.ErrorIs(t, ctx.Err(), context.Canceled, "%s, healthy %v", name, healthy)
 			assert.Equal(t, int32(1), closer.n.Load(), "%s, healthy %v", name, healthy)
@@ -61,6 +64,23 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 	}
 	bare := &releasingBody{ReadCloser: http.NoBody}
 	assert.NoError(t, bare.Close())
+}
+
+// Over HTTP/2 an answer may end before its request has: the end of the context would cut
+// that off.
+func TestTheEndOfAnAnswerCutsNoRequestOff(t *testing.T) {
+	t.Parallel()
+	for protocol, want := range map[int]error{1: context.Canceled, 2: nil} {
+		c := attempted(t, accountA, "application/json", "{}", 0)
+		ctx := c.sending.context(t.Context(), time.Hour)
+		resp := &http.Response{StatusCode: 200, ProtoMajor: protocol, Request: c.req, Body: io.NopCloser(strings.NewReader("contoso"))}
+		c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
+		_, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		assert.Equal(t, want, ctx.Err(), "HTTP/%d", protocol)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, context.Canceled, ctx.Err())
+	}
 }
 
 // An upgraded connection is its caller's: only what belongs to the attempt is released.

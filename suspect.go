@@ -332,7 +332,7 @@ func (s *secondTry) win(resp *http.Response) bool {
 		return false
 	}
 	if resp.Body != nil {
-		resp.Body = &releasingBody{resp.Body, s.cancel, s.pool}
+		resp.Body = &releasingBody{ReadCloser: resp.Body, cancel: s.cancel, pool: s.pool}
 	}
 	s.resp = resp
 	s.first.cancel(errAbandoned)

@@ -48,7 +48,8 @@ import (
 // fault of every attempt. [InDoubt] tells of either whether it leaves a write in doubt. Two
 // errors are not of that type: [ErrClosed], and the error of a request body that cannot be
 // read. Location and the other links in the headers of a response from the alternate name
-// the primary, so that callers see one host.
+// the primary, so that callers see one host. Those of a redirect name the endpoint that the
+// request named, so that the client which follows it keeps its credentials.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -58,11 +59,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, ErrClosed
 	}
 	if req.URL == nil {
-		return t.base.RoundTrip(req)
+		return t.cfg.Base.RoundTrip(req)
 	}
 	variant, at, ok := t.org.match(req.URL)
 	if !ok {
-		return t.base.RoundTrip(req)
+		return t.cfg.Base.RoundTrip(req)
 	}
 	if t.isPlainRead(st, req) {
 		return t.plainRead(st, req, variant, at)

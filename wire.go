@@ -289,8 +289,8 @@ func (w *sendWatch) release() {
 	}
 }
 
-// delivery corrects what an error alone says about the request. alive: the context of
-// the request has not ended; what was written by then is not known when it does.
+// delivery corrects what an error alone says about the request. alive: nobody has
+// ended the attempt; what was written by then is not known when somebody does.
 func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 	switch {
 	case w == nil:
@@ -303,8 +303,8 @@ func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 		return NotSent
 	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
 		return NotSent
-	case d == NotSent && w.saw(sawGotConn) && !w.connections.direct:
-		return Unknown // a Base that tries twice may have sent the first time
+	case d == NotSent && w.saw(sawGotConn) && (w.saw(sawHeaders) || !w.connections.direct):
+		return Unknown // err is not about this connection; and a Base that tries twice may have sent the first time
 	default:
 		return d
 	}

@@ -91,6 +91,7 @@ func TestDeliveryByWhatWasSeen(t *testing.T) {
 		{sawGetConn | sawGotConn, NotSent, failed, true, false, Unknown, "a try before may have been sent"},
 		{sawGetConn, NotSent, failed, true, false, NotSent, "nothing can have been sent"},
 		{sawGetConn | sawGotConn, NotSent, failed, true, true, NotSent, "net/http knows"},
+		{sawGetConn | sawGotConn | sawHeaders, NotSent, failed, true, true, Unknown, "the error is about another connection: one that the body comes from"},
 		{sawGetConn | sawGotConn | sawHeaders, Unknown, gone, true, true, Refused, "the server has left it out"},
 		{sawGetConn | sawGotConn | sawHeaders | sawEarlier, Unknown, gone, true, true, Unknown, "an earlier try may have been carried out"},
 		{sawGetConn | sawEarlier, NotSent, failed, true, true, Unknown, "an earlier try may have been carried out"},

@@ -12,14 +12,14 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// pair knows the hosts of an organization.
+// pair holds the hosts of an organization.
 type pair struct {
 	origins [2]*url.URL // by endpoint; no alternate for an organization with one address
-	// dataverse: each endpoint has two names, which differ by the label api.
+	// dataverse: each endpoint has two names, which differ in the label api.
 	dataverse bool
 }
 
-// newPair returns the pair for what failover.New is given.
+// newPair returns the pair for the arguments of failover.New.
 func newPair(organization, alternate string) (pair, error) {
 	org, err := failover.ParseOrg(organization)
 	p := pair{dataverse: err == nil && org.Alternate != nil}
@@ -50,8 +50,8 @@ func (p *pair) endpoint(u *url.URL) (failover.Endpoint, bool) {
 	return 0, false
 }
 
-// audience returns the address of an endpoint as the audience of a token, that of
-// the primary if there is no alternate.
+// audience returns the address of an endpoint as the audience of a token, or that of the
+// primary if there is no alternate.
 func (p *pair) audience(e failover.Endpoint) string {
 	if p.origins[e] == nil {
 		e = failover.Primary
@@ -72,9 +72,9 @@ func (p *pair) name(u *url.URL) string {
 	return host
 }
 
-// hostOf returns the host and port of u in one form: ASCII in lower case, without
-// a trailing dot and the port of https. Letters that Unicode folds to ASCII ones,
-// such as the Kelvin sign, belong to another host.
+// hostOf returns the host and port of u in a canonical form: ASCII letters in lower case, no
+// trailing dot, and no port if it is that of https. It does not fold letters that are not
+// ASCII, such as the Kelvin sign: they belong to another host.
 func hostOf(u *url.URL) string {
 	host := strings.TrimSuffix(ascii.Lower(u.Hostname()), ".")
 	if port := u.Port(); port != "" && port != "443" {
@@ -83,8 +83,8 @@ func hostOf(u *url.URL) string {
 	return host
 }
 
-// resource returns the audience that a challenge asks for, if it is one of the
-// pair's addresses in either form.
+// resource returns the audience that a challenge asks for, and whether it is an address of
+// the pair, with or without the label api.
 func (p *pair) resource(h http.Header) (string, bool) {
 	u, err := url.Parse(resourceID(h))
 	if err != nil {
@@ -94,8 +94,8 @@ func (p *pair) resource(h http.Header) (string, bool) {
 	return u.Scheme + "://" + hostOf(u), ok
 }
 
-// resourceID returns the resource_id of a Bearer challenge, "" if there is
-// none. Dataverse does not put it in quotes, as RFC 9110 would have it.
+// resourceID returns the resource_id of a Bearer challenge, "" if there is none. Dataverse
+// omits the quotes that RFC 9110 requires.
 func resourceID(h http.Header) string {
 	for _, challenge := range h.Values("WWW-Authenticate") {
 		scheme, params, _ := strings.Cut(strings.TrimSpace(challenge), " ")
@@ -112,12 +112,12 @@ func resourceID(h http.Header) string {
 	return ""
 }
 
-// Configure returns cfg with Authorize set, and with a Probe and a Classify that
-// do what they did and let Tokens see refused requests. The Alternate of cfg has
-// to be that of [Config].
+// Configure returns cfg with Authorize set, and with Probe and Classify wrapped so that
+// Tokens sees the requests that an endpoint rejects. The Alternate of cfg must be that of
+// [Config].
 //
-// Base is left alone: only over an [http.Transport] itself can a
-// [failover.Transport] tell for certain that a request was not sent.
+// Configure does not wrap Base: only directly over an [http.Transport] can a
+// [failover.Transport] prove that a request was not sent.
 func (t *Tokens) Configure(cfg failover.Config) failover.Config {
 	cfg.Authorize = t.Authorize
 	probe, classify := cfg.Probe, cfg.Classify
@@ -141,7 +141,7 @@ func (t *Tokens) Configure(cfg failover.Config) failover.Config {
 		watch := &watch{Tokens: t, base: client.Transport}
 		watched.Transport = watch
 		err := probe(ctx, &watched, endpoint)
-		if watch.learned { // an answer to the wrong token is weak evidence
+		if watch.learned { // the answer to a wrong token is weak evidence
 			return probe(ctx, client, endpoint)
 		}
 		return err
@@ -153,7 +153,7 @@ func (t *Tokens) Configure(cfg failover.Config) failover.Config {
 type watch struct {
 	*Tokens
 	base    http.RoundTripper
-	learned bool // something that makes it worth asking again
+	learned bool // another audience, so that probing again makes sense
 }
 
 func (w *watch) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -164,10 +164,10 @@ func (w *watch) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// learn looks at an answer. If an endpoint has refused a token and asks for
-// another audience, that one is the endpoint's from now on, and learn reports
-// true. A token that was refused although it is for the right audience, because
-// it was revoked perhaps, is renewed.
+// learn inspects a response. If an endpoint has rejected a token and asks for another
+// audience, learn adopts that audience for the endpoint and reports true. If the endpoint
+// rejected a token for the right audience, which may have been revoked, learn schedules its
+// renewal.
 func (t *Tokens) learn(resp *http.Response) bool {
 	if resp.StatusCode != http.StatusUnauthorized || resp.Request == nil {
 		return false

@@ -17,11 +17,12 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Error says that no token could be had for an audience. Its text is fit for a
-// log: of an answer of the sign-in service it holds the status and the error code,
-// of an error whose text may quote an answer it holds the type. errors.As and
-// errors.Unwrap find the error of the credential, whose own text may hold a token.
+// Error reports that there is no token for an audience. Its text is safe to log: of an
+// answer of the sign-in service it holds only the status and the error code, and of an error
+// whose text may quote an answer only the type. errors.As and errors.Unwrap find the error
+// of the Source, whose own text may hold a token.
 type Error struct {
+	// Audience is the audience of the token.
 	Audience string
 	err      error
 }
@@ -35,12 +36,12 @@ func (e *Error) Unwrap() error { return e.err }
 
 var (
 	errClosed  = errors.New("closed")
-	errNoToken = errors.New("no token, or one that has expired")
+	errNoToken = errors.New("no token, or an expired one")
 )
 
-// cause describes the error of a source. It trusts the texts of errors that are
-// made on this machine; all others may quote an answer, as those of encoding/json
-// quote the field that they cannot read.
+// cause describes the error of a source. It trusts the texts of errors that are made on
+// this machine. All others may quote an answer, as those of encoding/json quote a field that
+// they cannot read.
 func cause(err error) string {
 	var (
 		azure *azidentity.AuthenticationFailedError
@@ -51,7 +52,7 @@ func cause(err error) string {
 		return answered(oauth.Response.StatusCode, oauth.ErrorCode)
 	case errors.As(err, &azure) && azure.RawResponse != nil:
 		var answer struct{ Error string }
-		// An answer that is no JSON has no code.
+		// An answer that is not JSON has no code.
 		if body, err := runtime.Payload(azure.RawResponse); err == nil {
 			_ = json.Unmarshal(body, &answer)
 		}
@@ -69,8 +70,8 @@ func cause(err error) string {
 	return text
 }
 
-// madeHere returns the error in the tree of err that says what happened without
-// quoting what another machine has sent, nil if there is none.
+// madeHere returns an error in the tree of err that does not quote what another machine has
+// sent, nil if there is none.
 func madeHere(err error) error {
 	for _, own := range []error{errClosed, errNoToken, context.Canceled, context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF} {
 		if errors.Is(err, own) {
@@ -96,22 +97,22 @@ func madeHere(err error) error {
 	return nil
 }
 
-// phrases are what an operator looks for in a text that is not shown. azidentity
-// turns the errors of the network into texts.
+// phrases are the parts of untrusted texts that are shown. azidentity turns errors of the
+// network into texts.
 var phrases = []string{
 	"connection refused", "connection reset", "no such host", "i/o timeout", "context deadline exceeded",
 	"context canceled", "network is unreachable", "failed to verify certificate", "unexpected end of JSON input",
 	"unexpected EOF", "missing environment variable", "no such file or directory", "executable not found on path",
 }
 
-// token matches what no text may hold: a JSON Web Token, or the beginning of one,
-// and all that follows the name of the field that access tokens come in.
+// token matches what no text may hold: a JSON Web Token or the beginning of one, and
+// everything after the name of the field of access tokens.
 var token = regexp.MustCompile(`(?is:access_token.*)|eyJ[^\s"'\x60<>,;]*`)
 
 func withoutTokens(text string) string { return token.ReplaceAllString(text, "[redacted]") }
 
-// answered describes an answer of the sign-in service. Codes are those of
-// RFC 6749, section 5.2, and words like them.
+// answered describes an answer of the sign-in service. It quotes codes like those of RFC
+// 6749, section 5.2: lower-case words of up to 40 characters.
 func answered(status int, code string) string {
 	text := fmt.Sprintf("the sign-in service answered %d", status)
 	for _, c := range code {

@@ -20,8 +20,8 @@ import (
 // quiet keeps the log out of the examples' output.
 var quiet = slog.New(slog.DiscardHandler)
 
-// Tokens of azidentity, one for each endpoint. The sign-in service goes away
-// before the organization does, and nobody notices.
+// Tokens of azidentity for both endpoints: the sign-in service fails before the organization
+// does, and the program does not notice.
 func Example() {
 	org := failovertest.Start(nil) // a simulated organization
 	defer org.Close()
@@ -65,8 +65,8 @@ func Example() {
 	// 200 OK from the alternate with a token for https://contoso--s.crm.dynamics.com
 }
 
-// With a credential of azidentity, such as azidentity.NewDefaultAzureCredential(nil)
-// returns.
+// A client with any credential of azidentity, such as that of
+// azidentity.NewDefaultAzureCredential(nil).
 func ExampleTokens_Configure() {
 	connect := func(ctx context.Context, credential azcore.TokenCredential) error {
 		tokens, err := auth.New(auth.Config{
@@ -98,14 +98,14 @@ func ExampleTokens_Configure() {
 	// Output: not signed in
 }
 
-// noCredential is that of a program that is not signed in.
+// noCredential is the credential of a program that is not signed in.
 type noCredential struct{}
 
 func (noCredential) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	return azcore.AccessToken{}, errors.New("not signed in")
 }
 
-// The same with golang.org/x/oauth2 and nothing of Azure's.
+// A client with golang.org/x/oauth2 instead of the Azure SDK.
 func ExampleFromOAuth2() {
 	org := failovertest.Start(nil)
 	defer org.Close()
@@ -125,7 +125,7 @@ func ExampleFromOAuth2() {
 	}
 	defer tokens.Close()
 	client, transport, err := failover.Wrap(org.Client(), org.URL(), &failover.Config{
-		Authorize: tokens.Authorize, // all that is needed if the audiences are known
+		Authorize: tokens.Authorize, // enough if the audiences are known
 		Logger:    quiet,
 	})
 	if err != nil {
@@ -143,7 +143,7 @@ func ExampleFromOAuth2() {
 	// Output: 200 OK from the alternate
 }
 
-// Where it is known which audience an endpoint wants, that settles it.
+// If you know which audiences the endpoints accept, set them.
 func ExampleConfig_audiences() {
 	org := failovertest.Start(nil)
 	defer org.Close()

@@ -10,33 +10,31 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 )
 
-// A Source gets a token for a scope, such as
-// "https://contoso.crm4.dynamics.com/.default". It is called by one goroutine
-// per scope at a time, and must return once the context ends. The sign-in
-// service is the source's own matter: nothing that an endpoint answers changes
-// it.
+// A Source returns a token for a scope, such as
+// "https://contoso.crm4.dynamics.com/.default". It is called by one goroutine at a time for
+// each scope, and must return once the context ends. The source alone chooses the sign-in
+// service; no answer of an endpoint changes it.
 type Source func(ctx context.Context, scope string) (azcore.AccessToken, error)
 
-// FromCredential returns the tokens of a credential of azidentity or of any
-// other [azcore.TokenCredential]. For a cloud other than the public one the
-// credential has to be made with that cloud's configuration.
+// FromCredential returns a Source of the tokens of a credential of azidentity, or of any
+// other [azcore.TokenCredential]. For a cloud other than the public one, create the
+// credential with that cloud's configuration.
 //
-// Most credentials keep tokens themselves, and return a token they have until
-// five minutes before its end, or until the time that the sign-in service has
-// named for that. It may be as old as that when the sign-in service goes away;
-// see [FromCredentials].
+// Most credentials cache tokens, and return a cached one until five minutes before it
+// expires, or until the time for renewal that the sign-in service has named. When the
+// sign-in service fails, a token may therefore have only minutes left; see
+// [FromCredentials].
 func FromCredential(credential azcore.TokenCredential) Source {
 	return func(ctx context.Context, scope string) (azcore.AccessToken, error) {
 		return credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}})
 	}
 }
 
-// FromCredentials is [FromCredential] with a new credential for every request,
-// so that every renewal brings a new token and half of its life, half an hour
-// at the least with Entra's usual lifetimes, is left at any time. It is right
-// for client secrets, certificates and workload identities, which azidentity
-// makes without asking anybody. A managed identity has its tokens kept for it by
-// the machine and gains nothing.
+// FromCredentials is [FromCredential] with a new credential for every request: every renewal
+// gets a new token, so about half of a token's lifetime is left at any time (half an hour
+// with Entra's usual 60 to 90 minutes). Use it for client secrets, certificates and workload
+// identities, for which azidentity creates credentials without network access. A managed
+// identity does not gain from it, because the machine caches its tokens.
 func FromCredentials(newCredential func() (azcore.TokenCredential, error)) Source {
 	return func(ctx context.Context, scope string) (azcore.AccessToken, error) {
 		credential, err := newCredential()
@@ -47,10 +45,10 @@ func FromCredentials(newCredential func() (azcore.TokenCredential, error)) Sourc
 	}
 }
 
-// FromOAuth2 returns tokens of the client credentials grant of
+// FromOAuth2 returns a Source that uses the client credentials grant of
 // golang.org/x/oauth2. The Scopes of cfg are not used. A nil client means
-// [http.DefaultClient]. Unlike an [oauth2.TokenSource], which has one scope and
-// no context, it has one per request.
+// [http.DefaultClient]. An [oauth2.TokenSource] cannot be a Source, because it has a fixed
+// scope and takes no context.
 func FromOAuth2(cfg *clientcredentials.Config, client *http.Client) Source {
 	return func(ctx context.Context, scope string) (azcore.AccessToken, error) {
 		if client != nil {

@@ -1,7 +1,6 @@
-// Package auth authorizes the requests of a failover.Transport with tokens of
-// Microsoft Entra ID, so that a failover does not depend on the sign-in
-// service: by the time the alternate endpoint is needed, the token for it has
-// long been there.
+// Package auth authorizes the requests of a [failover.Transport] with tokens of Microsoft
+// Entra ID. It keeps a token for each endpoint ready, so that a failover does not depend on
+// the sign-in service.
 //
 //	credential, err := azidentity.NewDefaultAzureCredential(nil)
 //	...
@@ -16,25 +15,24 @@
 //
 // # Audiences
 //
-// A token is made for one audience. Microsoft documents
-// "<environment-url>/.default" as the scope of an application
-// (https://learn.microsoft.com/power-apps/developer/data-platform/authenticate-oauth)
-// and says nowhere which one the alternate endpoint wants: the page on disaster
-// recovery gives it an address of its own and does not mention tokens. So:
+// A token is issued for one audience. Microsoft documents "<environment-url>/.default" as
+// the scope of an application
+// (https://learn.microsoft.com/power-apps/developer/data-platform/authenticate-oauth), but
+// does not document which audience the alternate endpoint accepts. Therefore:
 //
 //   - Each endpoint gets a token for its own address, without the label api.
-//   - An endpoint that refuses it and names the organization's other address,
-//     in the resource_id of its Bearer challenge, gets a token for that from
-//     then on. This is where Microsoft's own client takes the audience from.
-//   - If no token for an endpoint's audience can be had, because the sign-in
-//     service does not know it or is not there, the one for the other
-//     endpoint is sent instead: both belong to the same organization.
-//   - [Config.Audiences] settles the question for those who know better.
+//   - If an endpoint rejects that token and asks for the organization's other address, in
+//     the resource_id of its Bearer challenge, it gets tokens for that address from then
+//     on. Microsoft's own client also takes the audience from the challenge.
+//   - If there is no token for an endpoint's audience, because the sign-in service does not
+//     know the audience or cannot be reached, the token for the other endpoint is sent
+//     instead: both belong to the same organization.
+//   - [Config.Audiences] overrides the first two.
 //
-// What a challenge says is followed only if it names one of the two endpoints,
-// and its authorization_uri never: a host that answers for the organization,
-// rightly or not, cannot make a program ask for a token that is good elsewhere,
-// nor ask for it elsewhere.
+// A challenge is accepted only if it names one of the two endpoints, and its
+// authorization_uri is never used. A host that answers for the organization, rightfully or
+// not, can therefore not make a program request a token that is valid elsewhere, or request
+// it elsewhere.
 package auth
 
 import (
@@ -50,47 +48,46 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Config says for what and from where [New] gets tokens.
+// Config configures [New].
 type Config struct {
-	// Organization is the URL of the organization, as [failover.New] is given it.
+	// Organization is the URL of the organization, as given to [failover.New].
 	Organization string
-	// Alternate is the URL of the alternate endpoint, as in [failover.Config].
-	// Empty: derived, or none where no rule leads to one. [failover.NoAlternate]:
-	// none.
+	// Alternate is the URL of the alternate endpoint, as in [failover.Config]. Empty:
+	// derived from Organization if that names a Dataverse organization, or else none.
+	// [failover.NoAlternate]: none.
 	Alternate string
-	// Source of the tokens: [FromCredential], [FromCredentials], [FromOAuth2].
+	// Source returns the tokens; see [FromCredential], [FromCredentials] and [FromOAuth2].
 	Source Source
-	// Audiences of the tokens by endpoint ([failover.Primary] and
-	// [failover.Alternate]), such as "https://contoso.crm4.dynamics.com". One
-	// that is set is final. Empty: the address of the endpoint without the label
-	// api, until the endpoint asks for the organization's other address.
+	// Audiences are the audiences of the tokens by endpoint ([failover.Primary] and
+	// [failover.Alternate]), such as "https://contoso.crm4.dynamics.com". An audience that
+	// is set never changes. Empty: the address of the endpoint without the label api, until
+	// the endpoint asks for the organization's other address.
 	Audiences [2]string
-	// Timeout of one request for a token. Zero: 30 s.
+	// Timeout bounds one request for a token. Zero or negative: 30 s.
 	Timeout time.Duration
 }
 
 const (
-	// leeway before its end within which a token is not used any more.
+	// leeway is how long before it expires a token is no longer used.
 	leeway = 10 * time.Second
-	// firstPause follows the first failure to get a token; later ones are twice
-	// as long each, up to longestPause.
+	// firstPause follows the first failure to get a token. It doubles with every further
+	// failure, up to longestPause.
 	firstPause   = time.Second
 	longestPause = 15 * time.Second
 	// patience is how long a request waits for a token if the one for the other
 	// endpoint could be sent instead. A probe has 5 s for everything.
 	patience = 2 * time.Second
-	// refusedPause is how old a token has to be to be renewed for being refused.
+	// refusedPause is how old a token must be to be renewed because an endpoint rejected it.
 	refusedPause = 30 * time.Second
 )
 
-// Tokens holds the tokens for both endpoints of an organization, from New until
-// Close, and renews each when half of what it had left to live is over: were the
-// sign-in service to go away now, every token would be good for that long. It is
-// safe for concurrent use; all goroutines share one token per audience and one
-// request for it. No lock is held while a token is asked for.
+// Tokens keeps tokens for both endpoints of an organization. It renews each after half of
+// the lifetime that the token had left when it arrived, jittered by 10%, or earlier if the
+// sign-in service says so; as much time then remains to get the next one. It is safe for
+// concurrent use; all goroutines share one token per audience and one request for it.
 type Tokens struct {
 	pair    pair
-	final   [2]bool // the audience is not to be changed
+	final   [2]bool // by endpoint: the audience never changes
 	source  Source
 	timeout time.Duration
 
@@ -108,15 +105,15 @@ type Tokens struct {
 type kept struct {
 	token    azcore.AccessToken
 	got      time.Time
-	next     time.Time     // when it is to be asked for again
-	flight   chan struct{} // closed when the request under way ends; nil if none is
+	next     time.Time     // when to request it again
+	flight   chan struct{} // closed when the request under way ends; nil if there is none
 	failures int           // in a row
 	err      error         // of the last request
 }
 
 func (k *kept) valid() bool { return time.Until(k.token.ExpiresOn) > leeway }
 
-// New returns Tokens and begins to get them. Call Close when done.
+// New returns Tokens and starts requesting the first ones. Call Close when done.
 func New(cfg Config) (*Tokens, error) {
 	if cfg.Source == nil {
 		return nil, errors.New("auth: no Source")
@@ -136,14 +133,14 @@ func New(cfg Config) (*Tokens, error) {
 		}
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.renewDue() // not in the goroutine: the first request is to find it under way
+	t.renewDue() // not in the goroutine, so that the first call of Authorize finds the requests under way
 	t.wg.Go(t.keep)
 	return t, nil
 }
 
-// Close ends the renewal and waits for requests for tokens that are under way,
-// whose contexts end. Tokens that are there go on being used until they expire.
-// It always returns nil; closing again is harmless.
+// Close stops the renewal, cancels the requests for tokens that are under way, and waits
+// for them. Authorize continues to use the tokens that Tokens has until they expire. Close
+// always returns nil. Closing again does nothing.
 func (t *Tokens) Close() error {
 	t.mu.Lock()
 	t.cancel()
@@ -152,12 +149,13 @@ func (t *Tokens) Close() error {
 	return nil
 }
 
-// Authorize puts a token for the endpoint that req is addressed to into its
-// Authorization header. It is meant for [failover.Config.Authorize], which calls
-// it for every attempt and probe when the host is final. It waits for the
-// sign-in service only if there is no token, within the request's context, and
-// not again right after a failure. A host that is not the organization's gets no
-// token but an error. Errors are of type [*Error], or the context's.
+// Authorize sets the Authorization header of req to a token for the endpoint that req is
+// addressed to. It is meant for [failover.Config.Authorize], which is called for every
+// attempt and probe once the host is final. It waits for the sign-in service only if there
+// is no valid token for the endpoint, for up to two seconds if there is one for the other
+// endpoint, and not at all shortly after a failure. For a host outside the organization it
+// returns an error and sets nothing. Any other error is an [*Error] or that of the request's
+// context.
 func (t *Tokens) Authorize(req *http.Request) error {
 	e, ok := t.pair.endpoint(req.URL)
 	if !ok {
@@ -171,9 +169,9 @@ func (t *Tokens) Authorize(req *http.Request) error {
 	return nil
 }
 
-// Warm waits until the tokens for both endpoints have been asked for. It returns
-// an error if there is none, or that of ctx. It is meant for the start of a
-// program, where a missing login is better told than later.
+// Warm waits for the tokens for both endpoints, but for the second no longer than two
+// seconds. It returns an error only if it gets neither. Call it when the program starts, to
+// learn of a missing login then rather than later.
 func (t *Tokens) Warm(ctx context.Context) error {
 	_, primary := t.token(ctx, failover.Primary)
 	_, alternate := t.token(ctx, failover.Alternate)
@@ -183,17 +181,18 @@ func (t *Tokens) Warm(ctx context.Context) error {
 	return nil
 }
 
-// State is what Tokens has for an endpoint.
+// State describes the token for an endpoint.
 type State struct {
+	// Audience is the audience of the token.
 	Audience string
-	// Expires is when the token does, zero if there is none for the audience.
+	// Expires is when the token expires, zero if there has been none for the audience.
 	Expires time.Time
-	// Err is why the last request for one failed, nil if it did not.
+	// Err is why the last request for a token failed, nil if it succeeded.
 	Err error
 }
 
-// State returns what there is for an endpoint. An Err that stays at the
-// alternate is worth an alert: it may not have a token on the day.
+// State returns the state of the token for an endpoint. Alert on an Err of the alternate
+// that persists: a failover would have no token for it.
 func (t *Tokens) State(e failover.Endpoint) State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -246,9 +245,9 @@ func (t *Tokens) token(ctx context.Context, e failover.Endpoint) (string, error)
 	return "", own.err
 }
 
-// ask requests a token unless that is under way, has just failed, or Tokens is
-// closed. It returns a channel that is closed when the request has ended, nil if
-// there is none. The caller holds t.mu.
+// ask requests a token unless a request is under way or has just failed, or Tokens is
+// closed. It returns a channel that is closed when the request has ended, nil if there is
+// none. The caller holds t.mu.
 func (t *Tokens) ask(audience string, k *kept) <-chan struct{} {
 	if k.flight != nil {
 		return k.flight
@@ -275,7 +274,7 @@ func (t *Tokens) ask(audience string, k *kept) <-chan struct{} {
 	return k.flight
 }
 
-// take keeps what a request has brought. The caller holds Tokens.mu.
+// take stores the result of a request. The caller holds Tokens.mu.
 func (k *kept) take(token azcore.AccessToken, err error, audience string) {
 	now := time.Now()
 	if err != nil {
@@ -285,16 +284,15 @@ func (k *kept) take(token azcore.AccessToken, err error, audience string) {
 		return
 	}
 	k.token, k.got, k.err, k.failures = token, now, nil, 0
-	// A source that keeps tokens itself gives the same one again, for less and
-	// less time each.
+	// A source with a cache returns the same token again, with less of its life left.
 	k.next = now.Add(max(jittered(time.Until(token.ExpiresOn)/2), firstPause))
 	if !token.RefreshOn.IsZero() && token.RefreshOn.After(now) && token.RefreshOn.Before(k.next) {
 		k.next = token.RefreshOn
 	}
 }
 
-// jittered returns d, longer or shorter by up to a tenth, so that the processes
-// of a fleet do not all ask at the same time.
+// jittered returns d, longer or shorter by up to 10%, so that the processes of a fleet do
+// not all ask at the same time.
 func jittered(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
 // keep renews the tokens until Close.
@@ -313,7 +311,7 @@ func (t *Tokens) keep() {
 	}
 }
 
-// renewDue asks for the tokens that are due and returns the time until the next.
+// renewDue requests the tokens that are due and returns the time until the next one is.
 func (t *Tokens) renewDue() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -330,7 +328,7 @@ func (t *Tokens) renewDue() time.Duration {
 	return wait
 }
 
-// hurry makes keep look again.
+// hurry makes keep look at the schedule again.
 func (t *Tokens) hurry() {
 	select {
 	case t.wake <- struct{}{}:

@@ -17,7 +17,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// show prints the series of a metric that are not 0.
+// show prints the series of a metric whose value is not 0.
 func show(reader *sdkmetric.ManualReader, name string) {
 	var all metricdata.ResourceMetrics
 	if err := reader.Collect(context.Background(), &all); err != nil {
@@ -51,12 +51,12 @@ func ExampleWrap() {
 		log.Fatal(err)
 	}
 	resp.Body.Close()
-	transport.Close() // waits until all is counted
+	transport.Close() // waits until everything is counted
 	show(reader, "failover.switches")
 	// Output: failover.switches failover.from=primary,failover.organization=contoso.api.crm.dynamics.com,failover.to=alternate 1
 }
 
-// What saved a call is on the span of the caller.
+// The span of a call shows the faults that it has met.
 func ExampleWrap_spans() {
 	recorder := tracetest.NewSpanRecorder() // a program uses an exporter
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("import")
@@ -97,7 +97,7 @@ func ExampleWrap_spans() {
 	// 200
 }
 
-// Two Transports of one organization are told apart.
+// WithAttributes distinguishes two Transports of one organization.
 func ExampleWithAttributes() {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))

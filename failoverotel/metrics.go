@@ -14,8 +14,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Keys of attributes. Those outside of the namespace "failover" are of the
-// semantic conventions.
+// Keys of attributes. Those outside the namespace "failover" are from the semantic
+// conventions.
 const (
 	keyOrganization = attribute.Key("failover.organization")
 	keyEndpoint     = attribute.Key("failover.endpoint")
@@ -39,27 +39,27 @@ var (
 		failover.ClassApplication, failover.ClassAuth, failover.ClassThrottled,
 		failover.ClassTransient, failover.ClassUnavailable, failover.ClassCanceled, failover.ClassLocal,
 	}
-	// repeatable are the classes of the faults that another attempt may follow.
+	// repeatable are the classes of faults after which another attempt may follow.
 	repeatable = []failover.Class{failover.ClassThrottled, failover.ClassTransient, failover.ClassUnavailable}
 )
 
-// probeBuckets are in seconds: those that the semantic conventions advise for
-// the durations of HTTP requests.
+// probeBuckets are the buckets, in seconds, that the semantic conventions recommend for the
+// durations of HTTP requests.
 var probeBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 
 // instruments are all metrics of the package.
 type instruments struct {
-	// Counted as it happens:
+	// Updated as events happen:
 	switches, renewals, refused, replays, unknown metric.Int64Counter
 	probes                                        metric.Float64Histogram
 
-	// Read from Status when somebody collects:
+	// Read from Status during a collection:
 	active, breaker, down, pinned, latched, writes, truncated, apart, failing metric.Int64ObservableUpDownCounter
 	faults, dropped                                                           metric.Int64ObservableCounter
 	downtime                                                                  metric.Float64ObservableCounter
 }
 
-// newInstruments returns the instruments of a meter, or what is wrong with them.
+// newInstruments creates the instruments of a meter.
 func newInstruments(m metric.Meter) (*instruments, error) {
 	var errs []error
 	counter := func(name, unit, text string) metric.Int64Counter {
@@ -79,24 +79,24 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	}
 	const transport = "{transport}"
 	in := &instruments{
-		switches: counter("failover.switches", "{switch}", "Switches of all traffic from one endpoint to the other."),
-		renewals: counter("failover.renewals", "{renewal}", "Renewals of all connections because the organization may have moved behind its address."),
-		refused:  counter("failover.refused_switches", "{switch}", "Switches that were called for and not made."),
-		replays:  counter("failover.replays", "{attempt}", "Attempts made again after a fault."),
+		switches: counter("failover.switches", "{switch}", "Switches from one endpoint to the other."),
+		renewals: counter("failover.renewals", "{renewal}", "Renewals of all connections because the organization may have been moved behind its address."),
+		refused:  counter("failover.refused_switches", "{switch}", "Switches that were considered and refused."),
+		replays:  counter("failover.replays", "{attempt}", "Attempts that repeat one with a fault."),
 		unknown:  counter("failover.unknown_outcomes", "{write}", "Writes that may or may not have been carried out."),
 
-		active:    level("failover.active", transport, "1 for the endpoint that the traffic goes to, 0 for the other."),
+		active:    level("failover.active", transport, "1 for the active endpoint, 0 for the other."),
 		breaker:   level("failover.circuit_breaker.state", transport, "1 for the state of the endpoint's circuit breaker, 0 for the others."),
 		down:      level("failover.down", transport, "1 while no endpoint passes its probe."),
 		pinned:    level("failover.pinned", transport, "1 while pinned to an endpoint by hand."),
-		latched:   level("failover.latched", transport, "1 while further switches need a hand, after too many of them."),
-		writes:    level("failover.loss_report.writes", "{write}", "Writes that the last loss report lists."),
-		truncated: level("failover.loss_report.truncated", transport, "1 if the last loss report may lack writes."),
-		apart:     level("failover.fleet.apart", transport, "1 while the active endpoint is not that of the fleet."),
+		latched:   level("failover.latched", transport, "1 while latched: after too many switches, further ones need a person, a fence, or time."),
+		writes:    level("failover.loss_report.writes", "{write}", "Writes in the latest loss report."),
+		truncated: level("failover.loss_report.truncated", transport, "1 if the latest loss report may lack writes."),
+		apart:     level("failover.fleet.apart", transport, "1 while the fleet's endpoint is not active here."),
 		failing:   level("failover.fleet.failing", transport, "1 while the fleet's store counts as lost."),
 
-		faults:  observed("failover.faults", "{fault}", "Faults that attempts have met."),
-		dropped: observed("failover.dropped_events", "{event}", "Events that were not told of because OnEvent is slow."),
+		faults:  observed("failover.faults", "{fault}", "Faults of requests."),
+		dropped: observed("failover.dropped_events", "{event}", "Events that were dropped because OnEvent was too slow."),
 	}
 	var err error
 	in.probes, err = m.Float64Histogram("failover.probe.duration", metric.WithUnit("s"),
@@ -113,7 +113,7 @@ func (in *instruments) observables() []metric.Observable {
 		in.apart, in.failing, in.faults, in.dropped, in.downtime}
 }
 
-// endpointAttributes returns what tells an endpoint.
+// endpointAttributes returns the attributes of an endpoint.
 func endpointAttributes(e failover.Endpoint, u *url.URL) []attribute.KeyValue {
 	attributes := []attribute.KeyValue{keyEndpoint.String(e.String())}
 	if u == nil { // the organization has one address
@@ -126,7 +126,7 @@ func endpointAttributes(e failover.Endpoint, u *url.URL) []attribute.KeyValue {
 	return attributes
 }
 
-// with returns the attributes of a metric.
+// with returns the attributes of a metric of the organization.
 func (o *observer) with(attributes ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributes(slices.Concat(o.common, attributes)...)
 }
@@ -136,13 +136,13 @@ func (o *observer) at(e failover.Endpoint, attributes ...attribute.KeyValue) met
 	return o.with(slices.Concat(o.endpoints[e], attributes)...)
 }
 
-// fromTo returns the attributes of a metric of a move.
+// fromTo returns the attributes of a metric of a switch or a replay.
 func (o *observer) fromTo(from, to failover.Endpoint, attributes ...attribute.KeyValue) metric.MeasurementOption {
 	return o.with(append(attributes, keyFrom.String(from.String()), keyTo.String(to.String()))...)
 }
 
-// watch begins to measure a Transport, which status is the method of. It stops
-// when that is closed.
+// watch starts to measure a Transport, given its method Status, and stops when the Transport
+// is closed.
 func (o *observer) watch(status func() failover.Status) {
 	o.begin()
 	registered := make(chan metric.Registration, 1)
@@ -155,13 +155,13 @@ func (o *observer) watch(status func() failover.Status) {
 		}
 		select {
 		case r := <-registered:
-			// Not here: the SDK collects and unregisters under one lock.
+			// In a goroutine, because the SDK collects and unregisters under one lock.
 			go func() {
 				if err := r.Unregister(); err != nil {
 					otel.Handle(err)
 				}
 			}()
-		default: // on its way
+		default: // RegisterCallback has not returned yet, or this was done before
 		}
 		return nil
 	}, o.observables()...)
@@ -172,8 +172,8 @@ func (o *observer) watch(status func() failover.Status) {
 	registered <- registration
 }
 
-// begin lets the counters begin with 0. An increase from nothing to 1 would not
-// be one to Prometheus.
+// begin starts the counters at 0. Prometheus would not count a series that starts at 1 as an
+// increase.
 func (o *observer) begin() {
 	ctx := context.Background()
 	for _, e := range endpoints {
@@ -187,12 +187,12 @@ func (o *observer) begin() {
 			}
 		}
 	}
-	if o.oneAddress { // which is refused to move to itself
+	if o.oneAddress { // its refused switches are from the primary to the primary
 		o.refused.Add(ctx, 0, o.fromTo(failover.Primary, failover.Primary))
 	}
 }
 
-// observeCounters reports what only ever grows.
+// observeCounters reports the counters.
 func (o *observer) observeCounters(to metric.Observer, s *failover.Status) {
 	for i, side := range [...]failover.EndpointStatus{s.Primary, s.Alternate} {
 		e := failover.Endpoint(i)
@@ -204,7 +204,7 @@ func (o *observer) observeCounters(to metric.Observer, s *failover.Status) {
 	to.ObserveFloat64(o.downtime, s.TimeDown.Seconds(), o.with())
 }
 
-// observeLevels reports what is so at the moment.
+// observeLevels reports the up-down counters.
 func (o *observer) observeLevels(to metric.Observer, s *failover.Status) {
 	for i, side := range [...]failover.EndpointStatus{s.Primary, s.Alternate} {
 		e := failover.Endpoint(i)
@@ -236,7 +236,7 @@ func number(is bool) int64 {
 	return 0
 }
 
-// countEvent counts what an event tells of.
+// countEvent counts an event.
 func (o *observer) countEvent(e failover.Event) {
 	ctx := context.Background()
 	switch e.Kind {
@@ -253,8 +253,8 @@ func (o *observer) countEvent(e failover.Event) {
 	}
 }
 
-// probeResult says what a probe that ended with err has shown, by the rule of
-// [failover.Probe].
+// probeResult returns the result of a probe that ended with err, as [failover.Probe] defines
+// it.
 func probeResult(err error) string {
 	var f *failover.Fault
 	switch {
@@ -267,7 +267,7 @@ func probeResult(err error) string {
 	}
 }
 
-// countFault counts the attempt that follows a fault.
+// countFault counts the attempt that follows a fault, if there is one.
 func (o *observer) countFault(ctx context.Context, a failover.Attempt) {
 	if a.Again {
 		o.replays.Add(ctx, 1, o.fromTo(a.Fault.Endpoint, a.To, keyErrorType.String(a.Fault.Class.String())))

@@ -11,8 +11,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// eventFault is the name of the span event, and with a dot the prefix of what it
-// tells of the fault.
+// eventFault is the name of the span event, and the prefix of the attributes of its fault.
 const eventFault = "failover.fault"
 
 // addSpanEvent adds a fault to the caller's span.
@@ -47,7 +46,7 @@ func (o *observer) addSpanEvent(ctx context.Context, a failover.Attempt) {
 	span.AddEvent(eventFault, trace.WithAttributes(attributes...))
 }
 
-// knownMethod returns a method as the semantic conventions want it.
+// knownMethod returns a method as the semantic conventions require.
 func knownMethod(method string) string {
 	switch method {
 	case "":

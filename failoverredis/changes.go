@@ -10,10 +10,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Changes implements [failover.Shared]. All watchers of the Store share one
-// connection, which is opened for the first and closed after the last, and
-// opened again by itself when it breaks; whatever may have changed meanwhile is
-// told then. After Close there is no channel.
+// Changes implements [failover.Shared]. All watchers of the Store share one connection. The
+// Store opens it for the first watcher, closes it after the last, and reconnects when it
+// breaks; it then notifies all watchers, which may have missed a change. After Close,
+// Changes returns nil.
 func (s *Store) Changes(ctx context.Context, organization string) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,19 +48,19 @@ func (s *Store) unwatch(organization string, c chan struct{}) {
 	}
 }
 
-// tell tells the watchers of an organization.
+// tell notifies the watchers of an organization.
 func (s *Store) tell(organization string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.watchers[organization] {
 		select {
 		case c <- struct{}{}:
-		default: // a value is there already
+		default: // a notification is pending already
 		}
 	}
 }
 
-// tellAll tells all watchers.
+// tellAll notifies all watchers.
 func (s *Store) tellAll() {
 	s.mu.Lock()
 	organizations := make([]string, 0, len(s.watchers))
@@ -74,12 +74,12 @@ func (s *Store) tellAll() {
 }
 
 const (
-	// firstPause before connecting again; it doubles up to maxPause, and is
-	// jittered so that a fleet does not return to a server at one moment.
+	// firstPause is the time before the first reconnect; it doubles up to maxPause, and is
+	// jittered so that the members of a fleet do not reconnect at the same moment.
 	firstPause = 100 * time.Millisecond
 	maxPause   = 2 * time.Second
-	// quiet is how long the server may say nothing before it is pinged, and then
-	// before the connection is given up.
+	// quiet is how long the server may be silent before the Store pings it, and after that
+	// before it gives up the connection.
 	quiet = 3 * time.Second
 )
 
@@ -91,7 +91,7 @@ func (s *Store) listen(ctx context.Context) {
 			pause = firstPause
 		}
 		if c, ok := s.client.(interface{ ReloadState(context.Context) }); ok && ctx.Err() == nil {
-			c.ReloadState(ctx) // of a cluster: the node may have been replaced
+			c.ReloadState(ctx) // a cluster may have replaced the node
 		}
 		select {
 		case <-ctx.Done():
@@ -101,8 +101,8 @@ func (s *Store) listen(ctx context.Context) {
 	}
 }
 
-// subscription is one connection's life. It reports whether the server has
-// answered at all.
+// subscription subscribes over one connection until that breaks, and reports whether the
+// server ever answered.
 func (s *Store) subscription(ctx context.Context) (answered bool) {
 	ps := s.client.Subscribe(ctx, s.channel())
 	defer ps.Close()
@@ -124,7 +124,7 @@ func (s *Store) subscription(ctx context.Context) (answered bool) {
 			return answered
 		}
 		switch m := message.(type) {
-		case *redis.Subscription: // anew, perhaps: what was told in between is lost
+		case *redis.Subscription: // perhaps a new one: notifications may have been lost
 			s.tellAll()
 		case *redis.Message:
 			s.tell(m.Payload)

@@ -1,5 +1,5 @@
-// Package failoverredis keeps in Redis what a fleet of processes knows of an
-// organization, so that they fail over as one; see
+// Package failoverredis stores in Redis what a fleet of processes shares about an
+// organization, so that they switch together; see
 // [github.com/d365failover/failover.Config.Shared]:
 //
 //	client := redis.NewClient(&redis.Options{Addr: "redis.contoso.com:6380", TLSConfig: &tls.Config{}})
@@ -8,23 +8,22 @@
 //	defer shared.Close()
 //	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Shared: shared})
 //
-// It takes any client of go-redis: for one server, for Sentinel, for a cluster.
-// With a [redis.Ring] the changes are not told, so that Transports follow when
-// they next load the record. The server is Redis 5 or later, or one that has the
-// same commands and Lua scripts, as the Redis services of clouds do; the tests
-// run on Redis 7.
+// It works with the clients of go-redis for a single server, Sentinel, and a cluster. With
+// a [redis.Ring], notifications may get lost; Transports then follow when they next poll
+// the record. The server must be Redis 5 or later, or compatible with its commands and Lua
+// scripts, as managed Redis services are. The tests run against Redis 7.
 //
 // # What is stored
 //
-// The name of an organization is in braces, so that all of its keys are in one
-// slot of a cluster. Every call is one script with one key, or two for a claim.
+// Braces around the name of the organization keep all of its keys in one slot of a
+// cluster. Every call is one script with one key, or with two for a claim.
 //
 //	failover:{contoso.api.crm.dynamics.com}:record        hash: the record
-//	failover:{contoso.api.crm.dynamics.com}:claims:TOPIC  sorted set: until when who claims a topic
-//	failover:{contoso.api.crm.dynamics.com}:places:TOPIC  sorted set: in which order
+//	failover:{contoso.api.crm.dynamics.com}:claims:TOPIC  sorted set: when each claim on a topic expires
+//	failover:{contoso.api.crm.dynamics.com}:places:TOPIC  sorted set: the order of the claims
 //	failover:changes                                      channel: names of organizations
 //
-// A record is made for people with redis-cli:
+// A record is readable with redis-cli:
 //
 //	> HGETALL failover:{contoso.api.crm.dynamics.com}:record
 //	generation  3
@@ -40,24 +39,24 @@
 //	frozen
 //	id          M4HTZXNQ...
 //
-// The id tells the swap that wrote it from all others: a client that has lost
-// the answer repeats the script, and has to learn that it succeeded before.
+// The id identifies the swap that wrote the record: a client that has lost the reply runs
+// the script again, and learns from the id that the first run succeeded.
 //
-// The record does not expire: which endpoint an organization is at does not
-// stop being true. To make a fleet forget it, delete the key. Keys of claims
-// expire with their last claim. With a maxmemory-policy of noeviction or
-// volatile-* Redis does not drop records. If one is lost all the same, to
-// eviction, a restart without persistence, or a replica that took over and had
-// not got it, the Transports that agreed with it write it anew when they next look.
+// The record does not expire, because the endpoint of an organization does not change with
+// time. To make a fleet forget it, delete the key. The keys of claims expire with their
+// last claim. Redis does not evict records if its maxmemory-policy is noeviction or
+// volatile-*. If a record is lost (evicted, not persisted across a restart, or not yet
+// replicated when a replica took over), the Transports that were in step with it write it
+// back when they next look.
 //
 // # Permissions
 //
-// A user with these rights will do:
+// A user needs these permissions:
 //
 //	ACL SETUSER failover on >... resetkeys ~failover:* resetchannels &failover:* -@all
 //	  +evalsha +eval +hmget +hset +hstrlen +zadd +zcount +zrange +zrangebyscore +zrem +zrevrange +zscore
 //	  +del +pexpire +time +publish +subscribe +ping +hello
 //
-// Without the right to publish, changes are not told. All times are those of
+// Without the permission to publish, nobody is notified of changes. All times are those of
 // the server that has the key.
 package failoverredis

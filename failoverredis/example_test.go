@@ -13,8 +13,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// Two services share what they know through Redis. One of them meets an outage;
-// the other has gone to the alternate before its next request.
+// Two services share the state of an organization through Redis. One of them meets an
+// outage; the other switches to the alternate before its next request.
 func Example() {
 	org := failovertest.Start(nil)
 	defer org.Close()

@@ -17,7 +17,7 @@ var fieldNames = [...]string{"generation", "active", "since", "earlier", "reason
 // fields are the values of fieldNames.
 type fields [len(fieldNames)]string
 
-// formatRecord writes a record for Redis, and for people who look at it there.
+// formatRecord returns a record as it is stored in Redis, readable by people.
 func formatRecord(r failover.Record) (f fields, err error) {
 	times := append([]time.Time{r.Since}, r.Earlier...)
 	texts := make([]string, len(times))
@@ -29,7 +29,7 @@ func formatRecord(r failover.Record) (f fields, err error) {
 		texts[i] = string(text)
 	}
 	if r.Active != failover.Primary && r.Active != failover.Alternate {
-		return f, fmt.Errorf("record has no such endpoint: %d", uint8(r.Active))
+		return f, fmt.Errorf("record has an unknown endpoint: %d", uint8(r.Active))
 	}
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	f = fields{
@@ -46,8 +46,8 @@ func formatRecord(r failover.Record) (f fields, err error) {
 	return f, nil
 }
 
-// parseRecord is the inverse of formatRecord. Its errors do not quote what they
-// are about, which may be anything.
+// parseRecord is the inverse of formatRecord. Its errors do not quote the fields, which may
+// hold anything.
 func parseRecord(f fields) (r failover.Record, err error) {
 	for _, n := range []struct {
 		field int
@@ -66,12 +66,12 @@ func parseRecord(f fields) (r failover.Record, err error) {
 		return failover.Record{}, errors.New("record's active endpoint is neither primary nor alternate")
 	}
 	if r.Since, err = time.Parse(time.RFC3339Nano, f[2]); err != nil {
-		return failover.Record{}, errors.New("record does not say since when")
+		return failover.Record{}, errors.New("record's since is not a time")
 	}
 	for text := range strings.FieldsSeq(f[3]) {
 		t, err := time.Parse(time.RFC3339Nano, text)
 		if err != nil {
-			return failover.Record{}, errors.New("record's earlier switches are not times")
+			return failover.Record{}, errors.New("record's earlier is not a list of times")
 		}
 		r.Earlier = append(r.Earlier, t)
 	}

@@ -16,18 +16,17 @@ import (
 
 // Config adjusts a [Store]. The zero value of every field is its default.
 type Config struct {
-	// Prefix of all keys and of the channel. Fleets that are not to know of each
-	// other have different ones. Empty: "failover:".
+	// Prefix is the prefix of all keys and of the channel. Give each fleet of an
+	// organization its own. Empty: "failover:".
 	Prefix string
 }
 
 // A Store is a [failover.Shared] in Redis, for any number of Transports and
 // organizations. It is safe for concurrent use.
 //
-// A call returns when its context ends, whatever the client's options are. What
-// the client has begun may then go on in the background for as long as the
-// client's own timeouts allow; set ContextTimeoutEnabled in its options to have
-// it end too. No more than 64 calls are under way at a time; more wait.
+// A call returns when its context ends, whatever the client's options are. The client may
+// then continue in the background until its own timeouts pass; set ContextTimeoutEnabled in
+// its options to end that, too. At most 64 calls run at a time; further ones wait.
 //
 // Errors name the key, and quote neither records nor the client's credentials.
 type Store struct {
@@ -36,7 +35,7 @@ type Store struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	slots  chan struct{}  // a place for every call under way
+	slots  chan struct{}  // one for each call under way
 	wg     sync.WaitGroup // every goroutine; added to under mu unless closed
 
 	mu       sync.Mutex // guards what follows; never held over I/O
@@ -54,14 +53,13 @@ const (
 	maxCalls = 64
 	// maxRecord is the size of a record in bytes. Real ones have a few hundred.
 	maxRecord = 64 << 10
-	// maxText is the size of a member and of a topic.
+	// maxText is the size of a member and of a topic in bytes.
 	maxText = 256
 )
 
-// New returns a Store that uses the client. A nil cfg means the defaults; it is
-// copied. Nothing is sent before the first call, and there is no goroutine
-// without a call or a watcher. The client stays the caller's: close it after
-// the Store.
+// New returns a Store that uses the client. It copies cfg; nil means the defaults. The Store
+// sends nothing before the first call, and has goroutines only while there are calls or
+// watchers. The caller owns the client and closes it after the Store.
 func New(client redis.UniversalClient, cfg *Config) *Store {
 	s := &Store{
 		client: client, prefix: "failover:",
@@ -74,10 +72,9 @@ func New(client redis.UniversalClient, cfg *Config) *Store {
 	return s
 }
 
-// Close ends all calls and the subscription, waits for every goroutine of the
-// Store, which takes no longer than the client's own timeouts, and always
-// returns nil. Later calls return an error. It does not close the client.
-// Closing again is harmless.
+// Close ends all calls and the subscription, waits for every goroutine of the Store, which
+// takes at most as long as the client's own timeouts, and always returns nil. Later calls
+// return an error. Close does not close the client. Closing again does nothing.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -87,7 +84,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// start runs f in a goroutine of the Store, unless that is closed.
+// start runs f in a goroutine of the Store and reports true, unless the Store is closed.
 func (s *Store) start(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,8 +105,8 @@ func (s *Store) claimsKeys(organization, topic string) (ends, places string) {
 
 func (s *Store) channel() string { return s.prefix + "changes" }
 
-// run runs a script and returns its reply. It does not outlast ctx: the client
-// may wait for an answer for longer, in a goroutine of its own.
+// run runs a script and returns its reply. It returns when ctx ends, although the client
+// may wait longer for the reply, in a goroutine of the Store.
 func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -141,8 +138,8 @@ func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, ar
 	}
 }
 
-// loadScript returns the time, the size of the record, and its fields (ARGV
-// from the second on) unless the size is above the limit.
+// loadScript returns the time, the size of the record, and, unless that exceeds the limit
+// ARGV[1], the fields that the other ARGV name.
 var loadScript = redis.NewScript(`
 local size, fields = 0, {}
 for i = 2, #ARGV do size = size + redis.call('HSTRLEN', KEYS[1], ARGV[i]) end
@@ -168,10 +165,10 @@ func (s *Store) Load(ctx context.Context, organization string) (failover.Record,
 	return r, now, nil
 }
 
-// swapScript compares versions as texts: Lua's numbers lose digits from 2^53
-// on. It overwrites every field, and deletes nothing before, because a server
-// that is out of memory deletes but does not write. A user who may not publish
-// may swap all the same.
+// swapScript compares versions as texts, because Lua's numbers lose digits above 2^53. It
+// overwrites every field instead of deleting the key first, because a server that is out of
+// memory deletes but does not write. It ignores an error of PUBLISH, which a user may lack
+// the permission for.
 var swapScript = redis.NewScript(`
 local present = redis.call('HMGET', KEYS[1], 'version', 'id')
 if present[2] == ARGV[2] then return 1 end
@@ -198,11 +195,11 @@ func (s *Store) CompareAndSwap(ctx context.Context, organization string, version
 	return reply == int64(1), nil
 }
 
-// claimScript keeps the claims on a topic in two sorted sets: by when they end, in
-// microseconds, and by where they stand. Claims that have ended, and what is no claim,
-// are removed, a few at a time. It returns how many there are, and the names of those
-// who stand first. Nothing in it grows with their number, but for the logarithm of
-// a sorted set. Before version 5, Redis refuses to write after TIME.
+// claimScript keeps the claims on a topic in two sorted sets: by the time at which they
+// expire, in microseconds, and by their order. It removes expired and invalid claims, a few
+// at a time, and returns the number of claims and the names of the oldest. Its cost grows
+// only with the logarithm of that number. Before version 5, Redis refuses to write after
+// TIME.
 var claimScript = redis.NewScript(`
 local ends, places = KEYS[1], KEYS[2]
 local member, ttl, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -258,7 +255,7 @@ return {count(), names}`)
 func (s *Store) Claim(ctx context.Context, organization string, c failover.Claim) (failover.Holders, error) {
 	ends, places := s.claimsKeys(organization, c.Topic)
 	if len(c.Topic) > maxText || len(c.Member) > maxText {
-		return failover.Holders{}, fmt.Errorf("failoverredis: claim of %d bytes on a topic of %d: more than %d", len(c.Member), len(c.Topic), maxText)
+		return failover.Holders{}, fmt.Errorf("failoverredis: claim: a member of %d bytes, a topic of %d; the limit is %d", len(c.Member), len(c.Topic), maxText)
 	}
 	micros := max(min(c.TTL, failover.MaxClaim), 0).Microseconds()
 	if c.TTL > 0 {

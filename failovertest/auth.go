@@ -19,8 +19,8 @@ func (o *Org) Token(host string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(aud)) + "." + o.sign(aud)
 }
 
-// Authorize sets the Authorization header of req to a token for the host in
-// its URL. It fails if that is not a host of the organization.
+// Authorize sets the Authorization header of req to a token for the host in its URL. It
+// returns an error if that is not a host of the organization.
 func (o *Org) Authorize(req *http.Request) error {
 	host := req.URL.Hostname()
 	if !o.has(host) {
@@ -35,14 +35,12 @@ func (o *Org) has(host string) bool {
 	return slices.ContainsFunc(o.all, func(d *Datacenter) bool { return d.answersTo(host) })
 }
 
-// AcceptAudiences makes the datacenter refuse tokens for other audiences than
-// "https://" + one of these hosts, with the challenge that it sends to a request
-// without a token. Without a host it accepts the organization's tokens for all
-// of its names, as at first.
+// AcceptAudiences makes the datacenter accept only tokens for "https://" + one of the hosts,
+// and answer others like a request without a token. Without hosts it accepts the
+// organization's tokens for any of its names again, which is the default.
 //
-// What a datacenter accepts after a failover is not documented: rehearse both
-// an alternate that accepts its own name only and one that accepts the
-// primary's only.
+// Microsoft does not document what a datacenter accepts after a failover: test with an
+// alternate that accepts only its own name, and with one that accepts only the primary's.
 func (d *Datacenter) AcceptAudiences(hosts ...string) {
 	var audiences []string
 	for _, host := range hosts {
@@ -53,8 +51,8 @@ func (d *Datacenter) AcceptAudiences(hosts ...string) {
 	d.audiences = audiences
 }
 
-// authorized reports whether the request carries a token the datacenter
-// accepts, or needs none.
+// authorized reports whether the request has a token that the datacenter accepts, or needs
+// none.
 func (d *Datacenter) authorized(r *request) bool {
 	if d.org.cfg.Anonymous {
 		return true
@@ -90,9 +88,8 @@ func (o *Org) audience(h http.Header) (string, bool) {
 	return string(aud), true
 }
 
-// challenge is the answer to a request without a valid token: RFC 6750
-// section 3 with the parameters Dataverse adds. resource_id names the
-// addressed host without its ".api" label.
+// challenge is the answer to a request without a valid token: RFC 6750, section 3, with
+// Dataverse's parameters. resource_id is the datacenter's host without the label "api".
 func (d *Datacenter) challenge() *answer {
 	resource := d.hosts[0]
 	org, domain, _ := strings.Cut(resource, ".")

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// maxBatch is the most requests of a batch.
+// maxBatch is the maximum number of requests in a batch.
 const maxBatch = 1000
 
 // batch is a $batch request under way.
@@ -27,10 +27,9 @@ type batch struct {
 	applied bool
 }
 
-// batch answers POST $batch: requests and change sets one after the other,
-// the status 200 whatever they are answered, and nothing after the first
-// error unless the caller prefers odata.continue-on-error (OData Protocol 4.0,
-// section 11.7).
+// batch answers POST $batch. It carries out requests and change sets one after the other, up
+// to the first error unless the caller prefers odata.continue-on-error, and always answers
+// with status 200 (OData Protocol 4.0, section 11.7).
 func (c *call) batch() *answer {
 	if c.method != http.MethodPost {
 		return c.notAllowed()
@@ -96,9 +95,8 @@ func (c *call) parts(contentType string, body []byte) ([]part, error) {
 	}
 }
 
-// changeSet carries the requests of a change set out, all or none. It writes
-// their answers, or that of the one that failed, and reports whether all
-// succeeded.
+// changeSet carries out all requests of a change set or none. It writes their answers, or
+// that of the request that failed, and reports whether all succeeded.
 func (b *batch) changeSet(p part) bool {
 	var out bytes.Buffer
 	w := multipart.NewWriter(&out)
@@ -141,9 +139,8 @@ func (b *batch) changeSet(p part) bool {
 	return !failed
 }
 
-// one carries out the request of one part. refs are the addresses that
-// Content-IDs of the change set stand for. It returns the address of the
-// record written, relative to the service root.
+// one carries out the request of one part. refs are the addresses by the Content-IDs of the
+// change set. It returns the address of the written record, relative to the service root.
 func (b *batch) one(p part, refs map[string]string, methods ...string) (a *answer, address string) {
 	if b.left--; b.left < 0 {
 		return b.bad("The batch contains too many requests."), ""
@@ -165,9 +162,8 @@ func (b *batch) one(p part, refs map[string]string, methods ...string) (a *answe
 	return a, strings.TrimPrefix(a.header.Get("OData-EntityId"), b.root)
 }
 
-// embedded reads the request in a part. Its address may be absolute, a path
-// with a Host header, or relative to the service root; where it names a host,
-// that must be the one the batch is addressed to.
+// embedded reads the request in a part. Its address may be absolute, a path with a Host
+// header, or relative to the service root. A host in it must be that of the batch.
 func (b *batch) embedded(p part, refs map[string]string) (r *request, rest string, err error) {
 	tr := textproto.NewReader(bufio.NewReader(bytes.NewReader(p.body)))
 	line, err := tr.ReadLine()

@@ -14,11 +14,10 @@ import (
 
 const (
 	maxBody       = 64 << 20 // bytes of a request's body
-	maxDeliveries = 1 << 16  // deliveries kept per datacenter
+	maxDeliveries = 1 << 16  // deliveries that a datacenter keeps
 )
 
-// A Datacenter is one of the places where an [Org] can be. Its methods may be called
-// by several goroutines at once.
+// A Datacenter is a datacenter of an [Org]. It is safe for concurrent use.
 type Datacenter struct {
 	org    *Org
 	hosts  []string // lower case, its own name first
@@ -27,11 +26,11 @@ type Datacenter struct {
 
 	data   *replica // guarded by org.mu
 	fenced bool     // guarded by org.mu
-	stale  bool     // left with writes of its own; guarded by org.mu
+	stale  bool     // has writes of its own that were lost; guarded by org.mu
 
 	mu         sync.Mutex
 	suspended  Failure                // by a Recovery, before all others
-	next       []countdown            // until they have happened, oldest first
+	next       []countdown            // until they have happened, oldest first, before the following
 	when       []conditional          // after those
 	lotteries  []lottery              // after those
 	failure    Failure                // until Heal
@@ -83,14 +82,15 @@ func (d *Datacenter) answersTo(host string) bool {
 	return slices.Contains(d.hosts, strings.ToLower(host))
 }
 
-// Fail makes the datacenter fail with f until [Datacenter.Heal] or the next Fail.
+// Fail makes the datacenter fail with f until [Datacenter.Heal] or the next Fail. The
+// failures of a [Recovery] come first, then those of [Datacenter.FailNext],
+// [Datacenter.FailWhen] and [Datacenter.FailShare], in this order, and then that of Fail.
 func (d *Datacenter) Fail(f Failure) {
 	d.change(f, func() { d.failure = f })
 }
 
-// FailNext makes the next n requests fail with f; for a failure of connecting
-// the next n connections. It comes before any other failure, and after those
-// of earlier FailNext calls that have not happened yet.
+// FailNext makes the next n requests fail with f, or the next n connections if f is a failure
+// of connecting. Failures of earlier calls of FailNext come first.
 func (d *Datacenter) FailNext(n int, f Failure) {
 	if n > 0 {
 		d.change(f, func() { d.next = append(d.next, countdown{n, f}) })
@@ -98,47 +98,45 @@ func (d *Datacenter) FailNext(n int, f Failure) {
 }
 
 // FailWhen makes the requests for which match reports true fail with f until
-// [Datacenter.Heal]. The first of several that match counts. match must not
-// read the request's body, and may be called by several goroutines at once.
-// FailWhen panics if f is a failure of connecting, which happens before there
-// is a request.
+// [Datacenter.Heal]. If several match, the earliest call of FailWhen wins. match must not
+// read the request's body, and may be called concurrently. FailWhen panics if f is a failure
+// of connecting, which happens before there is a request.
 func (d *Datacenter) FailWhen(match func(*http.Request) bool, f Failure) {
 	if f.stage() != stageRequest {
-		panic("failovertest: FailWhen with a failure of connecting: " + f.String())
+		panic("failovertest: FailWhen: a failure of connecting: " + f.String())
 	}
 	d.change(f, func() { d.when = append(d.when, conditional{match, f}) })
 }
 
-// FailShare makes a share of the requests fail with f, at random, until
-// [Datacenter.Heal]; for a failure of connecting a share of the new connections.
-// Of 0.17 about every sixth request fails: a brown-out. Equal seeds choose alike,
-// in the order in which the requests arrive. Connections that exist stay. A
-// failure of FailNext or FailWhen comes first, then those of FailShare in the
-// order of the calls, then that of Fail. FailShare panics unless share is between 0 and 1.
+// FailShare makes a share of the requests fail with f, at random, until [Datacenter.Heal], or
+// a share of the new connections if f is a failure of connecting. With 0.17, about every
+// sixth request fails: a brown-out. With the same seed, the same requests fail, counted in
+// the order of their arrival. Open connections stay open. Several calls are tried in order.
+// FailShare panics unless share is between 0 and 1.
 func (d *Datacenter) FailShare(share float64, seed uint64, f Failure) {
 	if !(share >= 0 && share <= 1) {
-		panic(fmt.Sprintf("failovertest: a share of %v", share))
+		panic(fmt.Sprintf("failovertest: FailShare: %v is not between 0 and 1", share))
 	}
 	l := lottery{share, rand.New(rand.NewPCG(seed, 0)), f}
 	d.change(Failure{}, func() { d.lotteries = append(d.lotteries, l) })
 }
 
-// SetLatency makes every request wait for this long before anything else
-// happens to it, also a failure, until [Datacenter.Heal].
+// SetLatency delays every request before anything else happens to it, including a failure,
+// until [Datacenter.Heal].
 func (d *Datacenter) SetLatency(latency time.Duration) {
 	d.change(Failure{}, func() { d.latency = latency })
 }
 
-// Heal ends all failures but those of a [Recovery]. It does not lift a fence:
-// see [Datacenter.Serve].
+// Heal ends all failures except those of a [Recovery]. It does not lift a fence: see
+// [Datacenter.Serve].
 func (d *Datacenter) Heal() {
 	d.change(Failure{}, func() {
 		d.failure, d.next, d.when, d.lotteries, d.latency = Failure{}, nil, nil, nil, 0
 	})
 }
 
-// suspend makes the datacenter fail with f, whatever its other failures, or
-// with those again if f is none.
+// suspend makes the datacenter fail with f in place of its other failures. If f is none, these
+// apply again.
 func (d *Datacenter) suspend(f Failure) {
 	d.change(f, func() { d.suspended = f })
 }
@@ -152,7 +150,7 @@ func (d *Datacenter) lasting() Failure {
 	return d.failure
 }
 
-// change sets a failure and does to the existing connections what it implies.
+// change calls set and then cuts or silences the open connections as f requires.
 func (d *Datacenter) change(f Failure, set func()) {
 	d.mu.Lock()
 	before := d.lasting().kind
@@ -162,7 +160,7 @@ func (d *Datacenter) change(f Failure, set func()) {
 	var doomed []*conn
 	swallow := d.lasting().kind == blackHole
 	cut := f.stage() != stageRequest && !(f.kind == blackHole && swallow) ||
-		before == blackHole && !swallow // they have lost what was sent
+		before == blackHole && !swallow // what was sent on them is lost
 	for c := range d.conns {
 		if cut {
 			doomed = append(doomed, c)
@@ -172,20 +170,18 @@ func (d *Datacenter) change(f Failure, set func()) {
 	}
 	d.mu.Unlock()
 	if cut {
-		// Cutting alone would leave a moment in which a transport still holds
-		// a dead connection for a live one.
+		// Without this, a transport could use a dead connection until it has noticed.
 		d.org.closeIdle()
 	}
 	d.cut(doomed)
 }
 
-// Fence makes the datacenter answer every authorised operation with the fence,
-// fault code 0x8004B065, and carry none out. [Org.FailOver] and [Org.FailBack]
-// fence and serve by themselves.
+// Fence makes the datacenter answer every authorized operation with the fence, fault code
+// 0x8004B065, and carry none out. The failovers of [Org] set and lift fences by themselves.
 func (d *Datacenter) Fence() { d.setFenced(true) }
 
-// Serve lifts the fence. What is written to a datacenter that serves but is
-// not the active one is not replicated: that is split brain.
+// Serve lifts the fence. Writes to a datacenter that serves without being the active one are
+// not replicated: the copies diverge (split brain).
 func (d *Datacenter) Serve() { d.setFenced(false) }
 
 func (d *Datacenter) setFenced(fenced bool) {
@@ -194,35 +190,34 @@ func (d *Datacenter) setFenced(fenced bool) {
 	d.fenced = fenced
 }
 
-// Addr returns the network address of the datacenter's server, for proxies and
-// programs that do not use [Org.Transport]. In memory it is that of no server,
-// and connections show it as their RemoteAddr.
+// Addr returns the network address of the datacenter's server, for proxies and programs that
+// do not use [Org.Transport]. In memory, nothing listens there, and connections only report
+// it as their RemoteAddr.
 func (d *Datacenter) Addr() net.Addr { return d.ln.Addr() }
 
-// Requests returns the number of requests that were sent to the datacenter so
-// far, including those that a [BlackHole] swallowed.
+// Requests returns the number of requests that have arrived at the datacenter, including
+// those that a [BlackHole] swallowed.
 func (d *Datacenter) Requests() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.requests
 }
 
-// OpenConnections returns the number of connections that are open now.
+// OpenConnections returns the number of open connections.
 func (d *Datacenter) OpenConnections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.conns)
 }
 
-// Connections returns the number of connections accepted so far.
+// Connections returns the number of connections that the datacenter has accepted.
 func (d *Datacenter) Connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.accepted
 }
 
-// Dials returns how often one of the datacenter's names was dialed so far and
-// led here, with success or without.
+// Dials returns how many dials were directed to the datacenter, successful or not.
 func (d *Datacenter) Dials() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -235,31 +230,31 @@ type Delivery struct {
 	Proto  string // "HTTP/1.1" or "HTTP/2.0"
 	Method string
 	Host   string
-	// ConnOpened is when the request's connection was accepted.
+	// ConnOpened is when the datacenter accepted the connection of the request.
 	ConnOpened time.Time
 	Path       string
 	Query      string // without the question mark
-	// Header of the request without Authorization and Cookie.
+	// Header is the header of the request without Authorization, Proxy-Authorization and
+	// Cookie.
 	Header http.Header
-	// Audience of the bearer token, "" if there was none that was valid.
+	// Audience is the audience of the bearer token, "" if there was no valid one.
 	Audience string
-	// ID is the request's X-Test-Id header, for tests that want to recognise
-	// their requests.
+	// ID is the request's X-Test-Id header, by which tests can recognize their requests.
 	ID string
-	// BodyHash is the SHA-256 of the body in hexadecimal, "" if it was not
-	// read whole.
+	// BodyHash is the SHA-256 of the body in hexadecimal, "" if the body was not read to
+	// its end.
 	BodyHash string
-	// Failure that happened to the request; the zero Failure if none did.
+	// Failure is what happened to the request; the zero Failure if nothing did.
 	Failure Failure
-	// Status answered, 0 if none was (yet).
+	// Status is the status of the answer, 0 if there is none (yet).
 	Status int
 	// Applied reports whether the request changed a record.
 	Applied bool
 }
 
-// Deliveries returns the requests that reached the datacenter, oldest first;
-// of more than 65,536 only the newest half. Requests a [BlackHole] swallowed are
-// not among them.
+// Deliveries returns the requests that reached the datacenter, oldest first: all of up to
+// 65,536, or else at least the latest 32,768. They do not include requests that a
+// [BlackHole] swallowed.
 func (d *Datacenter) Deliveries() []Delivery {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -270,7 +265,7 @@ func (d *Datacenter) Deliveries() []Delivery {
 	return list
 }
 
-// record enters r into the log.
+// record adds r to the deliveries.
 func (d *Datacenter) record(r *http.Request, f Failure) *Delivery {
 	header := maps.Clone(r.Header)
 	for _, secret := range []string{"Authorization", "Proxy-Authorization", "Cookie"} {
@@ -291,15 +286,15 @@ func (d *Datacenter) record(r *http.Request, f Failure) *Delivery {
 	return e
 }
 
-// complete enters what became of a delivery.
+// complete records the result of a delivery.
 func (d *Datacenter) complete(e *Delivery, set func(*Delivery)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	set(e)
 }
 
-// take returns the failure that happens now at stage s, to r if s is
-// [stageRequest], and a channel that is closed when that may have changed.
+// take returns the failure that happens now at stage s, to r if s is stageRequest, and a
+// channel that is closed when that may have changed.
 func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -318,7 +313,7 @@ func (d *Datacenter) take(s stage, r *http.Request) (Failure, <-chan struct{}) {
 	}
 	if r != nil {
 		when := d.when
-		d.mu.Unlock() // match is the test's: it may call d
+		d.mu.Unlock() // match belongs to the test and may call d
 		i := slices.IndexFunc(when, func(c conditional) bool { return c.match(r) })
 		d.mu.Lock()
 		if i >= 0 {

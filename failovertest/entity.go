@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// decodeEntity reads an Entity of the organization service into next, and
-// returns the entity set and the id, which is "" if the caller left it to the
-// service.
+// decodeEntity reads an Entity of the organization service into next, and returns the entity
+// set and the id, which is "" if the service is to assign it.
 func decodeEntity(e *element, next *row) (set, id string, _ *row) {
 	if name := e.at("LogicalName").text(); name != "" {
 		set = plural(name)
@@ -35,7 +34,7 @@ func decodeEntity(e *element, next *row) (set, id string, _ *row) {
 	return set, id, next
 }
 
-// decodeValue returns an attribute as JSON would have it.
+// decodeValue returns an attribute as encoding/json decodes it.
 func decodeValue(typ string, value *element) any {
 	switch {
 	case value.instance("nil") == "true":
@@ -50,7 +49,7 @@ func decodeValue(typ string, value *element) any {
 	return value.Text
 }
 
-// number returns text as a number if it is one, which JSON can then write.
+// number returns text as a number if it is one, or else as it is.
 func number(text string) any {
 	if json.Valid([]byte(text)) && strings.Trim(text, "+-.0123456789eE") == "" {
 		return json.Number(text)

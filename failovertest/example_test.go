@@ -12,7 +12,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// The datacenters as a client meets them that knows nothing of failovers.
+// What a client without failover sees of a disaster and of the return.
 func Example() {
 	org := failovertest.StartInMemory(nil)
 	defer org.Close()
@@ -45,7 +45,7 @@ func Example() {
 	// contoso.api.crm.dynamics.com answers 200
 }
 
-// A failover loses what had not been replicated.
+// A failover loses the writes that were not replicated.
 func ExampleOrg_FailOver() {
 	org := failovertest.StartInMemory(&failovertest.Config{Lag: 5 * time.Second})
 	defer org.Close()
@@ -69,7 +69,7 @@ func ExampleOrg_FailOver() {
 	// true false
 }
 
-// The unknown outcome: the connection breaks, the record is there.
+// An unknown outcome: the connection breaks although the record was created.
 func ExampleReset() {
 	org := failovertest.StartInMemory(nil)
 	defer org.Close()
@@ -98,7 +98,7 @@ func ExampleDatacenter_FailWhen() {
 	// Output: 429 17
 }
 
-// What reached a datacenter can be looked up afterwards.
+// A datacenter records the requests that have reached it.
 func ExampleDatacenter_Deliveries() {
 	org := failovertest.StartInMemory(nil)
 	defer org.Close()
@@ -121,7 +121,7 @@ func ExampleDatacenter_Deliveries() {
 	// DELETE 204 true
 }
 
-// Start runs the same over real TLS.
+// With Start, the simulation runs over real TLS.
 func ExampleStart() {
 	org := failovertest.Start(&failovertest.Config{Anonymous: true, Accounts: 3})
 	defer org.Close()
@@ -142,8 +142,8 @@ func ExampleStart() {
 	// Output: HTTP/2.0 true [{Account 01}]
 }
 
-// A disaster behind one address. A client that keeps its connection stays at the
-// old datacenter, a fresh connection leads to the new one.
+// A disaster behind one address. An open connection keeps leading to the old datacenter, and
+// a new one leads to the new datacenter.
 func ExampleOrg_EmergencyResponse() {
 	org := failovertest.StartInMemory(&failovertest.Config{OneAddress: true, Anonymous: true, Lag: 5 * time.Minute})
 	defer org.Close()
@@ -196,7 +196,7 @@ func ExampleOrg_Drill() {
 	// Output: 200 0 false
 }
 
-// A brown-out: every sixth request or so fails, the others are slow.
+// A brown-out: about every sixth request fails, and the others are slow.
 func ExampleDatacenter_FailShare() {
 	org := failovertest.StartInMemory(&failovertest.Config{Anonymous: true})
 	defer org.Close()

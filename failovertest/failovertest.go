@@ -9,44 +9,41 @@ import (
 	"time"
 )
 
-// Config says what [Start] and [StartInMemory] simulate. The zero value, and
-// a nil *Config, are the defaults.
+// Config configures [Start] and [StartInMemory]. The zero value of every field is its
+// default, and so is a nil *Config.
 type Config struct {
-	// Host is the primary endpoint's host name, without a port. Default:
-	// "contoso.api.crm.dynamics.com". Unless AlternateHost is set, the
-	// organization also answers to the name without its ".api" label, or with
-	// one if Host has none, as Dataverse does; Finance and Operations does not.
+	// Host is the primary endpoint's host name, without a port. Unless AlternateHost is
+	// set, a Dataverse organization also has the name without the label "api", or with it
+	// if Host has none. Default: "contoso.api.crm.dynamics.com".
 	Host string
-	// AlternateHost is the alternate endpoint's host name. Default: Host with
-	// "--s" added to its first label, Microsoft's rule for Dataverse. Set it
-	// for pairs that have no such rule; then only these two names answer.
+	// AlternateHost is the alternate endpoint's host name. If it is set, the organization
+	// has only these two names. Default: Host with "--s" added to its first label,
+	// Microsoft's rule for Dataverse.
 	AlternateHost string
-	// OneAddress makes an organization without an alternate endpoint, which
-	// fails over behind its own address only: see [Org.Drill]. A Host of
-	// Finance and Operations has one address unless AlternateHost is set,
-	// because there is no rule to derive another. Default: false.
+	// OneAddress makes an organization without an alternate endpoint, which fails over only
+	// behind its own address: see [Org.Drill]. A Host of Finance and Operations has one
+	// address unless AlternateHost is set. Default: false.
 	OneAddress bool
-	// Lag is how long a write takes to reach the other datacenters. Default:
-	// none, every write is there at once.
+	// Lag is how long a write takes to reach the other datacenters. Default: no time.
 	Lag time.Duration
-	// Accounts is the number of records the entity set "accounts" starts with,
-	// in all datacenters. Default: 25. Negative: none. With a Host of Finance
-	// and Operations the set is "CustomersV3".
+	// Accounts is the number of records with which the entity set "accounts" starts, in all
+	// datacenters; with a Host of Finance and Operations the set is "CustomersV3". Default:
+	// 25. Negative: none.
 	Accounts int
-	// PageSize is the most records a page of a list holds if the request does
-	// not ask for fewer (Prefer: odata.maxpagesize). Default: 10.
+	// PageSize is the maximum number of records in a page of a list, unless the request asks
+	// for fewer (Prefer: odata.maxpagesize). Default: 10.
 	PageSize int
-	// Anonymous makes the organization answer requests without a bearer token.
+	// Anonymous makes the organization accept requests without a bearer token.
 	Anonymous bool
-	// MaxConcurrent is how many requests a datacenter carries out at a time.
-	// Beyond, it answers as Dataverse's service protection does, with code
-	// 0x80072326 and a pause of one second, the Web API by status 429.
-	// Dataverse's limit is 52 for each user. A request that meets a Failure other
-	// than [Delay] meets that instead, and counts. Default: none.
+	// MaxConcurrent is how many requests a datacenter carries out at a time; Dataverse's
+	// limit is 52 for each user. It answers further ones like Dataverse's service
+	// protection: with code 0x80072326 (status 429 in the Web API) and a Retry-After of one
+	// second. A request that meets a Failure other than [Delay] gets that instead, and
+	// counts, too. Default: no limit.
 	MaxConcurrent int
-	// FenceStatus is the HTTP status of the Web API's answer from a fenced
-	// datacenter. Default: 503. Microsoft documents the code, 0x8004B065, for
-	// the SOAP service and no status for the Web API: tell a fence by its code.
+	// FenceStatus is the HTTP status with which the Web API of a fenced datacenter answers.
+	// Microsoft documents the code, 0x8004B065, for the SOAP service, but no status for the
+	// Web API: recognize a fence by its code. Default: 503.
 	FenceStatus int
 }
 
@@ -66,7 +63,7 @@ func (cfg *Config) withDefaults() Config {
 	}
 	switch {
 	case c.OneAddress && c.AlternateHost != "":
-		panic("failovertest: an alternate host for an organization with one address")
+		panic("failovertest: AlternateHost and OneAddress are both set")
 	case isFinance(c.Host) && c.AlternateHost == "":
 		c.OneAddress = true
 	}
@@ -103,9 +100,9 @@ func (cfg *Config) hostNames() (primary, alternate []string) {
 	return primary, []string{org + "--s." + domain, org + "--s." + other}
 }
 
-// An Org is a simulated organization. It has a primary datacenter, an alternate
-// one with an address of its own, and a secondary one to which it can move
-// behind the primary's address. Its methods may be called by several goroutines at once.
+// An Org is a simulated organization. It has a primary datacenter, an alternate one with an
+// address of its own, and a secondary one to which it can move behind the primary's address.
+// It is safe for concurrent use.
 type Org struct {
 	cfg       Config
 	inMemory  bool
@@ -126,30 +123,29 @@ type Org struct {
 	netMu      sync.Mutex
 	closed     bool
 	transports []*http.Transport
-	behind     *Datacenter // the primary's name
-	before     *Datacenter // where the name led before
-	flickers   time.Time   // until when it leads to both by turns
-	newDials   int         // since it flickers
+	behind     *Datacenter // to which the primary's name leads
+	before     *Datacenter // to which it led before
+	flickers   time.Time   // until when it leads to either in turn
+	newDials   int         // while it does
 
 	mu      sync.Mutex // guards everything below and the datacenters' stores and fences
 	active  *Datacenter
-	pending []change  // of active, not yet at the other datacenters, oldest first
-	cut     time.Time // when replication was cut; zero: it was not
+	pending []change  // of active, not yet replicated, oldest first
+	cut     time.Time // when replication was cut off; zero: it was not
 }
 
-// Start starts an organization with TLS servers on the loopback
-// interface, which speak HTTP/1.1 and HTTP/2. It panics if it cannot listen or
-// if a host in cfg is no host name. Where the system allows it, each server has
-// a loopback address of its own.
-// A nil cfg means the defaults. The caller must call [Org.Close].
+// Start starts an organization with TLS servers on the loopback interface, which speak
+// HTTP/1.1 and HTTP/2; where the system allows it, each has a loopback address of its own.
+// Start panics if it cannot listen, or if cfg is invalid. A nil cfg means the defaults. The
+// caller must call [Org.Close].
 func Start(cfg *Config) *Org { return start(cfg, false) }
 
-// StartInMemory starts an organization without sockets: the connections are
-// pipes, https URLs are spoken to in plain HTTP/1.1, and the errors of a
-// failing network are imitated. All waiting is on channels and timers, so it
-// works in a testing/synctest bubble, with the bubble's time; the organization
-// must then be started in the bubble and closed before it ends. A nil cfg means
-// the defaults. The caller must call [Org.Close].
+// StartInMemory starts an organization without sockets: connections are pipes that carry
+// plain HTTP/1.1 for https URLs, and the errors of a failing network are imitated. It waits
+// only on channels and timers, so it works in a testing/synctest bubble, with the bubble's
+// time; start the organization in the bubble then, and close it before the bubble ends.
+// StartInMemory panics if cfg is invalid. A nil cfg means the defaults. The caller must call
+// [Org.Close].
 func StartInMemory(cfg *Config) *Org { return start(cfg, true) }
 
 func start(cfg *Config, inMemory bool) *Org {
@@ -181,7 +177,7 @@ func start(cfg *Config, inMemory bool) *Org {
 	return o
 }
 
-// seed gives all datacenters the records the organization starts with.
+// seed stores the records with which the organization starts in all datacenters.
 func (o *Org) seed() {
 	for n := 1; n <= o.cfg.Accounts; n++ {
 		name := fmt.Sprintf("Account %02d", n)
@@ -194,15 +190,15 @@ func (o *Org) seed() {
 	o.drain()
 }
 
-// SeedID returns the id of the n-th account, counted from 1, that an
-// organization starts with.
+// SeedID returns the id of the n-th account, counted from 1, with which a Dataverse
+// organization starts.
 func SeedID(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012x", n) }
 
-// URL returns the primary endpoint, "https://" and its host name.
+// URL returns the URL of the primary endpoint: "https://" and its host name.
 func (o *Org) URL() string { return "https://" + o.primary.Host() }
 
-// AlternateURL returns the alternate endpoint, "https://" and its host name, or
-// "" if the organization has one address.
+// AlternateURL returns the URL of the alternate endpoint: "https://" and its host name, or ""
+// if the organization has one address.
 func (o *Org) AlternateURL() string {
 	if o.alternate == nil {
 		return ""
@@ -213,21 +209,19 @@ func (o *Org) AlternateURL() string {
 // Primary returns the primary datacenter.
 func (o *Org) Primary() *Datacenter { return o.primary }
 
-// Secondary returns the datacenter of the paired region, which has the
-// primary's host name and serves after [Org.Drill] or [Org.EmergencyResponse].
-// In normal times no new connection leads to it.
+// Secondary returns the datacenter of the paired region, which has the primary's host name
+// and serves after [Org.Drill] or [Org.EmergencyResponse]. In normal times, no new
+// connection leads to it.
 func (o *Org) Secondary() *Datacenter { return o.secondary }
 
 // Alternate returns the alternate datacenter, or nil if the organization has
 // one address.
 func (o *Org) Alternate() *Datacenter { return o.alternate }
 
-// FailOver does what Microsoft does when it moves the organization to the
-// alternate datacenter: from now on the alternate serves what had been
-// replicated by now, and the primary answers with the fence. Writes of the
-// last [Config.Lag] are missing at the alternate. FailOver does nothing unless
-// the organization is at its primary datacenter, and panics if it has one
-// address.
+// FailOver moves the organization to the alternate datacenter, as Microsoft does: the
+// alternate serves what has been replicated so far, without the writes of the last
+// [Config.Lag], and the primary answers with the fence. FailOver does nothing unless the
+// organization is at its primary datacenter, and panics if it has one address.
 func (o *Org) FailOver() {
 	o.needAlternate()
 	o.mu.Lock()
@@ -242,19 +236,18 @@ func (o *Org) FailOver() {
 
 func (o *Org) needAlternate() {
 	if o.alternate == nil {
-		panic("failovertest: the organization has one address and no alternate datacenter")
+		panic("failovertest: an organization with one address has no alternate datacenter")
 	}
 }
 
-// FailBack moves the organization back to the primary datacenter, which takes
-// over everything from the alternate; what the failover lost stays lost. From
-// now on the primary serves and the alternate answers with the fence. FailBack
-// does nothing unless the alternate is active, heals no [Failure], and panics
-// if the organization has one address.
+// FailBack moves the organization back to the primary datacenter, which becomes a copy of
+// the alternate; what the failover lost stays lost. The primary then serves and the
+// alternate answers with the fence. FailBack heals no [Failure]. It does nothing unless the
+// organization is at its alternate datacenter, and panics if it has one address.
 func (o *Org) FailBack() { o.failBack(false) }
 
-// FailBackWithLoss is [Org.FailBack] without waiting for replication: writes
-// the alternate made within the last [Config.Lag] are lost.
+// FailBackWithLoss is [Org.FailBack] without waiting for replication: the writes that the
+// alternate carried out within the last [Config.Lag] are lost.
 func (o *Org) FailBackWithLoss() { o.failBack(true) }
 
 func (o *Org) failBack(lossy bool) {
@@ -284,18 +277,17 @@ func (o *Org) activate(d *Datacenter) {
 	}
 }
 
-// Disaster makes the primary datacenter fail with f and moves the
-// organization to the alternate. After the primary's Heal it answers with the
-// fence until [Org.FailBack]. Disaster panics if the organization has one
-// address: see [Org.EmergencyResponse].
+// Disaster makes the primary datacenter fail with f and moves the organization to the
+// alternate. Once healed, the primary answers with the fence until [Org.FailBack]. Disaster
+// panics if the organization has one address: see [Org.EmergencyResponse].
 func (o *Org) Disaster(f Failure) {
 	o.FailOver() // first: Fail takes its time to cut connections
 	o.primary.Fail(f)
 }
 
-// Close shuts the datacenters down, closes all connections including those
-// that transports from [Org.Transport] keep, and waits for the requests under
-// way to end. Later calls do nothing. Records and deliveries stay readable.
+// Close shuts the datacenters down, closes all connections, including the idle ones of the
+// transports that [Org.Transport] returned, and waits until the requests under way have
+// ended. Records and deliveries stay readable. Closing again does nothing.
 func (o *Org) Close() {
 	o.closeOnce.Do(func() {
 		close(o.closing)
@@ -310,7 +302,7 @@ func (o *Org) Close() {
 	o.closeIdle()
 }
 
-// begin adds a handler to o.running, unless the organization is closed.
+// begin adds a handler to o.running and reports true, unless the organization is closed.
 func (o *Org) begin() bool {
 	o.netMu.Lock()
 	defer o.netMu.Unlock()

@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// A Failure is a way for a datacenter to fail. The zero Failure is none: it
-// lets the request through.
+// A Failure is a way in which a datacenter fails. The zero Failure does nothing.
 //
-// The failures of connecting ([Refuse], [NoSuchHost], [BlackHole],
-// [BadCertificate], [ExpiredCertificate]) cut the connections that exist when
-// they are set, so that no request slips through on one of them; only a
-// lasting BlackHole leaves them open and swallows what is sent on them. The
-// other failures happen to requests, on connections old and new.
+// The failures of connecting ([Refuse], [NoSuchHost], [BlackHole], [BadCertificate],
+// [ExpiredCertificate]) cut the open connections when they are set, so that no request gets
+// through on one of them. Only the BlackHole of a [Datacenter.Fail] or a [Recovery] leaves
+// them open and swallows what is sent on them. All other failures happen to requests, on old
+// and new connections.
 type Failure struct {
 	kind   failureKind
 	moment Moment
@@ -41,7 +40,7 @@ const (
 	canned
 )
 
-// stage is when a failure shows.
+// stage is when a failure happens.
 type stage uint8
 
 const (
@@ -60,7 +59,7 @@ func (f Failure) stage() stage {
 	return stageRequest
 }
 
-// String describes the failure in a word or two.
+// String describes the failure in a few words.
 func (f Failure) String() string {
 	switch f.kind {
 	case refuse:
@@ -91,20 +90,20 @@ func (f Failure) String() string {
 	return "none"
 }
 
-// A Moment of a request at which its connection can be reset.
+// A Moment is when [Reset] resets the connection of a request.
 type Moment uint8
 
 const (
-	// BeforeRequest: before the body of the request is read. It is not applied.
+	// BeforeRequest: before the request's body is read. The request is not carried out.
 	BeforeRequest Moment = iota
-	// DuringRequest: after the first byte of the body. It is not applied.
+	// DuringRequest: after the first byte of the body. The request is not carried out.
 	DuringRequest
-	// BeforeAnswer: after all of the request was read. It is not applied.
+	// BeforeAnswer: after the whole request was read. It is not carried out.
 	BeforeAnswer
-	// AfterApply: like BeforeAnswer as far as the caller can see, but the
-	// request was carried out.
+	// AfterApply: after the request was carried out, and before the answer. The caller
+	// cannot distinguish it from BeforeAnswer.
 	AfterApply
-	// MidBody: after half of the body of the answer. The request was carried out.
+	// MidBody: after half of the body of the answer. The request is carried out.
 	MidBody
 )
 
@@ -123,71 +122,69 @@ func (m Moment) String() string {
 	return "before request"
 }
 
-// Refuse makes connecting fail at once with ECONNREFUSED, as a host does that
-// has no listener.
+// Refuse makes connecting fail at once with ECONNREFUSED, as if nothing listened.
 func Refuse() Failure { return Failure{kind: refuse} }
 
-// NoSuchHost makes the host's name disappear from DNS: dialing it fails with
-// a *[net.DNSError] that says so.
+// NoSuchHost removes the host's name from DNS: dialing it fails with a *[net.DNSError] whose
+// IsNotFound is true.
 func NoSuchHost() Failure { return Failure{kind: noSuchHost} }
 
-// BlackHole makes the network swallow everything, as it looks when a
-// datacenter loses its power: dialing hangs until its context ends, or for 30
-// seconds, and requests on connections that exist get no answer. Nothing sent
-// into it is applied. Dialing that hangs when the datacenter heals succeeds.
+// BlackHole makes the network swallow everything, as when a datacenter loses power: dialing
+// hangs until its context ends, at most for 30 seconds, and requests on open connections get
+// no answer and are not carried out. A dial that still hangs when the datacenter heals
+// succeeds.
 func BlackHole() Failure { return Failure{kind: blackHole} }
 
-// BadCertificate makes the datacenter present a certificate of an authority
-// the client does not trust: [x509.UnknownAuthorityError].
+// BadCertificate makes the datacenter present a certificate of an authority that the client
+// does not trust: [x509.UnknownAuthorityError].
 func BadCertificate() Failure { return Failure{kind: badCertificate} }
 
 // ExpiredCertificate makes the datacenter present a certificate that expired
 // an hour ago: [x509.CertificateInvalidError].
 func ExpiredCertificate() Failure { return Failure{kind: expiredCertificate} }
 
-// Hang makes the datacenter read requests and never answer them. They are not
-// applied. A request that hangs does so until its caller gives up or the
-// organization is closed, whatever happens to the datacenter meanwhile.
+// Hang makes the datacenter read requests and never answer them. They are not carried out. A
+// request hangs until its caller gives up or the organization is closed, even if the
+// datacenter heals.
 func Hang() Failure { return Failure{kind: hang} }
 
-// Reset makes the datacenter reset the connection (TCP RST) at moment m of a
-// request. In HTTP/2 this ends all requests of the connection; at [MidBody]
-// only the stream is reset. Mind that [http.Transport] repeats requests such
-// as GET by itself when a connection it has used before is reset.
+// Reset makes the datacenter reset the connection (TCP RST) at moment m of a request. With
+// HTTP/2 this ends all requests on the connection, except that [MidBody] resets only the
+// stream. Note that [http.Transport] itself repeats requests such as GET if a connection that
+// it has used before is reset.
 func Reset(m Moment) Failure { return Failure{kind: reset, moment: m} }
 
-// Delay makes the datacenter carry requests out at once and answer them after d.
+// Delay makes the datacenter carry requests out at once and answer them d later.
 func Delay(d time.Duration) Failure { return Failure{kind: delayed, delay: d} }
 
-// Truncate makes the datacenter carry requests out and close the connection
-// after n bytes of the answer's body. Answers whose body is no longer than n
-// are sent whole.
+// Truncate makes the datacenter carry requests out and end the connection (in HTTP/2, the
+// stream) after n bytes of the answer's body. Answers with bodies of up to n bytes are sent
+// whole.
 func Truncate(n int) Failure { return Failure{kind: truncate, bytes: max(n, 0)} }
 
-// Status makes the datacenter answer with this status, header and body.
-// Requests are not applied. The header may be nil.
+// Status makes the datacenter answer with the given status, header and body. Requests are
+// not carried out. The header may be nil.
 func Status(code int, header http.Header, body string) Failure {
 	return Failure{kind: canned, answer: &answer{status: code, header: header.Clone(), body: []byte(body)}}
 }
 
-// Throttle makes the datacenter refuse requests with the service-protection
-// code 0x80072322 and ask for a pause, in full seconds: the Web API by status
-// 429 and Retry-After, the organization service by a fault whose ErrorDetails
-// have a duration of that name.
+// Throttle makes the datacenter reject requests with the service-protection code 0x80072322
+// and a Retry-After in full seconds: the Web API with status 429 and the header, the
+// organization service with a fault that has it in its ErrorDetails.
 func Throttle(retryAfter time.Duration) Failure {
 	return Failure{kind: throttled, delay: retryAfter.Truncate(time.Second)}
 }
 
-// ServerBusy makes the datacenter answer 503 with an OData error that has a
-// word for a code, as the service does while an organization is moved or
-// restarted.
+// ServerBusy makes the datacenter answer 503 with the OData error code ServiceUnavailable, as
+// the service does while an organization is moved or restarted. Requests are not carried
+// out.
 func ServerBusy() Failure {
 	return Failure{kind: canned, answer: errorAnswer(http.StatusServiceUnavailable, "ServiceUnavailable",
 		"The service is busy or being restarted. Please try again later.")}
 }
 
-// OutagePage makes the datacenter answer 503 with the HTML page that Azure
-// Front Door shows if no origin answers.
+// OutagePage makes the datacenter answer 503 with the HTML page of Azure Front Door for an
+// origin that does not answer. Requests are not carried out.
 func OutagePage() Failure {
 	return Status(http.StatusServiceUnavailable, http.Header{
 		"Content-Type": {"text/html"},

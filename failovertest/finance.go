@@ -18,8 +18,8 @@ var (
 	financeKey    = regexp.MustCompile(`([A-Za-z][A-Za-z0-9_]*)=('(?:[^']|'')*'|[0-9]+)(?:,|$)`)
 )
 
-// financeKeys are the keys of the data entities that the simulator knows. All
-// others have the key RecId, which the service gives.
+// financeKeys are the keys of the data entities that the simulator knows. All others have
+// the key RecId, which the service assigns.
 var financeKeys = map[string][]string{
 	"CustomersV3":          {"dataAreaId", "CustomerAccount"},
 	"CustomerGroups":       {"dataAreaId", "CustomerGroupId"},
@@ -29,7 +29,7 @@ var financeKeys = map[string][]string{
 	"PurchaseOrderHeaders": {"dataAreaId", "PurchaseOrderNumber"},
 }
 
-// isFinance reports whether host is one of Finance and Operations.
+// isFinance reports whether host belongs to Finance and Operations.
 func isFinance(host string) bool {
 	labels := strings.Split(strings.ToLower(host), ".")
 	return slices.ContainsFunc(labels[1:], func(label string) bool {
@@ -37,8 +37,8 @@ func isFinance(host string) bool {
 	})
 }
 
-// isFinanceSet reports whether an entity set is one of Finance and Operations,
-// whose names, other than those of Dataverse, begin with a capital letter.
+// isFinanceSet reports whether an entity set belongs to Finance and Operations: unlike those
+// of Dataverse, its names begin with a capital letter.
 func isFinanceSet(set string) bool { return set != "" && set[0] >= 'A' && set[0] <= 'Z' }
 
 // financePath returns what follows /data in a path.
@@ -53,7 +53,7 @@ func financePath(path string) (rest string, ok bool) {
 	return rest[1:], rest[0] == '/'
 }
 
-// seedCustomer creates the n-th customer an organization starts with.
+// seedCustomer creates the n-th customer with which an organization starts.
 func (o *Org) seedCustomer(n int, name string) {
 	attrs := map[string]any{
 		"dataAreaId": "usmf", "CustomerAccount": fmt.Sprintf("US-%03d", n),
@@ -62,8 +62,7 @@ func (o *Org) seedCustomer(n int, name string) {
 	o.commit(o.primary, "CustomersV3", financeID("CustomersV3", attrs), &row{attrs: attrs})
 }
 
-// financeID returns the key of a record as addresses have it, or "" if it is
-// not complete.
+// financeID returns the key of a record as in its address, or "" if the key is incomplete.
 func financeID(set string, attrs map[string]any) string {
 	var pairs []string
 	for _, name := range keyOf(set) {
@@ -134,7 +133,7 @@ func financeError(status int, typ, message string) *answer {
 	}})
 }
 
-// writeError is what Finance and Operations answers to a write it refuses.
+// writeError is the answer to a write that Finance and Operations rejects.
 func (c *call) writeError(reason string) *answer {
 	return financeError(http.StatusBadRequest, "Microsoft.Dynamics.Platform.Integration.Services.OData.Core.AxODataWriteException",
 		"Write failed for table row of type '"+c.set+"'. Infolog: Error: "+reason)
@@ -163,7 +162,7 @@ func (c *call) financeCreate() *answer {
 	return a
 }
 
-// financeRow returns the record with a key, in which case does not matter.
+// financeRow returns the record with a key, ignoring case.
 func (c *call) financeRow(id string) *row {
 	for key, r := range c.dc.data.table(c.set).rows {
 		if strings.EqualFold(key, id) {
@@ -173,8 +172,8 @@ func (c *call) financeRow(id string) *row {
 	return nil
 }
 
-// financeRecord answers a request to one record, which is addressed by its
-// whole key, in any order.
+// financeRecord answers a request to one record, whose address has all fields of its key, in
+// any order.
 func (c *call) financeRecord(key string) *answer {
 	attrs := make(map[string]any)
 	for _, m := range financeKey.FindAllStringSubmatch(key, -1) {

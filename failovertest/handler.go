@@ -66,8 +66,8 @@ func (d *Datacenter) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	d.send(w, r, a, f)
 }
 
-// arrive counts a request and makes it wait as long as every request does. The
-// returned function must be called when it ends.
+// arrive counts a request and delays it by the latency. The returned function must be called
+// when the request ends.
 func (d *Datacenter) arrive(r *http.Request) (end func()) {
 	d.mu.Lock()
 	d.requests++
@@ -90,18 +90,16 @@ func (d *Datacenter) arrive(r *http.Request) (end func()) {
 	return end
 }
 
-// overLimit reports whether more requests are under way than the datacenter
-// carries out at a time.
+// overLimit reports whether more than MaxConcurrent requests are under way.
 func (d *Datacenter) overLimit() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.org.cfg.MaxConcurrent > 0 && d.underWay > d.org.cfg.MaxConcurrent
 }
 
-// swallow lets a request get no answer and carries nothing out. It does not
-// return.
+// swallow neither carries a request out nor answers it. It does not return.
 func (d *Datacenter) swallow(r *http.Request) {
-	io.Copy(io.Discard, r.Body) // only then net/http notices that the caller gives up
+	io.Copy(io.Discard, r.Body) // net/http notices only then that the caller gives up
 	d.wait(r, nil)
 	panic(http.ErrAbortHandler)
 }
@@ -120,7 +118,7 @@ func (d *Datacenter) outcome(f Failure, r *request) *answer {
 	return d.serve(r)
 }
 
-// wait returns true when c delivers and false when r's caller gives up or the
+// wait returns true when it receives from c, and false when r's caller gives up or the
 // organization is closed.
 func (d *Datacenter) wait(r *http.Request, c <-chan time.Time) bool {
 	select {
@@ -132,7 +130,7 @@ func (d *Datacenter) wait(r *http.Request, c <-chan time.Time) bool {
 	return false
 }
 
-// send writes the answer, or as much of it as f lets through.
+// send writes the answer, or as much of it as f permits.
 func (d *Datacenter) send(w http.ResponseWriter, r *http.Request, a *answer, f Failure) {
 	size := len(a.body)
 	switch {

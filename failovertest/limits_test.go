@@ -201,7 +201,7 @@ func TestOneAddress(t *testing.T) {
 			"FailOver": org.FailOver, "FailBack": org.FailBack, "FailBackWithLoss": org.FailBackWithLoss,
 			"Disaster": func() { org.Disaster(failovertest.Refuse()) },
 		} {
-			assert.PanicsWithValue(t, "failovertest: the organization has one address and no alternate datacenter", move, name)
+			assert.PanicsWithValue(t, "failovertest: an organization with one address has no alternate datacenter", move, name)
 		}
 		assert.Panics(t, func() {
 			failovertest.StartInMemory(&failovertest.Config{OneAddress: true, AlternateHost: "contoso-dr.crm.dynamics.com"})

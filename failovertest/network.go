@@ -19,14 +19,13 @@ import (
 	"time"
 )
 
-// dialTimeout is how long dialing into a black hole takes at most, the same
-// as with http.DefaultTransport.
+// dialTimeout bounds dialing into a black hole, as http.DefaultTransport does.
 const dialTimeout = 30 * time.Second
 
-// Transport returns a new transport that reaches the organization, on port
-// 443 of its host names, and nothing else: for any other name dialing fails
-// with a *[net.DNSError]. It trusts the simulator's certificates and has the
-// time limits of [http.DefaultTransport]. [Org.Close] closes its connections.
+// Transport returns a new transport that reaches only the organization, on port 443 of its
+// host names; dialing any other name fails with a *[net.DNSError]. It trusts the simulator's
+// certificates and has the timeouts of [http.DefaultTransport]. [Org.Close] closes its
+// connections.
 func (o *Org) Transport() *http.Transport {
 	t := &http.Transport{
 		DialContext:           o.dial,
@@ -47,11 +46,11 @@ func (o *Org) Transport() *http.Transport {
 	return t
 }
 
-// Client returns a new client over a new [Org.Transport], for talking to the
-// datacenters directly. It adds no tokens: see [Org.Authorize].
+// Client returns a new client with a new [Org.Transport]. It adds no tokens: see
+// [Org.Authorize].
 func (o *Org) Client() *http.Client { return &http.Client{Transport: o.Transport()} }
 
-// closeIdle closes the idle connections of all transports handed out.
+// closeIdle closes the idle connections of all transports that Transport returned.
 func (o *Org) closeIdle() {
 	o.netMu.Lock()
 	defer o.netMu.Unlock()
@@ -177,8 +176,8 @@ func (d *Datacenter) listen(n int) {
 	d.org.running.Go(func() { d.server.ServeTLS(connListener{d.ln, d}, "", "") })
 }
 
-// panicsOnly passes the panics of a server's log on to standard error. The
-// rest is about connections and handshakes that fail on purpose.
+// panicsOnly copies the panics in a server's log to standard error. The rest is about
+// connections and handshakes that fail on purpose.
 type panicsOnly struct{}
 
 func (panicsOnly) Write(p []byte) (int, error) {
@@ -224,7 +223,7 @@ type conn struct {
 	net.Conn
 	dc      *Datacenter
 	opened  time.Time
-	swallow atomic.Bool // nothing is sent, and what comes is counted only
+	swallow atomic.Bool // nothing is sent; requests that arrive are only counted
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -268,9 +267,9 @@ func connOf(ctx context.Context) *conn { return ctx.Value(connKey{}).(*conn) }
 // connections were cut.
 const cutGrace = 250 * time.Millisecond
 
-// cut resets the connections and waits until the transports that dialed them
-// let go of them: an HTTP/2 transport would use a dead connection until it has
-// read the reset. A client that does not read is not waited for.
+// cut resets the connections and waits until the transports that dialed them have closed
+// them, because an HTTP/2 transport uses a dead connection until it has read the reset. It
+// waits no longer than cutGrace, for clients that do not read.
 func (d *Datacenter) cut(conns []*conn) {
 	var clients []*clientConn
 	d.mu.Lock()

@@ -17,8 +17,8 @@ var (
 	maxPage   = regexp.MustCompile(`odata\.maxpagesize=(\d+)`)
 )
 
-// list answers GET of an entity set: all records, those changed since a delta
-// link was given, or a further page of either.
+// list answers GET of an entity set with all records, with those changed since a delta link,
+// or with a further page of either.
 func (c *call) list() *answer {
 	q := c.query
 	match, a := c.filter(q.Get("$filter"))
@@ -104,8 +104,8 @@ func (c *call) page(rows []*row, gone map[string]int64, page, total int, stamp i
 	return a
 }
 
-// self returns the absolute address of the request with one more parameter,
-// which replaces earlier positions.
+// self returns the absolute address of the request with one more parameter, which replaces
+// those of earlier pages.
 func (c *call) self(name, value string) string {
 	q := url.Values{}
 	for k, v := range c.query {

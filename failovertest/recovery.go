@@ -2,43 +2,42 @@ package failovertest
 
 import "time"
 
-// A Recovery says how [Org.Drill], [Org.EmergencyResponse] and
-// [Org.SwitchBack] carry the organization to its other region. The zero value,
-// and a nil *Recovery, are the defaults: the organization moves in no time and
-// the old datacenter answers with the fence.
+// A Recovery configures how [Org.Drill], [Org.EmergencyResponse] and [Org.SwitchBack] move the
+// organization to its other region. The zero value of every field is its default, and so is
+// a nil *Recovery: the organization moves in no time, and the old datacenter answers with
+// the fence.
 type Recovery struct {
-	// Downtime is how long neither datacenter serves, from the moment the old
-	// one stops until the new one serves. Default: none.
+	// Downtime is the time from when the old datacenter stops serving until the new one
+	// serves. Default: none.
 	Downtime time.Duration
-	// Old is how the datacenter that is left fails, from the moment it stops
-	// until the organization returns to it. Default: it answers with the
-	// fence. [Refuse] resets its connections, [BlackHole] leaves them open and
-	// silent, [Status] and [ServerBusy] answer on them. Where there is an Old,
-	// it replaces failures of [Datacenter.Fail] and its like, and so does During.
+	// Old is how the old datacenter fails from when it stops serving until the organization
+	// returns to it: [Refuse] resets its connections, [BlackHole] leaves them open and
+	// silent, [Status] and [ServerBusy] answer on them. Like During, it replaces the
+	// failures of [Datacenter.Fail] and similar methods. Default: it answers with the fence.
 	Old Failure
-	// During is how both datacenters fail during Downtime. Default: the old
-	// one as Old says, and the new one answers with the fence.
+	// During is how both datacenters fail during Downtime. Default: the old one as Old says,
+	// and the new one answers with the fence.
 	During Failure
-	// NameAfter is when the host name leads to the new datacenter, counted
-	// from the moment the old one stops. Connections that exist then stay where
+	// NameAfter is when new connections to the host name start to lead to the new
+	// datacenter, counted from when the old one stops serving. Open connections stay where
 	// they are. Default: when the new datacenter serves. Negative: at once.
 	NameAfter time.Duration
-	// Flicker is how long after that every second new connection still leads
-	// to the old datacenter, as it does while resolvers disagree. Default: none.
+	// Flicker is how long after that every second new connection still leads to the old
+	// datacenter, as while resolvers disagree. Default: none.
 	Flicker time.Duration
 }
 
-// A RecoveryReport says what happened when the organization moved behind its
-// own address. A time is zero if [Org.Close] came first.
+// A RecoveryReport describes how the organization moved behind its own address. A time is
+// zero if [Org.Close] came first.
 type RecoveryReport struct {
-	Stopped   time.Time // the old datacenter served no more
-	NameMoved time.Time // new connections lead to the new datacenter
-	Served    time.Time // the new datacenter served
-	// LastSync is the time of the last synchronization, which an administrator
-	// is shown before an emergency response: writes up to it are at the new
-	// datacenter, later ones are lost. It is Stopped if nothing can be lost.
+	Stopped   time.Time // when the old datacenter stopped serving
+	NameMoved time.Time // when new connections started to lead to the new datacenter
+	Served    time.Time // when the new datacenter started serving
+	// LastSync is the time of the last synchronization, which Microsoft shows to an
+	// administrator before an emergency response: the new datacenter has the writes up to
+	// it, and later ones are lost. It is Stopped if nothing can be lost.
 	LastSync time.Time
-	// Lost are the writes that are missing at the new datacenter, oldest first.
+	// Lost are the writes that the new datacenter lacks, oldest first.
 	Lost []LostWrite
 }
 
@@ -50,43 +49,40 @@ type LostWrite struct {
 	Op        string // "create", "update" or "delete"
 }
 
-// Drill does what an administrator's disaster recovery drill does: the
-// organization moves to the datacenter of its other region, [Org.Secondary],
-// behind its own address. Connections that exist keep leading to the old
-// datacenter; new ones lead to the new datacenter, which has every write. Drill
-// takes [Recovery.Downtime], and [Recovery.NameAfter] if that is longer. A nil
-// Recovery means the defaults.
+// Drill moves the organization to the datacenter of its other region, [Org.Secondary],
+// behind its own address, as an administrator's disaster recovery drill does. Open
+// connections keep leading to the old datacenter. New ones lead to the new datacenter, which
+// has every write. Drill takes [Recovery.Downtime], or [Recovery.NameAfter] if that is
+// longer. A nil Recovery means the defaults.
 //
-// Drill does nothing and returns nil if the organization is not at its primary
-// datacenter or is closed. Calls of Drill, [Org.EmergencyResponse] and
-// [Org.SwitchBack] at the same time are carried out one after the other.
+// Drill does nothing and returns nil if the organization is not at its primary datacenter or
+// is closed. Concurrent calls of Drill, [Org.EmergencyResponse] and [Org.SwitchBack] run one
+// after the other.
 func (o *Org) Drill(r *Recovery) *RecoveryReport {
 	return o.recover(o.primary, o.secondary, r, false)
 }
 
-// EmergencyResponse is [Org.Drill] in an emergency: the organization moves at
-// its last synchronization, so writes of the last [Config.Lag] are lost. See
-// [Org.CutReplication] for a disaster that came before the response. The old
-// datacenter keeps the lost writes, for [Datacenter.Lookup], until
-// [Org.SwitchBack].
+// EmergencyResponse is [Org.Drill] in an emergency: the organization moves in its state at
+// the last synchronization, so the writes of the last [Config.Lag] are lost. See
+// [Org.CutReplication] for a disaster some time before the response. The old datacenter
+// keeps the lost writes, for [Datacenter.Lookup], until [Org.SwitchBack].
 func (o *Org) EmergencyResponse(r *Recovery) *RecoveryReport {
 	return o.recover(o.primary, o.secondary, r, true)
 }
 
-// SwitchBack moves the organization back to its primary datacenter, as
-// [Org.Drill] moves it away: the name with it, and no write is lost; what an
-// emergency response lost stays lost. It heals no [Failure] of
-// [Datacenter.Fail]. SwitchBack does nothing and returns nil if the organization
-// is not at [Org.Secondary] or is closed.
+// SwitchBack moves the organization and its host name back to the primary datacenter, as
+// [Org.Drill] moves it away. It loses no write; what an emergency response lost stays lost.
+// It heals no failure of [Datacenter.Fail]. SwitchBack does nothing and returns nil if the
+// organization is not at [Org.Secondary] or is closed.
 func (o *Org) SwitchBack(r *Recovery) *RecoveryReport {
 	return o.recover(o.secondary, o.primary, r, false)
 }
 
-// CutReplication stops replication now, as a disaster does: a write of the
-// last [Config.Lag], or a later one, does not reach the other datacenters
-// however long it is until a failover or an emergency response, and is lost
-// with it. Moving the organization starts replication again, and a move that
-// loses nothing makes up for what was missed.
+// CutReplication stops replication now, as a disaster does: the writes of the last
+// [Config.Lag] and later ones do not reach the other datacenters, and the next
+// [Org.FailOver] or [Org.EmergencyResponse] loses them, however much later it is. Moving the
+// organization starts replication again; a move that loses nothing replicates everything
+// first.
 func (o *Org) CutReplication() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -96,7 +92,7 @@ func (o *Org) CutReplication() {
 	}
 }
 
-// recover moves the organization and the name behind which it is.
+// recover moves the organization and its host name.
 func (o *Org) recover(from, to *Datacenter, cfg *Recovery, lossy bool) *RecoveryReport {
 	select {
 	case o.moving <- struct{}{}:
@@ -148,8 +144,8 @@ func (o *Org) recover(from, to *Datacenter, cfg *Recovery, lossy bool) *Recovery
 	return report
 }
 
-// leave makes from stop and to the active datacenter, which does not serve
-// yet. It returns nil if from is not active.
+// leave stops from and makes to the active datacenter, which does not serve yet. It returns
+// nil if from is not active.
 func (o *Org) leave(from, to *Datacenter, lossy bool) *RecoveryReport {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -177,7 +173,7 @@ func (o *Org) leave(from, to *Datacenter, lossy bool) *RecoveryReport {
 	return report
 }
 
-// lost returns what is reported of changes that were not replicated.
+// lost returns the report of changes that were not replicated.
 func lost(changes []change) []LostWrite {
 	var list []LostWrite
 	for _, c := range changes {
@@ -193,7 +189,7 @@ func lost(changes []change) []LostWrite {
 	return list
 }
 
-// until waits for a time. It returns false if the organization is closed first.
+// until waits until t. It returns false if the organization is closed first.
 func (o *Org) until(t time.Time) bool {
 	wait := time.Until(t)
 	if wait <= 0 {

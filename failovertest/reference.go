@@ -42,7 +42,7 @@ func (c *call) reference() *answer {
 	return c.notAllowed()
 }
 
-// relink adds or, by PUT, sets a link. A link that is there already stays.
+// relink adds a link or, for PUT, sets it. An existing link to the target stays.
 func (c *call) relink(r *row, links []string, target string) *answer {
 	next := r.clone()
 	switch {
@@ -57,8 +57,8 @@ func (c *call) relink(r *row, links []string, target string) *answer {
 	return noContent()
 }
 
-// unlink removes the link that the key in the path or the parameter $id names,
-// or all links of the property.
+// unlink removes the link that the key in the path or the parameter $id names, or else all
+// links of the property.
 func (c *call) unlink(r *row, links []string) *answer {
 	doomed := func(target string) bool { return true }
 	switch {

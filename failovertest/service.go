@@ -36,7 +36,7 @@ const (
 // version is what RetrieveVersion answers.
 const version = "9.2.24014.00190"
 
-// request is what the services of an organization need of an HTTP request.
+// request holds what the services of an organization use of an HTTP request.
 type request struct {
 	method string
 	host   string // addressed
@@ -46,7 +46,7 @@ type request struct {
 	body   []byte
 }
 
-// answer is a response. An answer may be sent several times.
+// answer is a response. It may be sent several times.
 type answer struct {
 	status  int
 	header  http.Header
@@ -87,7 +87,7 @@ func (a *answer) writeHeader(w http.ResponseWriter) {
 	w.WriteHeader(a.status)
 }
 
-// serve answers a request as the datacenter does if nothing fails.
+// serve answers a request to a datacenter that does not fail.
 func (d *Datacenter) serve(r *request) *answer {
 	host, port, hasPort := strings.Cut(r.host, ":")
 	if !d.answersTo(host) || hasPort && port != "443" {

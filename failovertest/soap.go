@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// soapPath is where the organization service answers, in lower case: SOAP 1.2
-// with WS-Addressing here, SOAP 1.1 below it at "/web".
+// soapPath is the path of the organization service, in lower case: SOAP 1.2 with
+// WS-Addressing here, SOAP 1.1 below it at "/web".
 const soapPath = "/xrmservices/2011/organization.svc"
 
 // Namespaces of the organization service.
@@ -31,8 +31,8 @@ const (
 	actionPrefix = nsServices + "/IOrganizationService/"
 )
 
-// envelope is a SOAP request. Headers and bodies are matched by their
-// namespaces, whatever their prefixes.
+// envelope is a SOAP request. Headers and bodies are matched by namespace, whatever the
+// prefixes.
 type envelope struct {
 	XMLName xml.Name
 	Header  struct {
@@ -118,8 +118,8 @@ func (d *Datacenter) soap(r *request, v11 bool) *answer {
 	return a
 }
 
-// dispatch checks what WCF checks before it hands a message to the service,
-// then the fence, and carries the operation out.
+// dispatch checks what WCF checks before it passes a message to the service, then the fence,
+// and carries the operation out.
 func (c *soapCall) dispatch() *answer {
 	to := strings.TrimSpace(c.env.Header.To)
 	if u, err := url.Parse(to); to != "" && (err != nil || !strings.EqualFold(u.Host, c.host) || !strings.EqualFold(u.Path, c.path)) {
@@ -224,8 +224,7 @@ func (c *soapCall) retrieve(op *element) *answer {
 		nsContracts, nsGeneric, encodeEntity(r, set, op.at("columnSet"))))
 }
 
-// retrieveMultiple answers a QueryExpression whose conditions are equalities,
-// all of which must hold.
+// retrieveMultiple answers a QueryExpression whose conditions are equalities, joined by And.
 func (c *soapCall) retrieveMultiple(query *element) *answer {
 	name := query.at("EntityName").text()
 	if query.instance("type") != "QueryExpression" || name == "" {
@@ -295,7 +294,7 @@ func (c *soapCall) faultWith(code, message, details string) *answer {
 			`<s:Detail>%s</s:Detail></s:Fault>`, escape(message), detail))
 }
 
-// wcfFault answers with a fault of WCF itself, which never reached the service.
+// wcfFault answers with a fault of WCF itself: the message never reached the service.
 func (c *soapCall) wcfFault(code, message string) *answer {
 	if c.v11 {
 		return c.envelope(http.StatusInternalServerError, "", fmt.Sprintf(
@@ -307,7 +306,7 @@ func (c *soapCall) wcfFault(code, message string) *answer {
 			`<s:Reason><s:Text xml:lang="en-US">%s</s:Text></s:Reason></s:Fault>`, code, escape(message)))
 }
 
-// envelope wraps the body of an answer in the caller's version of SOAP.
+// envelope wraps the body of an answer in the SOAP version of the caller.
 func (c *soapCall) envelope(status int, action, body string) *answer {
 	if c.v11 {
 		return newAnswer(status, "text/xml; charset=utf-8", fmt.Appendf(nil,

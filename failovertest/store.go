@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// maxTombstones is how many deleted records of an entity set are remembered
-// for delta links.
+// maxTombstones is how many deletions an entity set keeps for delta links.
 const maxTombstones = 4096
 
 // row is a record. A row in a table is never changed, only replaced.
@@ -37,7 +36,7 @@ type table struct {
 	deleted map[string]int64 // version of the deletion, by id
 }
 
-// replica is what one datacenter has stored.
+// replica is the data of one datacenter.
 type replica struct {
 	tables  map[string]*table
 	seq     int64
@@ -55,7 +54,7 @@ type change struct {
 
 func newReplica() *replica { return &replica{tables: make(map[string]*table)} }
 
-// table returns the entity set, which it creates if need be.
+// table returns the entity set, which it creates if necessary.
 func (r *replica) table(set string) *table {
 	t := r.tables[set]
 	if t == nil {
@@ -99,7 +98,7 @@ func (r *replica) apply(c change) {
 	}
 }
 
-// undo takes changes back, the last one first.
+// undo reverts changes, the last one first.
 func (r *replica) undo(changes []change) {
 	for _, c := range slices.Backward(changes) {
 		t := r.table(c.set)
@@ -122,9 +121,9 @@ func (r *replica) clone() *replica {
 	return c
 }
 
-// commit stores next at d as the record id, or deletes the record if next is
-// nil, and hands the change to replication. It gives next its identity,
-// version and times. The caller holds o.mu.
+// commit stores next at d as the record id, or deletes the record if next is nil, and queues
+// the change for replication. It sets the identity, version and times of next. The caller
+// holds o.mu.
 func (o *Org) commit(d *Datacenter, set, id string, next *row) {
 	prev := d.data.row(set, id)
 	now := time.Now()
@@ -143,10 +142,9 @@ func (o *Org) commit(d *Datacenter, set, id string, next *row) {
 	}
 }
 
-// replicate carries the changes that are old enough to the datacenters that
-// are not active. One that was left with writes of its own takes nothing before
-// it takes everything, when the organization returns to it. The caller holds
-// o.mu.
+// replicate applies the changes that are old enough to the datacenters that are not active,
+// except to a stale one, which has writes of its own; it gets a copy of everything when the
+// organization returns to it. The caller holds o.mu.
 func (o *Org) replicate() {
 	now := time.Now()
 	if !o.cut.IsZero() {
@@ -159,7 +157,7 @@ func (o *Org) replicate() {
 	o.carry(n)
 }
 
-// drain replicates all changes, however young. The caller holds o.mu.
+// drain replicates all changes, whatever their age. The caller holds o.mu.
 func (o *Org) drain() { o.carry(len(o.pending)) }
 
 // carry replicates the n oldest changes. The caller holds o.mu.
@@ -175,8 +173,8 @@ func (o *Org) carry(n int) {
 	o.pending = slices.Delete(o.pending, 0, n)
 }
 
-// Rows returns the records of an entity set that are at this datacenter now,
-// whether it serves or not, in the order of their creation.
+// Rows returns the records of an entity set that the datacenter has now, whether it serves
+// or not, in the order of their creation.
 func (d *Datacenter) Rows(entitySet string) []map[string]any {
 	d.org.mu.Lock()
 	defer d.org.mu.Unlock()
@@ -188,8 +186,8 @@ func (d *Datacenter) Rows(entitySet string) []map[string]any {
 	return rows
 }
 
-// Lookup returns the record with this id if it is at this datacenter now,
-// whether the datacenter serves or not.
+// Lookup returns the record with the given id if the datacenter has it now, whether it
+// serves or not.
 func (d *Datacenter) Lookup(entitySet, id string) (record map[string]any, ok bool) {
 	d.org.mu.Lock()
 	defer d.org.mu.Unlock()

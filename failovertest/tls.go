@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// authority issues the certificates of all organizations of the process. Its
-// keys are made once and never leave the process's memory.
+// authority issues the certificates of all organizations in the process. Its keys are
+// generated once and never leave the memory of the process.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -48,8 +48,7 @@ func newAuthority() *authority {
 	return a
 }
 
-// issue returns a certificate for the host names, expired an hour ago if
-// expired is set.
+// issue returns a certificate for the host names. If expired is set, it expired an hour ago.
 func (a *authority) issue(hosts []string, expired bool) *tls.Certificate {
 	name := strings.Join(hosts, " ")
 	if expired {

@@ -242,8 +242,7 @@ func (c *call) property() *answer {
 	return noContent()
 }
 
-// store writes next as the record c names and answers with it, or with its
-// address.
+// store stores next as the record that c names, and answers with it or with its address.
 func (c *call) store(next *row) *answer {
 	created := c.dc.data.row(c.set, c.id) == nil
 	c.dc.org.commit(c.dc, c.set, c.id, next)
@@ -275,8 +274,8 @@ func noContent() *answer {
 
 func etag(r *row) string { return fmt.Sprintf(`W/"%d"`, r.version) }
 
-// represent returns a record as it appears in answers: with the attributes
-// $select names, if it names any.
+// represent returns a record as it appears in answers, with the attributes that $select names,
+// or else with all.
 func (c *call) represent(r *row, context bool) map[string]any {
 	m := r.record(c.set)
 	if names := c.query.Get("$select"); names != "" {
@@ -315,8 +314,8 @@ func (c *call) object() (map[string]any, *answer) {
 	return m, nil
 }
 
-// merge puts the attributes and bindings of the body into r. It returns an
-// answer if they are wrong.
+// merge sets the attributes and bindings of the body in r. It returns an answer if they are
+// invalid.
 func (c *call) merge(r *row) *answer {
 	body, a := c.object()
 	if a != nil {
@@ -343,9 +342,9 @@ func (c *call) merge(r *row) *answer {
 	return nil
 }
 
-// resolve returns the record that an address in a body names: relative to the
-// service root, or absolute with the host the request is addressed to. Another
-// host's address is refused, as Dataverse does.
+// resolve returns the record that an address in a body names: relative to the service root, or
+// absolute with the host of the request. Like Dataverse, it rejects the addresses of other
+// hosts.
 func (c *call) resolve(target string) (set, id string, a *answer) {
 	invalid := errorAnswer(http.StatusBadRequest, codeInvalid,
 		"Invalid URI: it does not name a record of this service root.")

@@ -8,9 +8,9 @@ import (
 // nsFailover is the namespace of the FailoverPolicy that the .NET SDK reads.
 const nsFailover = "http://schemas.microsoft.com/xrm/2012/Contracts/Services"
 
-// wsdl answers GET of Organization.svc. The document at ?wsdl imports
-// ?wsdl=wsdl0 from the same host, and there the policies are. Nobody needs a
-// token for it, and a fence does not hide it: it tells of it.
+// wsdl answers GET of Organization.svc. The document at ?wsdl imports ?wsdl=wsdl0 from the
+// same host, which has the policies. It needs no token and is served by a fenced datacenter,
+// too, whose FailoverPolicy then says so.
 func (d *Datacenter) wsdl(r *request) *answer {
 	address := "https://" + r.host + "/XRMServices/2011/Organization.svc"
 	var text string

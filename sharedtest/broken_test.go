@@ -137,17 +137,17 @@ var brokenStores = []struct {
 	{"a clock that stands", "the clock goes forward", spoilClock(func(start time.Time) time.Time { return start })},
 	{"a clock that runs backwards", "the clock goes forward", spoilClock(func(start time.Time) time.Time { return start.Add(-100 * time.Since(start)) })},
 	{"a clock that counts in thousandths", "the clock goes forward", spoilClock(func(start time.Time) time.Time { return start.Add(1000 * time.Since(start)) })},
-	{"changes are not told", "changes by others are told", func(b *broken) {
+	{"changes are not told", "watchers are notified of changes by others", func(b *broken) {
 		b.changes = func(context.Context, string) <-chan struct{} { return make(chan struct{}) }
 	}},
-	{"only the first change is told", "changes by others are told", func(b *broken) {
+	{"only the first change is told", "watchers are notified of changes by others", func(b *broken) {
 		b.changes = func(context.Context, string) <-chan struct{} {
 			c := make(chan struct{}, 1)
 			c <- struct{}{}
 			return c
 		}
 	}},
-	{"the channel is closed to tell", "changes by others are told", func(b *broken) {
+	{"the channel is closed to tell", "watchers are notified of changes by others", func(b *broken) {
 		b.changes = func(ctx context.Context, o string) <-chan struct{} {
 			c := make(chan struct{})
 			inner := b.Memory.Changes(ctx, o)
@@ -155,7 +155,7 @@ var brokenStores = []struct {
 			return c
 		}
 	}},
-	{"a change nobody waits for is lost", "changes may be left unread", func(b *broken) {
+	{"a change nobody waits for is lost", "notifications may be left unread", func(b *broken) {
 		b.changes = func(ctx context.Context, o string) <-chan struct{} {
 			c, inner := make(chan struct{}), b.Memory.Changes(ctx, o)
 			go func() {
@@ -169,7 +169,7 @@ var brokenStores = []struct {
 			return c
 		}
 	}},
-	{"one watcher for an organization", "every watcher is told", func(b *broken) {
+	{"one watcher for an organization", "every watcher is notified", func(b *broken) {
 		var mu sync.Mutex
 		watched := make(map[string]bool)
 		b.changes = func(ctx context.Context, o string) <-chan struct{} {
@@ -199,9 +199,9 @@ var brokenStores = []struct {
 			return b.Memory.Changes(all, o)
 		}
 	}},
-	{"the newest claim first", "claims are listed the longest-standing first", spoilClaims(func(members []string) { slices.Reverse(members) })},
+	{"the newest claim first", "claims are listed oldest first", spoilClaims(func(members []string) { slices.Reverse(members) })},
 	{"claims in the order of names", "concurrent claims have one order", spoilClaims(func(members []string) { slices.Sort(members) })},
-	{"a renewal is a new claim", "a renewed claim keeps its place", func(b *broken) {
+	{"a renewal is a new claim", "a renewed claim keeps its position", func(b *broken) {
 		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
 			withdrawn := c
 			withdrawn.TTL = 0
@@ -209,9 +209,9 @@ var brokenStores = []struct {
 			return b.Memory.Claim(ctx, o, c)
 		}
 	}},
-	{"claims for ever", "an expired claim has lost its place", spoilTTL(func(ttl time.Duration) time.Duration { return min(ttl, 1) * failover.MaxClaim })},
-	{"half the time", "a claim lasts for its ttl", spoilTTL(func(ttl time.Duration) time.Duration { return ttl / 2 })},
-	{"renewals do not prolong", "a claim lasts for its ttl", func(b *broken) {
+	{"claims for ever", "an expired claim loses its position", spoilTTL(func(ttl time.Duration) time.Duration { return min(ttl, 1) * failover.MaxClaim })},
+	{"half the time", "a claim lasts for its TTL", spoilTTL(func(ttl time.Duration) time.Duration { return ttl / 2 })},
+	{"renewals do not prolong", "a claim lasts for its TTL", func(b *broken) {
 		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
 			holders, err := b.Memory.Claim(ctx, o, failover.Claim{Topic: c.Topic, Member: "nobody"})
 			if slices.Contains(holders.Names, c.Member) {
@@ -238,7 +238,7 @@ var brokenStores = []struct {
 			return b.Memory.Claim(ctx, o, c)
 		}
 	}},
-	{"places are not counted", "a topic has so many places", func(b *broken) {
+	{"places are not counted", "new claims are refused when all places are taken", func(b *broken) {
 		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
 			c.Places = 0
 			return b.Memory.Claim(ctx, o, c)
@@ -255,7 +255,7 @@ var brokenStores = []struct {
 			return b.Memory.Claim(ctx, o, c)
 		}
 	}},
-	{"who finds no place stands in line", "a topic has so many places", func(b *broken) {
+	{"who finds no place stands in line", "new claims are refused when all places are taken", func(b *broken) {
 		b.claim = func(ctx context.Context, o string, c failover.Claim) (failover.Holders, error) {
 			places := c.Places
 			c.Places = 0

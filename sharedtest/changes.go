@@ -7,19 +7,19 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// watch returns the channel of changes of an organization. The rules about
-// changes do not apply to a store that has none.
+// watch returns the channel of changes of an organization. It skips the test if the store has
+// no notifications.
 func (s *store) watch(ctx context.Context, h failover.Shared, organization string) <-chan struct{} {
 	s.Helper()
 	c := h.Changes(ctx, organization)
 	if c == nil {
-		s.Skip("the store does not tell of changes")
+		s.Skip("the store has no notifications")
 	}
 	return c
 }
 
-// swapUntil swaps the record, again and again because a change may be missed,
-// until all the channels have told of one.
+// swapUntil swaps the record, repeatedly because notifications may be lost, until it has
+// received one from each channel.
 func (s *store) swapUntil(h failover.Shared, organization string, told ...<-chan struct{}) {
 	s.Helper()
 	version := s.load(h, organization).Version
@@ -37,13 +37,13 @@ func (s *store) swapUntil(h failover.Shared, organization string, told ...<-chan
 			case <-time.After(10 * pollInterval):
 			}
 			if time.Now().After(deadline) {
-				s.Fatalf("%d swaps within %v, and a watcher was not told", version, patience)
+				s.Fatalf("%d swaps within %v, but a watcher was not notified", version, patience)
 			}
 		}
 	}
 }
 
-// drain takes what a channel holds.
+// drain empties a channel.
 func drain(c <-chan struct{}) {
 	for {
 		select {
@@ -54,9 +54,8 @@ func drain(c <-chan struct{}) {
 	}
 }
 
-// A fleet that hears of a switch follows within moments, instead of when each
-// Transport comes to load the record. It is told of every change, not only of
-// the first.
+// With notifications, a fleet follows a switch within moments rather than when each Transport
+// next polls the record. Every change causes one, not only the first.
 func changesTold(s *store) {
 	h, other := s.handle(), s.handle()
 	c := s.watch(s.Context(), h, s.organization)
@@ -64,11 +63,11 @@ func changesTold(s *store) {
 		s.swapUntil(other, s.organization, c)
 		drain(c)
 	}
-	s.swapUntil(h, s.organization, c) // and of one's own
+	s.swapUntil(h, s.organization, c) // also a change by the same handle
 }
 
-// A Transport that is slow to read, or reads no more, holds nobody up. When it
-// comes to read, it is told that something has changed, however often.
+// A Transport that reads slowly, or not at all, blocks nobody. When it reads, it gets at
+// least one value, however many changes there were.
 func changesUnread(s *store) {
 	h, other := s.handle(), s.handle()
 	c := s.watch(s.Context(), h, s.organization)
@@ -94,7 +93,7 @@ func changesUnread(s *store) {
 	s.swapUntil(other, s.organization, c)
 }
 
-// Several Transports of a process have one handle, and all of them follow.
+// Several Transports of a process may share one handle, and all of them must follow.
 func everyWatcher(s *store) {
 	h, other := s.handle(), s.handle()
 	second := newOrganization()
@@ -109,9 +108,9 @@ func everyWatcher(s *store) {
 	s.swapUntil(other, second, elsewhere)
 }
 
-// A Transport that is closed stops watching. The store lets go of that watcher,
-// does not close the channel, which would look like a change, and serves the
-// others as before; and watching can begin anew.
+// A Transport that is closed stops watching. The store drops that watcher, does not close its
+// channel, which would look like a change, and keeps notifying the others. Watching can start
+// again.
 func watchingEnds(s *store) {
 	h, other := s.handle(), s.handle()
 	stays := s.watch(s.Context(), h, s.organization)
@@ -120,13 +119,13 @@ func watchingEnds(s *store) {
 		c := s.watch(ctx, h, s.organization)
 		s.swapUntil(other, s.organization, c)
 		cancel()
-		<-time.After(pollInterval) // the store may let go now
+		<-time.After(pollInterval) // the store may drop the watcher now
 		drainOpen(s, c)
 		drain(stays)
 		s.swapUntil(other, s.organization, stays)
 	}
 	lone := s.handle()
-	for range 2 { // and when nobody is left
+	for range 2 { // also when no watcher is left
 		ctx, cancel := context.WithCancel(s.Context())
 		s.swapUntil(other, s.organization, s.watch(ctx, lone, s.organization))
 		cancel()
@@ -137,7 +136,7 @@ func watchingEnds(s *store) {
 	drainOpen(s, h.Changes(ctx, s.organization))
 }
 
-// drainOpen takes what a channel holds and fails if it is closed.
+// drainOpen empties a channel, and fails the test if it is closed.
 func drainOpen(s *store, c <-chan struct{}) {
 	s.Helper()
 	for {

@@ -12,8 +12,8 @@ import (
 
 const (
 	topic = "lease 7"
-	// long is the ttl of claims that do not expire in a test, and short that of
-	// those that do.
+	// long is the TTL of claims that do not expire during a test, and short that of claims
+	// that do.
 	long  = 4 * time.Minute
 	short = 300 * time.Millisecond
 )
@@ -34,12 +34,12 @@ func (s *store) contend(h failover.Shared, c failover.Claim) failover.Holders {
 	return holders
 }
 
-// are reports whether the holders are these, of which a store names the first.
+// are reports whether the holders are those in want, of which a store names the first.
 func are(got failover.Holders, want ...string) bool {
 	return got.Count == len(want) && slices.Equal(got.Names, want[:min(len(want), failover.MaxHolders)])
 }
 
-// claims checks who claims the topic after a claim.
+// claims makes a claim and checks the holders after it.
 func (s *store) claims(h failover.Shared, member string, ttl time.Duration, want ...string) {
 	s.Helper()
 	if got := s.claim(h, member, ttl); !are(got, want...) {
@@ -47,8 +47,8 @@ func (s *store) claims(h failover.Shared, member string, ttl time.Duration, want
 	}
 }
 
-// The longest-standing claim is the lease: its member probes for the fail-back,
-// and everybody knows who comes next. Their number is what a quorum counts.
+// The member with the oldest claim probes for the fail-back, and every member knows who is
+// next. A quorum counts the claims.
 func claimOrder(s *store) {
 	h, other := s.handle(), s.handle()
 	s.claims(h, "c", long, "c")
@@ -56,8 +56,8 @@ func claimOrder(s *store) {
 	s.claims(h, "b", long, "c", "a", "b")
 }
 
-// Who holds the lease keeps it while it renews its claim, so that it does not
-// go round the fleet.
+// The oldest claim stays the oldest while its member renews it, so that the turn to probe does
+// not go round the fleet.
 func claimRenewal(s *store) {
 	h, other := s.handle(), s.handle()
 	s.claims(h, "a", long, "a")
@@ -68,8 +68,8 @@ func claimRenewal(s *store) {
 	}
 }
 
-// A process that has died drops out, and the next one has the lease. When it is
-// back it stands at the end.
+// The claim of a process that has died expires, and the next one becomes the oldest. If the
+// process returns, its claim is the newest.
 func claimExpiry(s *store) {
 	h, other := s.handle(), s.handle()
 	s.claims(h, "a", short, "a")
@@ -80,8 +80,7 @@ func claimExpiry(s *store) {
 	s.claims(h, "a", long, "b", "a")
 }
 
-// A claim lasts for as long as was asked for from the last renewal on, which
-// may be longer or shorter than what was left of it.
+// A claim lasts for the TTL of its last renewal, which may end earlier or later than before.
 func claimLasts(s *store) {
 	h := s.handle()
 	start := time.Now()
@@ -90,7 +89,7 @@ func claimLasts(s *store) {
 	s.claim(h, "longer", long)
 	s.claim(h, "shorter", long)
 	s.eventually("a's claim expires", func() bool { return !slices.Contains(s.claim(h, "observer", long).Names, "a") })
-	// A tenth is for clocks that are being put right.
+	// A tenth is for clocks that are being adjusted.
 	if took := time.Since(start); took < short*9/10 {
 		s.Errorf("a claim for %v was gone after %v", short, took)
 	}
@@ -100,8 +99,8 @@ func claimLasts(s *store) {
 	})
 }
 
-// A Transport that is closed hands its lease on at once. To withdraw what one
-// does not have changes nothing, and tells who claims.
+// A Transport that is closed withdraws its claims, so that another takes over at once.
+// Withdrawing a claim that does not exist changes nothing, and returns the holders.
 func claimWithdrawal(s *store) {
 	h, other := s.handle(), s.handle()
 	s.claims(h, "nobody", 0)
@@ -114,9 +113,8 @@ func claimWithdrawal(s *store) {
 	s.claims(h, "a", -1)
 }
 
-// A lease is claimed anew with each generation, and what is seen of one endpoint
-// is not seen of the other: topics do not touch each other. Nor do the
-// organizations.
+// Each generation has a topic of its own, and so has each endpoint that was seen to fail: the
+// claims of different topics, and of different organizations, are independent.
 func claimsApart(s *store) {
 	h := s.handle()
 	second := newOrganization()
@@ -141,8 +139,8 @@ func claimsApart(s *store) {
 	}
 }
 
-// A member is called what its host is called, and more. What differs in one
-// character is another member.
+// The name of a member contains the host name and may be any text. Names that differ in one
+// character are different members.
 func claimTexts(s *store) {
 	h := s.handle()
 	members := append([]string{"web-1 4711", "WEB-1 4711", "web-1 4711 ", "web-1", strings.Repeat("m", 256)}, unusualTexts...)
@@ -155,8 +153,8 @@ func claimTexts(s *store) {
 	}
 }
 
-// A fleet may be large, and is asked about often. Who stands first, and how many
-// there are, is all that anybody needs to know.
+// A fleet may be large, and its members claim often. The oldest claims and the number of all
+// are enough.
 func claimNames(s *store) {
 	h := s.handle()
 	var members []string
@@ -167,8 +165,8 @@ func claimNames(s *store) {
 	s.claims(h, members[0], 0, members[1:]...)
 }
 
-// One of a fleet probes for all. Who finds the place taken does not stand in line, or
-// the turn would go to those who have died there.
+// One member probes for the whole fleet. Claims beyond the number of places are not queued, or
+// members that have died since would get their turn.
 func claimPlaces(s *store) {
 	h, other := s.handle(), s.handle()
 	claim := func(member string, ttl time.Duration, places int, want ...string) {
@@ -191,8 +189,8 @@ func claimPlaces(s *store) {
 	})
 }
 
-// When many claim at once, all see one order: each is told of those before it,
-// and the last of all is told of everybody.
+// When many members claim at once, all see one order: each gets those before it, and the last
+// one gets all.
 func claimsConcurrent(s *store) {
 	const members = 24
 	handles := []failover.Shared{s.handle(), s.handle(), s.handle()}
@@ -209,13 +207,13 @@ func claimsConcurrent(s *store) {
 	for i, list := range lists {
 		named := len(list.Names)
 		if named != min(list.Count, failover.MaxHolders) || !slices.Equal(list.Names, final.Names[:named]) || counts[list.Count] {
-			s.Errorf("member %d was told of %+v, which is not how %q begins", i, list, final.Names)
+			s.Errorf("member %d got %+v, want the beginning of %q", i, list, final.Names)
 		}
 		counts[list.Count] = true
 	}
 }
 
-// However many want a place at once, no more have one than there are.
+// However many members claim at once, no more hold a claim than there are places.
 func claimsContend(s *store) {
 	const members, places = 24, 3
 	handles := []failover.Shared{s.handle(), s.handle(), s.handle()}
@@ -232,7 +230,7 @@ func claimsContend(s *store) {
 		return err
 	})
 	if got := s.claim(handles[0], "nobody", 0); got.Count != places || in != places {
-		s.Errorf("%d of %d places are taken, and %d were told that they have one", got.Count, places, in)
+		s.Errorf("%d of %d places are taken, and %d members got one", got.Count, places, in)
 	}
 }
 

@@ -1,6 +1,5 @@
-// Package sharedtest has what it takes to test implementations and users of
-// [failover.Shared]: the rules that every implementation has to keep ([Run]),
-// and a store in memory ([Memory]).
+// Package sharedtest helps to test implementations and users of [failover.Shared]: it has the
+// tests that every implementation must pass ([Run]), and a store in memory ([Memory]).
 package sharedtest
 
 import (
@@ -12,9 +11,9 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Memory is a [failover.Shared] for the Transports of one process. The zero
-// value is empty and ready for use. It can be made to fail as a store on a
-// network does, and works in the bubbles of testing/synctest.
+// Memory is a [failover.Shared] for the Transports of one process. The zero value is empty
+// and ready to use. It can simulate a store that fails, and works in the bubbles of
+// testing/synctest. It is safe for concurrent use.
 type Memory struct {
 	mu            sync.Mutex // guards what follows
 	skew          time.Duration
@@ -25,7 +24,7 @@ type Memory struct {
 
 type organization struct {
 	record  failover.Record
-	claims  map[string][]claim // by topic, the longest-standing first
+	claims  map[string][]claim // by topic, oldest first
 	changes map[chan struct{}]bool
 }
 
@@ -36,29 +35,31 @@ type claim struct {
 
 var _ failover.Shared = (*Memory)(nil)
 
-// Fail makes every call fail with err, or succeed again if err is nil. Changes
-// are not told of meanwhile.
+// Fail makes every Load, CompareAndSwap and Claim fail with err, or succeed again if err is
+// nil.
 func (m *Memory) Fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failure = err
 }
 
-// Skew puts the clock of the store ahead of the process's own.
+// Skew sets how far the clock of the store is ahead of that of the process; it may be
+// negative.
 func (m *Memory) Skew(by time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.skew = by
 }
 
-// Calls returns how many calls there were so far.
+// Calls returns how many calls of Load, CompareAndSwap and Claim have reached the store,
+// including those that Fail made fail.
 func (m *Memory) Calls() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.calls
 }
 
-// enter begins a call; unless it returns an error, mu is held.
+// enter begins a call. Unless it returns an error, it leaves mu locked.
 func (m *Memory) enter(ctx context.Context, name string) (*organization, time.Time, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, time.Time{}, err
@@ -72,7 +73,7 @@ func (m *Memory) enter(ctx context.Context, name string) (*organization, time.Ti
 	return m.organization(name), time.Now().Add(m.skew), nil
 }
 
-// organization returns what is known of an organization. mu is held.
+// organization returns the entry of an organization. The caller holds mu.
 func (m *Memory) organization(name string) *organization {
 	o := m.organizations[name]
 	if o == nil {

@@ -11,14 +11,14 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// An organization that nobody has switched has no record, and that is no error:
-// it is how every fleet begins.
+// An organization that was never switched has no record. That is not an error: every fleet
+// starts that way.
 func noRecord(s *store) {
 	s.holds(s.handle(), s.organization, failover.Record{})
 }
 
-// CompareAndSwap is how a fleet agrees on a switch: it goes by the version
-// alone, and 0 means that there is no record, not that any will do.
+// By CompareAndSwap, a fleet agrees on a switch. It compares only the version; 0 means that
+// there is no record, not that any version matches.
 func swapsVersion(s *store) {
 	h, other := s.handle(), s.handle()
 	s.swap(h, s.organization, 1, record(2), false)
@@ -34,8 +34,7 @@ func swapsVersion(s *store) {
 	s.swap(h, s.organization, 1, record(2), false)
 }
 
-// Who has lost a race loads the record that has won. Nothing of the loser's may
-// be in it.
+// The loser of a race loads the winner's record, which must hold nothing of the loser's.
 func lostSwap(s *store) {
 	h := s.handle()
 	won := record(7)
@@ -48,9 +47,8 @@ func lostSwap(s *store) {
 	}
 }
 
-// A record comes back as it went in: times to the nanosecond, texts to the last
-// character. A field that the next record does not have is not left over from
-// the one before.
+// A record is loaded as it was stored: times to the nanosecond, texts to the last character.
+// No field keeps the value of an earlier record.
 func everyField(s *store) {
 	h, other := s.handle(), s.handle()
 	since := time.Date(2025, 3, 30, 2, 59, 59, 123456789, time.FixedZone("UTC-3:30", -12600))
@@ -88,8 +86,8 @@ var unusualTexts = []string{
 	"-1e309",
 }
 
-// What the caller does to its record afterwards, and to one that it has loaded,
-// does not change the record of the fleet.
+// If the caller changes its record after the swap, or one that it has loaded, the stored
+// record does not change.
 func copies(s *store) {
 	h := s.handle()
 	next := record(1)
@@ -103,8 +101,8 @@ func copies(s *store) {
 	s.holds(h, s.organization, want)
 }
 
-// Versions are integers of 64 bits. Numbers that are a float somewhere on
-// their way lose digits from 1<<53 on, and then two versions are one.
+// Versions are 64-bit integers. A conversion to floating point loses digits above 1<<53, and
+// makes different versions equal.
 func everyDigit(s *store) {
 	h := s.handle()
 	present := uint64(0)
@@ -119,9 +117,8 @@ func everyDigit(s *store) {
 	}
 }
 
-// When many processes see the same outage, one makes the switch that the others
-// follow: of all swaps of a version exactly one succeeds, and its record is
-// the one that is there.
+// When many processes see the same outage, one makes the switch that the others follow: of
+// all swaps of a version exactly one succeeds, and its record is stored.
 func oneWins(s *store) {
 	const contenders, rounds = 16, 10
 	handles := []failover.Shared{s.handle(), s.handle(), s.handle(), s.handle()}
@@ -155,7 +152,7 @@ func oneWins(s *store) {
 	}
 }
 
-// One store serves many organizations, and hosts differ in a port or in a few
+// One store serves many organizations, whose hosts may differ only in the port or in a few
 // letters.
 func recordsApart(s *store) {
 	h := s.handle()
@@ -176,9 +173,9 @@ func recordsApart(s *store) {
 	}
 }
 
-// All times of a fleet are measured by the store's clock, because the clocks of
-// processes differ. It runs as fast as others do, is the same for all, and
-// within a day of the clock here.
+// The times of a fleet are those of the store's clock, because the clocks of processes
+// differ. It runs at the usual speed, is the same for all handles, and is within a day of the
+// local clock.
 func clock(s *store) {
 	h, other := s.handle(), s.handle()
 	now := func(h failover.Shared) time.Time {
@@ -208,9 +205,8 @@ func clock(s *store) {
 	}
 }
 
-// A Transport gives every call a deadline, and goes its own way when the store
-// does not answer. A call that stays on after its context has ended keeps the
-// process from closing the Transport.
+// A Transport gives every call a deadline, and decides on its own when the store does not
+// answer. A call that continues after its context has ended would block Close.
 func ended(s *store) {
 	h := s.handle()
 	canceled, cancel := context.WithCancel(s.Context())

@@ -9,16 +9,16 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Run checks that a store keeps the rules of [failover.Shared], one subtest for
-// each. The comment on a rule says what a fleet needs it for.
+// Run checks that a store obeys the rules of [failover.Shared], in one subtest for each. In
+// the source, the comment on a rule says why a fleet needs it.
 //
-// Open returns a new handle on the store, which stands for another process. All
-// handles opened for the same t have to be on one store; those of different
-// subtests may be. Open closes what it opens with t.Cleanup. The store need not
-// be empty, and what Run leaves there is under organizations that it makes up.
+// open returns a new handle on the store, which stands for another process, and closes it
+// with t.Cleanup. All handles for the same t must share one store; those for different
+// subtests may. The store need not be empty. Run uses only organizations with random names,
+// and leaves their records behind.
 //
-// Run returns when all subtests have ended. It takes a few seconds, for claims
-// have to expire in real time.
+// Run returns when all subtests have ended. It takes a few seconds, because claims must
+// expire in real time.
 func Run(t *testing.T, open func(t *testing.T) failover.Shared) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
@@ -41,19 +41,19 @@ var rules = []struct {
 	{"organizations have records of their own", recordsApart},
 	{"the clock goes forward", clock},
 
-	{"changes by others are told", changesTold},
-	{"changes may be left unread", changesUnread},
-	{"every watcher is told", everyWatcher},
+	{"watchers are notified of changes by others", changesTold},
+	{"notifications may be left unread", changesUnread},
+	{"every watcher is notified", everyWatcher},
 	{"watching ends with its context", watchingEnds},
 
-	{"claims are listed the longest-standing first", claimOrder},
-	{"a renewed claim keeps its place", claimRenewal},
-	{"an expired claim has lost its place", claimExpiry},
-	{"a claim lasts for its ttl", claimLasts},
+	{"claims are listed oldest first", claimOrder},
+	{"a renewed claim keeps its position", claimRenewal},
+	{"an expired claim loses its position", claimExpiry},
+	{"a claim lasts for its TTL", claimLasts},
 	{"a claim can be withdrawn", claimWithdrawal},
 	{"topics and organizations have claims of their own", claimsApart},
 	{"members are any text", claimTexts},
-	{"a topic has so many places", claimPlaces},
+	{"new claims are refused when all places are taken", claimPlaces},
 	{"few holders are named, all are counted", claimNames},
 	{"concurrent claims have one order", claimsConcurrent},
 	{"concurrent claims fill the places", claimsContend},
@@ -78,16 +78,16 @@ func (s *store) handle() failover.Shared {
 	return h
 }
 
-// newOrganization returns the host of an organization that nobody has used.
+// newOrganization returns the host of an organization that has no record yet.
 func newOrganization() string {
 	return "contoso-" + strings.ToLower(rand.Text()) + ".api.crm.dynamics.com"
 }
 
-// patience is how long anything may take. Stores are rarely that slow, but
-// machines that run tests are.
+// patience is how long anything may take. Stores are rarely that slow, but machines that run
+// tests are.
 var patience = 10 * time.Second
 
-// pollInterval is the time between two looks at something that is waited for.
+// pollInterval is the time between two calls of a condition.
 const pollInterval = 20 * time.Millisecond
 
 // eventually calls done until it reports true, and fails the test if that takes
@@ -132,8 +132,8 @@ func (s *store) holds(h failover.Shared, organization string, want failover.Reco
 	}
 }
 
-// equal compares records as those who use them do: times are instants, and no
-// earlier switches are none, whether the slice is nil or empty.
+// equal reports whether two records mean the same: times are compared as instants, and a nil
+// Earlier equals an empty one.
 func equal(a, b failover.Record) bool {
 	if len(a.Earlier) != len(b.Earlier) {
 		return false

@@ -1,7 +1,7 @@
-// Package authtest simulates the sign-in service of Microsoft Entra ID for
-// tests, as far as applications with a secret need it: OpenID configuration and
-// the client credentials grant, over TLS on the loopback interface, with tokens
-// that an organization of package failovertest accepts.
+// Package authtest simulates the sign-in service of Microsoft Entra ID for tests, as far as
+// applications with a client secret need it: OpenID configuration and the client credentials
+// grant, over TLS on the loopback interface. It issues tokens that an organization of package
+// failovertest accepts.
 package authtest
 
 import (
@@ -26,27 +26,26 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// What the service knows of its one application.
+// The one application that the service knows.
 const (
 	tenant   = "9f2c7b1e-4d3a-4c58-8e61-0b7d5a2f9c34"
 	clientID = "5d0e8a96-71c2-4b0f-a3d7-6c1f2e9b8d40"
-	// Secret of the application.
+	// Secret is the client secret of the application.
 	Secret = "hunter2-of-contoso"
 )
 
-// Lifetime of the tokens in their answers. The organization takes them for
-// longer than that.
+// Lifetime is the lifetime of tokens according to the service. The organization accepts them
+// for longer.
 const Lifetime = time.Hour
 
-// Service is a simulated sign-in service. Its methods may be called by several
-// goroutines at once.
+// Service is a simulated sign-in service. It is safe for concurrent use.
 type Service struct {
 	org    *failovertest.Org
 	server *httptest.Server
 
 	mu      sync.Mutex
 	asked   []string        // scopes, in the order of the requests
-	unknown map[string]bool // scopes that are refused
+	unknown map[string]bool // scopes that the service rejects
 	closed  bool
 }
 
@@ -62,7 +61,7 @@ func Start(org *failovertest.Org) *Service {
 	return s
 }
 
-// Close makes the service unreachable. Closing again is harmless.
+// Close makes the service unreachable. Closing again does nothing.
 func (s *Service) Close() {
 	s.mu.Lock()
 	closed := s.closed
@@ -73,14 +72,14 @@ func (s *Service) Close() {
 	}
 }
 
-// Refuse makes the service refuse tokens for a scope as one that it does not know.
+// Refuse makes the service reject requests for a scope, as if it did not know the resource.
 func (s *Service) Refuse(scope string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unknown[scope] = true
 }
 
-// Asked returns the scopes that tokens were asked for, oldest first.
+// Asked returns the scopes of all requests for tokens, oldest first.
 func (s *Service) Asked() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +89,7 @@ func (s *Service) Asked() []string {
 // Client returns a client that reaches the service.
 func (s *Service) Client() *http.Client { return s.server.Client() }
 
-// Credential returns a new credential of azidentity for the service.
+// Credential returns a new credential of azidentity that signs in to the service.
 func (s *Service) Credential() (azcore.TokenCredential, error) {
 	return azidentity.NewClientSecretCredential(tenant, clientID, Secret, &azidentity.ClientSecretCredentialOptions{
 		ClientOptions: policy.ClientOptions{
@@ -102,8 +101,8 @@ func (s *Service) Credential() (azcore.TokenCredential, error) {
 	})
 }
 
-// OAuth2 returns the configuration of golang.org/x/oauth2 for the service. It
-// has no scopes.
+// OAuth2 returns a configuration of golang.org/x/oauth2 that signs in to the service. It has
+// no scopes.
 func (s *Service) OAuth2() *clientcredentials.Config {
 	return &clientcredentials.Config{
 		ClientID: clientID, ClientSecret: Secret, AuthStyle: oauth2.AuthStyleInParams,
@@ -122,7 +121,7 @@ func (s *Service) configuration(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Service) token(w http.ResponseWriter, r *http.Request) {
 	if r.ParseForm() != nil {
-		return // the caller has given up before its end
+		return // the caller gave up
 	}
 	// MSAL adds scopes of its own that mean nothing to applications.
 	scope := ""
@@ -154,8 +153,8 @@ func answer(w http.ResponseWriter, status int, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
-// Demand makes a datacenter refuse tokens for any audience but this one, with
-// the challenge of Dataverse, until its Heal.
+// Demand makes a datacenter reject tokens for any other audience with the challenge of
+// Dataverse, until [failovertest.Datacenter.Heal].
 func Demand(d *failovertest.Datacenter, audience string) {
 	d.FailWhen(func(r *http.Request) bool { return Audience(r.Header) != audience },
 		failovertest.Status(http.StatusUnauthorized, http.Header{"WWW-Authenticate": {fmt.Sprintf(

@@ -1,6 +1,6 @@
-// Command failover checks whether a failover of a Dynamics 365 organization
-// would work from this machine, measures one while it happens, and commands
-// processes that use package failover. "failover -h" lists what it can do.
+// Command failover checks whether a failover of a Dynamics 365 organization would work from
+// this machine, measures failovers, and controls processes that use package failover.
+// "failover -h" lists its subcommands.
 package main
 
 import (
@@ -35,19 +35,19 @@ type command struct {
 var commands = []command{
 	{"check", "would a failover work from this machine?", check.Main},
 	{"drill", "measure a failover while it happens: RTO and RPO", drill.Main},
-	{"dr", "what Microsoft says about disaster recovery of an environment", dr.Main},
-	{"status", "show what a running process does", remote.Status},
+	{"dr", "show Microsoft's disaster recovery status of an environment", dr.Main},
+	{"status", "show the status of a running process", remote.Status},
 	{"switch", "switch the traffic of a running process", remote.Switch},
 	{"pin", "keep the traffic of a running process at an endpoint", remote.Pin},
-	{"unpin", "allow a running process to switch automatically again", remote.Unpin},
+	{"unpin", "allow automatic switches of a running process again", remote.Unpin},
 	{"freeze", "disable automatic switches in a whole fleet", remote.Freeze},
-	{"unfreeze", "enable them again", remote.Unfreeze},
+	{"unfreeze", "enable automatic switches in the fleet again", remote.Unfreeze},
 	{"verify", "look up the writes that a switch put at risk", remote.Verify},
-	{"proxy", "carry programs that are not written in Go through a failover", proxy.Main},
+	{"proxy", "run a reverse proxy for programs that are not written in Go", proxy.Main},
 }
 
-// run is main without its surroundings. It returns the exit status: that of
-// the subcommand, or 2 for a mistake on the command line.
+// run is main with its environment as parameters. It returns the exit status: that of the
+// subcommand, or 2 for a mistake on the command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		usage(stderr)
@@ -75,5 +75,5 @@ func usage(w io.Writer) {
 	for _, c := range commands {
 		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.does)
 	}
-	fmt.Fprint(w, "\n\"failover COMMAND -h\" says more.\n")
+	fmt.Fprint(w, "\n\"failover COMMAND -h\" has the details.\n")
 }

@@ -21,32 +21,32 @@ import (
 )
 
 const (
-	// callTimeout bounds one request with everything the Transport does for it:
+	// callTimeout bounds one request, including everything that the Transport does for it:
 	// attempts, probes, a switch.
 	callTimeout = time.Minute
-	// maxTries bounds how often the Client sends a request that was throttled,
-	// and how often it repeats an update that met somebody else's.
+	// maxTries bounds how often the Client sends a request that is throttled, and how often
+	// it repeats an update that conflicts with another one.
 	maxTries = 5
 )
 
-// Client reads and writes accounts through the Dataverse Web API. It is an
-// ordinary client with the ordinary duties: paging, ETags, throttling. Which
-// datacenter answers is the business of the transport below its http.Client;
-// the only line here that knows of failovers is in [Client.Create].
+// Client reads and writes accounts through the Dataverse Web API. It is an ordinary client with the
+// usual duties: paging, ETags, throttling. The transport of its http.Client decides which
+// datacenter answers; the only line here that is about failovers is in [Client.Create].
 //
-// A Client may be used by several goroutines at once.
+// A Client is safe for concurrent use.
 type Client struct {
 	HTTP *http.Client
-	// Root of the service: "https://contoso.api.crm.dynamics.com/api/data/v9.2/".
+	// Root is the URL of the service root, such as
+	// "https://contoso.api.crm.dynamics.com/api/data/v9.2/".
 	Root string
-	// OnCall, if set, is told of every request when it is over.
+	// OnCall, if set, is called after every request.
 	OnCall func(Call)
 }
 
-// Call is one HTTP request, as OnCall is told of it.
+// Call is one HTTP request.
 type Call struct {
 	Method string
-	Host   string // that answered or was tried last, "" if none was
+	Host   string // that answered or was tried last, "" if there was none
 	Took   time.Duration
 }
 
@@ -55,11 +55,11 @@ type Account struct {
 	ID          string `json:"accountid,omitempty"`
 	Name        string `json:"name,omitempty"`
 	Description string `json:"description,omitempty"`
-	// ETag is the version of the record as it was read.
+	// ETag is the version of the record when it was read.
 	ETag string `json:"@odata.etag,omitempty"`
 }
 
-// APIError is an answer of the Web API other than a success.
+// APIError is an answer of the Web API with a status other than 2xx.
 type APIError struct {
 	Status        int
 	Code, Message string // of the OData error, "" if there was none
@@ -69,18 +69,18 @@ func (e *APIError) Error() string {
 	return fmt.Sprintf("status %d %s %s", e.Status, e.Code, e.Message)
 }
 
-// isStatus reports whether err is an answer with this status.
+// isStatus reports whether err is an answer with the status.
 func isStatus(err error, status int) bool {
 	var e *APIError
 	return errors.As(err, &e) && e.Status == status
 }
 
-// Accounts goes through all accounts, a page at a time, in the order of the
-// server. An error ends the sequence; breaking off stops the reading.
+// Accounts iterates over all accounts in the order of the server, and reads a page at a time. An
+// error ends the sequence.
 //
-// The link to the next page is absolute and names the endpoint that gave it.
-// It is followed as it is: the transport takes it to the endpoint that serves
-// by then, so a failover in the middle of a list does not break the list.
+// The link to the next page is absolute and names the endpoint that returned it. Accounts requests
+// it unchanged: the transport sends it to the endpoint that serves by then, so a failover in the
+// middle of a list does not break the list.
 func (c *Client) Accounts(ctx context.Context, pageSize int) iter.Seq2[Account, error] {
 	return func(yield func(Account, error) bool) {
 		prefer := http.Header{"Prefer": {"odata.maxpagesize=" + strconv.Itoa(pageSize)}}
@@ -111,12 +111,12 @@ func (c *Client) Account(ctx context.Context, id string) (Account, error) {
 	return account, err
 }
 
-// Create creates an account. Its ID must be set, see [NewID].
+// Create creates an account. Its ID must be set; see [NewID].
 //
-// A POST whose answer is lost is a riddle: was it carried out? The transport
-// never sends it again by itself. Here it may ([failover.WithReplay]), because
-// the ID is ours: a second record with it is refused, and that refusal proves
-// that the first request got through.
+// If the answer to a POST is lost, nobody knows whether it was carried out, and the transport does
+// not send it again by itself. Here it may ([failover.WithReplay]), because the client sets the ID:
+// the service rejects a second record with the same ID, which proves that the first request was
+// carried out.
 func (c *Client) Create(ctx context.Context, account Account) error {
 	err := c.do(failover.WithReplay(ctx), http.MethodPost, c.Root+"accounts", nil, account, nil)
 	if isStatus(err, http.StatusPreconditionFailed) {
@@ -125,13 +125,12 @@ func (c *Client) Create(ctx context.Context, account Account) error {
 	return err
 }
 
-// Update reads an account, lets change set fields of it, and writes it back on
-// the condition that nobody else has written it meanwhile (If-Match). If
-// somebody has, which the server answers with 412, it starts over: change may
-// be called several times, with the newest state each time.
+// Update reads an account, calls change to set fields of it, and writes it back on the condition
+// that nobody else has written it meanwhile (If-Match). If somebody has, the server answers 412,
+// and Update starts over: it may call change several times, each time with the latest state.
 //
-// The condition also makes the request safe to repeat, so the transport does
-// that if an answer is lost.
+// The condition also makes the request safe to repeat, so the transport does that if an answer is
+// lost.
 func (c *Client) Update(ctx context.Context, id string, change func(*Account)) error {
 	var err error
 	for range maxTries {
@@ -145,7 +144,7 @@ func (c *Client) Update(ctx context.Context, id string, change func(*Account)) e
 		if !isStatus(err, http.StatusPreconditionFailed) {
 			return err
 		}
-		// A pause of random length, so that two who met do not meet again.
+		// A pause of random length, so that two updates do not conflict again.
 		if err := sleep(ctx, rand.N(100*time.Millisecond)); err != nil {
 			return err
 		}
@@ -153,7 +152,7 @@ func (c *Client) Update(ctx context.Context, id string, change func(*Account)) e
 	return err
 }
 
-// Delete deletes an account. One that does not exist is no error.
+// Delete deletes an account. It returns nil if the account does not exist.
 func (c *Client) Delete(ctx context.Context, id string) error {
 	err := c.do(ctx, http.MethodDelete, c.address(id), nil, nil, nil)
 	if isStatus(err, http.StatusNotFound) {
@@ -164,10 +163,9 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 
 func (c *Client) address(id string) string { return c.Root + "accounts(" + id + ")" }
 
-// do sends a request with in, if not nil, as its JSON body, and decodes the
-// answer into out, if not nil. It waits and tries again when the organization
-// is throttled, and when the answer to a read breaks off half way: that is
-// after the transport's part is done.
+// do sends a request with in, if not nil, as its JSON body, and decodes the answer into out, if not
+// nil. It tries again after a wait if the request is throttled, and at once if the answer to a read
+// breaks off, because the transport has already returned the response by then.
 func (c *Client) do(ctx context.Context, method, target string, header http.Header, in, out any) error {
 	var body []byte
 	if in != nil {
@@ -183,7 +181,7 @@ func (c *Client) do(ctx context.Context, method, target string, header http.Head
 		case resp == nil:
 			return err
 		case resp.StatusCode == http.StatusTooManyRequests && try < maxTries:
-			// Config.RetryThrottled makes the transport do this for short waits.
+			// With Config.RetryThrottled, the transport does this for short waits.
 			wait = retryAfter(resp.Header)
 		case err != nil && method == http.MethodGet && try < maxTries:
 		case err != nil:
@@ -240,7 +238,7 @@ func (c *Client) send(ctx context.Context, method, target string, header http.He
 	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
-		// The *url.Error around it quotes the query; the error inside does not.
+		// The *url.Error around it quotes the query; the inner error does not.
 		var outer *url.Error
 		if errors.As(err, &outer) {
 			err = outer.Err
@@ -252,8 +250,8 @@ func (c *Client) send(ctx context.Context, method, target string, header http.He
 	return resp, answer, err
 }
 
-// retryAfter returns the wait that an answer asks for: seconds or a date
-// (RFC 9110, section 10.2.3), a second if it does not say.
+// retryAfter returns the wait that an answer asks for, in seconds or by a date (RFC 9110, section
+// 10.2.3), or a second if it does not say.
 func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil && seconds > 0 {
@@ -270,7 +268,7 @@ func apiError(status int, answer []byte) error {
 	var body struct {
 		Error struct{ Code, Message string }
 	}
-	// Not every answer is JSON; the status will do then.
+	// If the answer is not JSON, the status must do.
 	_ = json.Unmarshal(answer, &body)
 	return &APIError{Status: status, Code: body.Error.Code, Message: body.Error.Message}
 }

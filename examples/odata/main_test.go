@@ -57,7 +57,7 @@ func TestNoCallerNoticesTheOutage(t *testing.T) {
 		assert.Equal(t, "0", r.item(t, "failures"))
 		assert.Equal(t, "2", r.item(t, "switches"))
 		assert.Equal(t, 2, strings.Count(r.out, "▶ up "), "the failovers behind one address")
-		assert.Regexp(t, `tripped +primary: fenced`, r.out)
+		assert.Regexp(t, `tripped +primary: fence`, r.out)
 		assert.Regexp(t, `tripped +primary: connection refused`, r.out)
 		assertNarrow(t, r.out)
 		assert.Regexp(t, `switched +primary → alternate`, r.out)

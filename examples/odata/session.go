@@ -34,9 +34,9 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 	}
 	line := timeline.New(stdout, org)
 	s.config.OnEvent = line.OnEvent
-	s.config.Logger = slog.New(slog.DiscardHandler) // the timeline tells the same
+	s.config.Logger = slog.New(slog.DiscardHandler) // the timeline shows the same
 
-	// This is all that a program has to do for failovers.
+	// A program needs only this to survive failovers.
 	client, transport, err := failover.Wrap(nil, s.orgURL, &s.config)
 	if err != nil {
 		fmt.Fprintln(stderr, "odata:", err)
@@ -56,15 +56,15 @@ func (s session) run(ctx context.Context, stdout, stderr io.Writer) int {
 	s.work(ctx, line)
 	sum := line.End()
 
-	// Reading back is no part of the traffic, and neither is cleaning up. They
-	// are done after Ctrl-C as well, if they do not take long.
+	// Reading back and cleaning up are not part of the traffic. They also happen after Ctrl-C,
+	// for up to a minute.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	s.traffic.client = &Client{HTTP: client, Root: root}
 	return s.conclude(ctx, sum, stdout)
 }
 
-// work makes the traffic, and the outage if it is simulated.
+// work runs the traffic, and the disasters if they are simulated.
 func (s session) work(ctx context.Context, line *timeline.Timeline) {
 	if !s.traffic.prepare(ctx) {
 		return
@@ -86,7 +86,7 @@ func (s session) conclude(ctx context.Context, sum timeline.Summary, out io.Writ
 	if s.traffic.write {
 		missing, err := s.traffic.confirm(ctx)
 		created := len(s.traffic.created)
-		timeline.Item(out, "updates", s.traffic.updates.Load(), "each on condition of its ETag")
+		timeline.Item(out, "updates", s.traffic.updates.Load(), "each conditional on its ETag")
 		if err == nil {
 			timeline.Item(out, "accounts created", created, fmt.Sprintf("%d confirmed present by reading them back", created-len(missing)))
 		}

@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// traffic is the work of a program that does not know that datacenters fail.
+// traffic is the work of a program that knows nothing about failovers.
 type traffic struct {
 	client  *Client
 	write   bool          // create and update, too
-	workers int           // that do one job after the other
-	pace    time.Duration // of one worker: from the start of a job to the next
-	failed  func(error)   // is told of every job that failed
+	workers int           // each does one job after the other
+	pace    time.Duration // of one worker: from the start of a job to that of the next
+	failed  func(error)   // called for every job that failed
 
-	updates atomic.Int64 // made
-	shared  []string     // ids of the accounts that updates are made to, one per team
+	updates atomic.Int64 // number of updates
+	shared  []string     // ids of the accounts that are updated, one per team
 
 	mu        sync.Mutex
-	attempted []string // ids of accounts that were sent
+	attempted []string // ids of accounts whose creation was attempted
 	created   []string // ids of accounts whose creation was acknowledged
 }
 
@@ -31,12 +31,11 @@ const (
 	listLength  = 25 // accounts read by one job, in pages
 )
 
-// team is the number of workers that share an account: one lists, one creates,
-// two update that account, so that they meet from time to time.
+// team is the number of workers that share an account: one lists, one creates, and two update
+// that account, so that their updates conflict from time to time.
 const team = 4
 
-// prepare creates the accounts that will be updated, and reports whether there
-// is a point in going on.
+// prepare creates the accounts that will be updated, and reports whether it succeeded.
 func (t *traffic) prepare(ctx context.Context) bool {
 	for i := 0; t.write && i < t.workers; i += team {
 		id := NewID()
@@ -51,7 +50,7 @@ func (t *traffic) prepare(ctx context.Context) bool {
 	return true
 }
 
-// job returns what a worker does again and again.
+// job returns the job that a worker repeats.
 func (t *traffic) job(worker int) func(context.Context) error {
 	switch {
 	case !t.write || worker%team == 0:
@@ -80,8 +79,7 @@ func (t *traffic) run(ctx context.Context, duration time.Duration) {
 	workers.Wait()
 }
 
-// work does a job again and again until over is closed. A job that has begun
-// is finished, unless ctx ends.
+// work repeats a job until over is closed. It finishes a job that has begun, unless ctx ends.
 func (t *traffic) work(ctx context.Context, over <-chan struct{}, job func(context.Context) error, offset time.Duration) {
 	timer := time.NewTimer(offset)
 	defer timer.Stop()
@@ -136,8 +134,8 @@ func (t *traffic) update(ctx context.Context, id string) error {
 	return nil
 }
 
-// confirm reads the created accounts back and returns the ids of those that
-// are not there. An error means that the rest could not be read.
+// confirm reads the created accounts back and returns the ids of those that are missing. An error
+// means that the rest could not be read.
 func (t *traffic) confirm(ctx context.Context) (missing []string, err error) {
 	for _, id := range t.created {
 		_, err := t.client.Account(ctx, id)
@@ -151,7 +149,7 @@ func (t *traffic) confirm(ctx context.Context) (missing []string, err error) {
 	return missing, nil
 }
 
-// cleanUp deletes the accounts that were sent, acknowledged or not.
+// cleanUp deletes the accounts whose creation was attempted, acknowledged or not.
 func (t *traffic) cleanUp(ctx context.Context) error {
 	for _, id := range t.attempted {
 		if err := t.client.Delete(ctx, id); err != nil {

@@ -17,43 +17,42 @@ import (
 )
 
 const (
-	// servicePath is where the organization service speaks SOAP 1.1.
+	// servicePath is the path of the organization service for SOAP 1.1.
 	servicePath = "/XRMServices/2011/Organization.svc/web"
-	// callTimeout bounds one call with everything the Transport does for it:
+	// callTimeout bounds one call, including everything that the Transport does for it:
 	// attempts, probes, a switch.
 	callTimeout = time.Minute
 	// maxTries bounds how often a write in doubt is sent.
 	maxTries = 3
-	// codeDuplicate is the fault of a Create whose id is taken
-	// (DuplicateRecord).
+	// codeDuplicate is the fault of a Create whose id exists (DuplicateRecord).
 	codeDuplicate = "0x80040237"
 )
 
-// Client reads and writes accounts through the organization service. The SOAP
-// is done by github.com/hooklift/gowsdl, because that is in wide use, takes any
-// http.Client and a context for every call, adds headers to the envelope, and
-// sends bodies that can be had again ([http.Request.GetBody]). It speaks SOAP
-// 1.1 only, so the service's address is the one that ends in /web.
+// Client reads and writes accounts through the organization service. It uses
+// github.com/hooklift/gowsdl, which is widely used, takes any http.Client and a context for every
+// call, adds headers to the envelope, and sends bodies that can be sent again
+// ([http.Request.GetBody]). That library speaks only SOAP 1.1, so the address of the service is the
+// one that ends in /web.
 //
-// The library knows nothing of failovers and is used as it is. The Transport
-// below the http.Client does the rest for it:
+// The library knows nothing about failovers and is used unchanged. The Transport of the http.Client
+// does the rest:
 //
-//   - A call goes to the endpoint that serves. The header wsa:To is rewritten
-//     with it: WCF answers a message that names another host with the fault
-//     DestinationUnreachable ("AddressFilter mismatch").
-//   - Reads whose answer is lost are sent again: Retrieve, RetrieveMultiple, and
-//     Execute of requests like WhoAmI. To HTTP they all are POSTs; the Transport
-//     knows them by SOAPAction and by the request in the envelope.
-//   - Writes are sent again only if it is proven that they were not carried out:
-//     the connection was refused, the answer is the fence. A write in doubt
-//     fails with [failover.ErrOutcomeUnknown]; see [Client.write].
+//   - It sends a call to the endpoint that serves, and rewrites the header wsa:To: WCF answers a
+//     message that names another host with the fault DestinationUnreachable ("AddressFilter
+//     mismatch").
+//   - It repeats reads whose answer is lost: Retrieve, RetrieveMultiple, and Execute of requests
+//     like WhoAmI. In HTTP all of them are POSTs; the Transport recognizes them by SOAPAction and by
+//     the request in the envelope.
+//   - It repeats writes only if there is proof that they were not carried out, because the
+//     connection was refused or the answer is the fence. A write in doubt fails with
+//     [failover.ErrOutcomeUnknown]; see [Client.write].
 //
-// A Client may be used by several goroutines at once.
+// A Client is safe for concurrent use.
 type Client struct {
-	// OnCall, if set, is told of every call when it is over: its operation, the
-	// host that answered or was tried last ("" if none was), and the time taken.
+	// OnCall, if set, is called after every call with its operation, the host that answered
+	// or was tried last ("" if there was none), and the duration.
 	OnCall func(operation, host string, took time.Duration)
-	// OnDoubt, if set, is told of every write whose outcome is unknown.
+	// OnDoubt, if set, is called for every write in doubt that will be sent again.
 	OnDoubt func(operation string)
 
 	soap *soap.Client
@@ -64,7 +63,7 @@ type Client struct {
 func NewClient(client *http.Client, orgURL string) *Client {
 	address := orgURL + servicePath
 	c := soap.NewClient(address, soap.WithHTTPClient(client))
-	// SOAP 1.1 can do without the header; clients of WS-Addressing send it.
+	// SOAP 1.1 does not need the header; clients with WS-Addressing send it.
 	c.AddHeader(to{Address: address})
 	return &Client{soap: c}
 }
@@ -75,20 +74,20 @@ type Account struct{ ID, Name, Description string }
 // Fault is an answer other than a success.
 type Fault struct {
 	Status int
-	// Code of the organization service in hexadecimal, such as "0x80040237", or
-	// of WCF, such as "DestinationUnreachable". "" if the answer is no SOAP.
+	// Code is that of the organization service in hexadecimal, such as "0x80040237", or that of
+	// WCF, such as "DestinationUnreachable", or "" if the answer is not SOAP.
 	Code, Message string
 }
 
 func (f *Fault) Error() string { return fmt.Sprintf("status %d %s %s", f.Status, f.Code, f.Message) }
 
-// isFault reports whether err is a fault with this code.
+// isFault reports whether err is a fault with the code.
 func isFault(err error, code string) bool {
 	var f *Fault
 	return errors.As(err, &f) && f.Code == code
 }
 
-// WhoAmI returns the id of the user that the calls are made for.
+// WhoAmI returns the id of the user who makes the calls.
 func (c *Client) WhoAmI(ctx context.Context) (string, error) {
 	var response executeResponse
 	err := c.call(ctx, "Execute", execute{Request: newRequest("WhoAmI")}, &response)
@@ -102,7 +101,7 @@ func (c *Client) Account(ctx context.Context, id string) (Account, error) {
 	return response.Entity.account(), err
 }
 
-// Accounts reads the first accounts, count at the most.
+// Accounts reads the first accounts, at most count.
 func (c *Client) Accounts(ctx context.Context, count int) ([]Account, error) {
 	page := pageInfo{Count: count, PageNumber: 1}
 	var response retrieveMultipleResponse
@@ -131,10 +130,10 @@ func (c *Client) Update(ctx context.Context, account Account) error {
 
 // write sends a write, and sends it again if its outcome is unknown.
 //
-// The Transport must not do that: it cannot know what a second Create does.
-// This program can. Its accounts have ids of its own choice, so a second Create
-// is refused as a duplicate, which proves that the first was carried out; and
-// its updates set values that nobody else sets, so a second one changes nothing.
+// The Transport must not do that, because it cannot know what a second Create does. This program
+// can: it sets the ids of its accounts, so the service rejects a second Create as a duplicate, which
+// proves that the first was carried out; and nobody else updates its accounts, so a second Update
+// changes nothing.
 func (c *Client) write(ctx context.Context, operation string, message any) error {
 	err := c.call(ctx, operation, message, &struct{}{})
 	for try := 1; errors.Is(err, failover.ErrOutcomeUnknown) && ctx.Err() == nil && try < maxTries; try++ {
@@ -161,8 +160,7 @@ func (c *Client) call(ctx context.Context, operation string, message, response a
 	if c.OnCall != nil {
 		c.OnCall(operation, host, time.Since(start))
 	}
-	// SOAP 1.1 sends faults with status 500, which the library takes for a
-	// failure of HTTP.
+	// In SOAP 1.1, faults have status 500, which the library treats as an HTTP error.
 	var failure *soap.HTTPError
 	if errors.As(err, &failure) {
 		err = newFault(failure)
@@ -178,7 +176,7 @@ func newFault(e *soap.HTTPError) *Fault {
 	f := &Fault{Status: e.StatusCode}
 	var envelope faultEnvelope
 	if xml.Unmarshal(e.ResponseBody, &envelope) != nil {
-		return f // a page of a front end; the status will do
+		return f // the page of a front end; the status must do
 	}
 	f.Message = envelope.Fault.String
 	if code := envelope.Fault.ErrorCode; code != 0 {

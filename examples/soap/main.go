@@ -1,15 +1,14 @@
-// Command soap shows package failover below a SOAP library: a client of the
-// organization service, made with github.com/hooklift/gowsdl, works on while the
-// organization's region fails and recovers.
+// Command soap demonstrates package failover below a SOAP library: a client of the organization
+// service, made with github.com/hooklift/gowsdl, keeps working while the organization's region
+// fails and recovers.
 //
 //	go run ./examples/soap
 //
-// needs nothing but Go. The organization is simulated on this machine by
-// package failovertest, with real TLS. The program examples/odata does the same
-// with the Web API, and with real organizations as well.
+// needs only Go. Package failovertest simulates the organization on this machine, with real TLS.
+// The program examples/odata does the same with the Web API, and also with real organizations.
 //
-// The exit status is 1 if a call failed or an account is missing in the end, 2
-// if the flags are wrong.
+// The exit status is 1 if a call failed or an account is missing in the end, and 2 if the flags
+// are wrong.
 package main
 
 import (
@@ -34,18 +33,18 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// shortest simulation: each scene needs some calls.
+// shortest is the shortest simulation: each scene needs some calls.
 const shortest = 3 * time.Second
 
-// run is main without its surroundings. It returns the exit status.
+// run is main with its environment as parameters. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("soap", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	duration := flags.Duration("duration", 10*time.Second, "how long to work")
+	duration := flags.Duration("duration", 10*time.Second, "length of the run")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -53,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if flags.NArg() > 0 || *duration < shortest {
-		fmt.Fprintf(stderr, "soap: the simulation takes %v at least, and there is nothing but flags\n", shortest)
+		fmt.Fprintf(stderr, "soap: the simulation takes at least %v, and there are no arguments besides flags\n", shortest)
 		return 2
 	}
 	org := failovertest.Start(nil)
@@ -61,8 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return simulate(ctx, org, *duration, stdout, stderr)
 }
 
-// simulate works against an organization while that is failed over and back,
-// and returns the exit status.
+// simulate uses an organization that fails over and back meanwhile, and returns the exit status.
 func simulate(ctx context.Context, org *failovertest.Org, duration time.Duration, stdout, stderr io.Writer) int {
 	addresses, err := failover.ParseOrg(org.URL())
 	if err != nil {
@@ -71,21 +69,21 @@ func simulate(ctx context.Context, org *failovertest.Org, duration time.Duration
 	}
 	line := timeline.New(stdout, addresses)
 
-	// This is all that a program has to do for failovers: the http.Client is
-	// the one that the SOAP library gets.
+	// A program needs only this to survive failovers: the SOAP library gets the http.Client
+	// that Wrap returns.
 	hc, transport, err := failover.Wrap(nil, org.URL(), &failover.Config{
 		Base:      org.Transport(), // dials the simulator, trusts its certificates
 		Authorize: org.Authorize,
-		// Asks the WSDL of the service that is used, as the .NET SDK does.
+		// Reads the failover policy in the WSDL of the service, like the .NET SDK.
 		Probe: failover.ProbeWSDL,
-		// A real outage takes hours, this one seconds. Outside of a
-		// demonstration the defaults are right: 10 s to 60 s, 5 min, 5 s.
+		// A real outage takes hours, this one seconds. Outside a demonstration, keep the
+		// defaults: 10 s to 60 s, 5 min, 5 s.
 		ProbeInterval:    time.Second,
 		MaxProbeInterval: time.Second,
 		MinDwell:         2 * time.Second,
 		RPO:              time.Second,
 		OnEvent:          line.OnEvent,
-		Logger:           slog.New(slog.DiscardHandler), // the timeline tells the same
+		Logger:           slog.New(slog.DiscardHandler), // the timeline shows the same
 	})
 	if err != nil {
 		fmt.Fprintln(stderr, "soap:", err)
@@ -98,12 +96,12 @@ func simulate(ctx context.Context, org *failovertest.Org, duration time.Duration
 	client.OnCall = line.Call
 	client.OnDoubt = func(operation string) {
 		doubts.Add(1)
-		line.Say("doubt", operation+": the answer is lost; sent again by the program, not by the Transport")
+		line.Say("doubt", operation+": the answer was lost; the program, not the Transport, sends it again")
 	}
 	work := &traffic{client: client, pace: 250 * time.Millisecond, failed: line.Failed}
 
 	fmt.Fprintf(stdout, "%d workers make SOAP calls for %v: WhoAmI, Create, RetrieveMultiple, Update, Retrieve.\n"+
-		"The organization is simulated on this machine; its region fails and recovers meanwhile.\n", workers, duration)
+		"The organization is simulated on this machine, and its region fails and recovers meanwhile.\n", workers, duration)
 	fmt.Fprintf(stdout, "\n  primary    %s\n  alternate  %s\n\n", addresses.Primary, addresses.Alternate)
 	line.Begin(500 * time.Millisecond)
 	playing, cancel := context.WithCancel(ctx)
@@ -115,27 +113,26 @@ func simulate(ctx context.Context, org *failovertest.Org, duration time.Duration
 	sum := line.End()
 
 	sum.Print(stdout)
-	timeline.Item(stdout, "writes in doubt", doubts.Load(), "sent again by the program, which knows that it may")
-	work.client = NewClient(hc, org.URL()) // reading back is no part of the traffic
+	timeline.Item(stdout, "writes in doubt", doubts.Load(), "the program sent them again, which is safe here")
+	work.client = NewClient(hc, org.URL()) // reading back is not part of the traffic
 	if !work.confirm(ctx, stdout) || sum.Failures > 0 {
 		return 1
 	}
 	return 0
 }
 
-// scenes is the outage of a region as the organization lives through it, and
-// the loss of one answer. In a real outage Microsoft takes minutes to move an
-// organization. Until then neither endpoint serves and calls fail with
-// failover.ErrUnavailable; the simulation leaves that time out, and the writes
-// that a real one loses (examples/odata has some).
+// scenes are the outage of a region, and the loss of one answer. In a real outage, Microsoft takes
+// minutes to move an organization. Until then neither endpoint serves, and calls fail with
+// failover.ErrUnavailable; the simulation omits that time. It also omits the writes that a real
+// outage loses (see examples/odata).
 func scenes(org *failovertest.Org) []timeline.Scene {
 	return []timeline.Scene{
-		{Percent: 25, Text: "the primary's region is gone; the alternate takes over", Happen: func() {
+		{Percent: 25, Text: "the primary's region is lost; the alternate takes over", Happen: func() {
 			org.Disaster(failovertest.Refuse())
 		}},
-		{Percent: 50, Text: "the primary's region is back; the organization is not, yet", Happen: org.Primary().Heal},
+		{Percent: 50, Text: "the primary's region is back, but the organization is not yet", Happen: org.Primary().Heal},
 		{Percent: 65, Text: "the organization is moved back to the primary", Happen: org.FailBack},
-		{Percent: 80, Text: "the next Create will be carried out and its connection cut", Happen: func() {
+		{Percent: 80, Text: "the next Create will be carried out, but its connection reset", Happen: func() {
 			var done atomic.Bool
 			org.Primary().FailWhen(func(r *http.Request) bool {
 				return strings.HasSuffix(r.Header.Get("SOAPAction"), `/Create"`) && done.CompareAndSwap(false, true)

@@ -5,15 +5,15 @@ import (
 	"slices"
 )
 
-// The messages of the organization service that the example needs, in the form
-// that the generator of gowsdl gives them: structs for encoding/xml. The members
-// of a data contract stand in the order of the alphabet, as .NET wants them.
+// The messages of the organization service that the example needs, as gowsdl would generate them:
+// structs for encoding/xml. The members of a data contract are in alphabetical order, which .NET
+// requires.
 //
 // Microsoft describes the contracts at
 // https://learn.microsoft.com/dotnet/api/microsoft.xrm.sdk.iorganizationservice
 
 const (
-	// actionPrefix and the name of an operation are its SOAPAction.
+	// actionPrefix and the name of an operation form its SOAPAction.
 	actionPrefix = "http://schemas.microsoft.com/xrm/2011/Contracts/Services/IOrganizationService/"
 
 	nsContracts = "http://schemas.microsoft.com/xrm/2011/Contracts"
@@ -155,7 +155,7 @@ func (e *entity) account() Account {
 	return Account{ID: e.ID, Name: e.Attributes.text("name"), Description: e.Attributes.text("description")}
 }
 
-// faultEnvelope is what is read of an envelope with a fault.
+// faultEnvelope is the part of an envelope with a fault that is used.
 type faultEnvelope struct {
 	Fault struct {
 		Code   string `xml:"faultcode"`

@@ -13,11 +13,11 @@ import (
 	"github.com/d365failover/failover/internal/timeline"
 )
 
-// traffic is the work of a program that does not know that datacenters fail.
+// traffic is the work of a program that knows nothing about failovers.
 type traffic struct {
 	client *Client
-	pace   time.Duration // of one worker: from the start of a call to the next
-	failed func(error)   // is told of every call that failed
+	pace   time.Duration // of one worker: from the start of a call to that of the next
+	failed func(error)   // called for every call that failed
 
 	mu      sync.Mutex
 	created []string // ids of the accounts whose creation was acknowledged
@@ -36,8 +36,7 @@ func (t *traffic) run(ctx context.Context, duration time.Duration) {
 	all.Wait()
 }
 
-// work makes one call after the other. A call that has begun is finished,
-// unless ctx ends.
+// work makes one call after the other. It finishes a call that has begun, unless ctx ends.
 func (t *traffic) work(ctx context.Context, offset time.Duration, end time.Time) {
 	jobs := new(worker).jobs(t)
 	timer := time.NewTimer(offset)
@@ -60,17 +59,17 @@ func (t *traffic) work(ctx context.Context, offset time.Duration, end time.Time)
 
 // worker is the state of one worker.
 type worker struct {
-	own Account // the account it created last, as it has to be
+	own Account // the account that it created last, in its expected state
 }
 
-// jobs returns what a worker does in turn. Reading checks what was written
-// before, whichever datacenter has served since.
+// jobs returns what a worker does in turn. The last job checks what was written before, whichever
+// datacenter has served since.
 func (w *worker) jobs(t *traffic) []func(context.Context) error {
 	return []func(context.Context) error{
 		func(ctx context.Context) error {
 			user, err := t.client.WhoAmI(ctx)
 			if err == nil && user == "" {
-				err = errors.New("the answer to WhoAmI names no user")
+				err = errors.New("the answer to WhoAmI has no user")
 			}
 			return err
 		},
@@ -88,7 +87,7 @@ func (w *worker) jobs(t *traffic) []func(context.Context) error {
 			const count = 10
 			accounts, err := t.client.Accounts(ctx, count)
 			if err == nil && len(accounts) != count {
-				err = fmt.Errorf("%d accounts were listed instead of %d", len(accounts), count)
+				err = fmt.Errorf("%d accounts listed, want %d", len(accounts), count)
 			}
 			return err
 		},
@@ -99,15 +98,15 @@ func (w *worker) jobs(t *traffic) []func(context.Context) error {
 		func(ctx context.Context) error {
 			account, err := t.client.Account(ctx, w.own.ID)
 			if err == nil && account != w.own {
-				err = errors.New("an account is not as it was written")
+				err = errors.New("an account differs from what was written")
 			}
 			return err
 		},
 	}
 }
 
-// confirm reads the created accounts back and reports whether all are there. It
-// does so after Ctrl-C as well, if it does not take long.
+// confirm reads the created accounts back and reports whether all are present. It also does so
+// after Ctrl-C, for up to a minute.
 func (t *traffic) confirm(ctx context.Context, out io.Writer) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

@@ -1,5 +1,5 @@
-// Command start asks a Dataverse organization who the caller is. It is the program
-// that the README begins with.
+// Command start asks a Dataverse organization who the caller is. It is the program in the
+// README.
 package main
 
 import (

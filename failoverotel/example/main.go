@@ -1,11 +1,11 @@
-// Command example serves the metrics of a simulated organization that lives
-// through one outage after the other, in the format of Prometheus:
+// Command example serves metrics in the format of Prometheus. They are those of a client of a
+// simulated organization with one outage after the other:
 //
 //	go run ./failoverotel/example
 //	curl http://localhost:9464/metrics
 //
-// It is what the dashboard grafana.json and the rules alerts.yaml can be tried
-// with. Nothing leaves this machine. Ctrl-C ends it.
+// Use it to try the dashboard grafana.json and the rules alerts.yaml. It sends nothing to
+// other machines. Ctrl-C ends it.
 package main
 
 import (
@@ -36,23 +36,23 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is main without its surroundings. It returns the exit status.
+// run is main with its environment as parameters. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("example", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	address := flags.String("listen", "localhost:9464", "`address` to serve /metrics at")
-	period := flags.Duration("period", 2*time.Minute, "time from one outage to the next")
+	period := flags.Duration("period", 2*time.Minute, "`time` from one outage to the next, at least 10s")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		return 2
 	case flags.NArg() > 0 || *period < 10*time.Second:
-		fmt.Fprintln(stderr, "example: -period is 10s at least, and there is nothing but flags")
+		fmt.Fprintln(stderr, "example: -period must be at least 10s, and there are no arguments besides flags")
 		return 2
 	}
 	listener, err := net.Listen("tcp", *address)
@@ -82,10 +82,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// lag is how far the simulated alternate is behind the primary.
+// lag is how far the simulated alternate lags behind the primary.
 const lag = time.Second
 
-// app is a program that works with an organization and shows its metrics.
+// app is a program that uses an organization and exports metrics.
 type app struct {
 	org       *failovertest.Org
 	client    *http.Client
@@ -102,9 +102,9 @@ func newApp(org *failovertest.Org, logger *slog.Logger) (*app, error) {
 	client, transport, err := failoverotel.Wrap(org.Client(), org.URL(), &failover.Config{
 		Authorize: org.Authorize,
 		Logger:    logger,
-		Shared:    new(sharedtest.Memory), // a fleet of one; a real one has failoverredis
-		// A real outage takes hours, this one seconds. Outside of a
-		// demonstration the defaults are right: 10 s to 60 s, and 5 min.
+		Shared:    new(sharedtest.Memory), // a fleet of one; a real fleet uses failoverredis
+		// A real outage takes hours, this one seconds. Outside a demonstration, keep the
+		// defaults: 10 s to 60 s, and 5 min.
 		ProbeInterval:    time.Second,
 		MaxProbeInterval: time.Second,
 		MinDwell:         time.Second,
@@ -115,7 +115,7 @@ func newApp(org *failovertest.Org, logger *slog.Logger) (*app, error) {
 	return &app{org, client, transport, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}, nil
 }
 
-// live works for a period in which the organization's region fails and recovers.
+// live sends requests for a period in which the organization's region fails and recovers.
 func (a *app) live(ctx context.Context, period time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, period)
 	defer cancel()
@@ -125,15 +125,15 @@ func (a *app) live(ctx context.Context, period time.Duration) {
 	}
 	primary := a.org.Primary()
 	scenes := []func(){
-		// The answers to writes get lost: their outcomes are unknown.
+		// The answers to writes are lost: the writes are in doubt.
 		func() { primary.FailWhen(isWrite, failovertest.Reset(failovertest.AfterApply)) },
-		// The region is gone, and the alternate is not yet to serve: down.
+		// The region is lost, and the alternate does not serve yet: down.
 		func() { primary.Fail(failovertest.Refuse()) },
 		a.org.FailOver,
-		func() {}, // so it stays for a while
+		func() {}, // for a while
 		primary.Heal,
 		a.org.FailBack,
-		// Drills, which count for the latch, and what clears it.
+		// These switches count for the latch; pinning and unpinning releases it.
 		func() { a.transport.Pin(failover.Primary) },
 		a.transport.Unpin,
 	}
@@ -148,8 +148,7 @@ func (a *app) live(ctx context.Context, period time.Duration) {
 
 func isWrite(r *http.Request) bool { return r.Method == http.MethodPost }
 
-// work sends one request after the other until ctx ends. The metrics tell what
-// becomes of them.
+// work sends one request after the other until ctx ends. The metrics show the results.
 func (a *app) work(ctx context.Context, method string) {
 	for wait(ctx, 200*time.Millisecond) {
 		var body io.Reader
@@ -167,7 +166,7 @@ func (a *app) work(ctx context.Context, method string) {
 	}
 }
 
-// wait reports whether ctx lives that long.
+// wait waits for d and reports true, or reports false once ctx ends.
 func wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

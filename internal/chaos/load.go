@@ -40,11 +40,11 @@ type load struct {
 	timeout time.Duration // AttemptTimeout
 }
 
-// loadResult is what a load came to.
+// loadResult is the result of a load.
 type loadResult struct {
 	load load
-	// calls by what callers saw: good ones, failures that could not be avoided
-	// (writes whose outcome nobody can know), and those that could.
+	// calls by result: good ones, unavoidable failures (writes whose outcome nobody can
+	// know), and avoidable ones.
 	calls, unknown, avoidable int64
 	samples                   []string // of avoidable failures
 	doubled                   int      // writes carried out twice
@@ -52,9 +52,9 @@ type loadResult struct {
 	probes                    int
 	failover, failback        time.Duration // from the event in the world to the switch
 	storm                     int64         // most connections to the alternate at one time
-	// bareStorm is the same if as many callers set out at one time through a
-	// bare transport. net/http dials for every request that finds no idle
-	// connection, and keeps what comes too late.
+	// bareStorm is the same for as many callers that start at once with a bare transport.
+	// net/http dials for every request that finds no idle connection, and keeps the
+	// connections that come too late.
 	bareStorm            int64
 	heapBefore, heapPeak uint64
 	goroutines           int // left after Close
@@ -138,7 +138,7 @@ func (l load) bareStorm() int64 {
 	return w.primary.most.Load()
 }
 
-// crowd is the callers' common ground.
+// crowd is what the callers share.
 type crowd struct {
 	rt     http.RoundTripper
 	pair   *pair
@@ -172,8 +172,8 @@ func (c *crowd) caller(ctx context.Context, n int) {
 	}
 }
 
-// note judges a call. What could not be avoided is a write that was sent and got
-// no definite answer, and an answer that broke off when it had begun.
+// note judges a call. Unavoidable are a write that was sent and got no definite answer, and an answer
+// that broke off after it had begun.
 func (c *crowd) note(method string, good bool, resp *http.Response, err, bodyErr error) {
 	c.calls.Add(1)
 	c.mu.Lock()

@@ -20,15 +20,15 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Times of the matrix. They are short, so that it ends soon, and long enough
-// for a slow machine to shake hands in.
+// Times of the matrix. They are short, so that it ends soon, and long enough for the handshakes of a
+// slow machine.
 const (
 	attemptTimeout = 800 * time.Millisecond
 	probeTimeout   = 800 * time.Millisecond
 	callTimeout    = 5 * time.Second // a caller's own deadline
-	// recovery is the stated bound of the first good answer after a fault. The
-	// worst are bodies that stall: three calls until their deadline, and the
-	// probes. The rest is room for a busy machine.
+	// recovery bounds the time until the first good answer after a fault. The worst faults
+	// are bodies that stall: three calls until their deadline, and the probes. The rest is
+	// tolerance for a busy machine.
 	recovery = 30 * time.Second
 )
 
@@ -79,10 +79,10 @@ func (c cell) proto() string {
 	return "h1"
 }
 
-// A result is what a cell came to.
+// A result is the result of a cell.
 type result struct {
 	cell cell
-	// ours is the call that met the fault, bare the same without a Transport.
+	// ours is the call that met the fault; bare is the same call without a Transport.
 	ours, bare exchange
 	// primary and alternate count what the endpoints did with that request.
 	primary, alternate delivery
@@ -285,8 +285,8 @@ func describe(err error) string {
 	}
 }
 
-// leftovers waits until the client has no connection and no goroutine any more,
-// and returns how many it has after all.
+// leftovers waits until the client has neither connections nor goroutines, and returns how many
+// remain if that takes too long.
 func leftovers(w *wire, label string) (goroutines int, conns int64) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -351,8 +351,8 @@ func (e exchange) String() string {
 	return fmt.Sprintf("%s | %s, %s", e.saw, seconds(e.held), seconds(e.took))
 }
 
-// writeDigest writes the results in short: a line for each fault and moment.
-// Protocols are told apart where they differ.
+// writeDigest writes a summary of the results: a line for each fault and moment. It distinguishes
+// protocols where they differ.
 func writeDigest(w io.Writer, results []result) {
 	fmt.Fprint(w, "| fault | moment |")
 	for _, m := range methods {

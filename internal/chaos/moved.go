@@ -23,8 +23,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A failover that keeps the address: the name leads to another place for new
-// connections, and old ones to the old place.
+// A failover that keeps the address: the name leads new connections to another place, and old
+// connections keep leading to the old one.
 
 // A place is where an organization can be: a server that notes what arrives, and may
 // have a front end.
@@ -189,8 +189,7 @@ func (m *movable) base(h2 bool) *http.Transport {
 // A baseKind is what a program gives the Transport to send requests with.
 type baseKind struct {
 	name string
-	// exact: not one request goes over an old connection. Otherwise it is the best
-	// that can be had.
+	// exact: not one request goes over an old connection. Otherwise as few as possible do.
 	exact  bool
 	onlyH2 bool
 	make   func(base *http.Transport) *failover.Config

@@ -248,8 +248,8 @@ func (b brownOut) call(rt http.RoundTripper, id string) bool {
 	return err == nil && resp.StatusCode < 300
 }
 
-// A share is what became of the calls of one client in one cell, beside the bare
-// client's: call by call, of those that both have made.
+// A share compares the calls of one client in one cell with those of the bare client, call by call,
+// as far as both have made them.
 type share struct {
 	calls, good  int
 	gained, lost int // good here and not there, and the other way round
@@ -274,7 +274,7 @@ func (s *share) add(bare, got [][]bool) {
 
 func (s share) percent() float64 { return 100 * float64(s.good) / float64(max(1, s.calls)) }
 
-// brownOutResult is what a cell came to, for each of the contenders.
+// brownOutResult is the result of a cell for each of the contenders.
 type brownOutResult struct {
 	brownOut
 	shares []share
@@ -297,8 +297,8 @@ func (b brownOut) measure(bubble func(func()), clients []peer) brownOutResult {
 	return r
 }
 
-// repeats reports whether the calls of a cell may be repeated after its faults, within
-// their time: what a Transport should then gain by.
+// repeats reports whether the calls of a cell may be repeated after its faults and have the time for
+// it, so that a Transport should do better.
 func (b brownOut) repeats() bool {
 	inTime := b.kind != "hang" && b.kind != "slow" && b.kind != "503, Retry-After"
 	return inTime && (b.method == "GET" || b.kind == "refused" || b.kind == "fence")
@@ -365,7 +365,7 @@ func writeBrownOuts(w io.Writer, results []brownOutResult) {
 	fmt.Fprintln(w)
 }
 
-// writeBrownOutDigest writes for each client how it does beside the bare one.
+// writeBrownOutDigest writes how each client compares with the bare one.
 func writeBrownOutDigest(w io.Writer, results []brownOutResult, clients []peer) {
 	fmt.Fprintln(w, "| client | | calls | good, bare client | good | of them not with the bare client | only with the bare client | cells with fewer good calls | in the worst of them |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")

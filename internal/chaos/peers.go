@@ -24,16 +24,16 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// The same for everyone who can be told: the first pause before a repetition, the
-// failures after which a breaker opens, and how long it stays open.
+// The same for every peer that has the setting: the first pause before a retry, the failures after
+// which a breaker opens, and how long it stays open.
 const (
 	peerPause     = 100 * time.Millisecond
 	peerThreshold = 3
 	peerOpen      = time.Second
 )
 
-// A peer is a library that could be used to the same end, set up by its own
-// documentation, over one http.Transport that is the same for all.
+// A peer is a library that could be used for the same purpose, configured according to its
+// documentation, over an http.Transport that is the same for all.
 type peer struct {
 	name string
 	make func(base http.RoundTripper) (rt http.RoundTripper, stop func())
@@ -58,7 +58,7 @@ var peers = []peer{
 	}},
 }
 
-// bad is what everybody takes for a failure of an endpoint.
+// bad is what every peer takes for a failure of an endpoint.
 func bad(resp *http.Response, err error) bool {
 	return err != nil || resp != nil && resp.StatusCode >= 500
 }

@@ -47,7 +47,7 @@ func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if Overridden(h) {
 		return false
 	}
-	if path.Base(u.Path) == "$batch" {
+	if path.Base(Target(u).Path) == "$batch" {
 		return batchReads(h, body)
 	}
 	return soapReads(h, body)
@@ -83,6 +83,19 @@ var (
 	overrides          = [...]string{"x-http-method", "x-http-method-override", "x-method-override"}
 	canonicalOverrides = [...]string{"X-Http-Method", "X-Http-Method-Override", "X-Method-Override"}
 )
+
+// Target returns what a request to u asks for: u itself, or what stands in its Opaque part,
+// which goes out in place of path and query.
+func Target(u *url.URL) *url.URL {
+	if u.Opaque == "" {
+		return u
+	}
+	target, err := url.Parse(u.Opaque)
+	if err != nil {
+		return &url.URL{Path: u.Opaque}
+	}
+	return target
+}
 
 // takes reports whether a GET takes something away: the next message of a queue
 // (Finance and Operations, /api/connector/dequeue). The word anywhere in the path

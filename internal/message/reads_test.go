@@ -110,6 +110,18 @@ func TestSafe(t *testing.T) {
 	assert.True(t, Safe("", &url.URL{Path: "/"}, nil), "no method means GET")
 }
 
+func TestTarget(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ u, want url.URL }{
+		{url.URL{Path: "/a b", RawQuery: "c"}, url.URL{Path: "/a b", RawQuery: "c"}},
+		{url.URL{Path: "/x", RawQuery: "y", Opaque: "/a%20b?c"}, url.URL{Path: "/a b", RawQuery: "c"}},
+		{url.URL{Path: "/x", Opaque: "https://contoso.crm.dynamics.com/a?c"}, url.URL{Scheme: "https", Host: "contoso.crm.dynamics.com", Path: "/a", RawQuery: "c"}},
+		{url.URL{Path: "/x", Opaque: "/a/%zz"}, url.URL{Path: "/a/%zz"}},
+	} {
+		assert.Equal(t, row.want, *Target(&row.u))
+	}
+}
+
 // part returns a part of a batch with a request.
 func part(request string) string {
 	return "--b\nContent-Type: application/http\nContent-Transfer-Encoding: binary\n\n" + request + "\n"

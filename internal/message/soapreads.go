@@ -35,14 +35,12 @@ func Action(h http.Header) (action string, ok bool) {
 			return action, true
 		}
 	}
-	if kind, _ := contentKind(contentType, valueOf(h, "Content-Encoding")); kind != kindXML {
-		return "", false
+	media, params, _ := mime.ParseMediaType(contentType) // in whatever encoding
+	switch {
+	case media == "text/xml", media == "application/xml", strings.HasPrefix(media, "application/soap+"):
+		return params["action"], true
 	}
-	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return "", true
-	}
-	return params["action"], true
+	return "", false
 }
 
 func unquote(action string) string { return strings.Trim(action, " \t\"") }

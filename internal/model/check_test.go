@@ -8,8 +8,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// The invariants. What a model is told by the Transport (events, Status) is held
-// against what its world has seen.
+// The invariants. The model compares what the Transport reports (events, Status) with what its world
+// has seen.
 
 // observe is Config.OnEvent. It checks every change against what the world has
 // seen so far.
@@ -80,8 +80,7 @@ func (m *model) observe(e failover.Event) {
 // single reports whether the organization has one address.
 func (m *model) single() bool { return m.cfg.Alternate == failover.NoAlternate }
 
-// checkTrip: neither the faults of an older generation nor cancelled callers
-// open a breaker.
+// checkTrip: neither faults of an older generation nor canceled callers trip a breaker.
 func (m *model) checkTrip(e failover.Event) {
 	since := m.lastServed(e.From, m.switched, e.Time)
 	if m.cleared.After(since) {
@@ -106,9 +105,8 @@ func refutes(e failover.Event) bool {
 	return strings.HasSuffix(e.Reason, "does not answer requests in good health")
 }
 
-// checkSwitch: a switch is made by hand, or has a passed probe of the target, a
-// failed one of the active endpoint (or its fence), the latch's and the
-// operator's leave.
+// checkSwitch: a switch is manual, or it has a passed probe of the target, a failed probe of the
+// active endpoint (or its fence), and the permission of the latch and the operator.
 func (m *model) checkSwitch(e failover.Event) {
 	if m.single() {
 		m.fail("a switch, and one address")
@@ -164,7 +162,7 @@ func (m *model) checkSwitch(e failover.Event) {
 	}
 }
 
-// checkFailback: the primary is returned to after its rise and the dwell.
+// checkFailback: the traffic returns to the primary only after its rise and the dwell.
 func (m *model) checkFailback(e failover.Event) {
 	rise := orDefault(m.cfg.Rise, 3, 1)
 	dwell := orDefault(m.cfg.MinDwell, 5*time.Minute, 0)
@@ -176,12 +174,11 @@ func (m *model) checkFailback(e failover.Event) {
 	}
 }
 
-// longestDown is how long an endpoint that serves may be left down: one round
-// of probes that began before it served, the longest pause between two rounds,
-// and one more round.
+// longestDown is how long the Transport may stay down while an endpoint serves: one round of probes
+// that began before it served, the longest pause between two rounds, and one more round.
 const longestDown = 5*time.Second + 10*time.Second + 5*time.Second
 
-// checkRecovery: a healthy endpoint is not left down.
+// checkRecovery: the Transport does not stay down while an endpoint is healthy.
 func (m *model) checkRecovery(now time.Time) {
 	for e, healthy := range m.healthy {
 		if !m.now.down || healthy.IsZero() || m.single() && failover.Endpoint(e) == failover.Alternate {
@@ -199,7 +196,7 @@ func (m *model) checkRecovery(now time.Time) {
 	}
 }
 
-// check looks at everything while nothing runs.
+// check checks everything while nothing runs.
 func (m *model) check() {
 	status := m.transport.Status()
 	m.mu.Lock()
@@ -234,8 +231,8 @@ func (m *model) check() {
 	}
 }
 
-// damped reports whether there were so many outages that a further one may not be told
-// of. Those that follow it count as well, and the model does not know them.
+// damped reports whether there were so many outages that a further one may not be reported. Outages
+// after that count as well, and the model does not know them.
 func (m *model) damped() bool {
 	for i := 2; i < len(m.downs); i++ {
 		if m.downs[i].Sub(m.downs[i-2]) < 10*time.Minute {

@@ -1,6 +1,5 @@
-// Package model has no code but a test: random schedules of traffic, faults and
-// operators against a Transport, whose invariants a model of the switching rule checks.
-// All of it reads the exported API only.
+// Package model has only a test: it runs random schedules of traffic, faults and operators against
+// a Transport, and checks the invariants of the switching rule. It uses only the exported API.
 package model_test
 
 import (
@@ -32,10 +31,9 @@ var (
 	modelTime      = flag.Duration("model.time", 6*time.Second, "no new schedule is begun after this time")
 )
 
-// TestInvariantsHoldInRandomSchedules runs random schedules of traffic, faults
-// and operators against a Transport and checks the invariants of the switching
-// rule all the while; see check_test.go for them.
-// A seed fixes the schedule, but not the jitter of the Transport's own pauses.
+// TestInvariantsHoldInRandomSchedules runs random schedules of traffic, faults and operators against
+// a Transport and continuously checks the invariants of the switching rule; see check_test.go. A
+// seed determines the schedule, but not the jitter of the Transport's own pauses.
 func TestInvariantsHoldInRandomSchedules(t *testing.T) {
 	t.Parallel()
 	var done atomic.Int64
@@ -84,7 +82,7 @@ func runSchedule(t *testing.T, seed uint64) {
 	})
 }
 
-// model knows what may be, given what the world has seen.
+// model knows what is allowed, given what the world has seen.
 type model struct {
 	*world
 	trail

@@ -237,10 +237,6 @@ func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
 	if w.arrived != nil {
 		w.arrived()
 	}
-	if req.Body != nil {
-		io.Copy(io.Discard, req.Body)
-		req.Body.Close()
-	}
 	e := failover.Primary
 	if strings.Contains(req.URL.Host, "--s.") {
 		e = failover.Alternate
@@ -250,18 +246,22 @@ func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	id, started := req.Header.Get("Model-Id"), time.Now()
 	w.mu.Lock()
-	c, from := w.sides[e].requests, w.callers[id]
+	from := w.callers[id]
+	w.arrivals = append(w.arrivals, arrival{started, e})
+	w.mu.Unlock()
+
+	err := receive(req)
+	w.mu.Lock()
+	c := w.sides[e].requests
 	if from.fate != nil {
 		c = from.fate
 	}
-	w.arrivals = append(w.arrivals, arrival{started, e})
-	if c.reaches {
+	if c.reaches && err == nil {
 		w.reached[id]++
 	}
 	w.mu.Unlock()
 
-	err := error(nil)
-	if from.after > 0 {
+	if err == nil && from.after > 0 {
 		connection(req, true)
 		err = await(req, from.after)
 	}
@@ -292,6 +292,31 @@ func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
 		}}
 	}
 	return resp, err
+}
+
+// receive reads the body of a request, whose caller may still be writing it.
+func receive(req *http.Request) error {
+	if req.Body == nil {
+		return nil
+	}
+	defer req.Body.Close()
+	read := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, req.Body)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		return err
+	case <-time.After(time.Nanosecond):
+		connection(req, true) // to see the beginning
+	}
+	select {
+	case err := <-read:
+		return err
+	case <-req.Context().Done():
+		return await(req, -1)
+	}
 }
 
 func (w *world) probesBegun() int {

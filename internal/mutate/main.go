@@ -1,9 +1,9 @@
-// Command mutate measures how strong the tests of the core are: it makes faults in the
-// code, one at a time, and counts those that no test misses.
+// Command mutate measures the strength of the core's tests by mutation: it makes one fault at a
+// time in the code and counts the mutants that a test kills.
 //
-// All faults are compiled into one binary for each package of tests, and switched on by
-// the environment. Each test runs alone once, to see which faults would make a difference
-// to it; then each fault is met by those tests only. Run it in the directory of the core:
+// It compiles all mutants into one test binary for each package, and turns them on by an
+// environment variable. It first runs each test alone to find out which mutants the test reaches,
+// and then runs only those tests against a mutant. Run it in the directory of the core:
 //
 //	go run ./internal/mutate -sample 300 -only '^replay.go:'
 package main
@@ -24,19 +24,19 @@ import (
 )
 
 var (
-	only       = flag.String("only", "", "a `regexp` of the mutants to try, by \"file: function: code: what\"")
-	sample     = flag.Int("sample", 0, "how many of them to try; 0: all")
-	seed       = flag.Int("seed", 1, "another sample")
+	only       = flag.String("only", "", "a `regexp` for the mutants to try, which have the form \"file: function: code: what\"")
+	sample     = flag.Int("sample", 0, "the number of mutants to try; 0: all")
+	seed       = flag.Int("seed", 1, "the seed of the sample")
 	least      = flag.Float64("least", 0.95, "the `share` that must be killed")
-	listOnly   = flag.Bool("list", false, "list the mutants, and do not try them")
-	jobs       = flag.Int("jobs", 2, "how many to try at a time")
-	equivalent = flag.String("equivalent", "internal/mutate/equivalent.txt", "a `file` of mutants that are no faults, with the reason below each")
-	longest    = flag.Duration("longest", 0, "leave out tests that take more of the processor than this; 0: none")
-	verbose    = flag.Bool("v", false, "tell what became of each mutant at once")
-	reach      = flag.String("reach", "", "a `file` to keep which mutants each test reaches, for as long as the code is the same; remove it if a test changes")
-	killers    = flag.String("killers", "", "a `file` with the test that has killed a mutant the last time, to be tried first")
-	update     = flag.Bool("update", false, "write that file anew")
-	recheck    = flag.Bool("recheck", false, "try only the mutants in that file, each with its test; one that is not in the code any more has not been killed")
+	listOnly   = flag.Bool("list", false, "list the mutants without trying them")
+	jobs       = flag.Int("jobs", 2, "the number of mutants to try at a time")
+	equivalent = flag.String("equivalent", "internal/mutate/equivalent.txt", "a `file` of equivalent mutants, with the reason below each")
+	longest    = flag.Duration("longest", 0, "leave out tests that take more CPU time than this; 0: none")
+	verbose    = flag.Bool("v", false, "print the result of each mutant at once")
+	reach      = flag.String("reach", "", "a `file` to cache which mutants each test reaches, valid until the code changes; remove it if a test changes")
+	killers    = flag.String("killers", "", "a `file` with the test that last killed each mutant, which is tried first")
+	update     = flag.Bool("update", false, "rewrite the file of -killers")
+	recheck    = flag.Bool("recheck", false, "try only the mutants in the file of -killers, each with its test; a mutant that is no longer in the code counts as not killed")
 )
 
 func main() {

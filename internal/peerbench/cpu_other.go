@@ -4,5 +4,5 @@ package main
 
 import "time"
 
-// cpuTime returns the elapsed time, where no other is to be had.
+// cpuTime returns the elapsed time, because the CPU time is not available.
 func cpuTime() time.Duration { return elapsed() }

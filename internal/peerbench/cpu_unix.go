@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// cpuTime returns the time that this process has had of all cores. It leaves out
-// what the machine does for others meanwhile.
+// cpuTime returns the CPU time of this process on all cores.
 func cpuTime() time.Duration {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {

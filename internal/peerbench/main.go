@@ -1,15 +1,14 @@
-// Command peerbench measures what the failover transport costs over a bare
-// [http.RoundTripper], beside other libraries doing the same work, and prints
-// the results as Markdown.
+// Command peerbench measures what a failover.Transport costs compared with a bare
+// [http.RoundTripper], and with other libraries that do the same work, and prints the results as
+// Markdown.
 //
 //	GOWORK=off go run .                     # about 20 minutes
 //	GOWORK=off go run . -quick              # a minute, rough
 //	GOWORK=off go run . -docs ../../docs    # also replaces the figures in docs/performance.md
 //	GOWORK=off go run . -only 'memory|TLS'  # the sections whose titles match; with -docs, the others stay
 //
-// Floor and peer take turns in short batches, and the median of the ratios of
-// the pairs counts, because times on a shared machine are worth little and
-// ratios over minutes not much more.
+// Floor and peer take turns in short batches, and the result is the median of the ratios of the
+// pairs. Absolute times mean little on a shared machine, and ratios over minutes not much more.
 package main
 
 import (
@@ -27,9 +26,9 @@ import (
 )
 
 func main() {
-	docs := flag.String("docs", "", "directory of performance.md, which gets the figures, and of the plots")
-	quick := flag.Bool("quick", false, "a few pairs only")
-	only := flag.String("only", "", "regular expression that the titles of sections have to match")
+	docs := flag.String("docs", "", "directory of performance.md, whose figures are replaced, and of the plots")
+	quick := flag.Bool("quick", false, "measure only a few pairs")
+	only := flag.String("only", "", "`regexp` that the titles of sections must match")
 	flag.Parse()
 	r := full
 	if *quick {

@@ -67,8 +67,8 @@ func (p pairing) longer() pairing {
 	return p
 }
 
-// sample is what a pairing finds: the median of the medians of its rounds, with
-// the least and the greatest of those.
+// sample is the result of a pairing: the median of the medians of its rounds, and the smallest and
+// largest of these.
 type sample struct {
 	ratio, least, most float64 // of the times
 	added              float64 // ns a call more than the floor
@@ -136,8 +136,8 @@ func (p pairing) perCall(w work, n int) float64 {
 	return float64(clock()-start) / float64(n)
 }
 
-// calls returns how many calls make a batch. A single batch is not to be relied
-// on: the machine may have been elsewhere.
+// calls returns how many calls make a batch. It measures several batches, because the machine may
+// have been busy during one.
 func (p pairing) calls(w work) int {
 	w(100)
 	n := 1

@@ -27,9 +27,8 @@ const (
 	missingPath = "/api/data/v9.2/accounts(00000000-0000-0000-0000-000000000404)"
 )
 
-// memory is the round tripper that everything is measured over: it answers at
-// once, with two allocations. It writes to nothing that calls share, so that
-// what parallel calls contend for is not of its making.
+// memory is the round tripper below everything that is measured: it answers at once, with two
+// allocations. It writes to nothing that calls share, so parallel calls do not contend for it.
 type memory struct {
 	down  string                    // URL of the endpoint that refuses connections; "*": both
 	asked *atomic.Int64             // counts the calls of it, probes left out

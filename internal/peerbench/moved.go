@@ -13,10 +13,9 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// movedPeers reach the alternate while the primary refuses connections. Those
-// but elastic, resty and failover have no notion of a second host; they are
-// wired up by hand, with the cheapest rewrite there is. The first is the floor:
-// the primary is up.
+// movedPeers reach the alternate while the primary refuses connections. All except elastic, resty and
+// failover know only one host; they are wired by hand, with the cheapest rewrite possible. The first
+// is the floor: the primary is up.
 var movedPeers = []peer{
 	healthyPeers[0],
 	{"a flag and a rewrite, by hand", flagged},

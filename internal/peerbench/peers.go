@@ -22,14 +22,13 @@ import (
 	"resty.dev/v3"
 )
 
-// A peer is a library in its best shape for the work, over base.
+// A peer is a library over base, in the best configuration for the work.
 type peer struct {
 	name string
 	make func(base http.RoundTripper, primary, alternate string) sender
 }
 
-// healthyPeers are set up to deal with an outage that does not come. The first
-// is the floor.
+// healthyPeers are configured for an outage that does not happen. The first is the floor.
 var healthyPeers = []peer{
 	{"bare RoundTripper", func(base http.RoundTripper, _, _ string) sender { return over(base) }},
 	{"one atomic load and store, by hand", byHand},
@@ -58,8 +57,8 @@ func ours(base http.RoundTripper, primary, alternate string) sender {
 	return over(newTransport(base, primary, alternate))
 }
 
-// newTransport returns a Transport with its defaults, but for a silent log, no
-// pauses, and probes that cost one request.
+// newTransport returns a Transport with the defaults, except for a silent log, no pauses, and probes
+// of one request.
 func newTransport(base http.RoundTripper, primary, alternate string) *failover.Transport {
 	return must(failover.New(primary, &failover.Config{
 		Base: base, Alternate: alternate, RetryBackoff: -1, ProbeInterval: -1,
@@ -83,7 +82,7 @@ func probe(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return nil
 }
 
-// byHand is a bound rather than a peer: nothing that knows of failures can do less.
+// byHand is a bound rather than a peer: nothing that handles failures can do less.
 func byHand(base http.RoundTripper, _, _ string) sender {
 	var failures atomic.Int64
 	return func(c *call) (*http.Response, error) {

@@ -1,9 +1,8 @@
-// Package rule is the rule of switching as a value. It has no clock, no lock and
-// no I/O: each method is one atomic step that takes the time and what was seen,
-// and returns what has to be done about it. A Transport calls the methods under
-// its lock and carries the results out after it has let go of it, so the steps
-// here are exactly those that can interleave; the test of this package takes them
-// in every order there is.
+// Package rule is the rule of switching as a value. It has no clock, no lock and no I/O: each method
+// is one atomic step, which takes the time and what was seen, and returns what to do. A Transport
+// calls the methods under its lock and carries out the results after it has released the lock, so the
+// steps here are exactly those that can interleave. The test of this package takes them in every
+// order.
 package rule
 
 import (
@@ -22,16 +21,16 @@ const (
 // Other returns the opposite side.
 func (s Side) Other() Side { return s ^ 1 }
 
-// Limits of a rule. They belong to the value, so that a test can take small ones.
+// Limits are the limits of a rule. They are part of the value, so that a test can use small ones.
 type Limits struct {
-	Single       bool          // the organization has one address and never moves
+	Single       bool          // the organization has one address, so there are no moves
 	Manual       bool          // Config.ManualFailback
 	MinDwell     time.Duration // Config.MinDwell
 	Damping      time.Duration // how long moves are remembered: an hour
 	FenceDamping time.Duration // the same for moves that a fence asks for: a minute
-	MaxMoves     int           // that many within that time latch the rule: 4
-	Keep         int           // moves that are remembered at the most, at least MaxMoves
-	Fresh        time.Duration // how long the findings of a question are as good as new ones
+	MaxMoves     int           // so many moves within Damping latch the rule: 4
+	Keep         int           // the maximum number of remembered moves, at least MaxMoves
+	Fresh        time.Duration // how long the findings of a question stay valid
 	// TrialPause is how long no move on weak evidence follows one that was taken back;
 	// it doubles with each, up to Damping.
 	TrialPause time.Duration
@@ -41,36 +40,36 @@ type Limits struct {
 type View struct {
 	Active     Side
 	Generation uint64 // one more with every move
-	// Epoch is one more with every judgement: a move, or a renewal at the same
-	// side. Connections and faults from before it do not count any more.
+	// Epoch grows by one with every judgement: a move, or a renewal at the same side.
+	// Connections and faults from before it no longer count.
 	Epoch  uint64
 	Since  time.Time // of the last move
 	Pinned bool      // by hand: neither Down nor Provisional
 	Down   bool      // neither side has proved that it serves
-	// Provisional: the move here rested on weak evidence, and the side has not
-	// given a healthy answer to a request since.
+	// Provisional: the last move had only weak evidence, and the side has given no healthy
+	// answer to a request since.
 	Provisional bool
 	Closed      bool
 }
 
-// Rule is the view, and the memory that decides on the next one.
+// Rule is the view, and the state that decides on the next one.
 type Rule struct {
 	View
 	Limits
-	moves []time.Time // within Damping before the last one, Keep at the most
+	moves []time.Time // within Damping before the last one, at most Keep
 
 	// The question under way: what do both sides say to a probe?
 	asking   bool
-	question uint64   // its number; one that was overtaken has another
-	evidence Evidence // all that has led to it
+	question uint64   // its number, by which overtaken questions are recognized
+	evidence Evidence // all that led to it
 
-	// What an early question has found, if the traffic is to move by it.
+	// What an early question has found, if the traffic should move.
 	kept   Findings
 	keptAt time.Time // long ago for none
 
-	heldUntil time.Time // no question that decides before, but on evidence of another kind
-	heldBy    Kind      // the evidence that is held
-	quietTill time.Time // no early question before
+	heldUntil time.Time // no question that decides before that, except on evidence of another kind
+	heldBy    Kind      // the kinds of evidence that are held
+	quietTill time.Time // no early question before that
 
 	// Moves on weak evidence that were taken back, and when the next may be tried.
 	takenBack int
@@ -88,15 +87,16 @@ const (
 	Fenced                       // the side itself says that it does not serve
 )
 
-// Evidence is what speaks against the active side.
+// Evidence is evidence against the active side.
 type Evidence struct {
 	Kinds Kind
-	// Decides: the breaker is open, the side is fenced, or an attempt has timed
-	// out or waits for long. Otherwise the answers are only to be at hand.
+	// Decides: the breaker is open, the side has answered with a fence, or an attempt has
+	// timed out or waits for long. Otherwise the question is early: it only prepares a
+	// decision.
 	Decides bool
 }
 
-// Definite reports whether the side has said itself that it does not serve.
+// Definite reports whether the side itself has said that it does not serve.
 func (e Evidence) Definite() bool { return e.Kinds&Fenced != 0 }
 
 // Outcome of a probe.
@@ -104,25 +104,25 @@ type Outcome uint8
 
 const (
 	Pending      Outcome = iota
-	Inconclusive         // answered, but with nothing that proves either
+	Inconclusive         // answered, but proved neither
 	Passed
-	PassedWeakly // something answers: it asks for a token, or throttles
+	PassedWeakly // something answers, but asks for a token or throttles
 	Failed
 )
 
 // Findings are the outcomes of one question.
 type Findings struct {
 	Active, Other Outcome
-	// Reached: a new connection to the active side has led to an answer.
+	// Reached: the active side has answered over a new connection.
 	Reached bool
-	// Moved: from an address at which the active side was not seen before.
+	// Moved: the answer came from an address at which the active side was not seen before.
 	Moved bool
-	// Alive: the active side has given a healthy answer to a request since the
-	// question was asked, or since what raised it.
+	// Alive: the active side has given a healthy answer to a request since the question was
+	// asked, or since the evidence that led to it.
 	Alive bool
 }
 
-// Verdict on findings.
+// Verdict is the verdict on findings.
 type Verdict uint8
 
 const (
@@ -132,9 +132,9 @@ const (
 	GoDown
 )
 
-// Judge applies the rule to what the probes have shown so far. The other side's
-// answer is the arbiter of whether a failover happened. A move on weak evidence
-// takes a failed probe of the active side; its word alone is not enough.
+// Judge applies the rule to what the probes have shown so far. The answer of the other side decides
+// whether a failover has happened. A move on weak evidence needs a failed probe of the active side; a
+// fence is not enough.
 func Judge(definite bool, f Findings) Verdict {
 	failed := f.Active == Failed
 	switch {
@@ -149,17 +149,16 @@ func Judge(definite bool, f Findings) Verdict {
 	}
 }
 
-// Answer to evidence.
+// Answer is the answer to evidence.
 type Answer uint8
 
 const (
-	Ignore Answer = iota // old news, or nothing may come of it
-	Join                 // the question under way will tell
-	Ask                  // ask both sides, unless Kept has their answers
+	Ignore Answer = iota // the evidence is old, or can have no effect
+	Join                 // wait for the question under way
+	Ask                  // probe both sides, unless Kept has their answers
 )
 
-// See takes note of evidence against the active side, of a request that was sent
-// in epoch.
+// See records evidence against the active side, from a request that was sent in epoch.
 func (r *Rule) See(now time.Time, epoch uint64, e Evidence) Answer {
 	switch {
 	case r.Closed || epoch != r.Epoch || r.Down || r.Pinned:
@@ -178,12 +177,11 @@ func (r *Rule) See(now time.Time, epoch uint64, e Evidence) Answer {
 	return Ask
 }
 
-// Question is the number of the question under way, and what has led to it.
+// Question returns the number of the question under way, and the evidence that led to it.
 func (r *Rule) Question() (uint64, Evidence) { return r.question, r.evidence }
 
-// Kept returns what an early question has found so short a while ago that it need not
-// be asked again: that the traffic is to move. Any other finding is out of date when
-// there is new evidence.
+// Kept returns the findings of a recent early question if they say that the traffic should move, so
+// that there is no need to probe again. Any other finding is outdated by new evidence.
 func (r *Rule) Kept(now time.Time) (Findings, bool) {
 	return r.kept, now.Sub(r.keptAt) < r.Fresh
 }
@@ -191,15 +189,15 @@ func (r *Rule) Kept(now time.Time) (Findings, bool) {
 // open reports whether question is the one under way.
 func (r *Rule) open(question uint64) bool { return r.asking && r.question == question }
 
-// Conclude takes what both sides have said. Hold is for how long nothing is asked
-// again if the traffic stays. The verdict is Undecided if the question was
-// overtaken, or does not decide; it is Stay or GoDown if that is in force now, and
-// Move if a move may be proposed: then MoveTo or Refuse ends the question.
+// Conclude ends a question with the findings of its probes. Hold is how long no question follows if the
+// traffic stays. The verdict is Undecided if the question was overtaken or does not decide; Stay or
+// GoDown if that is now in force; and Move if a move may be proposed: MoveTo or Refuse then ends the
+// question.
 func (r *Rule) Conclude(now time.Time, question uint64, f Findings, hold time.Duration) (v Verdict, renewed bool) {
 	if !r.open(question) {
 		return Undecided, false
 	}
-	// A fault, and another place behind the name that serves, decide as well.
+	// A fault, and another address behind the name that serves, also decide.
 	if !r.evidence.Decides && !(f.Moved && f.Active == Passed) {
 		r.asking = false
 		if r.quietTill = now.Add(hold); Judge(false, f) == Move {
@@ -222,7 +220,7 @@ func (r *Rule) Conclude(now time.Time, question uint64, f Findings, hold time.Du
 	return v, renewed
 }
 
-// Refuse ends a question whose move is not made, for hold at the least.
+// Refuse ends a question whose move is not made. No question follows for at least hold.
 func (r *Rule) Refuse(now time.Time, question uint64, hold time.Duration) {
 	if r.open(question) {
 		r.refuse(now, hold)
@@ -230,7 +228,7 @@ func (r *Rule) Refuse(now time.Time, question uint64, hold time.Duration) {
 }
 
 func (r *Rule) refuse(now time.Time, hold time.Duration) {
-	if kinds := r.evidence.Kinds; kinds != Slow { // who asks about slow requests knows when to ask again
+	if kinds := r.evidence.Kinds; kinds != Slow { // questions about slow requests have a schedule of their own
 		if now.Before(r.heldUntil) {
 			kinds |= r.heldBy
 		}
@@ -239,13 +237,13 @@ func (r *Rule) refuse(now time.Time, hold time.Duration) {
 	r.asking = false
 }
 
-// judged begins a new epoch: what was seen before it does not count any more.
+// judged begins a new epoch: what was seen before no longer counts.
 func (r *Rule) judged() {
 	r.Epoch++
 	r.asking, r.keptAt = false, time.Time{}
 }
 
-// Why a move may not be made.
+// Reasons against a move.
 var (
 	ErrOvertaken = errors.New("overtaken by another change")
 	ErrLatched   = errors.New("latched")
@@ -266,9 +264,9 @@ func (r *Rule) MayMove(now time.Time, at View, memory time.Duration) error {
 	return nil
 }
 
-// Memory is how long moves count against one that definite evidence asks for, or not.
+// Memory returns how long earlier moves count against a move that has definite evidence, or not.
 func (r *Rule) Memory(definite bool) time.Duration {
-	if definite { // the service itself sends the traffic away
+	if definite { // the service itself says that it does not serve
 		return r.FenceDamping
 	}
 	return r.Damping
@@ -286,9 +284,9 @@ func (r *Rule) MoveTo(now time.Time, to Side, provisional bool) (latched bool) {
 	return !before && r.Latched(now)
 }
 
-// Healthy takes note of a healthy answer to a request that was sent in epoch: it is
-// proof of life. It reports whether it ended Down, which begins a new epoch, and
-// whether it confirmed a provisional move.
+// Healthy records a healthy answer to a request that was sent in epoch, which proves that the side
+// serves. It reports whether that ended Down, which begins a new epoch, and whether it confirmed a
+// provisional move.
 func (r *Rule) Healthy(now time.Time, epoch uint64, hold time.Duration) (up, confirmed bool) {
 	if r.Closed || epoch != r.Epoch {
 		return false, false
@@ -300,22 +298,22 @@ func (r *Rule) Healthy(now time.Time, epoch uint64, hold time.Duration) (up, con
 	}
 	if up {
 		r.judged()
-		// In a brown-out not every fault is to ask again at once.
+		// In a brown-out, not every fault should lead to a question at once.
 		r.heldUntil, r.heldBy = now.Add(hold), Answered|Unreachable|TimedOut
 	}
 	return up, confirmed
 }
 
-// Recover takes what both sides have said while down, seen under at. Stay means that
-// the traffic goes on at the active side, over new connections; Move that a move may be
-// proposed; GoDown that it is still down; Undecided that at is overtaken.
+// Recover takes the findings of probes while down, made under the view at. Stay means that the traffic
+// continues at the active side, over new connections; Move that a move may be proposed; GoDown that
+// neither side serves yet; and Undecided that at was overtaken.
 func (r *Rule) Recover(at View, f Findings) Verdict {
 	if r.Closed || !r.Down || r.Epoch != at.Epoch {
 		return Undecided
 	}
 	v := Judge(false, f)
 	if v == Stay && !f.Reached {
-		return GoDown // inconclusive without an answer is no way out
+		return GoDown // an inconclusive probe without an answer does not end Down
 	}
 	if v == Stay {
 		r.Down = false
@@ -324,22 +322,21 @@ func (r *Rule) Recover(at View, f Findings) Verdict {
 	return v
 }
 
-// MayReturn reports whether the traffic may go home: the primary has risen, and the
-// dwell at the alternate is over. A provisional move is taken back whenever the side
-// that was left passes, see MayTakeBack.
+// MayReturn reports whether the traffic may return to the primary: the primary has risen, and the dwell at
+// the alternate is over. A provisional move is undone as soon as the other side passes; see MayTakeBack.
 func (r *Rule) MayReturn(now time.Time, at View, risen bool) bool {
 	return !r.Closed && r.Epoch == at.Epoch && r.Active == Alternate && !r.Pinned && !r.Down &&
 		risen && !r.Manual && !now.Before(r.DwellUntil())
 }
 
-// MayTakeBack reports whether the provisional move that led to at may be taken back.
+// MayTakeBack reports whether the provisional move that led to the view at may be undone.
 func (r *Rule) MayTakeBack(at View) bool {
 	return !r.Closed && r.Epoch == at.Epoch && r.Provisional && !r.Down
 }
 
-// TakeBack ends a provisional move that may be taken back: the side that was left
-// passes, or this one has not given a healthy answer to a request. Neither move counts
-// towards the latch and the dwell, and weak evidence is worth nothing for a while.
+// TakeBack undoes a provisional move, because the other side passes or this one has given no healthy
+// answer to a request. Neither move counts towards the latch and the dwell, and weak evidence leads to
+// no move for a while.
 func (r *Rule) TakeBack(now time.Time) (latched bool) {
 	moves := r.moves
 	if n := len(moves); n > 0 && moves[n-1].Equal(r.Since) {
@@ -356,8 +353,8 @@ func (r *Rule) TakeBack(now time.Time) (latched bool) {
 	return false
 }
 
-// Weigh returns what the outcome of a probe of the side that is not active is worth:
-// a weak pass is inconclusive as long as a move on such evidence is not to be tried.
+// Weigh returns the outcome of a probe of the side that is not active, with a weak pass turned into
+// Inconclusive as long as no move may follow from it.
 func (r *Rule) Weigh(now time.Time, other Outcome) Outcome {
 	if other == PassedWeakly && now.Before(r.nextTrial) {
 		return Inconclusive
@@ -379,14 +376,14 @@ func (r *Rule) DwellUntil() time.Time {
 	return since.Add(min(dwell, max(r.Damping, r.MinDwell)))
 }
 
-// Latched reports whether further moves are up to people for now.
+// Latched reports whether further moves need a person, a fence, or time.
 func (r *Rule) Latched(now time.Time) bool { return r.movesWithin(now, r.Damping) >= r.MaxMoves }
 
 // Moves returns the times of the moves that are remembered, oldest first.
 func (r *Rule) Moves() []time.Time { return r.moves }
 
-// Remember takes over the times of a fleet's moves. It reports whether that has
-// latched the rule.
+// Remember replaces the remembered moves by those of a fleet. It reports whether that has latched the
+// rule.
 func (r *Rule) Remember(now time.Time, moves []time.Time) (latched bool) {
 	before := r.Latched(now)
 	r.moves = append([]time.Time(nil), moves[max(0, len(moves)-r.Keep):]...)
@@ -402,7 +399,7 @@ func (r *Rule) movesWithin(at time.Time, memory time.Duration) (n int) {
 	return n
 }
 
-// Pin keeps the traffic at a side until Unpin. It reports whether it has moved for it.
+// Pin keeps the traffic at a side until Unpin. It reports whether the traffic has moved.
 func (r *Rule) Pin(now time.Time, to Side) (moved bool) {
 	if r.Closed || r.Single && to == Alternate {
 		return false
@@ -415,7 +412,7 @@ func (r *Rule) Pin(now time.Time, to Side) (moved bool) {
 	return true
 }
 
-// Unpin allows automatic moves again. Like Switch it clears the memory of moves.
+// Unpin allows automatic moves again. Like Switch, it forgets the moves.
 func (r *Rule) Unpin() {
 	r.moves = nil
 	if !r.Closed {
@@ -423,8 +420,8 @@ func (r *Rule) Unpin() {
 	}
 }
 
-// Switch takes the traffic to a side by hand, which has passed its probe. It reports
-// whether it has moved, or else has ended Down.
+// Switch moves the traffic by hand to a side that has passed its probe. It reports whether the traffic has
+// moved, or else whether that has ended Down.
 func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 	if r.Closed || r.Single && to == Alternate {
 		return false, false
@@ -445,8 +442,8 @@ func (r *Rule) Switch(now time.Time, to Side) (moved, up bool) {
 // Close ends everything.
 func (r *Rule) Close() { r.Closed, r.asking = true, false }
 
-// NeedsWatch reports whether sides have to be probed without traffic. Failback is
-// whether probes for the way home are wanted at all.
+// NeedsWatch reports whether sides must be probed without traffic. Failback is whether probes for the
+// return to the primary are enabled at all.
 func (r *Rule) NeedsWatch(failback bool) bool {
 	return !r.Closed && (r.Down || r.Provisional || (r.Active == Alternate || r.Pinned) && failback)
 }

@@ -29,9 +29,8 @@ func (r results) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", counts["pass"], counts["fail"], counts["skip"])
 }
 
-// read adds what go test -json has written. It reports false if the tests did not come to
-// their end. If they have hung, those that were under way are to blame; after a crash, the
-// one that is said to have failed is.
+// read adds the output of go test -json. It reports false if the tests did not end. If they hung,
+// it blames those that were running; if they crashed, the one that is reported as failed.
 func (r results) read(file string, hung bool) (complete bool, err error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -86,12 +85,12 @@ func (n name) isAbove(sub name) bool {
 	return n.pkg == sub.pkg && strings.HasPrefix(sub.test, n.test+"/")
 }
 
-// pattern returns what go test knows the test as.
+// pattern returns the pattern by which go test selects the test.
 func (n name) pattern() string {
 	return "^" + strings.ReplaceAll(regexp.QuoteMeta(n.test), "/", "$/^") + "$"
 }
 
-// skipped returns the arguments by which go test skips what there are results of already.
+// skipped returns the arguments with which go test skips the tests that have results already.
 func (r results) skipped() []string {
 	var patterns []string
 	for n := range r {
@@ -113,8 +112,8 @@ type difference struct {
 	passed        [modes]int // of the repeats
 }
 
-// compare returns the tests that came out differently. Of a test with subtests, those
-// count.
+// compare returns the tests whose results differ. For a test with subtests, it compares only
+// these.
 func compare(a, b results) []difference {
 	var list []difference
 	names := maps.Clone(a)
@@ -135,9 +134,8 @@ func compare(a, b results) []difference {
 	})
 }
 
-// cause returns the first mode in which a test came out as it does without the library, every
-// time that it was repeated: what that mode switches off is what the test has noticed. It is
-// modes if there is none.
+// cause returns the first mode in which every repeat of a test had the same result as without the
+// library: the test notices what that mode turns off. It returns modes if there is none.
 func (d *difference) cause(repeats int) mode {
 	for m := wrapped; m < modes; m++ {
 		if d.passed[m] == repeats {
@@ -147,8 +145,8 @@ func (d *difference) cause(repeats int) mode {
 	return modes
 }
 
-// open reports whether the test is to run in a mode, after as many repeats as that: if none
-// before it is the cause. Another error makes no test end that hangs.
+// open reports whether to run the test in a mode after so many repeats: if no earlier mode is the
+// cause. Another error does not end a test that hangs.
 func (d *difference) open(m mode, repeats int) bool {
 	return m == bare || d.cause(repeats+1) >= m && (d.wrapped != "hang" || m > noErrors)
 }

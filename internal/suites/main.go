@@ -1,15 +1,14 @@
-// Command suites runs the tests of net/http, and of libraries built on it, twice: as they
-// are, and with a failover.Transport between their clients and each *http.Transport. Every
-// test has to come out the same, or to have its difference explained in
-// docs/reliability.md.
+// Command suites runs the tests of net/http, and of libraries built on it, twice: unchanged, and
+// with a failover.Transport between their clients and each *http.Transport. The results must be
+// the same; docs/reliability.md explains every difference.
 //
 //	GOWORK=off go run .                  # about half an hour
 //	GOWORK=off go run . -only oauth2     # the suites whose names match
 //	GOWORK=off go run . -race            # with the race detector
-//	GOWORK=off go run . -keep            # leaves the directory that it has worked in
+//	GOWORK=off go run . -keep            # keeps the working directory
 //
-// It works in a copy of GOROOT, in which net/http asks what requests are to go through.
-// Tests that need another machine are skipped. The libraries come from the module proxy.
+// It works in a copy of GOROOT whose net/http has a hook that wraps each *http.Transport. It skips
+// tests that need another machine. The libraries come from the module proxy.
 package main
 
 import (
@@ -26,10 +25,10 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	only := flag.String("only", "", "regular expression that the names of the suites have to match")
-	keep := flag.Bool("keep", false, "leave the working directory behind")
-	repeats := flag.Int("repeats", 3, "how often a test that came out differently is run again, in every mode")
-	race := flag.Bool("race", false, "look for data races")
+	only := flag.String("only", "", "`regexp` that the names of the suites must match")
+	keep := flag.Bool("keep", false, "keep the working directory")
+	repeats := flag.Int("repeats", 3, "how often to repeat a test whose result differs, in every mode")
+	race := flag.Bool("race", false, "detect data races")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

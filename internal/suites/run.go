@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// runner runs suites and keeps what came of them.
+// runner runs suites and keeps the results.
 type runner struct {
 	toolchain *toolchain
 	dir       string
@@ -23,7 +23,7 @@ type runner struct {
 	rows      []row
 }
 
-// row is what came of a suite.
+// row is the result of a suite.
 type row struct {
 	suite                          string
 	tests, skipped                 int
@@ -82,12 +82,12 @@ func (r *runner) run(ctx context.Context, s suite) error {
 	return nil
 }
 
-// arguments returns those of go test for the suite, and others.
+// arguments returns the arguments of go test for the suite, and the others.
 func (s suite) arguments(others ...string) []string {
 	return append(append([]string{"-tags", s.tags}, s.args...), others...)
 }
 
-// packages returns those that have tests.
+// packages returns the packages that have tests.
 func (r *runner) packages(ctx context.Context, dir string, s suite) ([]string, error) {
 	list := append([]string{"list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}`, "-tags", s.tags}, s.packages...)
 	cmd := r.toolchain.command(ctx, conditions{dir: dir}, list...)
@@ -96,8 +96,8 @@ func (r *runner) packages(ctx context.Context, dir string, s suite) ([]string, e
 	return strings.Fields(string(out)), err
 }
 
-// test runs the tests of a package and keeps what go test has said in files that begin
-// with out. After a test that has hung or crashed it goes on with the rest.
+// test runs the tests of a package and keeps the output of go test in files whose names begin with
+// out. If a test hangs or crashes, it continues with the rest.
 func (r *runner) test(ctx context.Context, c conditions, out string, args ...string) (results, error) {
 	args = append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=60m", "-race=" + strconv.FormatBool(r.race)}, args...)
 	all := make(results)
@@ -119,14 +119,14 @@ func (r *runner) test(ctx context.Context, c conditions, out string, args ...str
 }
 
 const (
-	// longSilence is after how long without a word a test has hung. The library waits for a
-	// minute for a body to end.
+	// longSilence is the time without output after which a test hangs. The library waits up
+	// to a minute for the end of a body.
 	longSilence = 80 * time.Second
-	// shortSilence is enough to find out what makes a test pass.
+	// shortSilence suffices to find out in which mode a test passes.
 	shortSilence = 25 * time.Second
 )
 
-// goTest runs go test until it ends, or has hung.
+// goTest runs go test until it ends or hangs.
 func (r *runner) goTest(ctx context.Context, c conditions, file string, args []string) (hung bool, err error) {
 	out, err := os.Create(file)
 	if err != nil {
@@ -169,8 +169,8 @@ func (r *runner) goTest(ctx context.Context, c conditions, file string, args []s
 	}
 }
 
-// repeat runs the tests that came out differently again, in one mode after the other until
-// they come out as they do without the library.
+// repeat repeats the tests whose results differ, in one mode after the other, until the results are
+// the same as without the library.
 func (r *runner) repeat(ctx context.Context, s suite, dir, work string, differences []difference) error {
 	for n := range r.repeats {
 		for m := range mode(modes) {

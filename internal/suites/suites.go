@@ -21,17 +21,16 @@ type suite struct {
 	packages []string
 	args     []string // of go test
 	tags     string   // of the build
-	// edits lead through what wraps clients where a library, or a test, calls an
-	// *http.Transport itself.
+	// edits wrap the *http.Transport where a library, or a test, calls it directly.
 	edits []edit
-	// direct are the tests whose own calls of RoundTrip are led there too, and the prefix
-	// that names of net/http have in them.
+	// direct are the files of tests whose own calls of RoundTrip are wrapped, too, and the
+	// prefix that names of net/http have in them.
 	direct map[string]string
 }
 
 var suites = []suite{
 	{
-		// With -short tests run at the same time. Many wait for a minute until they fail.
+		// With -short, tests run in parallel. Many wait for a minute before they fail.
 		name: "net/http", dir: "net/http", packages: []string{"."}, args: []string{"-short", "-parallel=32"},
 		direct: map[string]string{"client_test.go": "", "requestwrite_test.go": "", "transport_dial_test.go": "http.", "transport_test.go": ""},
 		edits: []edit{
@@ -96,7 +95,7 @@ func (r *runner) prepare(ctx context.Context, s suite) (string, error) {
 
 var roundTrip = regexp.MustCompile(`(\w[\w.()]*)\.RoundTrip\(`)
 
-// throughDirect leads the calls of RoundTrip in a file through what wraps clients.
+// throughDirect wraps the calls of RoundTrip in a file.
 func throughDirect(file, prefix string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {

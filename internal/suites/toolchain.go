@@ -17,9 +17,8 @@ import (
 	"time"
 )
 
-// toolchain is a copy of GOROOT whose net/http can be told what requests go through, and
-// in which this library is a package of the standard library: net/http's own tests could
-// import no other.
+// toolchain is a copy of GOROOT whose net/http has the hook that wraps clients, and in which this
+// library is a package of the standard library, because net/http's own tests can import no other.
 type toolchain struct{ root string }
 
 //go:embed testdata/through.go
@@ -28,7 +27,7 @@ var through []byte
 //go:embed testdata/wrap.go
 var wrapper []byte
 
-// wrapPackage is what a test binary imports so that its clients can be wrapped.
+// wrapPackage is the package that a test binary imports to have its clients wrapped.
 const wrapPackage = "d365failover/wrap"
 
 // An edit replaces a text that a file has exactly once.
@@ -72,18 +71,18 @@ func (t *toolchain) src() string { return filepath.Join(t.root, "src") }
 // mode is how clients are run.
 type mode int
 
-// Every mode but the first has less of the library switched on than the one before it.
+// Every mode after wrapped turns off more of the library than the one before it.
 const (
 	bare      mode = iota // without the library
-	wrapped               // with it, as it is
-	noErrors              // what clients get is the error of the last attempt, not the library's
+	wrapped               // with it
+	noErrors              // clients get the error of the last attempt, not the library's
 	noRepeats             // and nothing is sent again
 	noProbes              // and nothing is probed
-	noHolding             // and no body is read ahead
+	noHolding             // and no body is buffered
 	modes
 )
 
-// off is what is switched off in a mode, for testdata/wrap.go.
+// off is what a mode turns off, for testdata/wrap.go.
 var off = [modes]string{noErrors: "errors", noRepeats: "errors,repeats", noProbes: "errors,repeats,probes", noHolding: "errors,repeats,probes,holding"}
 
 func (m mode) String() string {
@@ -109,8 +108,8 @@ func (t *toolchain) command(ctx context.Context, c conditions, args ...string) *
 	return cmd
 }
 
-// renamed are the modules that become part of the copy: paths there have no dot in their
-// first element.
+// renamed are the modules that become part of the copy, where the first element of a path has no
+// dot.
 var renamed = strings.NewReplacer(
 	`"github.com/d365failover/failover`, `"d365failover/failover`,
 	`"github.com/cenkalti/backoff/v4`, `"d365failover/backoff`,
@@ -189,7 +188,7 @@ func apply(dir string, edits []edit) error {
 	return nil
 }
 
-// wrapTests makes the tests of every package below dir import what wraps clients.
+// wrapTests makes the tests of every package below dir import wrapPackage.
 func wrapTests(dir string) error {
 	names := make(map[string]string) // of packages, by directory
 	clause := regexp.MustCompile(`(?m)^package (\w+)`)
@@ -219,7 +218,7 @@ func wrapTests(dir string) error {
 	return err
 }
 
-// copyTree copies a file, or a directory and what is in it, so that it can be written to.
+// copyTree copies a file, or a directory with its content, and makes the copy writable.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -1,6 +1,5 @@
-// Package timeline shows on a terminal what the demonstrations live through: who
-// answers how many requests, what the failover library sees and does, and the
-// outages that a simulation plays.
+// Package timeline shows on a terminal what happens in the demonstrations: which endpoint answers
+// how many requests, what the failover library sees and does, and the simulated outages.
 package timeline
 
 import (
@@ -20,9 +19,9 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A Timeline prints what happens as it happens: one line for every period with
-// the requests each endpoint has answered, and one for every event. It may be
-// used by several goroutines at once. [New] makes one.
+// A Timeline prints what happens: one line for every period, with the number of requests that each
+// endpoint has answered, and one for every event. It is safe for concurrent use. Create it with
+// [New].
 type Timeline struct {
 	out       io.Writer
 	color     bool
@@ -32,11 +31,11 @@ type Timeline struct {
 	stop    chan struct{}
 	printer sync.WaitGroup
 
-	mu      sync.Mutex // guards what follows, and keeps lines whole
+	mu      sync.Mutex // guards what follows, and serializes output
 	row     row
 	sum     Summary
-	trouble time.Time // of the last trip that no switch has followed yet
-	away    time.Time // since when the alternate is active, zero if it is not
+	trouble time.Time // when a breaker last tripped, zero after a switch
+	away    time.Time // since when the alternate has been active, zero if it is not
 	ended   bool
 }
 
@@ -48,7 +47,7 @@ type row struct {
 	probes   [2]*probe // newest by endpoint, nil if there was none
 }
 
-// A Summary is what has happened in all.
+// A Summary sums up a Timeline.
 type Summary struct {
 	// Failures is how many jobs failed.
 	Failures int
@@ -57,14 +56,13 @@ type Summary struct {
 	switches    int
 	atRisk      int // writes, in the loss reports
 	onAlternate time.Duration
-	longest     string // what the longest call was
+	longest     string // the name of the longest call
 	longestTook time.Duration
 	longestAt   time.Duration // when it began
 	oneAddress  bool
 }
 
-// New returns a Timeline of an organization. It is in color if out is a
-// terminal.
+// New returns a Timeline of an organization. It uses color if out is a terminal.
 func New(out io.Writer, org failover.Org) *Timeline {
 	t := &Timeline{out: out, color: wantsColor(out)}
 	if org.Alternate != nil { // an organization can have one address
@@ -97,8 +95,8 @@ func (t *Timeline) Begin(period time.Duration) {
 	})
 }
 
-// End prints what is left and returns the sum of it all. From then on out is
-// the caller's again: later events are not printed.
+// End prints the last line and returns the summary. The Timeline does not write to out after that:
+// it ignores later events.
 func (t *Timeline) End() Summary {
 	close(t.stop)
 	t.printer.Wait()
@@ -114,8 +112,8 @@ func (t *Timeline) End() Summary {
 	return t.sum
 }
 
-// Call takes note of a call that is over: what it was, in a word, how long it
-// took, and the host that answered or was tried last, "" if none was.
+// Call records a call that has ended: its name, how long it took, and the host that answered or was
+// tried last, "" if there was none.
 func (t *Timeline) Call(what, host string, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,7 +130,7 @@ func (t *Timeline) Call(what, host string, took time.Duration) {
 	}
 }
 
-// Failed takes note of a job that failed.
+// Failed records a job that failed.
 func (t *Timeline) Failed(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -143,13 +141,13 @@ func (t *Timeline) Failed(err error) {
 
 // A Scene is something that happens to a simulated organization.
 type Scene struct {
-	Percent time.Duration // of the duration that are over when it happens
-	Text    string        // says what happens
+	Percent time.Duration // when it happens, in percent of the duration
+	Text    string        // what happens
 	Happen  func()
 }
 
-// Play lets the scenes happen in their order, each at its share of the
-// duration, and prints their texts. It returns after the last, or when ctx ends.
+// Play makes the scenes happen in order, each at its time, and prints their texts. It returns after
+// the last one, or when ctx ends.
 func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Scene) {
 	start := time.Now()
 	for _, scene := range scenes {
@@ -163,14 +161,14 @@ func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Sc
 	}
 }
 
-// Say prints a line of the program's own.
+// Say prints a line of the program.
 func (t *Timeline) Say(title, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.event(magenta, title, text)
 }
 
-// OnEvent is for [failover.Config.OnEvent].
+// OnEvent prints an event; see [failover.Config.OnEvent].
 func (t *Timeline) OnEvent(e failover.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,8 +180,8 @@ func (t *Timeline) OnEvent(e failover.Event) {
 		t.event(red, "tripped", fmt.Sprintf("%v: %s", e.From, brief(e.Fault)))
 	case failover.EventSwitched:
 		t.switched(e)
-	case failover.EventTokensSuspect: // of no concern to this program, which keeps none
-	case failover.EventLossGrown: // the report of an event before it
+	case failover.EventTokensSuspect: // the demonstrations keep no such tokens
+	case failover.EventLossGrown: // an earlier event has shown the report
 		t.sum.atRisk++
 	default:
 		text := e.Reason
@@ -197,7 +195,7 @@ func (t *Timeline) OnEvent(e failover.Event) {
 	}
 }
 
-// switched takes note of a switch. t.mu is held.
+// switched records a switch. The caller holds t.mu.
 func (t *Timeline) switched(e failover.Event) {
 	t.sum.switches++
 	text := fmt.Sprintf("%v → %v", e.From, e.To)
@@ -215,7 +213,7 @@ func (t *Timeline) switched(e failover.Event) {
 	t.event(green, "switched", text)
 }
 
-// atRisk says how many writes a report lists, and counts them. t.mu is held.
+// atRisk returns how many writes a report lists, in words, and counts them. The caller holds t.mu.
 func (t *Timeline) atRisk(r *failover.LossReport) string {
 	n := len(r.AtRisk)
 	if t.sum.atRisk += n; n == 0 {
@@ -224,7 +222,7 @@ func (t *Timeline) atRisk(r *failover.LossReport) string {
 	return fmt.Sprintf("; %d writes at risk", n)
 }
 
-// event prints the lines of an event. t.mu is held.
+// event prints the lines of an event. The caller holds t.mu.
 func (t *Timeline) event(color, title, text string) {
 	if t.ended {
 		return
@@ -257,7 +255,7 @@ func wrap(text string, width int) (lines []string) {
 // column is the width of an endpoint's column.
 const column = 20
 
-// printRow prints the line of a period. t.mu is held.
+// printRow prints the line of a period. The caller holds t.mu.
 func (t *Timeline) printRow() {
 	line := t.clock() + "   " +
 		t.bar(cyan, t.row.requests[failover.Primary]) +
@@ -270,8 +268,8 @@ func (t *Timeline) printRow() {
 	t.row = row{}
 }
 
-// probed returns the newest probes in short. Where both endpoints were probed a
-// decision was made, and the events before the row give the reasons.
+// probed returns a short form of the latest probes. If both endpoints were probed, a decision was
+// made, and the events before the row have the reasons.
 func (r *row) probed() string {
 	p, a := r.probes[failover.Primary], r.probes[failover.Alternate]
 	switch {
@@ -316,13 +314,13 @@ func (t *Timeline) bar(color string, n int) string {
 // clock returns the time since the start.
 func (t *Timeline) clock() string { return fmt.Sprintf("%6.1fs", time.Since(t.start).Seconds()) }
 
-// brief returns the heart of an error: a service's code, a status, or the
-// error at the bottom of a network error.
+// brief returns the cause of an error: a code of the service, a status, or the innermost error of a
+// network error.
 func brief(err error) string {
 	if f := (*failover.Fault)(nil); errors.As(err, &f) {
 		switch {
 		case f.Code == "0x8004B065":
-			return "fenced (0x8004B065)"
+			return "fence (0x8004B065)"
 		case f.Code != "":
 			return f.Code
 		case f.Status != 0:
@@ -360,7 +358,7 @@ func (s Summary) Print(out io.Writer) {
 	if !s.oneAddress {
 		Item(out, "switches", s.switches, "")
 	}
-	Item(out, "writes at risk", s.atRisk, "acknowledged so shortly before an outage that they may not have been copied")
+	Item(out, "writes at risk", s.atRisk, "acknowledged so shortly before an outage that they may not have been replicated")
 	if !s.oneAddress {
 		Item(out, "on the alternate", round(s.onAlternate), "")
 	}

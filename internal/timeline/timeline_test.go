@@ -54,7 +54,7 @@ func TestLinesAndSummary(t *testing.T) {
 			"  failures                1   seen by the callers",
 			"  switches                0",
 			"  writes at risk          0   acknowledged so shortly before an outage that they",
-			"                              may not have been copied",
+			"                              may not have been replicated",
 			"  on the alternate       0s",
 			"  longest call         70ms   a write begun at 0.4s",
 			"",

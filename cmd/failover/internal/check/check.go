@@ -1,5 +1,5 @@
-// Package check is the subcommand check: would a failover of an organization
-// work from this machine?
+// Package check is the subcommand check: it finds out whether a failover of an organization
+// would work from this machine.
 package check
 
 import (
@@ -19,17 +19,17 @@ import (
 )
 
 const about = `
-Tells whether a failover of a Dynamics 365 organization would work from this
-machine, as the user that runs it. It asks each endpoint for what a failover
-depends on: name, connection, certificate, HTTP version, token, organization
-and failover policy. URL is that of the organization, such as
+Checks whether a failover of a Dynamics 365 organization would work from this
+machine, for the user that runs it. It checks what a failover depends on at
+each endpoint: name, connection, certificate, HTTP version, token, organization
+and failover policy. URL is the address of the organization, such as
 https://contoso.crm4.dynamics.com.
 
-Nothing is changed. Requests go to the endpoints of the organization, to the
+It changes nothing. Requests go to the endpoints of the organization, to the
 name servers of this machine and to the sign-in service.
 
 The exit status is 0 if a failover would work, 1 if it would not, and 2 if that
-cannot be told. With -json a scheduled job gets everything that was found.
+cannot be determined. -json prints all findings, for scheduled jobs.
 
     failover check https://contoso.crm4.dynamics.com
     failover check -json -sign-in none https://contoso.crm4.dynamics.com
@@ -46,7 +46,7 @@ type Report struct {
 	judgements []*judgement
 }
 
-// options are what the command line says, and what tests put in its place.
+// options are set by the command line, or by tests.
 type options struct {
 	primary, alternate *url.URL // alternate may be nil
 	network            *network.Network
@@ -60,18 +60,18 @@ type options struct {
 // Main runs the subcommand and returns the exit status.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := console.NewCommand("check", "URL", about, stdout, stderr)
-	alternate := c.String("alternate", "", "`URL` of the alternate endpoint where no rule leads to it, or \"none\" (default: by "+
-		"Microsoft's rule, the organization's name with --s added)")
+	alternate := c.String("alternate", "", "`URL` of the alternate endpoint, or \"none\" (default: by Microsoft's rule, the "+
+		"organization's name with --s added)")
 	how := signin.Flag(c.FlagSet)
-	timeout := c.Duration("timeout", 15*time.Second, "longest wait for each step")
-	probe := c.Duration("probe-timeout", 5*time.Second, "Config.ProbeTimeout of the programs that would fail over: an endpoint that is slower is taken for dead")
+	timeout := c.Duration("timeout", 15*time.Second, "maximum `time` for each step")
+	probe := c.Duration("probe-timeout", 5*time.Second, "Config.ProbeTimeout of the programs that would fail over: slower endpoints fail the probe")
 	asJSON := c.Bool("json", false, "print everything as JSON")
 	operands, status, ok := c.Parse(args)
 	switch {
 	case !ok:
 		return status
 	case len(operands) != 1:
-		return c.Mistake("give one URL, that of the organization")
+		return c.Mistake("give one URL, the address of the organization")
 	}
 	o := options{network: network.System(), now: time.Now, timeout: *timeout, probe: *probe}
 	var err error
@@ -101,7 +101,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return report.Verdict.Exit()
 }
 
-// run surveys both endpoints at the same time and judges what it finds.
+// run surveys both endpoints at the same time and judges the facts.
 func run(ctx context.Context, o options) *Report {
 	machine, _ := os.Hostname()
 	r := &Report{Time: o.now().UTC().Truncate(time.Second), Machine: machine, Organization: o.primary.String()}
@@ -112,7 +112,7 @@ func run(ctx context.Context, o options) *Report {
 		audiences = append(audiences, signin.AudienceOf(o.alternate))
 	}
 	var (
-		mu sync.Mutex // the progress is for one goroutine
+		mu sync.Mutex // guards the progress
 		wg sync.WaitGroup
 	)
 	r.Endpoints = make([]*Facts, len(endpoints))
@@ -139,7 +139,7 @@ func run(ctx context.Context, o options) *Report {
 	return r
 }
 
-// shown is how many things to mend are shown; the rest is in the table.
+// shown is how many things to fix are listed; the rest is in the table.
 const shown = 3
 
 // print prints the verdict and the table.
@@ -166,10 +166,10 @@ func (r *Report) print(out io.Writer) {
 		console.Append(t, row...)
 	}
 	t.Render()
-	fmt.Fprintln(out, "\n✓ good   · worth knowing   ! works, with a drawback   ? cannot tell   ✗ wrong")
+	fmt.Fprintln(out, "\n✓ good   · note   ! works, with a drawback   ? cannot tell   ✗ wrong")
 }
 
-// cell returns what a check has found as the text of a cell.
+// cell returns the findings of a check as the text of a cell.
 func (j *judgement) cell(check string, width int) string {
 	var lines []string
 	for _, f := range j.findings {

@@ -32,8 +32,8 @@ func TestSaysTheRightThing(t *testing.T) {
 	}{
 		{
 			name: "all is well", world: func(*world) {}, answer: "yes", exit: 0,
-			words: []string{"which is right while nothing is failed over", "HTTP/2.0", "TTL 60 s", "alias of eur-front.contoso.example",
-				"agrees to the second", "fenced", "failover available: yes"},
+			words: []string{"as it should before a failover", "HTTP/2.0", "TTL 60 s", "alias of eur-front.contoso.example",
+				"agrees to the second", "fence: says that it does not serve", "failover available: yes"},
 		},
 		{
 			name: "no name of the primary", world: func(w *world) { w.zone.set(w.primary.Host, "") }, answer: "no", exit: 1,
@@ -51,7 +51,7 @@ func TestSaysTheRightThing(t *testing.T) {
 		{
 			name:   "certificate of a device in between",
 			world:  func(w *world) { w.org.Primary().Fail(failovertest.BadCertificate()) },
-			answer: "no", exit: 1, mend: "a device of your own that looks into TLS",
+			answer: "no", exit: 1, mend: "a device of your own that inspects TLS",
 		},
 		{
 			name: "wrong audience", world: func(w *world) {
@@ -63,8 +63,8 @@ func TestSaysTheRightThing(t *testing.T) {
 					return own(ctx, audience)
 				}
 			},
-			answer: "no", exit: 1, words: []string{"✗ asks for contoso--s.crm.dynamics.com", "token is for contoso.crm.dynamics.com", "401: refuses the token"},
-			mend: "asks for tokens for contoso--s.crm.dynamics.com, and this one is for contoso.crm.dynamics.com",
+			answer: "no", exit: 1, words: []string{"✗ asks for contoso--s.crm.dynamics.com", "token is for contoso.crm.dynamics.com", "401: rejects the token"},
+			mend: "requires tokens for contoso--s.crm.dynamics.com, but this one is for contoso.crm.dynamics.com",
 		},
 		{
 			name: "an alternate that asks for tokens for the primary", world: func(w *world) {
@@ -74,8 +74,8 @@ func TestSaysTheRightThing(t *testing.T) {
 				}, failovertest.Status(http.StatusUnauthorized, http.Header{"Www-Authenticate": {
 					"Bearer authorization_uri=https://login.example/authorize, resource_id=https://contoso.crm.dynamics.com/"}}, ""))
 			},
-			answer: "yes", exit: 0, words: []string{"! asks for contoso.crm.dynamics.com", "refused contoso--s.crm.dynamics.com", "· fenced"},
-			mend: "accepts tokens for contoso.crm.dynamics.com only, not for its own address",
+			answer: "yes", exit: 0, words: []string{"! asks for contoso.crm.dynamics.com", "rejected contoso--s.crm.dynamics.com", "· fence: says"},
+			mend: "accepts only tokens for contoso.crm.dynamics.com, not for its own address",
 		},
 		{
 			name: "no token for the address of the alternate", world: func(w *world) {
@@ -87,7 +87,7 @@ func TestSaysTheRightThing(t *testing.T) {
 					return own(ctx, audience)
 				}
 			},
-			answer: "yes", exit: 0, words: []string{"! accepts contoso.crm.dynamics.com", "AADSTS500011"}, mend: "has no token for contoso--s.api.crm.dynamics.com itself",
+			answer: "yes", exit: 0, words: []string{"! accepts contoso.crm.dynamics.com", "AADSTS500011"}, mend: "issues no tokens for contoso--s.api.crm.dynamics.com",
 		},
 		{
 			name: "an alternate that asks for tokens for a stranger", world: func(w *world) {
@@ -99,7 +99,7 @@ func TestSaysTheRightThing(t *testing.T) {
 				w.org.Alternate().Fail(failovertest.Status(http.StatusUnauthorized, http.Header{"Www-Authenticate": {
 					"Bearer authorization_uri=https://login.example/authorize, resource_id=https://stranger.example/"}}, ""))
 			},
-			answer: "no", exit: 1, mend: "asks for tokens for stranger.example",
+			answer: "no", exit: 1, mend: "requires tokens for stranger.example",
 		},
 		{
 			name: "other organization", world: func(w *world) {
@@ -115,17 +115,17 @@ func TestSaysTheRightThing(t *testing.T) {
 					return own(ctx, audience)
 				}
 			},
-			answer: "no", exit: 1, words: []string{"✗ another organization"}, mend: "serves another organization",
+			answer: "no", exit: 1, words: []string{"✗ another organization"}, mend: "serves a different organization",
 		},
 		{
 			name:   "fenced on both sides",
 			world:  func(w *world) { w.org.Primary().Fence() },
-			answer: "cannot tell", exit: 2, mend: "Neither endpoint serves at the moment",
+			answer: "cannot tell", exit: 2, mend: "Neither endpoint serves the organization now",
 		},
 		{
 			name:   "failed over right now",
 			world:  func(w *world) { w.org.FailOver() },
-			answer: "yes", exit: 0, words: []string{"is failed over right now", "contoso--s.api.crm.dynamics.com serves it"},
+			answer: "yes", exit: 0, words: []string{"is failed over now", "contoso--s.api.crm.dynamics.com serves it"},
 		},
 		{
 			name: "proxy refuses the alternate", world: func(w *world) {
@@ -136,13 +136,13 @@ func TestSaysTheRightThing(t *testing.T) {
 					return http.StatusOK
 				})
 			},
-			answer: "no", exit: 1, words: []string{"refuses (403)", "no such host here; the proxy looks it up"}, mend: "refuses to connect to contoso--s.api.crm.dynamics.com (403)",
+			answer: "no", exit: 1, words: []string{"refuses (403)", "no such host here; the proxy resolves it"}, mend: "refuses to connect to contoso--s.api.crm.dynamics.com (403)",
 		},
 		{
 			name: "proxy asks for a login", world: func(w *world) {
 				w.proxy(func(string) int { return http.StatusProxyAuthRequired })
 			},
-			answer: "no", exit: 1, mend: "asks for a login before it connects",
+			answer: "no", exit: 1, mend: "requires a login to connect",
 		},
 		{
 			name: "clock off", world: func(w *world) {
@@ -173,7 +173,7 @@ func TestSaysTheRightThing(t *testing.T) {
 				w.org.FailOver()
 			},
 			// The challenge of the simulator names the address that was asked.
-			answer: "no", exit: 1, words: []string{"401: refuses the token"}, mend: "refuses the token although it is for the audience that it asks for",
+			answer: "no", exit: 1, words: []string{"401: rejects the token"}, mend: "rejects the token although the audience is right",
 		},
 		{
 			name: "Finance and Operations", world: func(w *world) {
@@ -181,11 +181,11 @@ func TestSaysTheRightThing(t *testing.T) {
 				w.primary, w.alternate = mustParse(w.t, w.org.URL()), nil
 				w.zone.set(w.primary.Host, "192.0.2.10")
 			}, answer: "yes", exit: 0,
-			words: []string{"has one address", "not asked: no WSDL here", "✓ 200"},
+			words: []string{"has one address", "not read: there is no WSDL", "✓ 200"},
 		},
 		{
 			name: "HTTP/2 off", world: (*world).http1, answer: "yes", exit: 0,
-			words: []string{"! HTTP/1.1"}, mend: "takes HTTP/2 away",
+			words: []string{"! HTTP/1.1"}, mend: "prevents HTTP/2",
 		},
 		{
 			name: "slow", world: func(w *world) {
@@ -196,28 +196,28 @@ func TestSaysTheRightThing(t *testing.T) {
 		},
 		{
 			name: "nothing listens", world: func(w *world) { w.org.Alternate().Fail(failovertest.Refuse()) },
-			answer: "no", exit: 1, words: []string{"connection refused"}, mend: "If a firewall decides here",
+			answer: "no", exit: 1, words: []string{"connection refused"}, mend: "If there is a firewall",
 		},
 		{
 			name: "a firewall that drops", world: func(w *world) {
 				w.org.Alternate().Fail(failovertest.BlackHole())
 				w.timeout = 500 * time.Millisecond
 			},
-			answer: "no", exit: 1, words: []string{"✗ no answer in time"}, mend: "No connection to contoso--s.api.crm.dynamics.com, port 443 (no answer in time)",
+			answer: "no", exit: 1, words: []string{"✗ no answer in time"}, mend: "Cannot connect to port 443 of contoso--s.api.crm.dynamics.com (no answer in time)",
 		},
 		{
 			name: "nobody signed in", world: func(w *world) { w.source = nil }, answer: "cannot tell", exit: 2,
-			words: []string{"401: asks for a token", "no token was sent"}, mend: "Sign in",
+			words: []string{"401: requires a token", "no token was sent"}, mend: "Sign in",
 		},
 		{
 			name: "the hosts file fixes the address", world: func(w *world) {
 				require.NoError(w.t, os.WriteFile(w.network.Hosts, []byte("192.0.2.10 "+w.primary.Host+" # for now\n"), 0o600))
 			},
-			answer: "no", exit: 1, words: []string{"fixed in the hosts file"}, mend: "Take the line out",
+			answer: "no", exit: 1, words: []string{"fixed in the hosts file"}, mend: "Remove the line",
 		},
 		{
 			name: "an outage", world: func(w *world) { w.org.Primary().Fail(failovertest.OutagePage()) },
-			answer: "cannot tell", exit: 2, mend: "has trouble at the moment",
+			answer: "cannot tell", exit: 2, mend: "fails at the moment",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -287,7 +287,7 @@ func TestMainOnThisMachine(t *testing.T) {
 
 	out.Reset()
 	assert.Equal(t, 1, Main(t.Context(), []string{server.URL, "-sign-in", "none"}, &out, &problems))
-	assert.Contains(t, out.String(), "✗ the certificate is of an authority")
+	assert.Contains(t, out.String(), "✗ the certificate is from an authority")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

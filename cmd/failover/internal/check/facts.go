@@ -23,8 +23,8 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/signin"
 )
 
-// Facts are what was found out about one endpoint, step by step. A step that was
-// not reached is left out. Durations are in seconds in JSON.
+// Facts are the results of the steps of a survey of one endpoint. Steps that were not reached
+// are nil. In JSON, durations are in seconds.
 type Facts struct {
 	Endpoint string         `json:"endpoint"` // "primary" or "alternate"
 	URL      string         `json:"url"`
@@ -43,22 +43,22 @@ type Facts struct {
 type NameFacts struct {
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Aliases   []string     `json:"aliases,omitempty"`
-	// TTL is left out if no name server could be asked.
+	// TTL is nil if no name server could be asked.
 	TTL *float64 `json:"ttlSeconds,omitempty"`
-	// Pinned: the file of hosts of this machine fixes the address.
+	// Pinned: the hosts file of this machine fixes the address.
 	Pinned   bool   `json:"pinned,omitempty"`
 	NotFound bool   `json:"notFound,omitempty"`
 	Error    string `json:"error,omitempty"`
 }
 
-// ProxyFacts are about the proxy that requests to the endpoint go through.
+// ProxyFacts are about the proxy for requests to the endpoint.
 type ProxyFacts struct {
 	URL    string `json:"url"`              // without user information
 	Status int    `json:"status,omitempty"` // of its answer to CONNECT
 	Error  string `json:"error,omitempty"`
 }
 
-// TCPFacts are about the connection: to the proxy, where there is one.
+// TCPFacts are about the connection, to the proxy if there is one.
 type TCPFacts struct {
 	Address string  `json:"address,omitempty"`
 	Seconds float64 `json:"seconds"`
@@ -74,7 +74,7 @@ type TLSFacts struct {
 	Error    string        `json:"error,omitempty"`
 }
 
-// Certificate is one of a chain.
+// Certificate is a certificate of a chain.
 type Certificate struct {
 	Subject  string    `json:"subject"`
 	Issuer   string    `json:"issuer"`
@@ -85,25 +85,25 @@ type Certificate struct {
 // HTTPFacts are about requests and answers.
 type HTTPFacts struct {
 	Version string `json:"version,omitempty"` // "HTTP/2.0"
-	// RoundTrips over a connection that was open, in seconds.
+	// RoundTrips are the times of requests over an open connection, in seconds.
 	RoundTrips []float64 `json:"roundTripSeconds,omitempty"`
 	Error      string    `json:"error,omitempty"`
 }
 
-// AudienceFacts compare the audience that the endpoint asks for with that of the
-// token it was sent.
+// AudienceFacts compare the audience that the endpoint asks for with that of the token that it
+// got.
 type AudienceFacts struct {
 	Asked string `json:"asked,omitempty"`
-	// Token is what the token says, or what it was asked for if it says nothing.
+	// Token is the audience that the token names, or else the one that was requested.
 	Token string `json:"token,omitempty"`
-	// Instead is the audience of another token that the endpoint accepted after
-	// it had refused that one.
+	// Instead is the audience of another token, which the endpoint accepted after it had
+	// rejected that one.
 	Instead string `json:"instead,omitempty"`
-	// Error says why there is no token for the endpoint's own address.
+	// Error is why there is no token for the endpoint's own address.
 	Error string `json:"error,omitempty"`
 }
 
-// WhoAmIFacts are about the answer to an authorised request.
+// WhoAmIFacts are about the answer to an authorized request.
 type WhoAmIFacts struct {
 	Status         int    `json:"status,omitempty"`
 	OrganizationID string `json:"organizationId,omitempty"`
@@ -115,11 +115,11 @@ type WhoAmIFacts struct {
 
 // ClockFacts compare this machine's clock with the endpoint's.
 type ClockFacts struct {
-	// Ahead is by how much this machine's is ahead; to the second.
+	// Ahead is how far this machine's clock is ahead, rounded to seconds.
 	Ahead float64 `json:"aheadSeconds"`
 }
 
-// PolicyFacts are the failover policy of the service description.
+// PolicyFacts are about the failover policy in the service description.
 type PolicyFacts struct {
 	Known             bool   `json:"known"`
 	FailoverAvailable bool   `json:"failoverAvailable"`
@@ -127,12 +127,12 @@ type PolicyFacts struct {
 	Error             string `json:"error,omitempty"`
 }
 
-// survey finds the facts about one endpoint.
+// survey collects the facts about one endpoint.
 type survey struct {
 	network *network.Network
 	source  signin.Source
-	// audiences are the addresses of the organization: a challenge that asks for
-	// another audience is not followed.
+	// audiences are the addresses of the organization. Challenges that ask for other
+	// audiences are ignored.
 	audiences []string
 	now       func() time.Time
 	timeout   time.Duration // of one step
@@ -145,7 +145,7 @@ func (s *survey) run(ctx context.Context, name string, endpoint *url.URL) *Facts
 	proxy, err := s.network.ProxyFor(endpoint)
 	switch {
 	case err != nil:
-		f.Proxy = &ProxyFacts{Error: "the proxy setting of this machine is no URL"}
+		f.Proxy = &ProxyFacts{Error: "the proxy setting of this machine is not a URL"}
 	case proxy != nil:
 		f.Proxy = &ProxyFacts{URL: (&url.URL{Scheme: proxy.Scheme, Host: proxy.Host}).String()}
 	}
@@ -194,13 +194,13 @@ func (s *survey) name(ctx context.Context, host string) *NameFacts {
 	return f
 }
 
-// connect sends the first request, without a token, over a new connection, and
-// notes how far it came. It returns nil if it was not answered.
+// connect sends the first request, without a token, over a new connection, and records how far
+// it got. It returns nil if there was no answer.
 func (s *survey) connect(ctx context.Context, f *Facts, transport *http.Transport, client *http.Client, endpoint *url.URL) *http.Response {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	// A transport goes on dialling after a request was given up, and dials again
-	// for later ones: only what the first request waited for is noted.
+	// A transport keeps dialing after it has given up a request, and dials again for later
+	// ones. Only the connection for which the first request waited is recorded.
 	var (
 		mu    sync.Mutex
 		over  bool
@@ -254,7 +254,7 @@ func (s *survey) connect(ctx context.Context, f *Facts, transport *http.Transpor
 		return resp
 	case f.TCP == nil:
 		f.TCP = &TCPFacts{Error: reason(err)}
-	case f.TCP.Error != "", f.TLS != nil && f.TLS.Error != "": // told there
+	case f.TCP.Error != "", f.TLS != nil && f.TLS.Error != "": // reported there
 	case f.Proxy != nil && f.TLS == nil:
 		f.Proxy.Error = reason(err)
 	default:
@@ -301,14 +301,13 @@ func (s *survey) clock(f *Facts, resp *http.Response) {
 	if err != nil {
 		return
 	}
-	// A Date is cut to the second, so it is half a second behind on average.
+	// A Date is truncated to the second, so it is half a second behind on average.
 	ahead := s.now().Sub(date.Add(500 * time.Millisecond)).Round(time.Second)
 	f.Clock = &ClockFacts{Ahead: ahead.Seconds()}
 }
 
-// token gets the token for an endpoint, "" if there is none to be had. If there
-// is none for the endpoint's own address, one for the organization's other
-// address is tried.
+// token returns a token for an endpoint, "" if there is none. If there is none for the
+// endpoint's own address, it tries the organization's other address.
 func (s *survey) token(ctx context.Context, f *AudienceFacts, endpoint *url.URL) string {
 	if s.source == nil {
 		return ""
@@ -326,7 +325,7 @@ func (s *survey) token(ctx context.Context, f *AudienceFacts, endpoint *url.URL)
 	return ""
 }
 
-// rounds is how many times an authorised request is made to time it.
+// rounds is how many authorized requests are timed.
 const rounds = 3
 
 func (s *survey) whoAmI(ctx context.Context, f *Facts, client *http.Client, endpoint *url.URL, token string) {
@@ -356,8 +355,8 @@ func (s *survey) whoAmI(ctx context.Context, f *Facts, client *http.Client, endp
 	slices.Sort(f.HTTP.RoundTrips)
 }
 
-// other tries a token for the audience that the endpoint asks for, after it has
-// refused the one for its own address, and if the organization has that address.
+// other tries a token for the audience that the endpoint asks for, if the endpoint has rejected
+// the first token and the organization has that address.
 func (s *survey) other(ctx context.Context, f *Facts, client *http.Client, endpoint *url.URL, token string) {
 	asked := f.Audience.Asked
 	if token == "" || f.WhoAmI.Status != http.StatusUnauthorized || asked == f.Audience.Token || !slices.Contains(s.audiences, asked) {
@@ -387,7 +386,7 @@ func (s *survey) policy(ctx context.Context, client *http.Client, endpoint *url.
 	return f
 }
 
-// get asks who the caller is; of Finance and Operations, for what there is.
+// get requests WhoAmI, or the service document of Finance and Operations.
 func get(ctx context.Context, client *http.Client, endpoint *url.URL, token string) (*http.Response, error) {
 	path := "/api/data/v9.2/WhoAmI"
 	if network.FinanceAndOperations(endpoint.Hostname()) {
@@ -409,7 +408,7 @@ func drain(resp *http.Response) {
 	resp.Body.Close()
 }
 
-// reason returns the heart of an error in a line, without an address.
+// reason returns the cause of an error in one line, without an address.
 func reason(err error) string {
 	if outer := (*url.Error)(nil); errors.As(err, &outer) {
 		err = outer.Err
@@ -424,7 +423,7 @@ func reason(err error) string {
 	)
 	switch {
 	case errors.As(err, &authority):
-		return "the certificate is of an authority that this machine does not trust"
+		return "the certificate is from an authority that this machine does not trust"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "the certificate has expired or is not valid yet"
 	case errors.As(err, &name):

@@ -11,20 +11,20 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/console"
 )
 
-// level says how grave a finding is.
+// level is the severity of a finding.
 type level int
 
 const (
 	fine    level = iota
-	notable       // normal, but worth a word
+	notable       // normal, but worth knowing
 	warning       // works, with a drawback
-	unclear       // cannot be told from here, or not now
+	unclear       // cannot be determined from here, or not now
 	broken        // a failover would not work
 )
 
 var marks = [...]string{fine: "✓", notable: "·", warning: "!", unclear: "?", broken: "✗"}
 
-// finding is what one check of one endpoint comes to.
+// finding is the result of one check of one endpoint.
 type finding struct {
 	check string
 	level level
@@ -32,7 +32,7 @@ type finding struct {
 	mend  string // what to do, a sentence or two; "" for nothing
 }
 
-// judgement is what the findings of one endpoint come to.
+// judgement is the result of all checks of one endpoint.
 type judgement struct {
 	facts    *Facts
 	host     string
@@ -55,11 +55,10 @@ const (
 	fewDays   = 14
 	longTTL   = 5 * time.Minute
 	clockWarn = 30 * time.Second
-	clockFail = 5 * time.Minute // what Entra ID puts up with
+	clockFail = 5 * time.Minute // the tolerance of Entra ID
 )
 
-// judge judges the facts about one endpoint. probe is how long a probe of the
-// library may take.
+// judge judges the facts about one endpoint. probe is the library's probe timeout.
 func judge(f *Facts, probe time.Duration) *judgement {
 	j := &judgement{facts: f, host: strings.TrimPrefix(f.URL, "https://")}
 	j.name()
@@ -84,15 +83,15 @@ func (j *judgement) name() {
 	n := j.facts.Name
 	switch {
 	case n.Error != "" && j.facts.Proxy != nil:
-		j.add("name", notable, n.Error+" here; the proxy looks it up", "")
+		j.add("name", notable, n.Error+" here; the proxy resolves it", "")
 		return
 	case n.NotFound:
 		j.absent = true
-		j.add("name", broken, n.Error, "The name %s does not exist in DNS as this machine sees it. Ask whoever runs the "+
-			"name servers here, and check the spelling.", j.host)
+		j.add("name", broken, n.Error, "The name %s does not exist in DNS, as seen from this machine. Check the spelling, "+
+			"and ask the operators of the name servers here.", j.host)
 		return
 	case n.Error != "":
-		j.add("name", broken, n.Error, "This machine cannot look up %s (%s). Mend its name servers first.", j.host, n.Error)
+		j.add("name", broken, n.Error, "This machine cannot resolve %s (%s). Fix its name servers first.", j.host, n.Error)
 		return
 	}
 	var addresses []string
@@ -103,21 +102,21 @@ func (j *judgement) name() {
 	if len(n.Aliases) > 0 {
 		text += "\nalias of " + n.Aliases[len(n.Aliases)-1]
 		if len(n.Aliases) > 1 {
-			text += fmt.Sprintf(" (over %d)", len(n.Aliases)-1)
+			text += fmt.Sprintf(" (via %d)", len(n.Aliases)-1)
 		}
 	}
 	if n.TTL == nil {
-		text += "\nTTL not known"
+		text += "\nTTL unknown"
 	} else {
 		text += fmt.Sprintf("\nTTL %d s", int(*n.TTL))
 	}
 	switch {
 	case n.Pinned:
-		j.add("name", broken, text+"\nfixed in the hosts file", "The hosts file of this machine fixes the address of %s: "+
-			"it would stay at the old place when the organization moves. Take the line out.", j.host)
+		j.add("name", broken, text+"\nfixed in the hosts file", "The hosts file of this machine fixes the address of %s, "+
+			"which would lead to the old place after the organization has moved. Remove the line.", j.host)
 	case n.TTL != nil && *n.TTL > longTTL.Seconds():
-		j.add("name", warning, text, "The address of %s may be kept for %d s after the organization has moved. If a name "+
-			"server here stretches that, have it stop.", j.host, int(*n.TTL))
+		j.add("name", warning, text, "The address of %s may be cached for %d s after the organization has moved. If a name "+
+			"server here prolongs the TTL, change that.", j.host, int(*n.TTL))
 	default:
 		j.add("name", fine, text, "")
 	}
@@ -129,15 +128,15 @@ func (j *judgement) proxy() {
 	case p == nil:
 		j.add("proxy", fine, "none", "")
 	case p.URL == "":
-		j.add("proxy", broken, p.Error, "Mend HTTPS_PROXY: it is no URL.")
+		j.add("proxy", broken, p.Error, "Fix HTTPS_PROXY: it is not a URL.")
 	case p.Status == http.StatusProxyAuthRequired:
-		j.add("proxy", broken, p.URL+"\nasks for a login (407)", "The proxy %s asks for a login before it connects to %s. "+
-			"Put one into HTTPS_PROXY, or have the host let through.", p.URL, j.host)
+		j.add("proxy", broken, p.URL+"\nrequires a login (407)", "The proxy %s requires a login to connect to %s. "+
+			"Put one into HTTPS_PROXY, or have the proxy allow the host without it.", p.URL, j.host)
 	case p.Status >= 300:
 		j.add("proxy", broken, fmt.Sprintf("%s\nrefuses (%d)", p.URL, p.Status), "The proxy %s refuses to connect to %s (%d). "+
-			"Have it let this host through, port 443.", p.URL, j.host, p.Status)
+			"Have it allow port 443 of this host.", p.URL, j.host, p.Status)
 	case p.Error != "":
-		j.add("proxy", broken, p.URL+"\n"+p.Error, "The proxy %s gives no connection to %s (%s).", p.URL, j.host, p.Error)
+		j.add("proxy", broken, p.URL+"\n"+p.Error, "The proxy %s does not connect to %s (%s).", p.URL, j.host, p.Error)
 	default:
 		j.add("proxy", fine, p.URL, "")
 	}
@@ -151,7 +150,7 @@ func (j *judgement) connection() {
 	case t.Error != "" && j.facts.Proxy != nil:
 		j.add("TCP", broken, t.Error, "The proxy %s cannot be reached (%s).", j.facts.Proxy.URL, t.Error)
 	case t.Error != "":
-		j.add("TCP", broken, t.Error, "No connection to %s, port 443 (%s). If a firewall decides here, allow this host, or the "+
+		j.add("TCP", broken, t.Error, "Cannot connect to port 443 of %s (%s). If there is a firewall, allow this host, or the "+
 			"service tag AzureCloud of both regions.", j.host, t.Error)
 	default:
 		j.add("TCP", fine, t.Address+"\nin "+seconds(t.Seconds), "")
@@ -171,13 +170,13 @@ func (j *judgement) connection() {
 	text := strings.Join(unique(chain), "\n")
 	switch {
 	case s.Error != "" && len(s.Chain) > 0:
-		j.add("TLS", broken, s.Error+"\n"+text+"\nends "+s.Chain[0].NotAfter.Format(time.DateOnly),
-			"The certificate of %s is no good here: %s. %s", j.host, strings.TrimPrefix(s.Error, "the certificate "), certificateAdvice(s))
+		j.add("TLS", broken, s.Error+"\n"+text+"\nexpires "+s.Chain[0].NotAfter.Format(time.DateOnly),
+			"This machine rejects the certificate of %s: %s. %s", j.host, s.Error, certificateAdvice(s))
 	case s.Error != "":
-		j.add("TLS", broken, s.Error, "No TLS with %s (%s). Something between here and there may interfere.", j.host, s.Error)
+		j.add("TLS", broken, s.Error, "The TLS handshake with %s failed (%s). A device in between may interfere.", j.host, s.Error)
 	case s.DaysLeft < fewDays:
 		j.add("TLS", warning, fmt.Sprintf("%s\n%s\n%d days left", s.Version, text, s.DaysLeft),
-			"A certificate of %s ends in %d days. Whoever issues it has to renew it by then.", j.host, s.DaysLeft)
+			"A certificate of %s expires in %d days. Its issuer must renew it by then.", j.host, s.DaysLeft)
 	default:
 		j.add("TLS", fine, fmt.Sprintf("%s\n%s\n%d days left", s.Version, text, s.DaysLeft), "")
 	}
@@ -186,10 +185,10 @@ func (j *judgement) connection() {
 func certificateAdvice(s *TLSFacts) string {
 	switch {
 	case strings.Contains(s.Error, "authority"):
-		return fmt.Sprintf("Its issuer is %q: if that is a device of your own that looks into TLS, let this host pass it, or "+
+		return fmt.Sprintf("Its issuer is %q: if that is a device of your own that inspects TLS, exempt this host, or "+
 			"trust its authority on this machine.", s.Chain[len(s.Chain)-1].Issuer)
 	case strings.Contains(s.Error, "expired"):
-		return "Check the clock of this machine first; otherwise whoever issues it has to renew it."
+		return "Check the clock of this machine first. If it is right, the issuer must renew the certificate."
 	}
 	return "Check what answers at this address."
 }
@@ -199,19 +198,19 @@ func (j *judgement) http(probe time.Duration) {
 	text := h.Version
 	l, mend := fine, ""
 	if h.Version != "HTTP/2.0" {
-		l, mend = warning, fmt.Sprintf("%s speaks %s only, to this machine. Without HTTP/2 a dead connection is found by "+
-			"time-outs alone: look for a proxy or device in between that takes HTTP/2 away.", j.host, h.Version)
+		l, mend = warning, fmt.Sprintf("%s speaks only %s with this machine. Without HTTP/2, only timeouts reveal a dead "+
+			"connection: look for a proxy or device in between that prevents HTTP/2.", j.host, h.Version)
 	}
 	if n := len(h.RoundTrips); n > 0 {
 		median := time.Duration(h.RoundTrips[n/2] * float64(time.Second))
 		text += "\nround trip " + console.Duration(median)
 		switch {
 		case median >= probe:
-			l, mend = broken, fmt.Sprintf("%s takes %s to answer. A probe of the library gives up after %s and would take it "+
-				"for dead: set Config.ProbeTimeout to %s or more, and find out why it is slow.", j.host, console.Duration(median),
+			l, mend = broken, fmt.Sprintf("%s takes %s to answer. A probe of the library fails after %s: set Config.ProbeTimeout "+
+				"to %s or more, and find out why the endpoint is slow.", j.host, console.Duration(median),
 				console.Duration(probe), console.Duration((2*median).Round(time.Second)))
 		case median >= probe/2:
-			l, mend = warning, fmt.Sprintf("%s takes %s to answer, and a probe gives up after %s: set Config.ProbeTimeout higher.",
+			l, mend = warning, fmt.Sprintf("%s takes %s to answer, and a probe fails after %s: increase Config.ProbeTimeout.",
 				j.host, console.Duration(median), console.Duration(probe))
 		}
 	}
@@ -225,16 +224,16 @@ func (j *judgement) clock() {
 		return
 	}
 	ahead := time.Duration(c.Ahead * float64(time.Second))
-	off, text := ahead, "this machine's is ahead by "
+	off, text := ahead, "this machine is ahead by "
 	if ahead < 0 {
-		off, text = -ahead, "this machine's is behind by "
+		off, text = -ahead, "this machine is behind by "
 	}
 	if off <= time.Second {
 		j.add("clock", fine, "agrees to the second", "")
 		return
 	}
 	text += console.Duration(off)
-	const mend = "The clock of this machine is off by %s. Tokens are refused beyond 5 min: set up NTP."
+	const mend = "The clock of this machine is off by %s. From 5 min on, tokens are rejected: set up NTP."
 	switch {
 	case off >= clockFail:
 		j.add("clock", broken, text, mend, console.Duration(off))
@@ -251,37 +250,37 @@ func (j *judgement) who() {
 	switch {
 	case w.Fenced:
 		j.fenced = true
-		j.add("WhoAmI", notable, "fenced: says that it does not serve the organization now", "")
+		j.add("WhoAmI", notable, "fence: says that it does not serve the organization now", "")
 	case w.Status == http.StatusOK:
 		j.serves, j.id = true, w.OrganizationID
 		j.add("WhoAmI", fine, cmp.Or(inTwo(w.OrganizationID), "200"), "")
 	case w.Status == http.StatusUnauthorized && !signedIn:
-		j.add("WhoAmI", unclear, "401: asks for a token", "Sign in, so that the organization behind %s can be asked for: %s.",
-			j.host, cmp.Or(a.Error, "leave out -sign-in none"))
+		j.add("WhoAmI", unclear, "401: requires a token", "Sign in, so that %s can be asked which organization it serves: %s.",
+			j.host, cmp.Or(a.Error, "omit -sign-in none"))
 	case w.Status == http.StatusUnauthorized:
-		j.add("WhoAmI", broken, "401: refuses the token", "%s", j.refused())
+		j.add("WhoAmI", broken, "401: rejects the token", "%s", j.refused())
 	case w.Status == http.StatusForbidden:
-		j.add("WhoAmI", broken, "403: refuses this caller", "%s refuses this caller (403). Add it as an application user of the "+
-			"organization, and check its firewall of IP addresses for both regions' rules.", j.host)
+		j.add("WhoAmI", broken, "403: rejects this caller", "%s rejects this caller (403). Add it as an application user of the "+
+			"organization, and check the rules of its IP firewall for both regions.", j.host)
 	case w.Status == http.StatusTooManyRequests:
 		j.add("WhoAmI", unclear, "429: too many requests", "%s throttles this caller. Try again later.", j.host)
 	case w.Error != "":
-		j.add("WhoAmI", unclear, w.Error, "%s has trouble at the moment (%s). Check again once it is well.", j.host, w.Error)
+		j.add("WhoAmI", unclear, w.Error, "%s fails at the moment (%s). Check again once it has recovered.", j.host, w.Error)
 	default:
 		j.add("WhoAmI", unclear, fmt.Sprintf("answers %d", w.Status), "%s answers %d, which says nothing about an organization.",
 			j.host, w.Status)
 	}
 }
 
-// refused says what to do about a token that is not accepted.
+// refused says what to do about a rejected token.
 func (j *judgement) refused() string {
 	a := j.facts.Audience
 	if a.Asked != "" && a.Asked != a.Token {
-		return fmt.Sprintf("%s asks for tokens for %s, and this one is for %s: every request would get 401 after a failover. "+
-			"Ask the sign-in service for a token by the host of each request.", j.host, hostOf(a.Asked), hostOf(a.Token))
+		return fmt.Sprintf("%s requires tokens for %s, but this one is for %s: after a failover, every request would get 401. "+
+			"Request a token for the host of each request.", j.host, hostOf(a.Asked), hostOf(a.Token))
 	}
-	return fmt.Sprintf("%s refuses the token although it is for the audience that it asks for: check the tenant and that the "+
-		"application is a user of the organization.", j.host)
+	return fmt.Sprintf("%s rejects the token although the audience is right: check the tenant, and that the application is a user "+
+		"of the organization.", j.host)
 }
 
 func (j *judgement) audience() {
@@ -289,11 +288,11 @@ func (j *judgement) audience() {
 	asked := cmp.Or(hostOf(a.Asked), "does not say")
 	switch {
 	case a.Instead != "":
-		j.add("audience", warning, "asks for "+asked+"\nrefused "+hostOf(a.Token), "%s accepts tokens for %s only, not for its own "+
-			"address: set Config.Audiences of package auth, or whatever asks for tokens in your program.", j.host, hostOf(a.Instead))
+		j.add("audience", warning, "asks for "+asked+"\nrejected "+hostOf(a.Token), "%s accepts only tokens for %s, not for its own "+
+			"address: set Config.Audiences of package auth, or change how your program requests tokens.", j.host, hostOf(a.Instead))
 	case a.Error != "" && a.Token != "" && (j.serves || j.fenced):
-		j.add("audience", warning, "accepts "+hostOf(a.Token)+"\nno token for its own address: "+a.Error, "The sign-in service has no "+
-			"token for %s itself (%s), which accepts those for %s: have your program send them there, as package auth does.",
+		j.add("audience", warning, "accepts "+hostOf(a.Token)+"\nno token for its own address: "+a.Error, "The sign-in service issues no "+
+			"tokens for %s (%s), but the endpoint accepts those for %s: make your program send these, as package auth does.",
 			j.host, a.Error, hostOf(a.Token))
 	case a.Error != "":
 		j.add("audience", unclear, "asks for "+asked+"\nno token: "+a.Error, "")
@@ -312,7 +311,7 @@ func (j *judgement) policy() {
 	p := j.facts.Policy
 	switch {
 	case p == nil:
-		j.add("policy", notable, "not asked: no WSDL here", "")
+		j.add("policy", notable, "not read: there is no WSDL", "")
 	case p.Error != "":
 		j.add("policy", notable, "not read: "+p.Error, "")
 	case !p.Known:
@@ -322,7 +321,7 @@ func (j *judgement) policy() {
 	}
 }
 
-// inTwo breaks an id where it may be broken: it is wider than a column.
+// inTwo breaks an id into two lines, because it is wider than a column.
 func inTwo(id string) string {
 	if i := strings.LastIndex(id, "-"); i > 0 {
 		return "organization\n" + id[:i+1] + "\n" + id[i+1:]
@@ -346,7 +345,7 @@ func hostOf(audience string) string {
 
 func seconds(s float64) string { return console.Duration(time.Duration(s * float64(time.Second))) }
 
-// unique takes repeated neighbours out.
+// unique removes adjacent duplicates.
 func unique(list []string) []string {
 	var out []string
 	for i, s := range list {

@@ -14,7 +14,7 @@ type Verdict struct {
 	Answer string `json:"answer"`
 	// Summary is a sentence or two for people.
 	Summary string `json:"summary"`
-	// Mend lists what to do, the gravest first.
+	// Mend lists what to fix, the most severe first.
 	Mend []string `json:"mend"`
 }
 
@@ -29,9 +29,8 @@ func (v Verdict) Exit() int {
 	return console.Unknown
 }
 
-// decide weighs the findings about the endpoints; alternate is nil if the
-// organization has one address. It completes the findings by what only shows
-// when both are seen.
+// decide weighs the findings about the endpoints; alternate is nil if the organization has one
+// address. It adds findings that need both endpoints.
 func decide(primary, alternate *judgement) Verdict {
 	if alternate == nil {
 		return oneAddress(primary, "")
@@ -39,29 +38,28 @@ func decide(primary, alternate *judgement) Verdict {
 	available := primary.facts.Policy != nil && primary.facts.Policy.Known && primary.facts.Policy.FailoverAvailable
 	switch {
 	case alternate.absent && !available && primary.serves:
-		// Nothing says that there should be a second one.
+		// Nothing says that there is a second one.
 		alternate.soften("name", notable, "")
 		return oneAddress(primary, fmt.Sprintf(" (%s does not exist, and the organization does not claim to have an alternate)", alternate.host))
 	case alternate.absent && available:
 		alternate.soften("name", unclear, fmt.Sprintf("The organization says that it has an alternate endpoint, but %s does not exist in "+
-			"DNS as this machine sees it. Some names appear only with the failover: ask Microsoft, and whoever runs the name servers here.",
+			"DNS, as seen from this machine. Some names appear only with the failover: ask Microsoft, and the operators of the name servers here.",
 			alternate.host))
 	case primary.id != "" && alternate.id != "" && primary.id != alternate.id:
-		alternate.add("WhoAmI", broken, "another organization", "%s serves another organization (%s) than %s (%s): set "+
+		alternate.add("WhoAmI", broken, "another organization", "%s serves a different organization (%s) from %s (%s): set "+
 			"Config.Alternate to the right address, or Config.OrganizationID so that it is never used.",
 			alternate.host, alternate.id, primary.host, primary.id)
 	case primary.fenced && !alternate.serves:
-		primary.add("WhoAmI", unclear, "", "Neither endpoint serves at the moment: the organization is being moved, or is "+
-			"disabled. Check again once it serves.")
+		primary.add("WhoAmI", unclear, "", "Neither endpoint serves the organization now: it is being moved, or is disabled. Check "+
+			"again once it serves.")
 	}
 	if primary.fenced && alternate.serves {
-		return total("The organization is failed over right now: %s serves it, and this machine can use it.", alternate.host, primary, alternate)
+		return total("The organization is failed over now: %s serves it, and this machine can use it.", alternate.host, primary, alternate)
 	}
-	return total("Both endpoints answer this machine as they should: %s", state(primary, alternate), primary, alternate)
+	return total("Both endpoints answer this machine as expected: %s", state(primary, alternate), primary, alternate)
 }
 
-// soften replaces the level of a finding that others put into another light, and
-// what to do about it.
+// soften replaces the level and the advice of a finding that other findings explain.
 func (j *judgement) soften(check string, to level, mend string) {
 	for i := range j.findings {
 		if f := &j.findings[i]; f.check == check {
@@ -73,7 +71,7 @@ func (j *judgement) soften(check string, to level, mend string) {
 func state(primary, alternate *judgement) string {
 	switch {
 	case primary.serves && alternate.fenced:
-		return "the primary serves, and the alternate says that it does not serve now, which is right while nothing is failed over."
+		return "the primary serves, and the alternate says that it does not serve now, as it should before a failover."
 	case primary.serves && alternate.serves:
 		return "both lead to the same organization."
 	}
@@ -81,8 +79,8 @@ func state(primary, alternate *judgement) string {
 }
 
 func oneAddress(primary *judgement, why string) Verdict {
-	return total("The organization has one address%s. A failover that keeps the address, as those of availability zones and of "+
-		"self-service disaster recovery do, would work from this machine; there is no other address to move to.", why, primary)
+	return total("The organization has one address%s. A failover that keeps the address, such as one between availability zones or "+
+		"one of self-service disaster recovery, would work from this machine; there is no other address to switch to.", why, primary)
 }
 
 // total adds up the findings. good is the summary if nothing is wrong.
@@ -110,9 +108,9 @@ func total(good, detail string, judgements ...*judgement) Verdict {
 	}
 	switch {
 	case worst >= broken:
-		v.Answer, v.Summary = "no", "A failover would not work from this machine as it is."
+		v.Answer, v.Summary = "no", "A failover would not work from this machine."
 	case worst >= unclear:
-		v.Answer, v.Summary = "cannot tell", "It cannot be told from here whether a failover would work."
+		v.Answer, v.Summary = "cannot tell", "From here it cannot be determined whether a failover would work."
 	default:
 		v.Answer, v.Summary = "yes", fmt.Sprintf(good, detail)
 		if len(v.Mend) > 0 {

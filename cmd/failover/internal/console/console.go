@@ -1,5 +1,5 @@
-// Package console is what the subcommands have in common on a terminal: flags,
-// help, tables and words that fit 80 columns.
+// Package console has what the subcommands share: flags, help, tables, and text that fits 80
+// columns.
 package console
 
 import (
@@ -24,7 +24,7 @@ const Width = 80
 const (
 	OK      = 0 // done, or: a failover would work
 	Failed  = 1 // refused, or: a failover would not work
-	Unknown = 2 // could not be done or told, or a mistake on the command line
+	Unknown = 2 // failed, could not be determined, or a mistake on the command line
 )
 
 // A Command is the command line of a subcommand.
@@ -34,9 +34,9 @@ type Command struct {
 	stdout, stderr  io.Writer
 }
 
-// NewCommand returns the command line "failover NAME [flags] OPERANDS". The text
-// about says what the subcommand does; its paragraphs are separated by blank
-// lines, and those that are indented are printed as they are.
+// NewCommand returns the command line "failover NAME [flags] OPERANDS". The text about
+// describes the subcommand in paragraphs separated by blank lines; indented ones are printed
+// unchanged.
 func NewCommand(name, operands, about string, stdout, stderr io.Writer) *Command {
 	c := &Command{
 		FlagSet:  flag.NewFlagSet(name, flag.ContinueOnError),
@@ -46,9 +46,9 @@ func NewCommand(name, operands, about string, stdout, stderr io.Writer) *Command
 	return c
 }
 
-// Parse parses args, in which flags and operands may come in any order, and
-// returns the operands. If ok is false, help was asked for or a flag is wrong;
-// Parse has said so, and the process is to end with status.
+// Parse parses args, in which flags and operands may come in any order, and returns the
+// operands. If ok is false, Parse has printed the help or what is wrong with a flag, and the
+// process should exit with status.
 func (c *Command) Parse(args []string) (operands []string, status int, ok bool) {
 	for {
 		switch err := c.FlagSet.Parse(args); {
@@ -69,14 +69,14 @@ func (c *Command) Parse(args []string) (operands []string, status int, ok bool) 
 	}
 }
 
-// Mistake says what is wrong with the command line and returns [Unknown].
+// Mistake prints what is wrong with the command line and returns [Unknown].
 func (c *Command) Mistake(format string, args ...any) int {
 	fmt.Fprint(c.stderr, Wrap(fmt.Sprintf("failover %s: "+format, append([]any{c.Name()}, args...)...), ""))
-	fmt.Fprintf(c.stderr, "\"failover %s -h\" has the flags.\n", c.Name())
+	fmt.Fprintf(c.stderr, "\"failover %s -h\" lists the flags.\n", c.Name())
 	return Unknown
 }
 
-// Fail says why something could not be done and returns [Unknown].
+// Fail prints why the subcommand failed and returns [Unknown].
 func (c *Command) Fail(err error) int {
 	fmt.Fprint(c.stderr, Wrap(fmt.Sprintf("failover %s: %v", c.Name(), err), ""))
 	return Unknown
@@ -106,8 +106,8 @@ func (c *Command) help() {
 	})
 }
 
-// Wrap breaks s into lines of at most [Width] columns that begin with indent,
-// and ends the last one.
+// Wrap breaks s into lines of at most [Width] columns that begin with indent. Every line ends
+// with a line feed.
 func Wrap(s, indent string) string {
 	var b strings.Builder
 	for _, line := range wrap(s, Width-len(indent)) {
@@ -116,16 +116,16 @@ func Wrap(s, indent string) string {
 	return b.String()
 }
 
-// Cell breaks each line of s to fit a column, with a mark before the first and
-// as much space before the others.
+// Cell breaks the lines of s to fit a column, puts mark before the first, and indents the
+// others by the width of mark.
 func Cell(mark, s string, width int) string {
 	indent := text.StringWidthWithoutEscSequences(mark)
 	lines := wrap(s, width-indent)
 	return mark + strings.Join(lines, "\n"+strings.Repeat(" ", indent))
 }
 
-// Clean replaces control characters other than line breaks: what a stranger has
-// written must not command the terminal.
+// Clean replaces control characters other than line breaks, so that foreign text cannot
+// control the terminal.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r) {
@@ -135,7 +135,7 @@ func Clean(s string) string {
 	}, s)
 }
 
-// wrap cleans s and breaks it into lines, and keeps the breaks that it has.
+// wrap cleans s and breaks it into lines. It keeps existing breaks.
 func wrap(s string, width int) []string {
 	var lines []string
 	s = Clean(s)
@@ -147,8 +147,7 @@ func wrap(s string, width int) []string {
 	return lines
 }
 
-// Table returns a table of columns of these widths. The texts have to fit: see
-// [Cell].
+// Table returns a table with columns of the given widths. The texts must fit: see [Cell].
 func Table(out io.Writer, header []string, widths ...int) table.Writer {
 	t := table.NewWriter()
 	t.SetOutputMirror(out)
@@ -178,20 +177,20 @@ func row(cells []string) table.Row {
 	return r
 }
 
-// IsTerminal reports whether out is a terminal that understands control codes.
+// IsTerminal reports whether out is a terminal that supports control codes.
 func IsTerminal(out io.Writer) bool {
 	f, ok := out.(*os.File)
 	return ok && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }
 
-// Progress is a line on a terminal that says what is being waited for. Elsewhere
-// it shows nothing. It is for one goroutine.
+// Progress is a line on a terminal that says what the command is waiting for. If the output
+// is not a terminal, it shows nothing. It is not safe for concurrent use.
 type Progress struct {
 	out   io.Writer
 	shown bool
 }
 
-// NewProgress returns a Progress on out, for which standard error is right.
+// NewProgress returns a Progress on out, usually standard error.
 func NewProgress(out io.Writer) *Progress {
 	if !IsTerminal(out) {
 		return &Progress{}
@@ -207,7 +206,7 @@ func (p *Progress) Show(format string, args ...any) {
 	}
 }
 
-// End takes the line away.
+// End removes the line.
 func (p *Progress) End() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")
@@ -215,7 +214,7 @@ func (p *Progress) End() {
 	}
 }
 
-// Duration returns d as people say it: "840 ms", "7.2 s", "3 min 12 s", "2 h 5 min".
+// Duration formats d for people: "840 ms", "7.2 s", "3 min 12 s", "2 h 5 min".
 func Duration(d time.Duration) string {
 	if d.Round(time.Second) >= time.Minute {
 		d = d.Round(time.Second)

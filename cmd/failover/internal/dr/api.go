@@ -15,33 +15,31 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/signin"
 )
 
-// Hosts of the two interfaces that are read, and the audiences of their tokens.
+// The two APIs that the client reads, and the audiences of their tokens.
 const (
 	platformURL      = "https://api.powerplatform.com"
 	platformAudience = "https://api.powerplatform.com"
 	platformVersion  = "2024-10-01"
 
-	// The older interface is the only one known to say whether disaster
-	// recovery is on.
+	// The older API is the only one known to say whether disaster recovery is on.
 	bapURL      = "https://api.bap.microsoft.com"
 	bapAudience = "https://service.powerapps.com"
 	bapVersion  = "2021-04-01"
 )
 
-// A Client reads Microsoft's administration interfaces. It sends nothing but
-// GETs. It may be used by several goroutines at once.
+// A Client reads Microsoft's administration APIs. It sends only GETs. It is safe for
+// concurrent use.
 type Client struct {
 	transport http.RoundTripper
 	source    signin.Source
 }
 
-// NewClient returns a Client over transport with the tokens of source.
+// NewClient returns a Client that uses transport and the tokens of source.
 func NewClient(transport http.RoundTripper, source signin.Source) *Client {
 	return &Client{transport, source}
 }
 
-// Environment is what is known about an environment. A field is empty if the
-// interface did not say.
+// Environment describes an environment. Fields that the API does not return are empty.
 type Environment struct {
 	ID          string `json:"id,omitempty"`
 	DisplayName string `json:"displayName,omitempty"`
@@ -58,7 +56,7 @@ type Environment struct {
 	} `json:"finOpsMetadata,omitempty"`
 }
 
-// An Operation is something that was done to an environment, or is being done.
+// An Operation is an operation on an environment, under way or ended.
 type Operation struct {
 	ID        string     `json:"operationId,omitempty"`
 	Name      string     `json:"name"`
@@ -79,7 +77,7 @@ type Stage struct {
 // Running reports whether the operation has not ended.
 func (o *Operation) Running() bool { return o.Status == "InProgress" || o.Status == "Queued" }
 
-// Environment returns what the interface says about an environment.
+// Environment returns the description of an environment.
 func (c *Client) Environment(ctx context.Context, id string) (Environment, error) {
 	var e struct {
 		Environment
@@ -92,8 +90,8 @@ func (c *Client) Environment(ctx context.Context, id string) (Environment, error
 	return e.Environment, err
 }
 
-// LastSync returns the time up to which the other region has all data. The
-// interface takes up to minutes to answer.
+// LastSync returns the time up to which the other region has all data. The API can take
+// minutes to answer.
 func (c *Client) LastSync(ctx context.Context, id string) (time.Time, error) {
 	var snapshot struct {
 		LastSyncTime *time.Time `json:"lastSyncTime"`
@@ -102,14 +100,14 @@ func (c *Client) LastSync(ctx context.Context, id string) (time.Time, error) {
 		return time.Time{}, err
 	}
 	if snapshot.LastSyncTime == nil {
-		return time.Time{}, errors.New("the answer names no time")
+		return time.Time{}, errors.New("the answer has no time")
 	}
 	return *snapshot.LastSyncTime, nil
 }
 
-// Operations returns the newest operations of an environment, newest first, with
-// the stages of those that have not ended and of those that have since, which
-// the list does not always hold.
+// Operations returns the newest operations of an environment, newest first. It reads the
+// stages of those that are under way or have ended since the given time separately, because
+// the list does not always have them.
 func (c *Client) Operations(ctx context.Context, id string, limit int, since time.Time) ([]Operation, error) {
 	var page struct{ Collection, Value []Operation }
 	query := url.Values{"limit": {strconv.Itoa(limit)}}
@@ -138,8 +136,8 @@ func at(t *time.Time) time.Time {
 	return *t
 }
 
-// Enabled returns whether disaster recovery is on, in the words of the
-// interface: "Enabled" or "Disabled" are those known.
+// Enabled returns whether disaster recovery is on, as the API says it: "Enabled" and "Disabled"
+// are the known values.
 func (c *Client) Enabled(ctx context.Context, id string) (string, error) {
 	var e struct {
 		Properties struct {
@@ -176,17 +174,17 @@ func (c *Client) platform(ctx context.Context, into any, query url.Values, path 
 	return c.get(ctx, into, platformAudience, address)
 }
 
-// maxBody is how much of an answer is read.
+// maxBody is the maximum size of an answer.
 const maxBody = 4 << 20
 
-// An apiError is an answer other than 200. Its text names what to do.
+// An apiError is an answer other than 200. Its text says what to do.
 type apiError struct {
 	status int
 	code   string
 }
 
 func (e *apiError) Error() string {
-	text := fmt.Sprintf("the interface answered %d", e.status)
+	text := fmt.Sprintf("the API answered %d", e.status)
 	if e.code != "" {
 		text += " (" + e.code + ")"
 	}
@@ -194,7 +192,7 @@ func (e *apiError) Error() string {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		text += ": the caller needs the permission EnvironmentManagement.Environments.Read"
 	case http.StatusNotFound:
-		text += ": no environment of this ID, or none that the caller may see"
+		text += ": there is no environment with this ID that the caller may see"
 	case http.StatusTooManyRequests:
 		text += ": too many requests, try again later"
 	}
@@ -211,7 +209,7 @@ func (c *Client) get(ctx context.Context, into any, audience string, address *ur
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
-		return errors.New("the ID makes no address")
+		return errors.New("the ID is invalid")
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
@@ -225,7 +223,7 @@ func (c *Client) get(ctx context.Context, into any, audience string, address *ur
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return errors.New("the answer broke off")
+		return errors.New("the answer was cut off")
 	}
 	if resp.StatusCode != http.StatusOK {
 		return &apiError{resp.StatusCode, errorCode(body)}
@@ -242,7 +240,7 @@ func errorCode(body []byte) string {
 		Code  string
 		Error struct{ Code string }
 	}
-	_ = json.Unmarshal(body, &e) // what is no JSON has no code
+	_ = json.Unmarshal(body, &e) // no code if it is not JSON
 	code := e.Error.Code
 	if code == "" {
 		code = e.Code

@@ -1,5 +1,5 @@
-// Package dr is the subcommand dr: what Microsoft's administration interfaces
-// say about the disaster recovery of an environment.
+// Package dr is the subcommand dr: it shows what Microsoft's administration APIs say about the
+// disaster recovery of an environment.
 package dr
 
 import (
@@ -19,30 +19,30 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/signin"
 )
 
-// WhereToAct says where a person starts what this program only reads about.
-const WhereToAct = "A person starts a drill, an emergency response or the switch back in the Power Platform admin center " +
-	"(https://admin.powerplatform.microsoft.com): choose the environment, then Disaster recovery. This program only reads; it " +
-	"starts none of them."
+// WhereToAct says where to start the operations that this program only observes.
+const WhereToAct = "Start a drill, an emergency response or the switch back in the Power Platform admin center " +
+	"(https://admin.powerplatform.microsoft.com): choose the environment, then Disaster recovery. This program starts none of " +
+	"them; it only reads."
 
 const about = `
-Shows what Microsoft's administration interfaces say about the disaster
-recovery of an environment: whether it is on, where the environment runs, up to
-when the other region has all data, and the operations with their stages and
-times. It only reads: a person starts a drill, an emergency response or the
-switch back in the Power Platform admin center.
+Shows what Microsoft's administration APIs say about the disaster recovery of an
+environment: whether it is on, where the environment runs, the time up to which
+the other region has all data, and the operations with their stages and times.
+It only reads: start a drill, an emergency response or the switch back in the
+Power Platform admin center.
 
 The caller needs the permission EnvironmentManagement.Environments.Read. The
 ID of the environment is on its page in the admin center. Requests go to
 api.powerplatform.com, api.bap.microsoft.com and the sign-in service.
 
 The exit status is 0 if disaster recovery is on, 1 if it is off, and 2 if that
-cannot be told.
+cannot be determined.
 
     failover dr -environment 00000000-0000-0000-0000-000000000000
 `
 
-// Report is what dr has found. It is what -json prints. What could not be read
-// is in Unknown, by the name of its field, with the reason.
+// Report is the result of dr, and what -json prints. Unknown has the reason for each field that
+// could not be read, by its name in JSON.
 type Report struct {
 	Time             time.Time         `json:"time"`
 	EnvironmentID    string            `json:"environmentId"`
@@ -66,7 +66,7 @@ func (r *Report) Exit() int {
 
 var idForm = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,99}$`)
 
-// CheckID returns an error if an ID cannot be that of an environment.
+// CheckID returns an error if id cannot be the ID of an environment.
 func CheckID(id string) error {
 	if !idForm.MatchString(id) {
 		return errors.New("-environment: give the ID of an environment, such as 00000000-0000-0000-0000-000000000000; it is on its page in the admin center")
@@ -86,7 +86,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, trans
 	id := c.String("environment", "", "`ID` of the environment")
 	how := signin.Flag(c.FlagSet)
 	limit := c.Int("operations", 5, "`number` of operations to show, newest first")
-	patience := c.Duration("timeout", 3*time.Minute, "longest wait; the time of the last synchronization takes up to minutes")
+	patience := c.Duration("timeout", 3*time.Minute, "maximum `time`; reading the last synchronization can take minutes")
 	asJSON := c.Bool("json", false, "print everything as JSON")
 	operands, status, ok := c.Parse(args)
 	if !ok {
@@ -99,7 +99,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, trans
 		return c.Mistake("%v", err)
 	}
 	if *limit < 1 || *limit > 100 {
-		return c.Mistake("-operations: between 1 and 100")
+		return c.Mistake("-operations must be between 1 and 100")
 	}
 	source, err := signIn(*how, "")
 	if err != nil {
@@ -125,12 +125,12 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, trans
 	return report.Exit()
 }
 
-// Read asks for everything at the same time. It calls say, one call at a time,
-// with what is still being waited for.
+// Read reads everything at the same time. It calls say, one call at a time, with what it is
+// still waiting for.
 func Read(ctx context.Context, c *Client, id string, limit int, say func(format string, args ...any)) *Report {
 	r := &Report{Time: time.Now().UTC().Truncate(time.Second), EnvironmentID: id, Unknown: make(map[string]string)}
 	var (
-		mu      sync.Mutex // guards r and waiting, and keeps the calls of say apart
+		mu      sync.Mutex // guards r and waiting, and serializes the calls of say
 		wg      sync.WaitGroup
 		waiting = []string{"environment", "disasterRecovery", "operations", "lastSync"}
 	)
@@ -183,10 +183,10 @@ func (r *Report) print(out io.Writer) {
 	}
 	known := func(what, value string) string {
 		if why := r.Unknown[what]; why != "" {
-			return "not known: " + why
+			return "unknown: " + why
 		}
 		if value == "" {
-			return "not known: the interface does not say"
+			return "unknown: the API does not say"
 		}
 		return value
 	}
@@ -210,9 +210,9 @@ func (r *Report) print(out io.Writer) {
 			line("admin mode", e.AdminMode)
 		}
 	}
-	line("Disaster recovery", strings.ToLower(known("disasterRecovery", r.DisasterRecovery)))
+	line("Disaster recovery", known("disasterRecovery", strings.ToLower(r.DisasterRecovery)))
 	if r.LastSync != nil {
-		line("Last sync", fmt.Sprintf("%s UTC, %s ago: an emergency response now would lose what was written since",
+		line("Last sync", fmt.Sprintf("%s UTC, %s ago: an emergency response now would lose later writes",
 			r.LastSync.UTC().Format(clock), console.Duration(r.Time.Sub(*r.LastSync))))
 	} else {
 		line("Last sync", known("lastSync", ""))
@@ -220,7 +220,7 @@ func (r *Report) print(out io.Writer) {
 	fmt.Fprintln(out)
 	switch {
 	case r.Unknown["operations"] != "":
-		line("Operations", "not known: "+r.Unknown["operations"])
+		line("Operations", "unknown: "+r.Unknown["operations"])
 	case len(r.Operations) == 0:
 		line("Operations", "none")
 	default:
@@ -229,14 +229,14 @@ func (r *Report) print(out io.Writer) {
 	fmt.Fprintln(out)
 	fmt.Fprint(out, console.Wrap(WhereToAct, ""))
 	if r.Exit() == console.Unknown {
-		fmt.Fprint(out, "\n"+console.Wrap("Without a word on disaster recovery here, look at the environment's page in the admin center.", ""))
+		fmt.Fprint(out, "\n"+console.Wrap("The environment's page in the admin center shows whether disaster recovery is on.", ""))
 	}
 }
 
 func (r *Report) printOperations(out io.Writer) {
 	t := console.Table(out, []string{"operation", "status", "started (UTC)", "took"}, 26, 12, 19, 12)
 	row := func(indent, name, status string, start, end *time.Time) {
-		started, took := "not said", "-"
+		started, took := "unknown", "-"
 		if start != nil {
 			started = start.UTC().Format(clock)
 			switch {
@@ -255,5 +255,5 @@ func (r *Report) printOperations(out io.Writer) {
 		}
 	}
 	t.Render()
-	fmt.Fprint(out, console.Wrap("Names of operations and stages are the interface's own; which ones a failover has is not documented.", ""))
+	fmt.Fprint(out, console.Wrap("The names of operations and stages are the API's. Microsoft does not document which of them a failover has.", ""))
 }

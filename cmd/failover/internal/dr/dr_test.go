@@ -123,7 +123,7 @@ func TestShowsWhatTheInterfacesSay(t *testing.T) {
 	assert.Equal(t, 0, status)
 	for _, words := range []string{"Contoso Production", "https://contoso.crm4.dynamics.com", "https://contoso.operations.dynamics.com",
 		"westeurope, EMEA", "enabled", ":00:00 UTC, 1 h", "DisasterRecoveryDrill", "  Prepare", "42.0 s", "  Move", "far ", // "so far", on one line or two
-		"A person starts a drill", "is not documented"} {
+		"Start a drill", "does not document"} {
 		assert.Contains(t, out, words)
 	}
 	assert.Less(t, strings.Index(out, "DisasterRecoveryDrill"), strings.Index(out, "Enable "), "newest first")
@@ -138,17 +138,17 @@ func TestSaysWhatIsNotKnown(t *testing.T) {
 		words  []string
 	}{
 		{"no permission for anything", func(a *api) { a.set("", answer{403, `{"error":{"code":"Forbidden","message":"secret"}}`}) }, 2,
-			[]string{"not known: the interface answered 403 (Forbidden)", "EnvironmentManagement.Environments.Read", "admin center"}},
-		{"no such environment", func(a *api) { a.set("", answer{404, "<html>"}) }, 2, []string{"no environment of this ID"}},
+			[]string{"unknown: the API answered 403 (Forbidden)", "EnvironmentManagement.Environments.Read", "admin center"}},
+		{"no such environment", func(a *api) { a.set("", answer{404, "<html>"}) }, 2, []string{"no environment with this ID"}},
 		{"off", func(a *api) {
 			a.set("admin/environments/"+environment, answer{200, `{"properties":{"states":{"disasterRecovery":{"id":"Disabled"}}}}`})
 		}, 1, []string{"disabled"}},
 		{"the older interface does not say", func(a *api) { a.set("admin/environments/"+environment, answer{200, `{"properties":{}}`}) }, 2,
-			[]string{"not known: the answer does not say"}},
+			[]string{"unknown: the answer does not say"}},
 		{"a word that is not known", func(a *api) {
 			a.set("admin/environments/"+environment, answer{200, `{"properties":{"states":{"disasterRecovery":{"id":"Enabling"}}}}`})
 		}, 2, []string{"enabling"}},
-		{"no time of the last synchronization", func(a *api) { a.set("Snapshot", answer{200, `{}`}) }, 0, []string{"not known: the answer names no time"}},
+		{"no time of the last synchronization", func(a *api) { a.set("Snapshot", answer{200, `{}`}) }, 0, []string{"unknown: the answer has no time"}},
 		{"another form", func(a *api) { a.set("/operations", answer{200, `[]`}) }, 0, []string{"not in the documented form"}},
 		{"no operations", func(a *api) { a.set("/operations", answer{200, `{"collection":[]}`}) }, 0, []string{"Operations         none"}},
 	} {

@@ -10,11 +10,10 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/console"
 )
 
-// outages finds the times in which a series was not served, or none of several,
-// which go by the name of label. A good answer counts
-// when it came, and a failure when its request was begun: a request that hangs
-// until the organization is back, or until it times out, is thus where it
-// belongs.
+// outages finds the times in which none of the series was served, and names them label. The
+// time of a good answer is when it arrived, and that of a failure is when its request
+// started, so that a request that hangs until the organization is back, or until it times
+// out, belongs to the outage.
 func outages(samples []Sample, interval time.Duration, label Series, series ...Series) []Outage {
 	type moment struct {
 		time   time.Time
@@ -36,7 +35,7 @@ func outages(samples []Sample, interval time.Duration, label Series, series ...S
 		open   bool
 		last   time.Time // when the last good answer came
 		before time.Time // when its request was begun: it served then or later
-		failed time.Time // when the first failure was there: it had stopped by then
+		failed time.Time // when the first failure arrived: it had stopped by then
 	)
 	for _, m := range moments {
 		if m.sample.State == Served {
@@ -65,8 +64,8 @@ func outages(samples []Sample, interval time.Duration, label Series, series ...S
 	return list
 }
 
-// covered reports whether another of the series was served when a sample failed:
-// samples of one moment are begun together.
+// covered reports whether another of the series was served when a sample failed. Samples of all
+// series start at the same time.
 func covered(samples []Sample, failed *Sample, interval time.Duration, series []Series) bool {
 	return len(series) > 1 && slices.ContainsFunc(samples, func(s Sample) bool {
 		return s.State == Served && s.Series != failed.Series && slices.Contains(series, s.Series) &&
@@ -74,8 +73,8 @@ func covered(samples []Sample, failed *Sample, interval time.Duration, series []
 	})
 }
 
-// close notes the first good answer after an outage. The organization stopped
-// after before, if that is not zero, and no later than failed.
+// close records the first good answer after an outage. The organization stopped after before,
+// if that is not zero, and no later than failed.
 func (o *Outage) close(at, before, failed time.Time) {
 	o.Recovered = at
 	o.Duration = at.Sub(o.Stopped).Seconds()
@@ -86,8 +85,8 @@ func (o *Outage) close(at, before, failed time.Time) {
 	o.Least = max(o.LastFailed.Sub(failed).Seconds(), 0)
 }
 
-// assign gives each lost heartbeat to the outage that has cost it, the first of
-// the series that ended after it was written, and measures the loss.
+// assign assigns each lost heartbeat to the first outage of the series that ended after it was
+// written, and measures the loss.
 func assign(list []Outage, series Series, beats []Beat) {
 	acknowledged := slices.DeleteFunc(slices.Clone(beats), func(b Beat) bool { return b.Answer != Written })
 	slices.SortFunc(acknowledged, func(a, b Beat) int { return a.Ended.Compare(b.Ended) })
@@ -121,7 +120,7 @@ func assign(list []Outage, series Series, beats []Beat) {
 	}
 }
 
-// conclude fills in what follows from samples and heartbeats.
+// conclude computes the outages and the result from the samples and heartbeats.
 func (r *Record) conclude() {
 	r.Outages = []Outage{}
 	interval := seconds(r.Interval)
@@ -161,7 +160,7 @@ func (r *Record) conclude() {
 	res.Summary = r.summary(worst, seen)
 }
 
-// judged returns the series that the figures are about.
+// judged returns the series from which the figures are computed.
 func (r *Record) judged() Series {
 	if r.Alternate != "" {
 		return Either
@@ -188,8 +187,8 @@ func (r *Record) writes() []Sample {
 	return list
 }
 
-// worst returns the longest outage of a series, one that was not over before
-// others; nil if there was none.
+// worst returns the longest outage of a series, or one that is not over if there is one, or nil
+// if there was none.
 func (r *Record) worst(series Series) *Outage {
 	var worst *Outage
 	for i := range r.Outages {
@@ -212,11 +211,11 @@ func (r *Record) summary(worst *Outage, seen bool) string {
 	}
 	switch {
 	case !seen && worst == nil:
-		return "Nothing was learnt: there was no answer that says whether the organization served."
+		return "Nothing is known: no answer showed whether the organization served."
 	case !seen:
-		return "The organization did not serve in all that time (" + strings.Join(worst.Causes, ", ") + "), so nothing could be measured."
+		return "The organization did not serve during the whole watch (" + strings.Join(worst.Causes, ", ") + "), so nothing could be measured."
 	case worst == nil:
-		fmt.Fprintf(&b, "The organization served all the time: no outage was seen in %s.", console.Duration(r.Ended.Sub(r.Started)))
+		fmt.Fprintf(&b, "The organization served the whole time: there was no outage in %s.", console.Duration(r.Ended.Sub(r.Started)))
 	case !worst.over():
 		fmt.Fprintf(&b, "The organization stopped serving at %s UTC and did not serve again before the watch ended, %s later.",
 			worst.Stopped.Format(time.TimeOnly), console.Duration(r.Ended.Sub(worst.Stopped)))
@@ -234,21 +233,21 @@ func (r *Record) summary(worst *Outage, seen bool) string {
 	case r.Result.RPO == nil:
 		b.WriteString(" The heartbeats could not be read back, so nothing is known about lost data.")
 	case r.Result.Lost == 0:
-		fmt.Fprintf(&b, " Of %s none was lost.", console.Plural(r.count(Written), "acknowledged write"))
+		fmt.Fprintf(&b, " Of %s, none was lost.", console.Plural(r.count(Written), "acknowledged write"))
 	default:
-		fmt.Fprintf(&b, " Of %s %d were lost, those of the last %s before it stopped.", console.Plural(r.count(Written), "acknowledged write"),
+		fmt.Fprintf(&b, " Of %s, %d were lost: those of the last %s before it stopped.", console.Plural(r.count(Written), "acknowledged write"),
 			r.Result.Lost, console.Duration(seconds(*r.Result.RPO)))
 	}
 	if second := r.worst(New); r.Alternate != "" && second != nil {
-		b.WriteString(" The primary address alone was out for longer; the figures are for programs that use both.")
+		b.WriteString(" The primary address alone did not serve for longer; the figures are for programs that use both.")
 	}
 	if kept := r.worst(Kept); r.Alternate == "" && kept != nil && worst != nil && kept.Duration > worst.Duration+cmp.Or(r.Interval, 1)*1.5 {
-		fmt.Fprintf(&b, " A program that holds on to its connections would have been cut off for longer, %s.", console.Duration(seconds(kept.Duration)))
+		fmt.Fprintf(&b, " A program that keeps its connections would have been cut off for longer, %s.", console.Duration(seconds(kept.Duration)))
 	}
 	return b.String()
 }
 
-// count returns how many heartbeats got an answer.
+// count returns how many heartbeats got the answer.
 func (r *Record) count(a Answer) int {
 	n := 0
 	for _, b := range r.Heartbeat.Beats {

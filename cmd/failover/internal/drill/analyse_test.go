@@ -172,7 +172,7 @@ func TestSaysWhatIsNotKnown(t *testing.T) {
 	r := &Record{Started: start, Ended: at(5), Samples: sampled(New, "?????", nil)}
 	r.conclude()
 	assert.Nil(t, r.Result.RTO)
-	assert.Contains(t, r.Result.Summary, "Nothing was learnt")
+	assert.Contains(t, r.Result.Summary, "Nothing is known")
 	r = &Record{Started: start, Ended: at(5), Samples: sampled(New, "xxxxx", nil)}
 	r.conclude()
 	assert.Nil(t, r.Result.RTO)

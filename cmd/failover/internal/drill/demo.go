@@ -16,12 +16,12 @@ import (
 
 // demo is a drill of a simulated organization.
 func demo(ctx context.Context, o options, stdout, stderr io.Writer) (*Record, []string, error) {
-	fmt.Fprint(stdout, console.Wrap("A simulated organization on this machine: its region fails, an administrator starts the emergency "+
-		"response, and later the switch back. Nothing leaves this machine. It takes 30 seconds.", ""), "\n")
+	fmt.Fprint(stdout, console.Wrap("A demonstration with a simulated organization on this machine: its region fails, an administrator "+
+		"starts the emergency response, and later the switch back. Nothing is sent to other machines. It takes 30 seconds.", ""), "\n")
 	return simulate(ctx, o, failovertest.Start, stdout, stderr)
 }
 
-// The demonstration, in intervals between samples.
+// Times of the demonstration, in intervals between samples.
 const (
 	demoLength   = 27
 	demoFails    = 6.4 // when the region fails
@@ -31,12 +31,12 @@ const (
 	demoReturn   = 2 // downtime of the switch back
 )
 
-// simulated returns a simulated organization as what is watched.
+// simulated returns a simulated organization as a target.
 func simulated(org *failovertest.Org, timeout time.Duration) target {
 	base := org.Transport()
 	n := &network.Network{
 		Dial: base.DialContext, DialTLS: base.DialTLSContext,
-		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, nil }, // no name server knows it
+		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, nil }, // its name is not in DNS
 	}
 	if base.TLSClientConfig != nil {
 		n.Roots = base.TLSClientConfig.RootCAs
@@ -49,7 +49,7 @@ func simulated(org *failovertest.Org, timeout time.Duration) target {
 	}
 }
 
-// simulate runs a drill against an organization that start starts.
+// simulate runs a drill of an organization that start starts.
 func simulate(ctx context.Context, o options, start func(*failovertest.Config) *failovertest.Org, stdout, stderr io.Writer) (*Record, []string, error) {
 	intervals := func(n float64) time.Duration { return time.Duration(n * float64(o.interval)) }
 	org := start(&failovertest.Config{OneAddress: true, Lag: intervals(demoLag)})
@@ -67,9 +67,9 @@ func simulate(ctx context.Context, o options, start func(*failovertest.Config) *
 		if !pause(ctx, intervals(demoFails)) {
 			return account
 		}
-		l.say("simulation", "Simulation: the region fails, and an emergency response moves the organization to the other one")
+		l.say("simulation", "Simulation: the region fails, and an emergency response moves the organization to the other region")
 		tell("emergency response", org.EmergencyResponse(&failovertest.Recovery{Downtime: intervals(demoDowntime), During: failovertest.ServerBusy()}))
-		l.say("simulation", "Simulation: the organization is there; the name leads to it")
+		l.say("simulation", "Simulation: the organization has moved, and its name leads to the other region")
 		if !pause(ctx, intervals(demoReturns)-time.Since(began)) {
 			return account
 		}

@@ -1,5 +1,5 @@
-// Package drill is the subcommand drill: it watches an organization while it
-// fails over, and measures for how long it did not serve and what it lost.
+// Package drill is the subcommand drill: it watches an organization while it fails over, and
+// measures for how long it did not serve, and which writes it lost.
 package drill
 
 import (
@@ -25,18 +25,17 @@ import (
 )
 
 const about = `
-Watches a Dynamics 365 organization each second, over new connections and over
-one that is kept, while it fails over: in a drill, an emergency or the switch
-back, which a person starts in the Power Platform admin center. It shows what
-happens as it happens. Ctrl-C ends the watch; then it writes a report for people
-(HTML) and for programs (JSON).
+Watches a Dynamics 365 organization every second while it fails over, both with
+new connections and with one that it keeps open. Start the drill, the emergency
+response or the switch back in the Power Platform admin center. Ctrl-C ends the
+watch; the command then writes a report for people (HTML) and for programs
+(JSON), with the recovery time (RTO).
 
-With -heartbeat it writes a marker record each second under ids of its own, and
-reads all of them back afterwards. That measures what a failover loses: the
-recovery point (RPO), beside the recovery time (RTO). The records are deleted
-in the end unless -keep is set. The entity set should be one whose records set
-nothing off, such as a table made for it, and the caller has to be allowed to
-create, read and delete there.
+With -heartbeat it also measures the recovery point (RPO): it writes a marker
+record every second, reads all of them back afterwards, and then deletes them
+unless -keep is set. Use an entity set whose records trigger nothing, such as a
+table made for this. The caller must be permitted to create, read and delete its
+records.
 
     failover drill -demo
     failover drill https://contoso.crm4.dynamics.com \
@@ -44,11 +43,11 @@ create, read and delete there.
 
 Requests go to the organization and the sign-in service, and with -environment
 to Microsoft's administration API. The exit status is 0 if a report was written
-and the organization served in the end, 1 if it did not, and 2 if the drill
-could not be done.
+and the organization served in the end, 1 if it did not serve in the end, and 2
+if the drill failed or the command line is wrong.
 `
 
-// options are what the command line says.
+// options are set by the command line.
 type options struct {
 	target
 	interval, duration time.Duration // duration 0: until ctx ends
@@ -69,14 +68,14 @@ var (
 // Main runs the subcommand and returns the exit status.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := console.NewCommand("drill", "URL", about, stdout, stderr)
-	asDemo := c.Bool("demo", false, "show a drill of a simulated organization, in 30 s; takes no URL")
-	set := c.String("heartbeat", "", "`entity set` to write a record a second to, such as contoso_heartbeats")
-	column := c.String("heartbeat-column", "name", "`column` of text for the marker, at least 60 characters long")
-	keep := c.Bool("keep", false, "leave the records of -heartbeat in the organization")
-	environment := c.String("environment", "", "`ID` of the environment: shows the stages that Microsoft's administration API tells beside the own timeline")
-	alternate := c.String("alternate", "", "`URL` of the alternate address, to watch it too: the figures are then for programs that use both")
+	asDemo := c.Bool("demo", false, "watch a simulated organization for 30 s, without URL")
+	set := c.String("heartbeat", "", "`entity set` in which to write a record every second, such as contoso_heartbeats")
+	column := c.String("heartbeat-column", "name", "text `column` for the marker, for at least 60 characters")
+	keep := c.Bool("keep", false, "do not delete the records of -heartbeat")
+	environment := c.String("environment", "", "`ID` of the environment, to show the stages of Microsoft's administration API in the timeline")
+	alternate := c.String("alternate", "", "`URL` of the alternate address, to watch it, too: the figures are then for programs that use both")
 	duration := c.Duration("for", 0, "end the watch after this `time` (default: Ctrl-C ends it)")
-	timeout := c.Duration("timeout", 10*time.Second, "longest wait for each answer")
+	timeout := c.Duration("timeout", 10*time.Second, "maximum `time` for each answer")
 	how := signin.Flag(c.FlagSet)
 	out := c.String("out", "", "`path` of the report without its extension (default failover-drill-TIME)")
 	operands, status, ok := c.Parse(args)
@@ -96,24 +95,24 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		o.always = o.interval / 2 // each second
 		return finish(c, stdout)(demo(ctx, o, stdout, stderr))
 	case len(operands) != 1:
-		return c.Mistake("give one URL, that of the organization, or -demo")
+		return c.Mistake("give one URL, the address of the organization, or -demo")
 	case *set != "" && (!setForm.MatchString(*set) || !setForm.MatchString(*column)):
-		return c.Mistake("-heartbeat and -heartbeat-column are names such as contoso_heartbeats and contoso_name")
+		return c.Mistake("-heartbeat and -heartbeat-column must be names such as contoso_heartbeats and contoso_name")
 	case *timeout < time.Second:
-		return c.Mistake("-timeout: at least 1s")
+		return c.Mistake("-timeout must be at least 1s")
 	}
 	var err error
 	if o.endpoint, o.second, err = network.Endpoints(operands[0], cmp.Or(*alternate, failover.NoAlternate)); err != nil {
 		return c.Mistake("%v", err)
 	}
 	if *set != "" && network.FinanceAndOperations(o.endpoint.Hostname()) {
-		return c.Mistake("-heartbeat needs Dataverse: give the URL of the Dataverse environment that is linked to this one")
+		return c.Mistake("-heartbeat needs Dataverse: give the URL of the Dataverse environment that is linked to this organization")
 	}
 	if o.source, err = signin.New(*how, o.endpoint.Hostname()); err != nil {
 		return c.Mistake("%v", err)
 	}
 	if *set != "" && o.source == nil {
-		return c.Mistake("-heartbeat needs somebody signed in: leave out -sign-in none")
+		return c.Mistake("-heartbeat needs a sign-in: omit -sign-in none")
 	}
 	o.network = network.System()
 	if *environment != "" {
@@ -122,12 +121,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		o.admin = dr.NewClient(o.network.Transport(), o.source)
 	}
-	fmt.Fprint(stdout, console.Wrap(fmt.Sprintf("Watching %s each second; Ctrl-C ends the watch and writes the report. %s",
+	fmt.Fprint(stdout, console.Wrap(fmt.Sprintf("Watching %s every second. Press Ctrl-C to end the watch and write the report. %s",
 		o.endpoint, dr.WhereToAct), ""), "\n")
 	return finish(c, stdout)(run(ctx, o, nil, stdout, stderr))
 }
 
-// finish prints how it ended and returns the exit status.
+// finish prints the result and returns the exit status.
 func finish(c *console.Command, stdout io.Writer) func(*Record, []string, error) int {
 	return func(r *Record, files []string, err error) int {
 		if err != nil {
@@ -152,12 +151,11 @@ func version() string {
 	return "(devel)"
 }
 
-// aftermath is how long may be spent after the watch.
+// aftermath is the maximum time for reading back and reporting after the watch.
 const aftermath = 15 * time.Minute
 
-// run watches until ctx or the duration ends, measures, and writes the report.
-// The story, if there is one, runs beside the watch and is waited for; it gets
-// the timeline to tell on.
+// run watches until ctx or the duration ends, measures, and writes the report. The story, if
+// there is one, runs beside the watch, and run waits for it.
 func run(ctx context.Context, o options, story func(context.Context, *live) []Move, stdout, stderr io.Writer) (*Record, []string, error) {
 	machine, _ := os.Hostname()
 	r := &Record{Organization: o.endpoint.String(), Machine: machine, Version: o.version, Started: time.Now().UTC(),
@@ -165,7 +163,7 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	if o.second != nil {
 		r.Alternate = o.second.String()
 	}
-	// The files are made now: a report that cannot be written is no use later.
+	// Create the files first: it is too late after the watch to find out that it fails.
 	files, err := reserve(o.out)
 	if err != nil {
 		return nil, nil, err
@@ -204,7 +202,7 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 		wg.Go(func() { (&stages{client: o.admin, id: o.environment, since: r.Started}).follow(watch, l) })
 	}
 	defer context.AfterFunc(ctx, func() {
-		l.say("note", "Interrupted: the watch ends, and the report comes next. Ctrl-C again ends without one")
+		l.say("note", "Interrupted: the watch ends, and the report follows. Ctrl-C again ends without a report")
 	})()
 	wg.Wait()
 	r.Ended = time.Now().UTC()
@@ -233,8 +231,8 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 	return r, files.paths(), nil
 }
 
-// prepare finds out what would make the watch useless: no token, or heartbeats
-// that cannot be written.
+// prepare returns an error if the watch would be useless, because there is no token or
+// heartbeats cannot be written.
 func (o *options) prepare(ctx context.Context, h *heart) error {
 	if o.source != nil {
 		if _, err := o.source(ctx, signin.AudienceOf(o.endpoint)); err != nil {
@@ -247,9 +245,9 @@ func (o *options) prepare(ctx context.Context, h *heart) error {
 	return h.rehearse(ctx)
 }
 
-// place tells once where the organization lives, by the host of its scale group.
-// That is in the address to which the sign-in page is to return, in the answer
-// to an anonymous request for the root of the web site.
+// place reports where the organization is, by the host of its scale group. The host is in the
+// redirect_uri of the sign-in page to which an anonymous request for the web site is
+// redirected.
 func (t *target) place(ctx context.Context, l *live) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
@@ -269,11 +267,11 @@ func (t *target) place(ctx context.Context, l *live) {
 		return
 	}
 	if back, err := url.Parse(location.Query().Get("redirect_uri")); err == nil && strings.Contains(back.Hostname(), "--") {
-		l.say("note", "The organization lives at "+back.Hostname())
+		l.say("note", "The organization is hosted at "+back.Hostname())
 	}
 }
 
-// print prints the outcome.
+// print prints the result.
 func (r *Record) print(out io.Writer) {
 	figure := func(v *float64) string {
 		if v == nil {
@@ -295,7 +293,7 @@ func (r *Record) print(out io.Writer) {
 	}
 }
 
-// String says what the simulator did.
+// String describes the move.
 func (m Move) String() string {
 	text := fmt.Sprintf("%s: did not serve for %s from %s UTC", m.What, console.Duration(m.Served.Sub(m.Stopped)), m.Stopped.Format(time.TimeOnly))
 	if m.Lost > 0 {

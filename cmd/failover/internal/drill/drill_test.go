@@ -264,7 +264,7 @@ func TestDoesNotReplaceAReport(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report")
 	require.NoError(t, os.WriteFile(path+".json", []byte("mine"), 0o600))
 	_, err := reserve(path)
-	assert.ErrorContains(t, err, "is there already")
+	assert.ErrorContains(t, err, "already exists")
 	assert.NoFileExists(t, path+".html")
 	content, err := os.ReadFile(path + ".json")
 	require.NoError(t, err)
@@ -281,9 +281,9 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"nothing", nil, "give one URL"},
 		{"both", []string{"-demo", "https://contoso.crm4.dynamics.com"}, "-demo takes no URL"},
 		{"http", []string{"http://contoso.crm4.dynamics.com"}, "https://"},
-		{"a password", []string{"https://clerk:hunter2@contoso.crm4.dynamics.com"}, "must not hold a user or password"},
+		{"a password", []string{"https://clerk:hunter2@contoso.crm4.dynamics.com"}, "must not contain a user name or password"},
 		{"a path for an entity set", []string{"-heartbeat", "a/b", "https://contoso.crm4.dynamics.com"}, "names such as contoso_heartbeats"},
-		{"heartbeats without a token", []string{"-heartbeat", "a", "-sign-in", "none", "https://contoso.crm4.dynamics.com"}, "somebody signed in"},
+		{"heartbeats without a token", []string{"-heartbeat", "a", "-sign-in", "none", "https://contoso.crm4.dynamics.com"}, "needs a sign-in"},
 		{"heartbeats of Finance and Operations", []string{"-heartbeat", "a", "https://contoso.operations.dynamics.com"}, "needs Dataverse"},
 		{"another sign-in", []string{"-sign-in", "magic", "https://contoso.crm4.dynamics.com"}, "default, token or none"},
 		{"no environment", []string{"-sign-in", "none", "-environment", "a/b", "https://contoso.crm4.dynamics.com"}, "give the ID of an environment"},

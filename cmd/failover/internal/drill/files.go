@@ -14,7 +14,7 @@ import (
 // reportFiles are the two files of a report.
 type reportFiles struct{ html, json *os.File }
 
-// reserve makes the files. It does not replace any.
+// reserve creates the files. It replaces no existing file.
 func reserve(path string) (*reportFiles, error) {
 	f := &reportFiles{}
 	for _, e := range []struct {
@@ -25,17 +25,17 @@ func reserve(path string) (*reportFiles, error) {
 		switch {
 		case errors.Is(err, fs.ErrExist):
 			f.remove()
-			return nil, fmt.Errorf("%s is there already: choose another path with -out", path+e.ext)
+			return nil, fmt.Errorf("%s already exists: choose another path with -out", path+e.ext)
 		case err != nil:
 			f.remove()
-			return nil, fmt.Errorf("the report cannot be written: %w; choose another path with -out", err)
+			return nil, fmt.Errorf("cannot write the report: %w; choose another path with -out", err)
 		}
 		*e.file = file
 	}
 	return f, nil
 }
 
-// remove takes the files away: there is nothing to report.
+// remove removes the files, if there is nothing to report.
 func (f *reportFiles) remove() {
 	for _, file := range []*os.File{f.html, f.json} {
 		if file != nil {
@@ -47,7 +47,7 @@ func (f *reportFiles) remove() {
 
 func (f *reportFiles) paths() []string { return []string{f.html.Name(), f.json.Name()} }
 
-// write writes the record, and the report with the hash of the record.
+// write writes the record, and the report, which has the hash of the record.
 func (f *reportFiles) write(r *Record) error {
 	record, err := json.MarshalIndent(r, "", " ")
 	if err != nil {

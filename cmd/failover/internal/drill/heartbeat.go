@@ -16,11 +16,11 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// heart writes marker records and looks for them afterwards.
+// heart writes marker records and looks them up afterwards.
 type heart struct {
 	*target
 	set, column, run string
-	// at returns the address that serves, as far as is known.
+	// at returns the address that serves, as far as known.
 	at func() *url.URL
 
 	mu    sync.Mutex
@@ -37,8 +37,8 @@ func newID() string {
 
 func (h *heart) path(id string) string { return "/api/data/v9.2/" + h.set + "(" + id + ")" }
 
-// beat writes a record at every interval until ctx ends, and waits for those
-// under way: a write is not broken off. It calls note for each.
+// beat writes a record at every interval until ctx ends, waits for the writes under way, which
+// it does not cancel, and calls note for each.
 func (h *heart) beat(ctx context.Context, interval time.Duration, note func(Beat)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -58,8 +58,8 @@ func (h *heart) beat(ctx context.Context, interval time.Duration, note func(Beat
 	})
 }
 
-// write creates the record of a beat: an update of an id of ours, on the
-// condition that there is no such record.
+// write creates the record of a beat by an update of a new id, on the condition that the record
+// does not exist.
 func (h *heart) write(ctx context.Context, b *Beat) {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
@@ -95,9 +95,9 @@ func (h *heart) write(ctx context.Context, b *Beat) {
 	}
 }
 
-// rehearse writes one record and deletes it again. It returns an error if the
-// organization refuses that for good: then heartbeats would show nothing. An
-// organization that is down is no error.
+// rehearse writes one record and deletes it again. It returns an error if the organization
+// rejects that permanently, so that heartbeats would show nothing. If the organization is down,
+// it returns nil.
 func (h *heart) rehearse(ctx context.Context) error {
 	b := &Beat{ID: newID()}
 	h.write(ctx, b)
@@ -105,28 +105,28 @@ func (h *heart) rehearse(ctx context.Context) error {
 		client := h.fresh()
 		defer client.CloseIdleConnections()
 		if !h.remove(ctx, client, b.ID) {
-			return fmt.Errorf("a heartbeat was written to %s, but cannot be deleted: allow the caller to, or set -keep. Left: record %s", h.set, b.ID)
+			return fmt.Errorf("cannot delete a heartbeat from %s: permit the caller to delete records, or set -keep. Record %s was left there", h.set, b.ID)
 		}
 		return nil
 	}
 	if b.Answer == Refused && b.status/100 == 4 && b.status != http.StatusTooManyRequests {
-		return fmt.Errorf("no heartbeat can be written to %s (%s): check that -heartbeat names an entity set, -heartbeat-column a column of "+
-			"text in it, and that the caller may create records there", h.set, b.Cause)
+		return fmt.Errorf("cannot write a heartbeat to %s (%s): check that -heartbeat names an entity set, -heartbeat-column a text column "+
+			"of it, and that the caller may create records", h.set, b.Cause)
 	}
 	return nil
 }
 
 const (
-	readers   = 4 // requests at a time afterwards
+	readers   = 4 // concurrent requests after the watch
 	readTries = 6
 	readPause = 2 * time.Second
 )
 
-// readBack looks for every record, those that were refused included, and then
-// deletes what it has found unless keep is set. It calls progress with what is
-// done. It goes on until ctx ends.
+// readBack looks up every record, including those whose write was refused, and deletes those
+// that it finds unless keep is set. It calls progress, one call at a time. It ends early when
+// ctx does.
 func (h *heart) readBack(ctx context.Context, keep bool, progress func(format string, args ...any)) *Heartbeat {
-	// Of a connection each: a pool could still hold one to the old place.
+	// With a connection for each request, because a kept one could lead to the old place.
 	client := h.fresh()
 	defer client.CloseIdleConnections()
 	result := &Heartbeat{EntitySet: h.set, Column: h.column, Run: h.run}
@@ -155,7 +155,7 @@ func (h *heart) readBack(ctx context.Context, keep bool, progress func(format st
 	return result
 }
 
-// forEach calls f for every beat, a few at a time.
+// forEach calls f for every beat, with limited concurrency.
 func (h *heart) forEach(what string, progress func(format string, args ...any), f func(*Beat)) {
 	var (
 		wg   sync.WaitGroup
@@ -181,7 +181,7 @@ func (h *heart) forEach(what string, progress func(format string, args ...any), 
 	wg.Wait()
 }
 
-// find looks for a record, and again while the organization has trouble.
+// find looks up a record, and tries again while the organization fails.
 func (h *heart) find(ctx context.Context, client *http.Client, id string) Found {
 	for try := range readTries {
 		if try > 0 && !pause(ctx, readPause) {
@@ -218,8 +218,8 @@ func (h *heart) remove(ctx context.Context, client *http.Client, id string) bool
 	return false
 }
 
-// do makes a request and returns the status of the answer, 0 if there was none
-// or it was not the service's own, and how long it asks to wait.
+// do makes a request. It returns the status of the answer, 0 if there was none or it was not
+// from the service itself, and its Retry-After.
 func (h *heart) do(ctx context.Context, client *http.Client, method, path string) (status int, after time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
@@ -235,7 +235,7 @@ func (h *heart) do(ctx context.Context, client *http.Client, method, path string
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 	resp.Body.Close()
 	if fault != nil && fault.Status == http.StatusNotFound && fault.Code == "" {
-		return 0, 0 // a front end's page: it knows nothing of records
+		return 0, 0 // the page of a front end, which does not know the records
 	}
 	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
 		after = min(time.Duration(n)*time.Second, 5*time.Minute)

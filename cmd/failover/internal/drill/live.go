@@ -11,15 +11,15 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/console"
 )
 
-// live shows what happens while it happens, and keeps the events. Its methods
-// may be called by several goroutines at once.
+// live prints what happens during the watch, and collects samples and events. It is safe for
+// concurrent use.
 type live struct {
 	out    io.Writer
-	always time.Duration // a row at least this often
-	quiet  time.Duration // without an outcome after which a series is waited for
+	always time.Duration // the longest time between two rows
+	quiet  time.Duration // the time without a result after which a row says "waiting"
 	now    func() time.Time
 
-	mu      sync.Mutex // guards what follows, and keeps lines whole
+	mu      sync.Mutex // guards what follows, and serializes output
 	events  []Event
 	samples []Sample
 	series  map[Series]*seen
@@ -36,8 +36,8 @@ type seen struct {
 	cause   string
 	took    float64
 	noted   time.Time // when that was
-	last    time.Time // of the last good answer
-	stopped time.Time // of the outage that goes on, zero if none does
+	last    time.Time // when the last good answer arrived
+	stopped time.Time // when the present outage began, zero if there is none
 	address string    // that served last
 }
 
@@ -54,7 +54,7 @@ func (l *live) begin(beats bool) {
 	fmt.Fprintln(l.out, strings.TrimRight(heading, " "))
 }
 
-// note takes a sample.
+// note records a sample.
 func (l *live) note(s Sample) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,14 +65,14 @@ func (l *live) note(s Sample) {
 	l.samples = append(l.samples, s)
 	if s.Series == New && len(s.Name) > 0 {
 		if l.name != nil && !slices.Equal(l.name, s.Name) {
-			l.event(s.Begun, "name", "The name leads to "+strings.Join(s.Name, ", ")+" instead of "+strings.Join(l.name, ", "))
+			l.event(s.Begun, "name", "The name now leads to "+strings.Join(s.Name, ", ")+" instead of "+strings.Join(l.name, ", "))
 		}
 		l.name = s.Name
 	}
 	l.see(s)
 }
 
-// noteBeat takes a heartbeat.
+// noteBeat records a heartbeat.
 func (l *live) noteBeat(b Beat) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,11 +92,11 @@ func (l *live) noteBeat(b Beat) {
 	l.see(s)
 }
 
-// see updates a series and tells what changes with it. l.mu is held.
+// see updates a series and reports changes. The caller holds l.mu.
 func (l *live) see(s Sample) {
 	before := l.series[s.Series]
 	if s.State != Served && s.Begun.Before(before.last) {
-		return // begun before the last good answer: it is no news
+		return // it started before the last good answer
 	}
 	was := *before
 	if s.Series == Second {
@@ -138,43 +138,42 @@ func (l *live) see(s Sample) {
 	}
 }
 
-// seeSecond is see for the alternate address, which does not serve in normal
-// times. l.mu is held.
+// seeSecond is see for the alternate address, which does not serve in normal times. The caller
+// holds l.mu.
 func (l *live) seeSecond(before *seen, s Sample) {
 	switch {
 	case s.State == Served && before.state != Served:
 		l.event(s.ended(), "served", "The alternate address serves")
 	case s.State == Failed && before.state == Served:
-		l.event(s.Begun, "changed", "The alternate address does not serve any more: "+s.Cause)
+		l.event(s.Begun, "changed", "The alternate address no longer serves: "+s.Cause)
 	}
 	if before.state = s.State; s.State == Served {
 		before.last = s.ended()
 	}
 }
 
-// alternate reports whether the alternate address serves and the primary does
-// not.
+// alternate reports whether the alternate address serves and the primary does not.
 func (l *live) alternate() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.series[Second].state == Served && l.series[New].state == Failed
 }
 
-// say tells of something else that has happened.
+// say reports another event.
 func (l *live) say(kind, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.event(l.now(), kind, text)
 }
 
-// event keeps an event and prints it. l.mu is held.
+// event records and prints an event. The caller holds l.mu.
 func (l *live) event(at time.Time, kind, text string) {
 	e := Event{Time: at.UTC(), Kind: kind, Text: text}
 	l.events = append(l.events, e)
 	fmt.Fprintln(l.out, console.Cell(e.Time.Format(time.TimeOnly)+"  ▶ ", text, console.Width))
 }
 
-// tick prints a row if it says something new or is due.
+// tick prints a row if it has changed or is due.
 func (l *live) tick() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -218,8 +217,7 @@ func cut(s string, width int) string {
 	return s
 }
 
-// end returns what was seen, in the order of time. What comes later is not taken
-// any more.
+// end returns all samples and events in the order of time. Later samples are ignored.
 func (l *live) end() ([]Sample, []Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

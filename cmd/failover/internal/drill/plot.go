@@ -17,17 +17,17 @@ const (
 	plotRight = 12
 	laneTall  = 26
 	laneGap   = 12
-	plotBins  = 430 // columns at the most
+	plotBins  = 430 // maximum number of columns
 )
 
-// plot draws what was seen over time, one lane for each series.
+// plot draws the samples over time, in one lane for each series.
 type plot struct {
 	*Record
 	svg strings.Builder
 	y   float64 // of the next lane
 }
 
-// draw returns the plot as an SVG element that needs nothing else.
+// draw returns the plot as a self-contained SVG element.
 func (p *plot) draw() template.HTML {
 	p.y = 26
 	p.outages()
@@ -43,7 +43,7 @@ func (p *plot) draw() template.HTML {
 	p.latency()
 	p.stages()
 	p.axis()
-	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %d %.0f" role="img" aria-label="What was seen over time">%s</svg>`,
+	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %d %.0f" role="img" aria-label="Samples over time">%s</svg>`,
 		plotWidth, p.y+4, p.svg.String()))
 }
 
@@ -68,7 +68,7 @@ func (p *plot) text(class string, x, y float64, s string) {
 // mark is one sample in a lane.
 type mark struct {
 	time  time.Time
-	class string // "ok", "bad", "lost", "doubt" or "none": the later, the graver
+	class string // "ok", "bad", "lost", "doubt" or "none"
 	title string
 }
 
@@ -80,7 +80,7 @@ func (p *plot) of(series Series) []mark {
 		}
 		m := mark{time: s.Begun, class: "ok", title: fmt.Sprintf("%s UTC: served in %.0f ms", s.Begun.Format(time.TimeOnly), s.Took*1000)}
 		switch {
-		case s.State == Failed && series == Second: // as in normal times
+		case s.State == Failed && series == Second: // it does not serve in normal times
 			m.class, m.title = "none", s.Begun.Format(time.TimeOnly)+" UTC: "+s.Cause
 		case s.State == Failed:
 			m.class, m.title = "bad", s.Begun.Format(time.TimeOnly)+" UTC: "+s.Cause
@@ -111,8 +111,8 @@ func (p *plot) beats() []mark {
 	return marks
 }
 
-// lane draws marks side by side. Where there are more than columns, a column is
-// shared by the kinds of its marks, in proportion.
+// lane draws marks side by side. If there are more marks than columns, the classes of the marks
+// in a column share it in proportion.
 func (p *plot) lane(label string, marks []mark) {
 	p.text("label", plotLeft-10, p.y+laneTall*0.68, label)
 	p.rect("ground", plotLeft, plotWidth-plotRight, p.y, laneTall, "")
@@ -133,7 +133,7 @@ func (p *plot) lane(label string, marks []mark) {
 		y := p.y + laneTall
 		for _, class := range []string{"lost", "bad", "doubt", "none"} {
 			if n, title := among(bin, class); n > 0 {
-				// One failure among many is still to be seen.
+				// One failure among many samples stays visible.
 				tall := min(max(laneTall*float64(n)/float64(len(bin)), laneTall/4), y-p.y)
 				y -= tall
 				p.rect(class, x, to, y, tall, title)
@@ -185,7 +185,7 @@ func (p *plot) outages() {
 	}
 }
 
-// addresses draws where the connections led to.
+// addresses draws where the connections led.
 func (p *plot) addresses() {
 	type stretch struct {
 		from, to time.Time

@@ -6,8 +6,8 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/dr"
 )
 
-// A Record is everything that was seen. It is what the JSON file holds. Times
-// are UTC by the clock of this machine.
+// A Record is everything that the watch has seen, and the content of the JSON file. Times are
+// UTC, by the clock of this machine.
 type Record struct {
 	Organization string    `json:"organization"`
 	Alternate    string    `json:"alternate,omitempty"` // if it was watched
@@ -16,25 +16,25 @@ type Record struct {
 	Simulated    bool      `json:"simulated"`
 	Started      time.Time `json:"started"`
 	Ended        time.Time `json:"ended"`
-	// Interval between two samples, and Timeout of each, in seconds.
+	// Interval is the time between two samples, and Timeout bounds each, in seconds.
 	Interval float64 `json:"intervalSeconds"`
 	Timeout  float64 `json:"timeoutSeconds"`
 
 	Result  Result   `json:"result"`
 	Outages []Outage `json:"outages"`
 	Events  []Event  `json:"events"`
-	// Heartbeat is nil if none was asked for.
+	// Heartbeat is nil without -heartbeat.
 	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
-	// Operations of Microsoft's administration API that overlap the watch, and
-	// why they could not be read. Both are empty if they were not asked for.
+	// Operations are those of Microsoft's administration API that overlap the watch, and
+	// OperationsError is why they could not be read. Both are empty without -environment.
 	Operations      []dr.Operation `json:"operations,omitempty"`
 	OperationsError string         `json:"operationsError,omitempty"`
-	// Account is the simulator's own, nil unless Simulated.
+	// Account is what the simulator did, nil unless Simulated.
 	Account []Move   `json:"account,omitempty"`
 	Samples []Sample `json:"samples"`
 }
 
-// A Series is one way to watch the organization.
+// A Series is a way to watch the organization.
 type Series string
 
 // The series.
@@ -42,13 +42,13 @@ const (
 	New    Series = "new connections" // one for each sample
 	Kept   Series = "kept connection" // one, as long as it lasts
 	Writes Series = "writes"          // heartbeats, over new connections
-	// Second are new connections to the alternate address, and Either is served
-	// while one of the two addresses is.
+	// Second are new connections to the alternate address. Either is served while one of
+	// the two addresses is.
 	Second Series = "alternate address"
 	Either Series = "either address"
 )
 
-// A State says what a sample has shown.
+// A State is what a sample shows.
 type State string
 
 // The states.
@@ -64,21 +64,20 @@ type Sample struct {
 	Begun  time.Time `json:"begun"`
 	Took   float64   `json:"tookSeconds"`
 	State  State     `json:"state"`
-	// Cause in a few words, if the organization did not serve.
+	// Cause is why the organization did not serve, in a few words.
 	Cause string `json:"cause,omitempty"`
-	// Address that the connection led to; a proxy's, if there is one.
+	// Address is where the connection led: that of the proxy if there is one.
 	Address string `json:"address,omitempty"`
-	// Name are the addresses of the organization's name. Samples of other
-	// series than New have none.
+	// Name are the addresses of the organization's name, in the series New only.
 	Name []string `json:"name,omitempty"`
-	// Reused: the connection is the one of the sample before.
+	// Reused: the connection is that of the previous sample.
 	Reused bool `json:"reused,omitempty"`
 }
 
-// ended returns when the outcome was there.
+// ended returns when the sample ended.
 func (s *Sample) ended() time.Time { return s.Begun.Add(seconds(s.Took)) }
 
-// A Heartbeat is what became of the marker records.
+// A Heartbeat is the result of writing marker records.
 type Heartbeat struct {
 	EntitySet string `json:"entitySet"`
 	Column    string `json:"column"`
@@ -94,16 +93,16 @@ type Beat struct {
 	ID     string    `json:"id"`
 	Begun  time.Time `json:"begun"`
 	Ended  time.Time `json:"ended"`
-	// Answer says what the organization said to the write.
+	// Answer is the organization's answer to the write.
 	Answer Answer `json:"answer"`
 	Cause  string `json:"cause,omitempty"`
-	// Found says what became of the record.
+	// Found is the result of reading the record back.
 	Found Found `json:"found"`
 
 	status int // of the answer
 }
 
-// An Answer to a write.
+// An Answer is the result of a write.
 type Answer string
 
 // The answers.
@@ -111,13 +110,13 @@ const (
 	Written Answer = "written"   // acknowledged
 	Refused Answer = "refused"   // provably not carried out
 	InDoubt Answer = "in doubt"  // no definite answer
-	NoToken Answer = "not tried" // there was no token to send
+	NoToken Answer = "not tried" // there was no token
 )
 
-// Found says what reading a record back has shown.
+// Found is the result of reading a record back.
 type Found string
 
-// What is found.
+// The results of reading back.
 const (
 	NotRead    Found = "not read"
 	Present    Found = "present"
@@ -131,46 +130,45 @@ func (b *Beat) lost() bool { return b.Answer == Written && b.Found == Missing }
 // An Outage is a time in which a series was not served.
 type Outage struct {
 	Series Series `json:"series"`
-	// LastServed is when the last good answer before it came, zero if there was
-	// none; Stopped is when the first request that failed was begun.
+	// LastServed is when the last good answer before it arrived, zero if there was none.
+	// Stopped is when the first failed request started.
 	LastServed time.Time `json:"lastServed,omitzero"`
 	Stopped    time.Time `json:"stopped"`
-	// LastFailed is when the last request that failed was begun, and Recovered
-	// when the first good answer after it came, zero if none did.
+	// LastFailed is when the last failed request started, and Recovered when the first good
+	// answer after it arrived, zero if none did.
 	LastFailed time.Time `json:"lastFailed"`
 	Recovered  time.Time `json:"recovered,omitzero"`
-	// Failures is how many requests failed, and Causes how, in order.
+	// Failures is how many requests failed, and Causes are the different reasons, in order.
 	Failures int      `json:"failures"`
 	Causes   []string `json:"causes"`
-	// Duration is Recovered less Stopped, in seconds. The truth is between Least,
-	// from the first failure that was there to the last request that failed, and
-	// Most, from the last request that was answered well to Recovered. For an
-	// outage that was not over, they are about what was seen of it.
+	// Duration is the time from Stopped to Recovered, in seconds. The true value is between
+	// Least, the time from the end of the first failure to the start of the last failed
+	// request, and Most, the time from the start of the last good request to Recovered. For
+	// an outage that is not over, all three end with the last failed request.
 	Duration float64 `json:"durationSeconds"`
 	Least    float64 `json:"leastSeconds"`
 	Most     float64 `json:"mostSeconds"`
-	// Lost are the numbers of the heartbeats that it has cost, and Loss is the
-	// time from the last that survived to the last that was acknowledged.
+	// Lost are the numbers of the heartbeats that the outage lost, and Loss is the time from
+	// the last one that survived to the last one that was acknowledged, in seconds.
 	Lost []int   `json:"lost,omitempty"`
 	Loss float64 `json:"lossSeconds"`
 }
 
 func (o *Outage) over() bool { return !o.Recovered.IsZero() }
 
-// Result is what the drill has measured. A figure is nil if it was not.
+// Result is what the drill has measured. Figures that were not measured are nil.
 type Result struct {
-	// RTO is the longest outage of new connections, to either address if the
-	// alternate was watched, and RPO the longest loss, in
-	// seconds. RTO is 0 if there was no outage.
+	// RTO is the longest outage of new connections (to both addresses if the alternate was
+	// watched), 0 if there was none, and RPO is the longest loss, in seconds.
 	RTO *float64 `json:"rtoSeconds"`
 	RPO *float64 `json:"rpoSeconds"`
 	// Lost is how many acknowledged heartbeats are missing.
 	Lost int `json:"lost"`
-	// Summary in a sentence or two.
+	// Summary is a summary for people.
 	Summary string `json:"summary"`
 }
 
-// An Event is a line of the timeline.
+// An Event is an entry of the timeline.
 type Event struct {
 	Time time.Time `json:"time"`
 	// Kind is "stopped", "changed", "served", "name", "place", "connection",
@@ -179,7 +177,7 @@ type Event struct {
 	Text string `json:"text"`
 }
 
-// A Move is what the simulator says about a move of the organization.
+// A Move is a move of the simulated organization, as the simulator reports it.
 type Move struct {
 	What     string    `json:"what"`
 	Stopped  time.Time `json:"stopped"`

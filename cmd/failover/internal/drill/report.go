@@ -15,7 +15,7 @@ import (
 //go:embed report.html
 var reportPage string
 
-// reportTemplate is parsed once; the page has no script and loads nothing.
+// reportTemplate is the page, which has no scripts and loads nothing.
 var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05.0") },
 	"date":    func(t time.Time) string { return t.UTC().Format("January 2, 2006, 15:04:05 UTC") },
@@ -35,7 +35,7 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"join": strings.Join,
 }).Parse(reportPage))
 
-// page is what the template shows.
+// page is the data of the template.
 type page struct {
 	*Record
 	Plot       template.HTML
@@ -44,13 +44,13 @@ type page struct {
 	WhereToAct string
 }
 
-// RTO, RPO and the like return figures for people.
+// RTO and RPO return figures for people.
 
 func (p page) RTO() string { return figure(p.Result.RTO) }
 
 func (p page) RPO() string { return figure(p.Result.RPO) }
 
-// Bounds says how exact the RTO is.
+// Bounds returns the bounds of the RTO in words.
 func (p page) Bounds() string {
 	worst := p.worst(p.judged())
 	switch {
@@ -62,7 +62,7 @@ func (p page) Bounds() string {
 	return fmt.Sprintf("between %s and %s", console.Duration(seconds(worst.Least)), console.Duration(seconds(worst.Most)))
 }
 
-// KeptFor says for how long the kept connection was cut off.
+// KeptFor returns for how long the kept connection was cut off.
 func (p page) KeptFor() string {
 	kept := p.worst(Kept)
 	switch {
@@ -74,7 +74,7 @@ func (p page) KeptFor() string {
 	return console.Duration(seconds(kept.Duration))
 }
 
-// Acknowledged, Doubtful and the like count heartbeats.
+// Acknowledged returns how many heartbeats were acknowledged.
 
 func (p page) Acknowledged() int { return p.count(Written) }
 
@@ -91,7 +91,7 @@ func (p page) DoubtfulFound() int {
 // LostBeats returns the acknowledged heartbeats that are missing.
 func (p page) LostBeats() []Beat { return p.pick(func(b Beat) bool { return b.lost() }) }
 
-// LostShown returns those of them that are listed.
+// LostShown returns the lost heartbeats that are listed.
 func (p page) LostShown() []Beat {
 	list := p.LostBeats()
 	return list[:min(100, len(list))]
@@ -115,7 +115,7 @@ func (p page) pick(want func(Beat) bool) []Beat {
 	return list
 }
 
-// Each says how often samples were taken.
+// Each returns the interval between samples in words.
 func (p page) Each() string {
 	if p.Interval == 1 {
 		return "second"
@@ -123,7 +123,7 @@ func (p page) Each() string {
 	return fmt.Sprintf("%g s", p.Interval)
 }
 
-// Length says how long the watch was.
+// Length returns the length of the watch in words.
 func (p page) Length() string { return console.Duration(p.Ended.Sub(p.Started)) }
 
 func figure(v *float64) string {
@@ -133,7 +133,7 @@ func figure(v *float64) string {
 	return console.Duration(seconds(*v))
 }
 
-// draw writes the report. The record is in a file of this name and SHA-256.
+// draw writes the report, which refers to the file of the record by name and SHA-256.
 func draw(w io.Writer, r *Record, file, hash string) error {
 	return reportTemplate.Execute(w, page{
 		Record: r, Plot: (&plot{Record: r}).draw(), File: file, Hash: hash,

@@ -15,10 +15,10 @@ type stages struct {
 	since  time.Time
 }
 
-// followEvery is how often the API is asked.
+// followEvery is the time between two requests to the API.
 const followEvery = 15 * time.Second
 
-// follow tells of every status that is new, until ctx ends.
+// follow reports every new status until ctx ends.
 func (s *stages) follow(ctx context.Context, l *live) {
 	told := make(map[string]string) // status by operation and stage
 	failed := false
@@ -45,7 +45,7 @@ func (s *stages) follow(ctx context.Context, l *live) {
 	})
 }
 
-// read returns the operations that had not ended before the watch began.
+// read returns the operations that have not ended before the watch began.
 func (s *stages) read(ctx context.Context) ([]dr.Operation, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

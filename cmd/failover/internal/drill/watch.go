@@ -17,7 +17,7 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/signin"
 )
 
-// target is what is watched.
+// target is the organization that is watched.
 type target struct {
 	endpoint *url.URL
 	second   *url.URL // the alternate address; nil: not watched
@@ -26,8 +26,8 @@ type target struct {
 	timeout  time.Duration // of one request
 }
 
-// request returns a request to an address of the organization with a token. Its
-// error is about the sign-in.
+// request returns a request with a token to an address of the organization. It returns an error
+// if there is no token.
 func (t *target) request(ctx context.Context, method string, endpoint *url.URL, path string, body io.Reader) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, method, endpoint.JoinPath(path).String(), body)
 	if err != nil {
@@ -46,7 +46,7 @@ func (t *target) request(ctx context.Context, method string, endpoint *url.URL, 
 	return req, nil
 }
 
-// fresh returns a client whose connections last for one request.
+// fresh returns a client that uses a new connection for each request.
 func (t *target) fresh() *http.Client {
 	transport := t.network.Transport()
 	transport.DisableKeepAlives = true
@@ -55,7 +55,7 @@ func (t *target) fresh() *http.Client {
 
 func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// probePath is what samples ask for.
+// probePath returns the path that samples request.
 func (t *target) probePath() string {
 	if network.FinanceAndOperations(t.endpoint.Hostname()) {
 		return "/data"
@@ -63,8 +63,8 @@ func (t *target) probePath() string {
 	return "/api/data/v9.2/WhoAmI"
 }
 
-// sample makes one request of a series. ok is false if ctx ended meanwhile,
-// which says nothing.
+// sample makes one request of a series. ok is false if ctx ended meanwhile, so that the sample
+// means nothing.
 func (t *target) sample(ctx context.Context, series Series, client *http.Client) (s Sample, ok bool) {
 	s = Sample{Series: series, Begun: time.Now()}
 	parent := ctx
@@ -84,7 +84,7 @@ func (t *target) sample(ctx context.Context, series Series, client *http.Client)
 	if err != nil {
 		return Sample{Series: series, Begun: s.Begun, State: Unclear, Cause: "no token: " + err.Error()}, parent.Err() == nil
 	}
-	begun := time.Now() // tokens are not the organization's
+	begun := time.Now() // the time for the token does not count
 	resp, err := client.Do(req)
 	state, cause := t.judge(resp, err)
 	mu.Lock()
@@ -101,7 +101,7 @@ func hostOf(a net.Addr) string {
 	return a.String()
 }
 
-// judge says what an answer shows. It closes the answer.
+// judge returns what an answer shows, and closes it.
 func (t *target) judge(resp *http.Response, err error) (State, string) {
 	fault := failover.Classify(resp, err)
 	if resp != nil {
@@ -116,12 +116,12 @@ func (t *target) judge(resp *http.Response, err error) (State, string) {
 	case fault.Class == failover.ClassThrottled:
 		return Unclear, cause(fault, t.timeout)
 	case t.source == nil && fault.Status == http.StatusUnauthorized:
-		return Served, "" // nobody signed in: an answer is all there is
+		return Served, "" // without a sign-in, any answer of the service will do
 	}
 	return Failed, cause(fault, t.timeout)
 }
 
-// cause returns a fault in a few words.
+// cause describes a fault in a few words.
 func cause(f *failover.Fault, timeout time.Duration) string {
 	var (
 		dns *net.DNSError
@@ -129,7 +129,7 @@ func cause(f *failover.Fault, timeout time.Duration) string {
 	)
 	switch {
 	case f.Code == "0x8004B065":
-		return "fenced (0x8004B065)"
+		return "fence (0x8004B065)"
 	case f.Code != "" && f.Status != 0:
 		return fmt.Sprintf("%d %s", f.Status, f.Code)
 	case f.Status != 0:
@@ -137,7 +137,7 @@ func cause(f *failover.Fault, timeout time.Duration) string {
 	case errors.As(f.Err, &dns) && dns.IsNotFound:
 		return "no such host"
 	case errors.As(f.Err, &dns):
-		return "name not looked up"
+		return "name not resolved"
 	case f.Timeout():
 		return fmt.Sprintf("no answer in %v", timeout)
 	case errors.As(f.Err, &op) && op.Err != nil:
@@ -150,8 +150,8 @@ func cause(f *failover.Fault, timeout time.Duration) string {
 	return f.Class.String()
 }
 
-// watch takes samples until ctx ends, and waits for those under way. It calls
-// note for each, from several goroutines.
+// watch takes samples until ctx ends, and waits for those under way. It calls note for each,
+// concurrently.
 func (t *target) watch(ctx context.Context, interval time.Duration, note func(Sample)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -191,7 +191,7 @@ func (t *target) name(ctx context.Context) []string {
 	return list
 }
 
-// watchKept takes the samples over a connection that is kept, one at a time.
+// watchKept takes samples over one kept connection, one at a time.
 func (t *target) watchKept(ctx context.Context, interval time.Duration, note func(Sample)) {
 	transport := t.network.Transport()
 	transport.IdleConnTimeout = 0
@@ -205,8 +205,8 @@ func (t *target) watchKept(ctx context.Context, interval time.Duration, note fun
 	})
 }
 
-// every calls f at once and then at every interval until ctx ends, with the
-// number of the call. Calls that are due while f runs are left out.
+// every calls f at once and then at every interval until ctx ends, with the number of the call.
+// It skips calls that are due while f runs.
 func every(ctx context.Context, interval time.Duration, f func(n int)) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()

@@ -1,5 +1,5 @@
-// Package network is how the subcommands reach an organization, so that tests
-// and demonstrations can put a simulated one in its place.
+// Package network connects the subcommands to an organization. Tests and demonstrations
+// connect them to a simulated one.
 package network
 
 import (
@@ -22,23 +22,24 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Network is what a machine reaches others by. The zero value asks no name
-// servers and uses no proxy. It is not changed once it is in use.
+// Network is how a machine reaches others. The zero value asks no name servers and uses no
+// proxy. It must not be changed while it is in use.
 type Network struct {
-	// Dial connects to a host and port. Nil: as package net does.
+	// Dial connects to a host and port. Nil: package net does.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// DialTLS connects and makes the handshake. Nil: as Dial and Roots have it.
+	// DialTLS connects and performs the TLS handshake. Nil: it uses Dial and Roots.
 	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Roots are the authorities to trust. Nil: those of the system.
+	// Roots are the trusted certificate authorities. Nil: those of the system.
 	Roots *x509.CertPool
-	// Proxy of a request, as in [http.Transport]. Nil: none.
+	// Proxy returns the proxy of a request, as in [http.Transport]. Nil: none.
 	Proxy func(*http.Request) (*url.URL, error)
-	// Lookup returns the addresses that programs on this machine get for a host.
-	// Nil: those of the system's resolver.
+	// Lookup returns the addresses of a host as programs on this machine see them. Nil: the
+	// system's resolver does.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-	// NameServers are asked for aliases and times to live: host and port.
+	// NameServers are the name servers, as host and port, to ask for aliases and times to
+	// live.
 	NameServers []string
-	// Hosts is the path of the file of hosts that comes before DNS.
+	// Hosts is the path of the hosts file, which takes precedence over DNS.
 	Hosts string
 }
 
@@ -48,7 +49,7 @@ func System() *Network {
 	if runtime.GOOS == "windows" {
 		n.Hosts = filepath.Join(os.Getenv("SystemRoot"), `System32\drivers\etc\hosts`)
 	}
-	// Windows has no such file; then there are no aliases and times to live.
+	// Windows has no such file, so there are no aliases and times to live.
 	if cfg, err := dns.ClientConfigFromFile("/etc/resolv.conf"); err == nil {
 		for _, server := range cfg.Servers {
 			n.NameServers = append(n.NameServers, net.JoinHostPort(server, cfg.Port))
@@ -78,8 +79,7 @@ func (n *Network) dial(ctx context.Context, network, addr string) (net.Conn, err
 	return (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
 }
 
-// ProxyFor returns the proxy that requests to endpoint go through, nil if they
-// go through none.
+// ProxyFor returns the proxy of requests to endpoint, nil if there is none.
 func (n *Network) ProxyFor(endpoint *url.URL) (*url.URL, error) {
 	if n.Proxy == nil {
 		return nil, nil
@@ -107,7 +107,7 @@ func (n *Network) Addresses(ctx context.Context, host string) ([]netip.Addr, err
 	return slices.Compact(addresses), nil
 }
 
-// Pinned reports whether the file of hosts gives a host a fixed address.
+// Pinned reports whether the hosts file has an address for a host.
 func (n *Network) Pinned(host string) bool {
 	f, err := os.Open(n.Hosts)
 	if err != nil {
@@ -125,16 +125,16 @@ func (n *Network) Pinned(host string) bool {
 	return false
 }
 
-// Records is what DNS says about a host.
+// Records are the DNS records of a host.
 type Records struct {
-	// Aliases are the names that the host's leads to, in order.
+	// Aliases are the names to which the host is an alias, in order.
 	Aliases []string
-	// TTL is the shortest of all records: how long a change may stay unseen.
+	// TTL is the shortest TTL of all records: how long a change may go unnoticed.
 	TTL time.Duration
 }
 
-// Records asks the name servers in turn for the records of a host. ok is false
-// if none of them answers, or if host is an IP address or a name of this machine.
+// Records asks the name servers in turn for the records of a host. ok is false if none of
+// them answers, or if host is an IP address or localhost.
 func (n *Network) Records(ctx context.Context, host string) (r Records, ok bool) {
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" {
 		return r, false
@@ -147,7 +147,7 @@ func (n *Network) Records(ctx context.Context, host string) (r Records, ok bool)
 			}
 			ok = true
 			if r.add(host, answer.Answer); kind == dns.TypeA && len(r.Aliases) == 0 && len(answer.Answer) > 0 {
-				break // the other kind adds nothing that is shown
+				break // the other type adds nothing that is printed
 			}
 		}
 		if ok {
@@ -157,7 +157,7 @@ func (n *Network) Records(ctx context.Context, host string) (r Records, ok bool)
 	return r, false
 }
 
-// exchange asks one server, by TCP if the answer does not fit a datagram.
+// exchange asks one server, over TCP if the answer does not fit a datagram.
 func exchange(ctx context.Context, server, host string, kind uint16) *dns.Msg {
 	question := new(dns.Msg).SetQuestion(dns.Fqdn(host), kind)
 	for _, network := range []string{"udp", "tcp"} {

@@ -130,9 +130,9 @@ func TestEndpoints(t *testing.T) {
 		{"https://contoso.example", "https://dr.contoso.example/", "https://contoso.example", "https://dr.contoso.example", ""},
 		{"https://contoso.example", "https://contoso.example", "", "", "own address"},
 		{"https://contoso.example", "http://dr.contoso.example", "", "", "https://"},
-		{"contoso.crm4.dynamics.com", "", "", "", "no URL with a host"},
-		{"https://clerk:hunter2@contoso.crm4.dynamics.com", "", "", "", "must not hold"},
-		{"https://clerk:hunter2@bad host", "", "", "", "no URL with a host"},
+		{"contoso.crm4.dynamics.com", "", "", "", "not a URL with a host"},
+		{"https://clerk:hunter2@contoso.crm4.dynamics.com", "", "", "", "must not contain"},
+		{"https://clerk:hunter2@bad host", "", "", "", "not a URL with a host"},
 	} {
 		primary, second, err := Endpoints(tt.organization, tt.alternate)
 		if tt.problem != "" {

@@ -11,18 +11,17 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// outcomeHeader of an answer to a request that writes is outcomeUnknown if the
-// write may or may not have been carried out.
+// outcomeHeader is outcomeUnknown in the answer to a write that may or may not have been carried
+// out.
 const (
 	outcomeHeader  = "Failover-Outcome"
 	outcomeUnknown = "unknown"
 )
 
 var (
-	// errNotHTTP is an answer that cannot be passed on. Nobody knows what it says of
-	// a write.
-	errNotHTTP             = errors.New("the organization's answer is not one to this request")
-	errConnectionChallenge = errors.New("the organization asks for NTLM or Negotiate only, which sign in a connection; callers of the proxy share connections")
+	// errNotHTTP is an answer that cannot be passed on. It leaves a write in doubt.
+	errNotHTTP             = errors.New("the organization's answer is not a valid answer to this request")
+	errConnectionChallenge = errors.New("the organization accepts only NTLM or Negotiate, which authenticate a connection; callers of the proxy share connections")
 )
 
 // isSafe reports whether a method only reads (RFC 9110, section 9.2.1).
@@ -30,20 +29,19 @@ func isSafe(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
-// writeFailure answers a request that the Transport has no response to.
+// writeFailure answers a request for which there is no response to pass on.
 //
 //	503 and Retry-After   nothing was carried out; the request may be repeated
 //	502, outcome unknown  a write was sent and got no definite answer
 //	502                   nothing was carried out, or the request only reads
 //
-// 503 and Retry-After are what clients act on without being told, even after a
-// POST, so an unknown outcome has neither. Among the statuses of a failed gateway
-// 502 is the one that HTTP libraries do not repeat a POST for unless they are
-// configured to. A 4xx would be repeated even less, but says that the request is
-// wrong and was not carried out, and both may be false.
+// Clients retry after 503 and Retry-After by default, even a POST, so an unknown outcome has
+// neither. Of the statuses for a failed gateway, 502 is the one after which HTTP libraries do
+// not retry a POST unless configured to. They would retry a 4xx even less, but that says that
+// the request is wrong and was not carried out, and both may be false.
 func writeFailure(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the caller has gone
+		panic(http.ErrAbortHandler) // the caller has disconnected
 	}
 	var failure *failover.Error
 	e := exchangeOf(r)
@@ -55,7 +53,7 @@ func writeFailure(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, failover.ErrOutcomeUnknown):
 		w.Header().Set(outcomeHeader, outcomeUnknown)
 		writeError(w, http.StatusBadGateway, "OutcomeUnknown", err.Error()+
-			" (it may or may not have been carried out; look before it is sent again)")
+			" (it may or may not have been carried out; look for its effect before you send it again)")
 	case errors.Is(err, failover.ErrClosed):
 		w.Header().Set("Connection", "close")
 		writeUnavailable(w, time.Second, "ShuttingDown", err)
@@ -64,7 +62,7 @@ func writeFailure(w http.ResponseWriter, r *http.Request, err error) {
 	case failure != nil && !e.brokeOff.Load():
 		writeError(w, http.StatusBadGateway, "NoAnswer", failure.Error())
 	case e.brokeOff.Load():
-		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the request could not be read to its end")
+		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request broke off")
 	case errors.Is(err, errConnectionChallenge):
 		if e.inDoubt { // an earlier attempt
 			w.Header().Set(outcomeHeader, outcomeUnknown)
@@ -84,8 +82,8 @@ func writeUnavailable(w http.ResponseWriter, retryAfter time.Duration, code stri
 	writeError(w, http.StatusServiceUnavailable, code, err.Error())
 }
 
-// writeError writes an error of the proxy's own in the form of OData (JSON Format
-// 4.01, section 21), which clients of the organization know.
+// writeError writes an error of the proxy as an OData error (JSON Format 4.01, section 21), which
+// the organization's clients understand.
 func writeError(w http.ResponseWriter, status int, code, message string) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")

@@ -8,39 +8,37 @@ import (
 )
 
 const (
-	// maxLine is the longest line of a part's header that is read. Requests in a
-	// batch may have URLs of 64 KiB.
+	// maxLine is the longest line of a part's header that is parsed. Requests in a batch
+	// may have URLs of 64 KiB.
 	maxLine = 128 << 10
-	// maxDelimiter is the longest line that may be a delimiter: 70 characters of a
-	// boundary (RFC 2046, section 5.1.1), hyphens and white space.
+	// maxDelimiter is the longest line that can be a delimiter: a boundary of 70 characters
+	// (RFC 2046, section 5.1.1), hyphens and white space.
 	maxDelimiter = 256
 	// maxBoundary is the longest boundary. RFC 2046 has 70 characters.
 	maxBoundary = maxDelimiter - len("----\r\n")
-	// maxBatchDepth is the deepest multipart read: a change set within a batch.
+	// maxBatchDepth is the deepest multipart that is parsed: a change set within a batch.
 	maxBatchDepth = 2
 )
 
-// batch is the filter of a $batch or of its answer (OData Protocol 4.01, section
-// 11.7): of the requests and responses within, it maps request lines, Host and
-// link headers, and JSON bodies.
+// batch is the filter for a $batch or its answer (OData Protocol 4.01, section 11.7). In the
+// requests and responses within, it maps request lines, Host and link headers, and JSON bodies.
 //
-// Content-Length headers of parts are left out. They are optional, the boundary
-// says where a part ends, and the length of a part is not known before its links
-// are mapped. So are Failover-Outcome headers, which are the proxy's own. What is
-// no batch passes as it is.
+// It removes the Content-Length headers of parts. They are optional, because the boundary ends a
+// part, and the length of a part is unknown until its links are mapped. It also removes
+// Failover-Outcome headers, which are the proxy's own. It does not change what is not a batch.
 type batch struct {
 	links      mapping
-	ofCall     bool     // it is a request
+	ofCall     bool     // it is the body of a request
 	delimiters []string // "--" and boundary of the open multiparts, outermost first
 	place      place
 	line       []byte      // the current one, as far as it is held back
-	ended      bool        // it is a whole line of a header, which the next one may continue
-	passing    bool        // the rest of the current line passes as it comes
-	header     http.Header // of the current part, as far as it tells the form of the body
+	ended      bool        // line is a complete header line, which the next one may continue
+	passing    bool        // the rest of the current line passes unchanged
+	header     http.Header // of the current part, as far as it describes the body
 	json       *jsonLinks  // of the current body, nil if it is not JSON
 }
 
-// place is where in a batch a line stands.
+// place is the position of a line in a batch.
 type place uint8
 
 const (
@@ -49,7 +47,7 @@ const (
 	startLine                // of the request or response in it
 	innerHeader              // of the same
 	content                  // of the same, or of another part
-	passed                   // the batch is over, or is none
+	passed                   // the batch is over, or it is not a batch
 )
 
 func newBatch(m mapping, boundary string) *batch {
@@ -92,13 +90,13 @@ func (b *batch) end(dst []byte) []byte {
 		return dst
 	}
 	if len(b.line) > 0 {
-		dst = b.whole(dst) // the last delimiter needs no line end
+		dst = b.whole(dst) // the last delimiter may lack its line end
 		b.line = b.line[:0]
 	}
 	return b.endBody(dst)
 }
 
-// held takes the line that is held back, or what there is of it.
+// held handles the line that is held back, or its beginning.
 func (b *batch) held(dst []byte, ended bool) []byte {
 	body := b.place == outside || b.place == content
 	switch {
@@ -120,9 +118,9 @@ func (b *batch) held(dst []byte, ended bool) []byte {
 	return dst
 }
 
-// mayContinue reports whether the whole line that is held back is one of a header
-// that the next line may continue (RFC 9112, section 5.2). The empty line after a
-// header is none, nor is a delimiter.
+// mayContinue reports whether the complete line that is held back is a header line that the next
+// line may continue (RFC 9112, section 5.2), rather than the empty line after a header or a
+// delimiter.
 func (b *batch) mayContinue() bool {
 	return (b.place == partHeader || b.place == innerHeader) && b.line[0] != '-' && len(bytes.TrimSpace(b.line)) > 0
 }
@@ -144,7 +142,7 @@ func (b *batch) endBody(dst []byte) []byte {
 	return dst
 }
 
-// whole takes a whole line.
+// whole handles a complete line.
 func (b *batch) whole(dst []byte) []byte {
 	text := strings.TrimRight(string(b.line), " \t\r\n")
 	if strings.HasPrefix(text, "--") && b.delimiter(text) {
@@ -164,8 +162,8 @@ func (b *batch) whole(dst []byte) []byte {
 	return b.pass(dst, b.line)
 }
 
-// delimiter reports whether a line is a delimiter, and goes where it leads. That
-// of an outer multipart ends the inner ones.
+// delimiter reports whether a line is a delimiter, and moves to the place that it begins. The
+// delimiter of an outer multipart ends the inner ones.
 func (b *batch) delimiter(text string) bool {
 	name, last := strings.CutSuffix(text, "--")
 	i := slices.Index(b.delimiters, text)
@@ -212,7 +210,7 @@ func (b *batch) headerLine(dst []byte, text string) []byte {
 	case key == "Content-Length" || key == outcomeHeader:
 		return dst
 	case key == "Content-Type" || key == "Content-Encoding":
-		if b.header[key] == nil { // the first counts
+		if b.header[key] == nil { // the first one wins
 			b.header.Set(key, trimmed)
 		}
 	case b.place == innerHeader && key == "Host":
@@ -227,7 +225,7 @@ func (b *batch) headerLine(dst []byte, text string) []byte {
 	return append(dst, b.line[len(text):]...) // the end of the line
 }
 
-// unfolded returns the value of a header in one line.
+// unfolded joins the continued lines of a header value.
 func unfolded(value string) string {
 	if strings.IndexByte(value, '\n') < 0 {
 		return strings.TrimLeft(value, " \t")
@@ -244,7 +242,7 @@ func unfolded(value string) string {
 	return b.String()
 }
 
-// body goes from a header to what follows it.
+// body moves from a header to the body after it.
 func (b *batch) body() {
 	inner := b.place == innerHeader
 	b.place = content

@@ -10,17 +10,16 @@ import (
 	"strings"
 )
 
-// A filter maps the links of a body that passes through it in pieces. How the
-// body is cut into pieces makes no difference to what comes out. A filter holds
-// back a bounded part of what it has seen.
+// A filter maps the links of a body that passes through it in pieces. The result does not depend
+// on how the body is cut into pieces. A filter holds back a bounded part of its input.
 type filter interface {
-	// next appends to dst what p, the next piece of the body, adds to the result.
+	// next filters p, the next piece of the body, and appends the result to dst.
 	next(dst, p []byte) []byte
-	// end appends what was held back. It is called once, after the last piece.
+	// end appends what was held back to dst. It is called once, after the last piece.
 	end(dst []byte) []byte
 }
 
-// requestFilter returns the filter of a request's body, nil if it needs none.
+// requestFilter returns the filter for the body of a request, nil if it needs none.
 func requestFilter(r *http.Request, m mapping) filter {
 	media, params := contentType(r.Header)
 	switch {
@@ -38,8 +37,8 @@ func requestFilter(r *http.Request, m mapping) filter {
 	return nil
 }
 
-// responseFilter returns the filter of a response's body, nil if it needs none.
-// A part of a body (206) is none that could be understood.
+// responseFilter returns the filter for the body of a response, nil if it needs none. A part of
+// a body (206) cannot be parsed.
 func responseFilter(resp *http.Response, m mapping) filter {
 	if resp.StatusCode == http.StatusPartialContent {
 		return nil
@@ -57,8 +56,7 @@ func responseFilter(resp *http.Response, m mapping) filter {
 	return nil
 }
 
-// contentType returns the media type of a body that is neither compressed nor in
-// another encoding than UTF-8, otherwise "".
+// contentType returns the media type of a body, or "" if the body is compressed or not in UTF-8.
 func contentType(h http.Header) (media string, params map[string]string) {
 	if e := strings.TrimSpace(strings.Join(h.Values("Content-Encoding"), ",")); e != "" && !strings.EqualFold(e, "identity") {
 		return "", nil
@@ -71,7 +69,7 @@ func contentType(h http.Header) (media string, params map[string]string) {
 	return "", nil
 }
 
-// maxMediaType is the longest Content-Type that is read.
+// maxMediaType is the longest Content-Type that is parsed.
 const maxMediaType = 1 << 10
 
 // mediaType returns the media type that a header names, "" if it names none.
@@ -95,17 +93,16 @@ func isXML(media string) bool {
 	return media == "text/xml" || media == "application/xml" || media == "application/soap+xml" || media == "application/wsdl+xml"
 }
 
-// maxHeld is the longest body of a request that is read before the request is
-// sent, so that its new length is known. It is that of failover.Config.MaxBody:
-// the Transport has to have such a body in memory anyway.
+// maxHeld is the longest request body that is read before the request is sent, so that its new
+// length is known. It is the default of failover.Config.MaxBody: the Transport buffers such a
+// body anyway.
 const maxHeld = 1 << 20
 
-// streamed reports whether the body of a request is passed on as it comes.
+// streamed reports whether the body of a request is streamed.
 func streamed(r *http.Request) bool { return r.ContentLength < 0 || r.ContentLength > maxHeld }
 
-// mapBody maps the links in the body of a request. A body of a known length up
-// to maxHeld keeps a known length; a longer one is streamed, in chunks. The error
-// is that of reading the body.
+// mapBody maps the links in the body of a request. A body of a known length up to maxHeld keeps
+// a known length; any other is streamed in chunks. The error is that of reading the body.
 func mapBody(r *http.Request, m mapping) error {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
@@ -123,9 +120,9 @@ func mapBody(r *http.Request, m mapping) error {
 	if err != nil {
 		return err
 	}
-	// Without GetBody: net/http repeats a write that has one, for reasons of its own.
+	// Without GetBody, because net/http may repeat a write that has one.
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(held)), int64(len(held))
-	r.Header.Del("Expect") // there is nothing left to wait for
+	r.Header.Del("Expect") // the body has been read
 	return nil
 }
 
@@ -143,15 +140,15 @@ func mapResponse(resp *http.Response, m mapping) {
 	resp.Body = &filtered{src: resp.Body, filter: f}
 }
 
-// filtered is a body that goes through a filter as it is read. What one read of
-// the source yields can be read at once.
+// filtered is a body that is filtered as it is read. What one read of the source yields can be
+// read at once.
 type filtered struct {
 	src    io.ReadCloser
 	filter filter
 	buffer []byte
-	out    []byte // of it, what was not read yet
+	out    []byte // filtered and not read yet
 	err    error
-	mem    []byte // of out
+	mem    []byte // backs out
 }
 
 func (b *filtered) Read(p []byte) (int, error) {

@@ -7,10 +7,9 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// connectionSchemes are the authentication schemes that sign in a connection and
-// not a request (RFC 4559, section 6). Whatever comes over that connection later is
-// taken for the same user's, and the proxy sends the requests of all its callers
-// over the same connections.
+// connectionSchemes are the authentication schemes that authenticate a connection, not a
+// request (RFC 4559, section 6). The server takes later requests on that connection for the
+// same user's, but the proxy sends the requests of all callers over the same connections.
 var connectionSchemes = []string{"ntlm", "negotiate", "kerberos", "nego2", "credssp"}
 
 func isConnectionScheme(name string) bool {
@@ -22,7 +21,7 @@ func isConnectionScheme(name string) bool {
 	return false
 }
 
-// bindsConnection reports whether the credentials of a request would sign in the
+// bindsConnection reports whether the credentials of a request would authenticate the
 // connection to the organization.
 func bindsConnection(h http.Header) bool {
 	for _, value := range h["Authorization"] {
@@ -35,9 +34,8 @@ func bindsConnection(h http.Header) bool {
 	return false
 }
 
-// dropConnectionChallenges removes the challenges that ask for such credentials
-// from a response, so that no caller answers them. It reports whether there were
-// any and none is left.
+// dropConnectionChallenges removes the challenges for such credentials from a response, so that
+// no caller answers them. It reports whether it removed all challenges that there were.
 func dropConnectionChallenges(h http.Header) (none bool) {
 	values := h["Www-Authenticate"]
 	var kept []string
@@ -59,9 +57,9 @@ func dropConnectionChallenges(h http.Header) (none bool) {
 	return len(kept) == 0
 }
 
-// withoutConnectionChallenges returns the challenges of one field line that may
-// stay, byte by byte if that is all of them. In a list of challenges, an element
-// that is no parameter begins the next one (RFC 9110, section 11.6.1).
+// withoutConnectionChallenges returns the challenges of one field line that may stay, unchanged
+// if all may. In a list of challenges, an element that is not a parameter begins the next one
+// (RFC 9110, section 11.6.1).
 func withoutConnectionChallenges(value string) (rest string, dropped bool) {
 	var kept []string
 	drop := false
@@ -81,9 +79,8 @@ func withoutConnectionChallenges(value string) (rest string, dropped bool) {
 	return strings.Join(kept, ", "), true
 }
 
-// firstToken returns the first token in s (RFC 9110, section 5.6.2) and what
-// follows it. What is in front of it or behind it and belongs to no token, some
-// recipients take for white space.
+// firstToken returns the first token in s (RFC 9110, section 5.6.2) and the rest. It skips other
+// characters around the token, which some recipients take for white space.
 func firstToken(s string) (token, rest string) {
 	s = strings.TrimLeftFunc(s, isNoTokenChar)
 	end := strings.IndexFunc(s, isNoTokenChar)
@@ -97,8 +94,8 @@ func isNoTokenChar(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r)
 }
 
-// elements splits a list at its commas, but for those between quotes. Quotes that
-// do not end are none.
+// elements splits a list at its commas, except those in quoted strings. A quote that is not
+// closed does not start a quoted string.
 func elements(list string) []string {
 	var parts []string
 	start, quoted := 0, false

@@ -22,11 +22,11 @@ import (
 	"github.com/d365failover/failover/internal/timeline"
 )
 
-// shortest demonstration.
+// shortest is the shortest demonstration.
 const shortest = 3 * time.Second
 
-// demonstrate runs the proxy of a simulated organization, and callers of it that
-// know nothing of failovers, through an outage. It returns the exit status.
+// demonstrate runs the proxy of a simulated organization, and callers that know nothing about
+// failovers, through an outage. It returns the exit status.
 func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, stderr io.Writer) int {
 	addresses, err := failover.ParseOrg(org.URL())
 	if err != nil {
@@ -42,14 +42,14 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 	transport, err := failoverotel.New(org.URL(), &failover.Config{
 		Base:      org.Transport(), // dials the simulator, trusts its certificates
 		Authorize: org.Authorize,   // real callers bring their own tokens
-		// A real outage takes hours, this one seconds. Outside of a
-		// demonstration the defaults are right: 10 s to 60 s, 5 min, 5 s.
+		// A real outage takes hours, this one seconds. Outside a demonstration, keep the
+		// defaults: 10 s to 60 s, 5 min, 5 s.
 		ProbeInterval:    time.Second,
 		MaxProbeInterval: time.Second,
 		MinDwell:         2 * time.Second,
 		RPO:              time.Second,
 		OnEvent:          line.OnEvent,
-		Logger:           slog.New(slog.DiscardHandler), // the timeline tells the same
+		Logger:           slog.New(slog.DiscardHandler), // the timeline shows the same
 	}, failoverotel.WithMeterProvider(provider))
 	if err != nil {
 		fmt.Fprintln(stderr, "failover proxy:", err)
@@ -69,7 +69,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 	}
 	root := "http://" + s.proxy.addr.String() + "/api/data/v9.2/"
 	fmt.Fprintf(stdout, "Callers list and create accounts through the proxy for %v. The organization is simulated\n"+
-		"on this machine; its region fails and recovers meanwhile. Try it, too:\n\n  curl %saccounts\n", o.duration, root)
+		"on this machine, and its region fails and recovers meanwhile. Try it:\n\n  curl %saccounts\n", o.duration, root)
 	if s.admin.Server != nil {
 		fmt.Fprintf(stdout, "  curl 'http://%s/-/failover?format=json'\n  curl http://%[1]s/-/metrics\n", s.admin.addr)
 	}
@@ -92,7 +92,7 @@ func demonstrate(ctx context.Context, org *failovertest.Org, o options, stdout, 
 	return 0
 }
 
-// observed tells the timeline which endpoint answers.
+// observed reports to the timeline which endpoint answers.
 func observed(next http.Handler, line *timeline.Timeline) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var host string
@@ -105,7 +105,7 @@ func observed(next http.Handler, line *timeline.Timeline) http.Handler {
 	})
 }
 
-// callers are programs in any language, for which the organization is at root.
+// callers are programs that reach the organization at root.
 type callers struct {
 	client *http.Client
 	root   string
@@ -115,7 +115,7 @@ type callers struct {
 	created []string // ids of accounts
 }
 
-// through works for the duration, in which the organization fails over and back.
+// through sends requests for the duration, in which the organization fails over and back.
 func (c *callers) through(ctx context.Context, org *failovertest.Org, line *timeline.Timeline, duration time.Duration) timeline.Summary {
 	line.Begin(500 * time.Millisecond)
 	ctx, cancel := context.WithTimeout(ctx, duration)
@@ -125,16 +125,15 @@ func (c *callers) through(ctx context.Context, org *failovertest.Org, line *time
 		all.Go(func() { c.work(ctx, job, time.Duration(i)*100*time.Millisecond) })
 	}
 	line.Play(ctx, duration, []timeline.Scene{
-		{Percent: 21, Text: "the primary's region is gone; the alternate takes over", Happen: func() { org.Disaster(failovertest.Refuse()) }},
-		{Percent: 54, Text: "the primary's region is back; the organization is not, yet", Happen: org.Primary().Heal},
+		{Percent: 21, Text: "the primary's region is lost; the alternate takes over", Happen: func() { org.Disaster(failovertest.Refuse()) }},
+		{Percent: 54, Text: "the primary's region is back, but the organization is not yet", Happen: org.Primary().Heal},
 		{Percent: 67, Text: "the organization is moved back to the primary", Happen: org.FailBack},
 	})
 	all.Wait()
 	return line.End()
 }
 
-// work does a job again and again until ctx ends. A job that has begun is
-// finished.
+// work repeats a job until ctx ends, and finishes a job that has begun.
 func (c *callers) work(ctx context.Context, job func(context.Context) error, offset time.Duration) {
 	for pause := offset; ; pause = 400 * time.Millisecond {
 		select {
@@ -148,8 +147,8 @@ func (c *callers) work(ctx context.Context, job func(context.Context) error, off
 	}
 }
 
-// list reads the first accounts, in pages. The links to the next pages are
-// absolute, and lead through the proxy.
+// list reads the first accounts, in pages. The links to the next pages are absolute and lead
+// through the proxy.
 func (c *callers) list(ctx context.Context) error {
 	next := c.root + "accounts?$select=name"
 	for n := 0; next != "" && n < 25; {
@@ -165,9 +164,9 @@ func (c *callers) list(ctx context.Context) error {
 	return nil
 }
 
-// create creates an account under an id of its own. That makes the request safe
-// to repeat, which it says with an Idempotency-Key: if the first attempt has been
-// carried out and its answer was lost, the second one is answered 412.
+// create creates an account with a new id. The id makes the request safe to repeat, which an
+// Idempotency-Key declares: if the first attempt was carried out but its answer was lost, the
+// second one is answered 412.
 func (c *callers) create(ctx context.Context) error {
 	id := newID()
 	err := c.do(ctx, http.MethodPost, c.root+"accounts", map[string]string{"accountid": id, "name": "Failover example"}, nil)
@@ -192,9 +191,9 @@ func (c *callers) missing(ctx context.Context) (n int) {
 
 var errExists = errors.New("status 412: a record with this id exists")
 
-// do makes a request with in, if not nil, as its body, and decodes the answer
-// into out, if not nil. It repeats a read whose answer breaks off half way, which
-// the proxy cannot do: it has passed the first half on.
+// do makes a request with in, if not nil, as its body, and decodes the answer into out, if not
+// nil. It repeats a read whose answer breaks off, which the proxy cannot do because it has
+// already passed on the beginning.
 func (c *callers) do(ctx context.Context, method, target string, in, out any) error {
 	for try := 1; ; try++ {
 		err := c.once(ctx, method, target, in, out)

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 )
 
-// This file has what an intermediary owes to both sides of it: informational
-// responses, trailers, and headers that are for one hop only.
+// This file has the duties of an intermediary: informational responses, trailers, and headers
+// for one hop.
 
 // hopHeaders are for one connection only (RFC 9110, section 7.6.1).
 var hopHeaders = []string{
@@ -20,8 +20,8 @@ var hopHeaders = []string{
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// ofTheWay reports whether a header tells of the way that a request has come,
-// which is no business of the organization.
+// ofTheWay reports whether a header describes the path of a request, which is not forwarded to
+// the organization.
 func ofTheWay(name string) bool {
 	switch name {
 	case "Forwarded", "Via", "X-Real-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Client-Ip", "X-Envoy-External-Address", "True-Client-Ip", "Http2-Settings":
@@ -30,17 +30,17 @@ func ofTheWay(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
 }
 
-// ownToTheProxy removes from a response what callers would take for a word of the
-// proxy's, and what speaks of the organization's own address.
+// ownToTheProxy removes headers from a response that callers would take for the proxy's, and
+// those about the organization's own address.
 func ownToTheProxy(h http.Header) {
 	h.Del(outcomeHeader)
 	h.Del("Alt-Svc")
 	h.Del("Strict-Transport-Security")
 }
 
-// mayTrail reports whether a field may come in a trailer. Recipients may merge
-// trailers into headers, where a late word on framing, routing, credentials,
-// conditions or the form of the content would do harm (RFC 9110, section 6.5.1).
+// mayTrail reports whether a field may be in a trailer. Recipients may merge trailers into
+// headers, where late fields for framing, routing, credentials, conditions or the format of the
+// content would do harm (RFC 9110, section 6.5.1).
 func mayTrail(name string) bool {
 	switch name {
 	case "Authorization", "Authentication-Info", "Cookie", "Set-Cookie", "Www-Authenticate", "Host", "Location", "Expect", "Range",
@@ -60,8 +60,8 @@ func dropTrailers(h http.Header) {
 	}
 }
 
-// callerBody is the body of a caller's request. It notes for the exchange whether
-// it broke off, and passes its trailers on.
+// callerBody is the body of a caller's request. It records in the exchange whether it broke off,
+// and passes its trailers on.
 type callerBody struct {
 	io.ReadCloser
 	exchange *exchange
@@ -95,7 +95,7 @@ func announced(trailer http.Header) http.Header {
 	return names
 }
 
-// answerBody is the body of an answer. Trailers are there after its Close.
+// answerBody is the body of an answer. Its trailers are complete after Close.
 type answerBody struct {
 	io.ReadCloser
 	resp *http.Response
@@ -107,13 +107,12 @@ func (b *answerBody) Close() error {
 	return err
 }
 
-// maxInformational is how many informational responses to one request are read.
+// maxInformational is the maximum number of informational responses to an attempt.
 const maxInformational = 16
 
 var errTooManyInformational = errors.New("too many informational responses")
 
-// boundInformational returns a trace that ends a request whose informational
-// responses do not end.
+// boundInformational returns a trace that ends a request with too many informational responses.
 func boundInformational() *httptrace.ClientTrace {
 	n := new(atomic.Int32) // since the latest attempt began
 	return &httptrace.ClientTrace{
@@ -133,23 +132,22 @@ type answerWriter struct {
 	req *http.Request
 }
 
-// WriteHeader writes a header. Informational ones are not for HTTP/1.0, and lose
-// the fields that are for one hop or the proxy's own. The server itself writes 100
-// when the organization asks for the body of a caller that waits for that, which
-// may be at any time, so nothing else is written to such a caller.
+// WriteHeader writes a header. It does not write informational responses to HTTP/1.0 callers,
+// and removes the fields for one hop and the proxy's own from them. It writes none to a caller
+// that expects a 100 Continue, because the server itself may write that at any time.
 func (w *answerWriter) WriteHeader(status int) {
 	h := w.Header()
 	if status >= 200 {
 		if !w.req.ProtoAtLeast(1, 1) {
-			// A body in chunks means nothing to HTTP/1.0, so what follows this
-			// request is not the next one (RFC 9112, section 6.1).
+			// HTTP/1.0 does not know chunked bodies, so what follows this request
+			// may not be the next one (RFC 9112, section 6.1).
 			h.Set("Connection", "close")
 		}
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
 	if !w.req.ProtoAtLeast(1, 1) || status <= http.StatusSwitchingProtocols || w.req.Header.Get("Expect") != "" {
-		return // HTTP/2 lets a 101 through as if it were informational
+		return // HTTP/2 passes on a 101 as if it were informational
 	}
 	for _, name := range hopHeaders {
 		h.Del(name)
@@ -159,5 +157,5 @@ func (w *answerWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap serves http.ResponseController.
 func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -5,24 +5,21 @@ import "bytes"
 const (
 	// maxName is the longest name of a member that may be one of a link.
 	maxName = 256
-	// maxOrigin is the longest origin that is held back to see whose it is.
+	// maxOrigin is the longest origin that is held back until it is known whose it is.
 	maxOrigin = 512
 	// maxDepth is the deepest nesting that is followed.
 	maxDepth = 10_000
 )
 
-// jsonLinks is the filter of an OData payload (OData JSON Format 4.01): it maps
-// the URLs in the control information that holds links, such as
-// "@odata.nextLink", and in bind operations. Values of columns pass as they are,
-// whatever they contain.
+// jsonLinks is the filter for an OData payload (OData JSON Format 4.01): it maps the URLs in
+// control information that holds links, such as "@odata.nextLink", and in bind operations. It
+// never changes the values of columns.
 //
-// It changes nothing but origins of URLs within strings, so the result is valid
-// JSON if and only if the payload is. A link whose origin is written with escapes
-// other than \/ is not mapped.
+// It changes only origins of URLs within strings, so the result is valid JSON if and only if the
+// payload is. It does not map a link whose origin has escapes other than \/.
 //
-// In a request, the short names of OData 4.01 without the prefix "odata.", such as
-// "@id", are control information of the outermost object only. Deeper they may be
-// part of a value that is the caller's own.
+// In a request, the short names of OData 4.01 without the prefix "odata.", such as "@id", are
+// control information only in the outermost object. Deeper, they may be part of a value.
 type jsonLinks struct {
 	links  mapping
 	ofCall bool // it is the payload of a request
@@ -38,9 +35,9 @@ type where uint8
 const (
 	between  where = iota // strings
 	inName                // of a member
-	inString              // that is no link, or behind a link's origin
+	inString              // that is not a link, or after the origin of a link
 	inLink                // at its beginning
-	astray                // nested too deep, or no JSON
+	astray                // nested too deep, or not JSON
 )
 
 // level is an open object or array.
@@ -73,8 +70,8 @@ func (j *jsonLinks) next(dst, p []byte) []byte {
 
 func (j *jsonLinks) end(dst []byte) []byte { return append(dst, j.link.raw...) }
 
-// structure reads what is between strings. It returns how much of p that is, with
-// the quote of the next string.
+// structure reads what is between strings, up to and including the quote of the next string, and
+// returns how much of p that is.
 func (j *jsonLinks) structure(p []byte) int {
 	for i, c := range p {
 		top := &j.levels[len(j.levels)-1]
@@ -148,9 +145,9 @@ func (j *jsonLinks) keepName(p []byte) {
 	}
 }
 
-// isLink reports whether the value of a member is a link, or several; short says
-// whether the prefix "odata." may be left out. Sources: OData JSON Format 4.01,
-// section 4.6 (control information, long and short form); 8.5 (bind).
+// isLink reports whether the value of a member is a link or a list of links. short permits names
+// without the prefix "odata.". Sources: OData JSON Format 4.01, sections 4.6 (control
+// information, long and short form) and 8.5 (bind).
 func isLink(name []byte, short bool) bool {
 	at := bytes.LastIndexByte(name, '@')
 	if at < 0 || len(name) > maxName {
@@ -170,18 +167,18 @@ func isLink(name []byte, short bool) bool {
 
 // link is the beginning of a link, held back until its origin is known.
 type link struct {
-	raw     []byte // as it stands
-	plain   []byte // with \/ as the slash it is
+	raw     []byte // as received
+	plain   []byte // with \/ replaced by a slash
 	slashes int
 }
 
-// linkText reads the beginning of a link and appends it, mapped if it is to be.
+// linkText reads the beginning of a link and appends it, mapped if its origin is in the mapping.
 // It returns how much of p that is.
 func (j *jsonLinks) linkText(dst, p []byte) ([]byte, int) {
 	l := &j.link
 	for i, c := range p {
 		if j.escape && c != '/' || len(l.raw) >= maxOrigin {
-			j.in = inString // text goes on with the same escape
+			j.in = inString // text continues with the same escape
 			dst = append(dst, l.raw...)
 			l.raw = l.raw[:0]
 			return dst, i

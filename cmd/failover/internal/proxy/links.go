@@ -12,14 +12,13 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// A mapping says which origin takes the place of which: of the organization's
-// those of the proxy, or the other way round. Origins are in the form that
-// origin returns.
+// A mapping maps origins to their replacements: the organization's to the proxy's, or the
+// reverse. Origins are in the form that origin returns.
 type mapping map[string]string
 
-// origin returns the origin of scheme and authority for comparison: ASCII in
-// lower case, without a default port and without a trailing dot of the host. What
-// Unicode takes for the same letter (the Kelvin sign) is another host.
+// origin returns the origin of scheme and authority in a canonical form: ASCII letters in lower
+// case, no default port, and no trailing dot of the host. It does not fold letters that are not
+// ASCII (the Kelvin sign): they belong to another host.
 func origin(scheme, authority string) string {
 	scheme, authority = ascii.Lower(scheme), ascii.Lower(authority)
 	switch scheme {
@@ -31,8 +30,8 @@ func origin(scheme, authority string) string {
 	return scheme + "://" + strings.TrimSuffix(authority, ".")
 }
 
-// url maps an absolute URL. What follows its authority is kept byte by byte. A
-// URL of another origin, or with user information, is returned with false.
+// url maps an absolute URL and does not change what follows its authority. It returns a URL of
+// another origin, or with user information, unchanged and false.
 func (m mapping) url(s string) (string, bool) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
@@ -60,8 +59,8 @@ func (m mapping) host(authority string) (string, bool) {
 	return authority, false
 }
 
-// linkHeaders are the headers that hold the address of a resource, in canonical
-// form: in responses of Dataverse the first four, in requests the last two.
+// linkHeaders are the headers that hold the address of a resource, in canonical form: the first
+// four in responses of Dataverse, the last two in requests.
 var linkHeaders = [...]string{"Content-Location", "Location", "Odata-Entityid", "Operation-Location", "Origin", "Referer"}
 
 // headers maps the link headers of h, in place.
@@ -74,7 +73,7 @@ func (m mapping) headers(h http.Header) {
 }
 
 // query maps the absolute URL of a record in the parameter $id of a raw query
-// (DELETE …/$ref?$id=…). All other parameters are kept byte by byte.
+// (DELETE …/$ref?$id=…). It does not change other parameters.
 func (m mapping) query(raw string) string {
 	if !strings.Contains(raw, "id=") {
 		return raw
@@ -96,12 +95,12 @@ func (m mapping) query(raw string) string {
 
 // organization is the organization behind the proxy.
 type organization struct {
-	primary *url.URL // where requests are sent to, and the Transport takes them from there
-	origins []string // by which it names itself
+	primary *url.URL // the host of requests to the Transport
+	origins []string // under which it names itself
 }
 
-// newOrganization returns the organization of a Transport. A Dataverse
-// organization names itself with the label api and without.
+// newOrganization returns the organization of a Transport. A Dataverse organization names itself
+// with the label api and without it.
 func newOrganization(transport *failover.Transport) (organization, error) {
 	status := transport.Status()
 	primary, err := url.Parse(status.Primary.URL)
@@ -110,7 +109,7 @@ func newOrganization(transport *failover.Transport) (organization, error) {
 	}
 	o := organization{primary: primary}
 	for _, own := range []string{status.Primary.URL, status.Alternate.URL} {
-		if own == "" { // there is one address
+		if own == "" { // the organization has one address
 			continue
 		}
 		scheme, host, _ := strings.Cut(own, "://")
@@ -121,7 +120,7 @@ func newOrganization(transport *failover.Transport) (organization, error) {
 			other = "api." + domain
 		}
 		twin := scheme + "://" + label + "." + other
-		if rule, err := failover.ParseOrg(twin); err == nil && rule.Alternate != nil { // it is one of Dataverse's
+		if rule, err := failover.ParseOrg(twin); err == nil && rule.Alternate != nil { // it is a Dataverse organization
 			o.origins = append(o.origins, twin)
 		}
 	}
@@ -139,13 +138,12 @@ func (o organization) links(front string) mapping {
 
 // front is how callers address the proxy.
 type front struct {
-	public *url.URL // other than by an IP address or as localhost; may be nil
+	public *url.URL // besides IP addresses and localhost; may be nil
 }
 
-// origin returns the origin of the proxy as a caller addresses it in a Host
-// header, and whether it may be addressed so. A name that is not the proxy's
-// own is that of a web page whose name was made to resolve to this machine (DNS
-// rebinding); no browser may be led here so.
+// origin returns the origin of the proxy that a caller names in a Host header, and whether it is
+// allowed. A name that is not the proxy's may be that of a web page whose name was made to
+// resolve to this machine (DNS rebinding).
 func (f front) origin(host string) (string, bool) {
 	if f.public != nil && ascii.Lower(host) == ascii.Lower(f.public.Host) {
 		return f.public.Scheme + "://" + f.public.Host, true
@@ -163,8 +161,8 @@ func (f front) origin(host string) (string, bool) {
 	return origin("http", host), true
 }
 
-// links maps links in requests that are addressed to host: those to the proxy,
-// under each of its names, to the endpoint at the origin to.
+// links maps links in requests to host: those to the proxy, under each of its names, become
+// links to the origin to.
 func (f front) links(host, to string) mapping {
 	port := ""
 	if p := (&url.URL{Host: host}).Port(); p != "" {

@@ -10,8 +10,8 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 )
 
-// newMetrics returns where the metrics of package failoverotel go, and the handler
-// that Prometheus reads them from.
+// newMetrics returns a provider for the metrics of package failoverotel, and a handler that
+// serves them to Prometheus.
 func newMetrics() (metric.MeterProvider, http.Handler, error) {
 	registry := prometheus.NewRegistry()
 	reader, err := exporter.New(exporter.WithRegisterer(registry))

@@ -6,19 +6,18 @@ import (
 	"time"
 )
 
-// patience is how long a caller may keep the proxy waiting: for the next piece of
-// its body, or until it takes a piece of the answer. There is no limit to the
-// whole of a request or answer, which may go on for hours.
+// patience is how long the proxy waits for a caller: for the next piece of its body, or until it
+// accepts a piece of the answer. A whole request or answer may take hours.
 const patience = 2 * time.Minute
 
-// patient bounds the wait for each piece of the bodies that next reads and
-// writes. It needs HTTP/1, and no ReadTimeout or WriteTimeout of the server.
+// patient bounds the wait for each piece of the bodies that next reads and writes. It requires
+// HTTP/1, and a server without ReadTimeout and WriteTimeout.
 func patient(next http.Handler, limit time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
-			// In a copy: by the body of its own request, the server knows whether
-			// the caller still waits to be told to send it.
+			// In a copy, because the body of the server's own request tells the server
+			// whether the caller still waits for a 100 Continue.
 			own := *r
 			own.Body = &patientBody{r.Body, control, limit}
 			r = &own
@@ -35,7 +34,7 @@ type patientBody struct {
 
 func (b *patientBody) Read(p []byte) (int, error) {
 	b.control.SetReadDeadline(time.Now().Add(b.limit))
-	// Not left standing: it would end the server's watch for callers that go.
+	// A deadline that stayed would end the server's watch for callers that disconnect.
 	defer b.control.SetReadDeadline(time.Time{})
 	return b.ReadCloser.Read(p)
 }
@@ -58,5 +57,5 @@ func (w *patientWriter) FlushError() error {
 	return w.control.Flush()
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap serves http.ResponseController.
 func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -13,8 +13,8 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// proxy is the handler that callers talk to. It sends every request to the
-// organization, and to nowhere else, with the credentials it comes with.
+// proxy is the handler for callers. It sends every request to the organization, and nowhere
+// else, with the caller's credentials.
 type proxy struct {
 	transport *failover.Transport
 	org       organization
@@ -22,8 +22,7 @@ type proxy struct {
 	reverse   httputil.ReverseProxy
 }
 
-// newProxy returns a proxy over transport. Its own remarks, about answers that
-// break off, go to errorLog.
+// newProxy returns a proxy that uses transport. It logs answers that break off to errorLog.
 func newProxy(transport *failover.Transport, front front, errorLog *log.Logger) (*proxy, error) {
 	org, err := newOrganization(transport)
 	if err != nil {
@@ -35,7 +34,7 @@ func newProxy(transport *failover.Transport, front front, errorLog *log.Logger) 
 		Rewrite:        p.rewrite,
 		ModifyResponse: p.modifyResponse,
 		ErrorHandler:   writeFailure,
-		FlushInterval:  -1, // pass on what comes as it comes
+		FlushInterval:  -1, // pass on every piece at once
 		ErrorLog:       errorLog,
 	}
 	return p, nil
@@ -46,19 +45,19 @@ func (p *proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &answerWriter{ResponseWriter: rw, req: r}
 	switch {
 	case r.Method == http.MethodConnect, r.URL.IsAbs(), !strings.HasPrefix(r.RequestURI, "/"):
-		// Not even for the organization: what takes this for a forward proxy is
-		// set up wrong, and would send requests for other hosts as well.
-		writeError(w, http.StatusBadRequest, "NotAForwardProxy", "this is the organization's address; it takes no requests for other hosts")
+		// Not even for the organization: a client that takes this for a forward proxy is
+		// misconfigured, and would send requests for other hosts as well.
+		writeError(w, http.StatusBadRequest, "NotAForwardProxy", "this is a reverse proxy for one organization; it accepts no requests for other hosts")
 		return
 	case !ok:
 		writeError(w, http.StatusMisdirectedRequest, "WrongHost", "this host name is not one of the proxy's; see its flag -public")
 		return
 	case reflects(r.Method):
-		writeError(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "the proxy sends no requests that ask for a copy of themselves")
+		writeError(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "the proxy does not forward TRACE requests")
 		return
 	case bindsConnection(r.Header):
-		writeError(w, http.StatusBadRequest, "ConnectionCredentials", "NTLM and Negotiate sign in a connection, and the callers of the proxy "+
-			"share its connections to the organization; bring a token (Authorization: Bearer)")
+		writeError(w, http.StatusBadRequest, "ConnectionCredentials", "NTLM and Negotiate authenticate a connection, but the callers of the "+
+			"proxy share its connections to the organization; send a token (Authorization: Bearer)")
 		return
 	case !r.ProtoAtLeast(1, 1) && r.ContentLength == 0 && r.Header.Get("Content-Length") == "" && carriesBody(r.Method):
 		writeError(w, http.StatusLengthRequired, "LengthRequired", "a body over HTTP/1.0 needs a Content-Length")
@@ -71,15 +70,15 @@ func (p *proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		r.Body = &callerBody{ReadCloser: r.Body, exchange: e, trailer: r.Trailer}
 	}
 	if err := mapBody(r, p.front.links(r.Host, p.endpoint(r))); err != nil {
-		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request did not come to its end; nothing was sent to the organization")
+		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request broke off; nothing was sent to the organization")
 		return
 	}
 	p.reverse.ServeHTTP(w, r)
 }
 
-// endpoint returns the origin that links in the body of a request are to have.
-// The Transport maps those to the one endpoint to the other by itself, in a body
-// that it holds. In a longer one they have to name the active endpoint already.
+// endpoint returns the origin for links in the body of a request. In a body that the Transport
+// buffers, the Transport maps links from one endpoint to the other. In a longer body, they must
+// already name the active endpoint.
 func (p *proxy) endpoint(r *http.Request) string {
 	if !streamed(r) {
 		return p.org.primary.String()
@@ -90,13 +89,13 @@ func (p *proxy) endpoint(r *http.Request) string {
 	return p.org.primary.String()
 }
 
-// reflects reports whether a method asks for the request itself as the answer,
-// with all that was added to it on the way.
+// reflects reports whether a method requests a copy of the request as the answer, with
+// everything that was added to it on the way.
 func reflects(method string) bool {
 	return ascii.EqualFold("trace", method) || ascii.EqualFold("track", method)
 }
 
-// carriesBody reports whether requests with a method have a body as a rule.
+// carriesBody reports whether requests with a method usually have a body.
 func carriesBody(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
@@ -105,19 +104,19 @@ func carriesBody(method string) bool {
 	return true
 }
 
-// exchange is what has to be known of a request until it is answered.
+// exchange is the state of a request until it is answered.
 type exchange struct {
 	front    string      // origin by which the caller addresses the proxy
 	trailer  http.Header // of the request to the organization
-	inDoubt  bool        // the answer leaves open what became of a write
-	brokeOff atomic.Bool // the caller's body did not come to its end
+	inDoubt  bool        // the answer leaves a write in doubt
+	brokeOff atomic.Bool // the caller's body broke off
 }
 
 func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
 type exchangeKey struct{}
 
-// rewrite makes the request that goes to the organization.
+// rewrite turns a caller's request into the one for the organization.
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	out, links := pr.Out, p.front.links(pr.In.Host, p.org.primary.String())
 	out.URL.Scheme, out.URL.Host, out.Host = p.org.primary.Scheme, p.org.primary.Host, ""
@@ -129,14 +128,14 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 			delete(out.Header, name)
 		}
 	}
-	// The Transport asks for gzip by itself then, and undoes it: links can be
-	// mapped, and the way to the organization is the one worth compressing.
+	// Without this header, the transport requests gzip and decompresses the answers, so that
+	// links can be mapped.
 	out.Header.Del("Accept-Encoding")
 	links.headers(out.Header)
 	out.Trailer = exchangeOf(out).trailer
 }
 
-// modifyResponse makes the response that goes to the caller.
+// modifyResponse turns the organization's response into the one for the caller.
 func (p *proxy) modifyResponse(resp *http.Response) error {
 	e := exchangeOf(resp.Request)
 	_, e.inDoubt = failover.InDoubt(resp, nil)
@@ -144,7 +143,7 @@ func (p *proxy) modifyResponse(resp *http.Response) error {
 	dropTrailers(resp.Trailer)
 	switch {
 	case resp.StatusCode < 200 || resp.StatusCode > 999:
-		// No caller asks for 101, and what is below 100 is no status.
+		// No caller asks for 101, and a number below 100 is not a status.
 		return errNotHTTP
 	case dropConnectionChallenges(resp.Header) && resp.StatusCode == http.StatusUnauthorized:
 		return errConnectionChallenge

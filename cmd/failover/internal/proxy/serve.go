@@ -13,7 +13,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A service is a handler and the address that it is to have, "" for none.
+// A service is a handler and its address, "" for none.
 type service struct {
 	listen  string
 	handler http.Handler
@@ -48,7 +48,7 @@ func start(errorLog *log.Logger, proxy, admin, control service) (*servers, error
 			return nil, err
 		}
 		*each.running = running{newServer(each.handler, errorLog), ln.Addr()}
-		if each.running != &s.proxy { // nothing of theirs is long, but for a command that reads many records back
+		if each.running != &s.proxy { // their answers are short, but verify may take minutes
 			each.running.ReadTimeout, each.running.WriteTimeout = 10*time.Second, 10*time.Minute
 		}
 		go func() { s.failed <- each.running.Serve(ln) }()
@@ -56,7 +56,7 @@ func start(errorLog *log.Logger, proxy, admin, control service) (*servers, error
 	return s, nil
 }
 
-// close cuts off what is under way.
+// close cuts off the requests under way.
 func (s *servers) close() {
 	for _, r := range []running{s.proxy, s.admin, s.control} {
 		if r.Server != nil {
@@ -65,25 +65,25 @@ func (s *servers) close() {
 	}
 }
 
-// newServer returns a server that slow callers do not hold up. Bodies of any
-// length may take any time as long as they move on: see patient.
+// newServer returns a server that slow callers do not block. Bodies may take any time as long as
+// they make progress: see patient.
 func newServer(handler http.Handler, errorLog *log.Logger) *http.Server {
 	s := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    256 << 10, // a query of 32 KiB, a token of 48
+		MaxHeaderBytes:    256 << 10, // a query of 32 KiB, a token of 48 KiB
 		ErrorLog:          errorLog,
 		Protocols:         new(http.Protocols),
-		// So that "OPTIONS *" is refused and not answered for the organization.
+		// So that "OPTIONS *" is rejected rather than answered for the organization.
 		DisableGeneralOptionsHandler: true,
 	}
 	s.Protocols.SetHTTP1(true)
 	return s
 }
 
-// statusHandler serves what is for the people who run the proxy. It is not part of
-// the proxy's address, where every path is the organization's.
+// statusHandler serves the status page, readiness and metrics for the operators of the proxy. It
+// has its own address, because every path of the proxy's belongs to the organization.
 func statusHandler(transport *failover.Transport, metrics http.Handler, front front) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/-/failover", transport.StatusHandler())
@@ -92,13 +92,13 @@ func statusHandler(transport *failover.Transport, metrics http.Handler, front fr
 	return addressed(front, mux)
 }
 
-// controlHandler serves what moves the traffic. It knows nobody, so it has an
+// controlHandler serves the ControlHandler. It does not authenticate anybody, so it has an
 // address that only this machine can reach.
 func controlHandler(transport *failover.Transport) http.Handler {
 	return addressed(front{}, transport.ControlHandler())
 }
 
-// addressed serves requests that name the proxy, and no others: see front.origin.
+// addressed serves only requests that name the proxy: see front.origin.
 func addressed(front front, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := front.origin(r.Host); !ok {
@@ -119,8 +119,8 @@ func (s *servers) wait(ctx context.Context) error {
 	}
 }
 
-// stop takes no more requests, waits for those under way until grace is over and
-// then cuts them off, which is an error. The status page goes last.
+// stop accepts no more requests, waits for those under way until grace is over, and then cuts
+// them off, which is an error. It stops the status page last.
 func (s *servers) stop(grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -132,8 +132,7 @@ func (s *servers) stop(grace time.Duration) error {
 	return err
 }
 
-// checkAddress refuses an address that other machines can reach, unless expose
-// says that this is meant.
+// checkAddress rejects an address that other machines can reach, unless expose is set.
 func checkAddress(addr string, expose bool) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -142,5 +141,5 @@ func checkAddress(addr string, expose bool) error {
 	if ip, err := netip.ParseAddr(host); expose || host == "localhost" || err == nil && ip.IsLoopback() {
 		return nil
 	}
-	return fmt.Errorf("other machines can reach %q, over connections that are not encrypted; -expose permits it", addr)
+	return fmt.Errorf("other machines could reach %q over connections that are not encrypted; -expose allows that", addr)
 }

@@ -7,17 +7,16 @@ import (
 	"strings"
 )
 
-// maxHeader is how much of a SOAP message is held back to find the end of its
-// header.
+// maxHeader is how much of a SOAP message is held back until the end of its header.
 const maxHeader = 64 << 10
 
-// maxAddresses is how many wsa:To a header may have. One is in order.
+// maxAddresses is how many wsa:To a header may have. One is valid.
 const maxAddresses = 4
 
-// soapTo is the filter of a SOAP message: it maps the address in the wsa:To
-// header, which WCF compares with its own. Everything else passes as it is, and
-// so does a header with a signature or something encrypted, a message whose
-// header is longer than maxHeader, and XML that is no SOAP.
+// soapTo is the filter for a SOAP message: it maps the address in the wsa:To header, which WCF
+// compares with its own. It changes nothing else, and nothing in a header with signed or
+// encrypted parts, in a message whose header is longer than maxHeader, or in XML that is not
+// SOAP.
 type soapTo struct {
 	links mapping
 	held  []byte
@@ -52,14 +51,14 @@ func (s *soapTo) end(dst []byte) []byte {
 	return append(dst, head...)
 }
 
-// soapAddresses returns the places of the contents of wsa:To in the header that
-// an envelope begins with; none if nothing may be changed in there.
+// soapAddresses returns the positions of the contents of wsa:To in the header at the beginning
+// of an envelope, or none if the header must not be changed.
 func soapAddresses(head []byte) (places [][2]int) {
 	dec := xml.NewDecoder(bytes.NewReader(head))
 	for depth, header := 0, false; ; {
 		token, err := dec.RawToken()
 		if err != nil {
-			return nil // or the header does not end here
+			return nil // not XML, or the header does not end here
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
@@ -90,11 +89,11 @@ func soapAddresses(head []byte) (places [][2]int) {
 	}
 }
 
-// plainLinks is the filter of the description of a service (WSDL, XML Schema),
-// which holds no data: it maps every URL of the organization in it.
+// plainLinks is the filter for the description of a service (WSDL, XML Schema): it maps every URL
+// of the organization, because a description holds no data.
 type plainLinks struct {
 	links mapping
-	held  []byte // may be the beginning of an origin
+	held  []byte // possibly the beginning of an origin
 	most  int    // length of the longest origin
 }
 
@@ -127,10 +126,10 @@ func (f *plainLinks) end(dst []byte) []byte {
 	return dst
 }
 
-// step appends what becomes of the beginning of text and returns how much that
-// is: an origin, or what cannot be one.
+// step filters the beginning of text, which is an origin or cannot be one, appends the result,
+// and returns how much of text that is.
 func (f *plainLinks) step(dst, text []byte) ([]byte, int) {
-	if !bytes.HasPrefix(text, []byte("http")) { // quickly
+	if !bytes.HasPrefix(text, []byte("http")) { // the fast path
 		return f.skip(dst, text)
 	}
 	for from, to := range f.links {
@@ -141,7 +140,7 @@ func (f *plainLinks) step(dst, text []byte) ([]byte, int) {
 	return f.skip(dst, text)
 }
 
-// skip appends what is in front of the next thing that may be an origin.
+// skip appends what is before the next possible origin.
 func (f *plainLinks) skip(dst, text []byte) ([]byte, int) {
 	n := bytes.IndexByte(text[1:], 'h') + 1 // as in http
 	if n == 0 {

@@ -1,6 +1,5 @@
-// Package remote holds the subcommands that command a running process through
-// the handler that its ControlHandler returns: status, switch, pin, unpin and
-// verify.
+// Package remote has the subcommands that show and control a running process through its
+// ControlHandler: status, switch, pin, unpin, freeze, unfreeze and verify.
 package remote
 
 import (
@@ -24,66 +23,68 @@ import (
 const (
 	// atVariable names the environment variable with the default of -at.
 	atVariable = "FAILOVER_AT"
-	// authorizationVariable names the one with the Authorization header to send.
+	// authorizationVariable names the environment variable with the Authorization header.
 	authorizationVariable = "FAILOVER_AUTHORIZATION"
 )
 
 const at = `
-The URL is where the program has mounted the handler of ControlHandler. If that
-requires authentication, put the whole header into the environment variable
-FAILOVER_AUTHORIZATION ("Bearer ..." or "Basic ..."): it is not shown.
+The URL of -at is where the program serves its ControlHandler. If that requires
+authentication, put the value of the Authorization header into the environment
+variable FAILOVER_AUTHORIZATION ("Bearer ..." or "Basic ..."). It is not printed.
 
-The exit status is 0 on success, 1 if the process refused, and 2 if it could not
-be reached.
+The exit status is 0 on success, 1 if the process refuses, and 2 if it cannot be
+reached or the command line is wrong.
 `
 
 // An action is a subcommand that posts to the handler.
 type action struct {
 	name, about string
-	field       string // of the endpoint, "" if it takes none
-	reason      bool   // it takes one
+	field       string // name of the form field for the endpoint, "" if it takes none
+	reason      bool   // it takes a reason
 	timeout     time.Duration
-	done        func(s *status) string // says what was done
+	done        func(s *status) string // describes the result
 }
 
 var actions = map[string]action{
 	"switch": {name: "switch", field: "to", reason: true, timeout: time.Minute, about: `
 Switches the traffic of a running process to an endpoint, "primary" or
-"alternate". The process probes the endpoint first, and refuses if it does not
-serve. Automatic switches may follow: to prevent them see "failover pin".
+"alternate". The process probes the endpoint first, and refuses if it fails the
+probe. Automatic switches remain possible: see "failover pin".
 
     failover switch alternate -reason "drill of November"
-`, done: func(s *status) string { return "The traffic goes to the " + s.Active + " now." }},
+`, done: func(s *status) string { return "The traffic now goes to the " + s.Active + "." }},
 	"pin": {name: "pin", field: "endpoint", reason: true, timeout: time.Minute, about: `
 Keeps the traffic of a running process at an endpoint, "primary" or "alternate",
 until "failover unpin": it switches there without a probe, and there are no
 automatic switches.
 
     failover pin primary -reason "INC-4711"
-`, done: func(s *status) string { return "The traffic stays at the " + s.Active + " until somebody unpins it." }},
+`, done: func(s *status) string { return "The traffic stays at the " + s.Active + " until \"failover unpin\"." }},
 	"unpin": {name: "unpin", reason: true, timeout: time.Minute, about: `
-Allows a running process to switch automatically again, after "failover pin".
+Allows automatic switches of a running process again, after "failover pin" or when
+it has latched because of too many switches.
 
     failover unpin -reason "INC-4711 is over"
 `, done: func(s *status) string { return "Automatic switches are allowed again." }},
 	"freeze": {name: "freeze", reason: true, timeout: time.Minute, about: `
-Stops automatic switches in every process of the fleet that a running process
-belongs to, until "failover unfreeze". The traffic stays where it is, even if the
-endpoint fails; "failover switch" still moves it, in all processes.
+Disables automatic switches in all processes of a fleet until "failover unfreeze".
+The traffic stays where it is, even if the endpoint fails. "failover switch" still
+switches all processes. -at may name any process of the fleet.
 
     failover freeze -reason "migration tonight"
 `, done: func(s *status) string { return "Automatic switches are disabled in the whole fleet." }},
 	"unfreeze": {name: "unfreeze", timeout: time.Minute, about: `
-Enables automatic switches in a fleet again, after "failover freeze".
+Enables automatic switches in all processes of a fleet again, after "failover
+freeze".
 
     failover unfreeze
-`, done: func(s *status) string { return "Automatic switches are enabled in the whole fleet again." }},
+`, done: func(s *status) string { return "Automatic switches are enabled again in the whole fleet." }},
 	"verify": {name: "verify", timeout: 15 * time.Minute, about: `
-Has a running process read the records of the writes that its last switch put at
-risk, and says which of them are there. It reads ten records per second.
+Makes a running process look up the writes in its loss report, at ten records per
+second, and shows which of them are present.
 
     failover verify
-`, done: func(s *status) string { return "The writes were looked up." }},
+`, done: func(s *status) string { return "The writes have been looked up." }},
 }
 
 // Switch, Pin, Unpin, Freeze, Unfreeze and Verify run the subcommands of these names and return
@@ -120,8 +121,8 @@ func Verify(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // Status is the subcommand status: see [Switch].
 func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := console.NewCommand("status", "", `
-Shows the status of a running process: which endpoint it uses, how healthy both
-are, what to do, and what happened last.
+Shows the status of a running process: the active endpoint, the health of both,
+what to do, and the latest events.
 
     failover status -at https://orders.contoso.example/ops/failover
 `+at, stdout, stderr)
@@ -155,8 +156,8 @@ are, what to do, and what happened last.
 }
 
 func flags(c *console.Command) (where *string, asJSON *bool) {
-	where = c.String("at", cmp.Or(os.Getenv(atVariable), "http://127.0.0.1:8367/"), "`URL` of the handler (default: the environment "+
-		"variable "+atVariable+", or else where \"failover proxy\" has it)")
+	where = c.String("at", cmp.Or(os.Getenv(atVariable), "http://127.0.0.1:8367/"), "`URL` of the ControlHandler (default: the environment "+
+		"variable "+atVariable+", or else that of \"failover proxy\")")
 	return where, c.Bool("json", false, "print the answer as JSON")
 }
 
@@ -170,7 +171,7 @@ func act(ctx context.Context, a action, args []string, stdout, stderr io.Writer)
 	where, asJSON := flags(c)
 	var reason *string
 	if a.reason {
-		reason = c.String("reason", "", "`text` that says why, for the log and whoever comes after")
+		reason = c.String("reason", "", "`text` that says why, for the log and for other operators")
 	}
 	operands, exit, ok := c.Parse(args)
 	if !ok {
@@ -181,13 +182,13 @@ func act(ctx context.Context, a action, args []string, stdout, stderr io.Writer)
 	case a.field == "" && len(operands) > 0:
 		return c.Mistake("there is nothing to give but flags")
 	case a.field != "" && (len(operands) != 1 || operands[0] != "primary" && operands[0] != "alternate"):
-		return c.Mistake("say which endpoint: primary or alternate")
+		return c.Mistake("give the endpoint: primary or alternate")
 	case a.field != "":
 		fields.Set(a.field, operands[0])
 	}
 	if a.reason {
 		if strings.TrimSpace(*reason) == "" {
-			return c.Mistake("give a -reason: it is all that others will see")
+			return c.Mistake("give a -reason: other operators will need it")
 		}
 		fields.Set("reason", by(*reason))
 	}
@@ -221,7 +222,7 @@ func act(ctx context.Context, a action, args []string, stdout, stderr io.Writer)
 	return console.OK
 }
 
-// by adds who gives a reason.
+// by adds the name of the user to a reason.
 func by(reason string) string {
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		return reason + " (" + u.Username + ")"
@@ -247,7 +248,7 @@ type process struct {
 	client        *http.Client
 }
 
-var errNoStatus = errors.New("what answers there is not a handler of ControlHandler: check -at")
+var errNoStatus = errors.New("the answer is not that of a ControlHandler: check -at")
 
 func newProcess(where string) (*process, error) {
 	u, err := url.Parse(where)
@@ -256,7 +257,7 @@ func newProcess(where string) (*process, error) {
 	}
 	p := &process{authorization: os.Getenv(authorizationVariable)}
 	if u.User != nil {
-		return nil, errors.New("-at: a password does not belong on a command line; put the header into " + authorizationVariable)
+		return nil, errors.New("-at: do not put a password on the command line; put the header into " + authorizationVariable)
 	}
 	if p.authorization != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
 		return nil, errors.New("-at: " + authorizationVariable + " is not sent over plain http to another machine")
@@ -264,7 +265,7 @@ func newProcess(where string) (*process, error) {
 	p.at = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
 	p.client = &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) == 1 && req.Method == http.MethodGet && req.URL.Host == u.Host && req.URL.Path == via[0].URL.Path+"/" {
-			return nil // as an http.ServeMux does that has the handler at a path with a slash
+			return nil // by an http.ServeMux, if the pattern of the handler ends with a slash
 		}
 		return http.ErrUseLastResponse
 	}}
@@ -279,7 +280,7 @@ func (p *process) get(ctx context.Context) ([]byte, error) {
 	return body, err
 }
 
-// answer is what the handler says to a POST.
+// answer is the handler's answer to a POST.
 type answer struct {
 	OK     bool   `json:"ok"`
 	Error  string `json:"error"`
@@ -299,7 +300,7 @@ func (p *process) post(ctx context.Context, name string, fields url.Values) (*an
 	return a, body, nil
 }
 
-// maxBody is how much of an answer is read.
+// maxBody is the maximum size of an answer.
 const maxBody = 16 << 20
 
 func (p *process) do(ctx context.Context, method string, u *url.URL, body io.Reader) (int, []byte, error) {
@@ -332,11 +333,11 @@ func (p *process) unreachable(err error) error {
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted; the action may have been carried out nevertheless")
+		return errors.New("interrupted; the action may still have been carried out")
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s does not answer; the action may have been carried out nevertheless: check the status", p.at.Host)
+		return fmt.Errorf("%s does not answer; the action may still have been carried out: check the status", p.at.Host)
 	}
-	return fmt.Errorf("no answer from %s (%v): does the process run, and is -at right?", p.at.Host, err)
+	return fmt.Errorf("no answer from %s (%v): is the process running, and is -at correct?", p.at.Host, err)
 }
 
 func (p *process) unexpected(code int) error {
@@ -344,7 +345,7 @@ func (p *process) unexpected(code int) error {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("the process requires authentication (%d): put an Authorization header into %s", code, authorizationVariable)
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return fmt.Errorf("there is no handler of ControlHandler at %s (%d): check -at; a handler of StatusHandler shows the status only", p.at, code)
+		return fmt.Errorf("there is no ControlHandler at %s (%d): check -at; a StatusHandler only shows the status", p.at, code)
 	case http.StatusOK:
 		return errNoStatus
 	}

@@ -82,7 +82,7 @@ func TestCommandsARunningProcess(t *testing.T) {
 	exit, out, errors = r.run(t, Switch, "-reason", "drill", "alternate")
 	t.Log("\n" + out)
 	assert.Equal(t, 0, exit, errors)
-	assert.Contains(t, out, "The traffic goes to the alternate now.")
+	assert.Contains(t, out, "The traffic now goes to the alternate.")
 	assert.Contains(t, out, "Writes at risk since the primary was left: 1 not verified")
 
 	assert.Contains(t, out, "drill", "the reason is among the events")
@@ -134,7 +134,7 @@ func TestStatusOfAStatusHandler(t *testing.T) {
 	assert.Equal(t, 0, Status(t.Context(), []string{"-at", server.URL + "/debug/failover"}, &out, &errors), errors.String())
 	assert.Contains(t, out.String(), "Active     primary")
 	assert.Equal(t, 2, Unpin(t.Context(), []string{"-reason", "x", "-at", server.URL + "/debug/failover"}, &out, &errors))
-	assert.Contains(t, strings.Join(strings.Fields(errors.String()), " "), "a handler of StatusHandler")
+	assert.Contains(t, strings.Join(strings.Fields(errors.String()), " "), "a StatusHandler")
 }
 
 // TestErrorsNameWhatToDo reads what a person at 3 a.m. reads.
@@ -161,19 +161,19 @@ func TestErrorsNameWhatToDo(t *testing.T) {
 		args    []string
 		words   string
 	}{
-		{"nobody there", Status, []string{"-at", gone.URL}, "does the process run, and is -at right?"},
+		{"nobody there", Status, []string{"-at", gone.URL}, "is the process running, and is -at correct?"},
 		{"some other page", Status, []string{"-at", page.URL + "/page"}, "check -at"},
-		{"no such page", Status, []string{"-at", page.URL + "/none"}, "a handler of StatusHandler shows the status only"},
+		{"no such page", Status, []string{"-at", page.URL + "/none"}, "a StatusHandler only shows the status"},
 		{"a login", Status, []string{"-at", page.URL + "/login"}, "FAILOVER_AUTHORIZATION"},
 		{"a login for an action", Switch, []string{"alternate", "-reason", "x", "-at", page.URL + "/login"}, "FAILOVER_AUTHORIZATION"},
 		{"a redirect", Status, []string{"-at", page.URL + "/away"}, "answered 302"},
 		{"no URL", Status, []string{"-at", "localhost:80"}, "give the URL of the handler"},
-		{"a password", Status, []string{"-at", "https://clerk:hunter2@localhost/"}, "does not belong on a command line"},
+		{"a password", Status, []string{"-at", "https://clerk:hunter2@localhost/"}, "do not put a password on the command line"},
 		{"no reason", Pin, []string{"primary"}, "give a -reason"},
 		{"no reason for a freeze", Freeze, nil, "give a -reason"},
 		{"a reason for an unfreeze", Unfreeze, []string{"-reason", "x"}, "flag provided but not defined"},
-		{"no endpoint", Switch, []string{"-reason", "x"}, "say which endpoint"},
-		{"another endpoint", Switch, []string{"secondary", "-reason", "x"}, "say which endpoint"},
+		{"no endpoint", Switch, []string{"-reason", "x"}, "give the endpoint"},
+		{"another endpoint", Switch, []string{"secondary", "-reason", "x"}, "give the endpoint"},
 		{"too much", Unpin, []string{"primary", "-reason", "x"}, "nothing to give but flags"},
 		{"no such flag", Status, []string{"-nope"}, "flag provided but not defined"},
 	} {

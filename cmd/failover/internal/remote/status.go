@@ -12,7 +12,7 @@ import (
 	"github.com/d365failover/failover/cmd/failover/internal/console"
 )
 
-// status is what is shown of the JSON of StatusHandler.
+// status is the part of the JSON of StatusHandler that is printed.
 type status struct {
 	Time          time.Time `json:"time"`
 	Situation     string    `json:"situation"`
@@ -98,7 +98,7 @@ type event struct {
 	Reason string    `json:"reason"`
 }
 
-// How much is shown of what can be long.
+// Limits of what can be long.
 const (
 	shownEvents = 8
 	shownWrites = 20
@@ -122,7 +122,7 @@ func (s *status) print(out io.Writer) {
 			line("Cause", f.Cause)
 		}
 		if f.Runbook != "" {
-			fmt.Fprintf(out, "%-11s%s\n", "Runbook", console.Clean(f.Runbook)) // whole, to be copied
+			fmt.Fprintf(out, "%-11s%s\n", "Runbook", console.Clean(f.Runbook)) // unwrapped, to be copied
 		}
 	}
 	process := s.Process.Program
@@ -155,7 +155,7 @@ func (s *status) print(out io.Writer) {
 	}
 }
 
-// words says where the fleet is, and what it knows.
+// words describes the fleet.
 func (f *fleet) words() string {
 	words := "at the " + f.Active
 	if f.Apart {
@@ -168,7 +168,7 @@ func (f *fleet) words() string {
 		words += fmt.Sprintf("; processes that have seen the %s fail: %d", f.Failed, f.WitnessCount)
 	}
 	if f.Error != "" {
-		words += "; its store does not answer: " + f.Error
+		words += "; its store fails: " + f.Error
 	}
 	return words
 }
@@ -223,7 +223,7 @@ func (s *status) printEndpoints(out io.Writer) {
 	t.Render()
 }
 
-// print prints the writes of a report, those that are missing first.
+// print prints the writes of a loss report, missing ones first.
 func (l *loss) print(out io.Writer) {
 	writes := slices.Concat(l.AtRisk, l.Unknown)
 	if len(writes) == 0 {

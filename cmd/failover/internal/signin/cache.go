@@ -8,9 +8,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 )
 
-// cache keeps tokens: some credentials run a program for each. One that is half
-// used up is renewed, and used to its end if that fails, so that an outage of the
-// sign-in service is not taken for one of the organization.
+// cache caches tokens, because some credentials run a program for each. It renews a token
+// after half of its life, but uses it until it expires if that fails, so that an outage of
+// the sign-in service does not look like one of the organization.
 type cache struct {
 	get func(ctx context.Context, audience string) (azcore.AccessToken, error)
 
@@ -26,10 +26,10 @@ type kept struct {
 	err    error         // of the last request
 }
 
-// again is the pause after a failure to renew a token that is still good.
+// again is the pause after a failure to renew a token that is still valid.
 const again = 30 * time.Second
 
-// leeway before its end within which a token is not used any more.
+// leeway is how long before it expires a token is no longer used.
 const leeway = 10 * time.Second
 
 // token is a [Source].

@@ -1,4 +1,4 @@
-// Package signin gets the tokens that the subcommands send.
+// Package signin gets tokens for the subcommands.
 package signin
 
 import (
@@ -22,21 +22,19 @@ import (
 // TokenVariable names the environment variable with the token of "-sign-in token".
 const TokenVariable = "FAILOVER_TOKEN"
 
-// A Source returns a token for an audience, such as
-// "https://contoso.crm4.dynamics.com". It may be called by several goroutines
-// at once. A nil Source is that of somebody who does not sign in.
+// A Source returns a token for an audience, such as "https://contoso.crm4.dynamics.com". It
+// is called concurrently. A nil Source means that the user does not sign in.
 type Source func(ctx context.Context, audience string) (string, error)
 
-// Usage describes the flag that [New] is given the value of.
-const Usage = "`how` to get tokens: \"default\" does as the Azure SDK (environment, workload identity, " +
-	"managed identity, az login, azd) and need not be given, \"token\" takes the one in the environment variable " + TokenVariable +
-	", \"none\" goes without"
+// Usage describes the flag -sign-in, whose value is the argument of [New].
+const Usage = "`how` to get tokens: \"default\" like the Azure SDK (environment, workload identity, managed identity, " +
+	"az login, azd), \"token\" from the environment variable " + TokenVariable + ", or \"none\""
 
 // Flag adds the flag -sign-in.
 func Flag(flags *flag.FlagSet) *string { return flags.String("sign-in", "default", Usage) }
 
-// New returns the Source that the flag -sign-in names, for an organization's
-// host, which tells the cloud. Nothing is asked for yet.
+// New returns the Source for a value of the flag -sign-in. The host of the organization
+// determines the cloud. New sends nothing.
 func New(how, host string) (Source, error) {
 	switch how {
 	case "none":
@@ -63,11 +61,11 @@ func New(how, host string) (Source, error) {
 		}
 		return fromCredential(credential), nil
 	}
-	return nil, fmt.Errorf("-sign-in %s: it is default, token or none", how)
+	return nil, fmt.Errorf("-sign-in %s: must be default, token or none", how)
 }
 
-// timeout of one request for a token. Managed identities and the Azure CLI can
-// take seconds.
+// timeout bounds one request for a token. Managed identities and the Azure CLI can take
+// seconds.
 const timeout = 30 * time.Second
 
 func fromCredential(credential azcore.TokenCredential) Source {
@@ -94,8 +92,8 @@ func cloudOf(host string) cloud.Configuration {
 	return cloud.AzurePublic
 }
 
-// cause describes an error in a line that holds nothing the sign-in service has
-// answered but its status and its error code.
+// cause describes an error in one line. Of an answer of the sign-in service, it holds only the
+// status and the error code.
 func cause(err error) string {
 	var azure *azidentity.AuthenticationFailedError
 	if errors.As(err, &azure) && azure.RawResponse != nil {
@@ -129,11 +127,11 @@ func entraCode(text string) string {
 	return "AADSTS" + rest[:n]
 }
 
-// Audience returns the audience that a token says it is for, "" if it does not.
-// The token is not verified.
+// Audience returns the audience that a token names, "" if it names none. It does not verify
+// the token.
 func Audience(token string) string { return strings.TrimRight(claimsOf(token).Aud, "/") }
 
-// claims are what is read of a token.
+// claims are the claims of a token that are used.
 type claims struct {
 	Aud string `json:"aud"`
 	Exp int64  `json:"exp"` // seconds since 1970
@@ -142,14 +140,14 @@ type claims struct {
 func claimsOf(token string) (c claims) {
 	if parts := strings.Split(token, "."); len(parts) == 3 {
 		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
-			_ = json.Unmarshal(payload, &c) // what is no JSON says nothing
+			_ = json.Unmarshal(payload, &c) // no claims if it is not JSON
 		}
 	}
 	return c
 }
 
-// AudienceOf returns the audience of tokens for an address: the address without
-// the label api that Dataverse has in the names of its services.
+// AudienceOf returns the audience of tokens for an address: the address without the label
+// api, which Dataverse has in the names of its services.
 func AudienceOf(endpoint *url.URL) string {
 	organization, domain, _ := strings.Cut(endpoint.Host, ".")
 	if rest, ok := strings.CutPrefix(domain, "api."); ok && strings.Contains(domain, ".crm") {
@@ -158,8 +156,8 @@ func AudienceOf(endpoint *url.URL) string {
 	return endpoint.Scheme + "://" + endpoint.Host
 }
 
-// Asked returns the audience that a Bearer challenge asks for, "" if it names
-// none. Dataverse does not put it in quotes.
+// Asked returns the audience that a Bearer challenge asks for, "" if it names none. Dataverse
+// does not quote it.
 func Asked(challenges []string) string {
 	for _, challenge := range challenges {
 		scheme, parameters, _ := strings.Cut(strings.TrimSpace(challenge), " ")
