@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -40,33 +41,24 @@ func TestClonesOfBase(t *testing.T) {
 	assert.NotNil(t, base.(roundTripFunc))
 	assert.False(t, owned)
 	theirs := &http.Transport{HTTP2: &http.HTTP2Config{PingTimeout: time.Second, MaxConcurrentStreams: 7}}
-	for _, current := range []http.RoundTripper{nil, new(http.Transport), theirs, &http.Transport{HTTP2: &http.HTTP2Config{SendPingTimeout: time.Second}}} {
+	for _, current := range []*http.Transport{http.DefaultTransport.(*http.Transport), new(http.Transport), theirs, &http.Transport{HTTP2: &http.HTTP2Config{SendPingTimeout: time.Second}}} {
 		base, owned := defaultBase(current)
 		assert.True(t, owned)
 		clone := base.(*http.Transport)
 		want := http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
-		switch current := current.(type) {
-		case nil:
-			assert.NotSame(t, http.DefaultTransport, clone)
-		case *http.Transport:
-			assert.NotSame(t, current, clone)
-			if current.HTTP2 != nil {
-				assert.NotSame(t, current.HTTP2, clone.HTTP2)
-				want.MaxConcurrentStreams = current.HTTP2.MaxConcurrentStreams
-				if d := current.HTTP2.PingTimeout; d != 0 {
-					want.PingTimeout = d
-				}
-				if d := current.HTTP2.SendPingTimeout; d != 0 {
-					want.SendPingTimeout = d
-				}
-			}
+		assert.NotSame(t, current, clone)
+		if own := current.HTTP2; own != nil {
+			assert.NotSame(t, own, clone.HTTP2)
+			want.MaxConcurrentStreams = own.MaxConcurrentStreams
+			want.PingTimeout = cmp.Or(own.PingTimeout, want.PingTimeout)
+			want.SendPingTimeout = cmp.Or(own.SendPingTimeout, want.SendPingTimeout)
 		}
 		assert.Equal(t, want, *clone.HTTP2)
 	}
 	assert.Equal(t, http.HTTP2Config{PingTimeout: time.Second, MaxConcurrentStreams: 7}, *theirs.HTTP2, "the original is not changed")
 }
 
-// Close closes the idle connections of clones, and leaves a Base that was set alone;
+// Close closes the idle connections of clones, and leaves those of the program alone;
 // CloseIdleConnections closes those of both.
 func TestWhoseConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
@@ -112,7 +104,7 @@ func TestWhoseConnectionsAreClosed(t *testing.T) {
 			closing := [2]bool{true, true}
 			if closes {
 				transport.Close()
-				closing = [2]bool{pool.own, !set}
+				closing = [2]bool{pool.own, false} // those to other hosts are the program's own
 			} else {
 				transport.CloseIdleConnections()
 			}
