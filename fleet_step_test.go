@@ -177,11 +177,12 @@ type scripted struct {
 	claims []Claim
 	holds  Holders
 	times  []time.Duration // until the end of the contexts
+	ctxs   []context.Context
 }
 
 func (s *scripted) see(ctx context.Context) {
 	until, _ := ctx.Deadline()
-	s.times = append(s.times, time.Until(until))
+	s.times, s.ctxs = append(s.times, time.Until(until)), append(s.ctxs, ctx)
 }
 
 func (s *scripted) Load(ctx context.Context, _ string) (Record, time.Time, error) {
@@ -228,16 +229,21 @@ func TestHowOftenAChangeIsTried(t *testing.T) {
 			} else {
 				assert.Equal(t, Record{Version: 8}, s.record)
 			}
-			for _, d := range s.times {
+			for i, d := range s.times {
 				assert.Equal(t, time.Second, d, "each use of the store is bounded")
+				assert.Error(t, s.ctxs[i].Err(), "and releases its context at the end")
 			}
 		}
 		s := &scripted{record: Record{Version: 8}}
 		assert.False(t, s.member(t, Config{}).amend(func(*Record) bool { return false }), "there is nothing to change")
 		assert.Zero(t, s.tried)
 		s.err = errors.New("connection refused")
-		assert.False(t, s.member(t, Config{}).amend(func(*Record) bool { return true }))
+		transport := s.member(t, Config{})
+		assert.False(t, transport.amend(func(*Record) bool { return true }))
 		assert.Zero(t, s.tried)
+		assert.Equal(t, s.err, transport.fleet.unread)
+		assert.False(t, transport.swap(s.record, Record{}))
+		assert.Equal(t, s.err, transport.fleet.unwritten, "in writing, too")
 	})
 }
 
@@ -286,6 +292,16 @@ func TestWhoseTurnItIs(t *testing.T) {
 			assert.Equal(t, row.want, transport.turn("topic", time.Hour), name)
 			assert.Equal(t, []Claim{{Topic: "topic", Member: "contoso#1", TTL: MaxClaim, Places: 1}}, s.claims)
 			assert.Equal(t, []time.Duration{time.Second}, s.times)
+			assert.Error(t, s.ctxs[0].Err())
+			assert.Equal(t, row.err, transport.fleet.unwritten)
+
+			s.claims = nil
+			transport.tryWriting()
+			if row.err == nil {
+				assert.Empty(t, s.claims, "there is no need to try")
+			} else {
+				assert.Equal(t, []Claim{{Topic: "writing", Member: "contoso", TTL: time.Second}}, s.claims)
+			}
 		}
 		long := &scripted{holds: Holders{Count: 40}}
 		for range 40 {

@@ -76,6 +76,19 @@ func TestWhenARequestHasWaitedForLong(t *testing.T) {
 		time.Sleep(time.Hour)
 		assert.False(t, transport.state.Load().pool.waits.armed.Load(), "nobody waits, and no timer runs")
 		assert.Empty(t, probed)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go send(ctx, "/slow")
+		time.Sleep(3 * time.Second)
+		w := &transport.state.Load().pool.waits
+		require.True(t, w.armed.Load())
+		transport.Close()
+		time.Sleep(2 * time.Second)
+		tick := w.tick.Load()
+		time.Sleep(time.Minute)
+		assert.Equal(t, tick, w.tick.Load(), "after Close nobody looks")
+		assert.False(t, w.armed.Load())
 	})
 }
 
@@ -97,6 +110,13 @@ func TestTheTicksOfWaits(t *testing.T) {
 		w.armed.Store(false)
 		w.answered()
 		assert.Equal(t, want > 0, w.silent(), "the ticks stand still: it may be long ago")
+		waiting := w.enter()
+		assert.Equal(t, int32(1), waiting.Add(0))
+		assert.Equal(t, want > 0, w.armed.Load())
+		assert.Equal(t, want > 0, w.silent(), "so it may for the next one")
+		assert.True(t, w.any())
+		waiting.Add(-1)
+		assert.False(t, w.any())
 	}
 }
 
