@@ -20,13 +20,13 @@ func TestStatesAreNamed(t *testing.T) {
 }
 
 // A breaker opens with as many faults in a row as it takes, or a conclusive one, is
-// half-open before the next probe, and closes after as many successes as it takes.
+// half-open by the time of the next probe, and closes after as many successes as it takes.
 func TestBreakers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, threshold := range []int{1, 3, 7, math.MaxInt} {
 			for _, rise := range []int{1, 3} {
-				for interval, halfOpen := range map[time.Duration]time.Duration{0: 1, 1: 1, 10 * time.Second: 5 * time.Second, never: 30 * time.Second} {
+				for interval, soonest := range map[time.Duration]time.Duration{0: 0, 1: 0, 10 * time.Second: 8 * time.Second, never: 48 * time.Second} {
 					b := newBreaker(threshold, rise, interval)
 					b.success()
 					require.Equal(t, StateClosed, b.state())
@@ -42,13 +42,7 @@ func TestBreakers(t *testing.T) {
 					require.Equal(t, StateOpen, b.state())
 					b.success() // while it is open, it does not count
 					require.Equal(t, StateOpen, b.state())
-					if halfOpen > 1 {
-						time.Sleep(halfOpen - time.Millisecond)
-						require.Equal(t, StateOpen, b.state())
-						time.Sleep(2 * time.Millisecond)
-					} else {
-						time.Sleep(time.Millisecond)
-					}
+					time.Sleep(max(soonest, time.Millisecond))
 					for n := range rise {
 						require.Equal(t, StateHalfOpen, b.state(), "after %d of %d", n, rise)
 						b.success()
