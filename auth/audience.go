@@ -113,7 +113,8 @@ func resourceID(h http.Header) string {
 }
 
 // Configure returns cfg with Authorize set, and with Probe and Classify wrapped so that
-// Tokens sees the requests that an endpoint rejects. The Alternate of cfg must be that of
+// Tokens sees when an endpoint rejects a token: it then adopts the audience that the endpoint
+// asks for, or renews the token, at most every 30 s. The Alternate of cfg must be that of
 // [Config].
 //
 // Configure does not wrap Base: only directly over an [http.Transport] can a

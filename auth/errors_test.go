@@ -90,8 +90,8 @@ func TestNoTokenIsInTheTextOfAnError(t *testing.T) {
 	}
 }
 
-// assertNoToken gets tokens from a source that has none to give, and looks for
-// token in all texts that come of it.
+// assertNoToken requests tokens from a source that fails, and asserts that no text contains
+// token.
 func (w world) assertNoToken(t *testing.T, source auth.Source, token string) {
 	t.Helper()
 	tokens := newTokens(t, auth.Config{Source: source})

@@ -26,8 +26,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// Every test here makes one mistake in the order of wrapping, and is named for
-// what comes of it. docs/authorization.md lists them.
+// Every test here makes one mistake in the order of wrapping, and its name says what happens
+// then. docs/authorization.md lists the mistakes.
 
 // roundTripper is an http.RoundTripper made of a function.
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -120,7 +120,7 @@ func TestOAuth2AsBaseSendsTheTokenToStrangers(t *testing.T) {
 		audience = authtest.Audience(r.Header)
 	}))
 	defer stranger.Close()
-	// A link in an answer, to a file store perhaps, is followed by the same client.
+	// The same client follows a link in an answer, for example to a file store.
 	wrong, _ := wrap(t, w.org, failover.Config{Base: &oauth2.Transport{Source: w.oneAudience(t), Base: stranger.Client().Transport}})
 	assert.Equal(t, 200, status(t, wrong, stranger.URL))
 	assert.Equal(t, primary, audience)
@@ -173,7 +173,7 @@ func TestATokenSourceWithoutAWarmTokenNeedsTheSignInServiceOnTheDay(t *testing.T
 	credential, err := w.service.Credential()
 	require.NoError(t, err)
 	ask := auth.FromCredential(credential)
-	client, _ := wrap(t, w.org, failover.Config{Authorize: func(req *http.Request) error { // asks for what it needs when it needs it
+	client, _ := wrap(t, w.org, failover.Config{Authorize: func(req *http.Request) error { // requests a token only when it needs one
 		token, err := ask(req.Context(), "https://"+strings.Replace(req.URL.Host, ".api.", ".", 1)+"/.default")
 		req.Header.Set("Authorization", "Bearer "+token.Token)
 		return err
@@ -185,8 +185,8 @@ func TestATokenSourceWithoutAWarmTokenNeedsTheSignInServiceOnTheDay(t *testing.T
 	assert.ErrorIs(t, err, failover.ErrUnavailable, "the alternate's probe could not be authorized, so nothing moved")
 }
 
-// retrying sends a request again, up to three times, after any error: what many
-// retry libraries do by default. They read the body ahead for that.
+// retrying sends a request up to three times, after any error, like many retry libraries do by
+// default. They buffer the body for that.
 func retrying(base http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (resp *http.Response, err error) {
 		var body []byte
@@ -336,7 +336,7 @@ func TestACacheInsideBaseAnswersTheProbesOfADeadEndpoint(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	client, transport := wrap(t, w.org, failover.Config{Authorize: w.org.Authorize, Base: cache(w.org.Transport())})
-	assert.Equal(t, 200, status(t, client, orgURL+"/api/data/v9.2/WhoAmI")) // what programs do when they start
+	assert.Equal(t, 200, status(t, client, orgURL+"/api/data/v9.2/WhoAmI")) // as programs do when they start
 	w.org.Disaster(failovertest.Refuse())
 	_, err := client.Get(orgURL + accounts)
 	assert.Error(t, err)
@@ -375,8 +375,7 @@ func TestARetryOutsideAfterErrUnavailableIsHarmlessForAllButTheWaiting(t *testin
 	assert.LessOrEqual(t, w.org.Primary().Dials(), 8, "the calls after the first are sent once each: three attempts, two more, and probes")
 }
 
-// TestThePageNamesWhatIsTested keeps docs/authorization.md and the tests
-// together.
+// TestThePageNamesWhatIsTested keeps docs/authorization.md and the tests in step.
 func TestThePageNamesWhatIsTested(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/authorization.md")

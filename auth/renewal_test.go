@@ -24,8 +24,8 @@ import (
 type source struct {
 	life  time.Duration
 	delay time.Duration
-	keeps time.Duration // gives the same token until so long before its end
-	fresh time.Duration // says that tokens are to be renewed after so long
+	keeps time.Duration // returns the same token until so long before it expires
+	fresh time.Duration // names this time for the renewal of tokens
 
 	mu    sync.Mutex
 	fails error

@@ -80,7 +80,7 @@ func status(t *testing.T, client *http.Client, target string) int {
 	return resp.StatusCode
 }
 
-// get returns a request for an address, of which nothing is sent.
+// get returns a request for an address. It is never sent.
 func get(ctx context.Context, target string) *http.Request {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
@@ -206,7 +206,7 @@ func TestAChallengeCannotChooseAnAudience(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			evil := authtest.Start(w.org) // is asked for nothing
+			evil := authtest.Start(w.org) // gets no requests
 			defer evil.Close()
 			tokens := newTokens(t, auth.Config{Source: auth.FromCredentials(w.service.Credential)})
 			client, _ := w.client(t, tokens, failover.Config{})

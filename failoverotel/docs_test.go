@@ -24,7 +24,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// row is what is written about a metric, and what is so.
+// row is a metric, as documented or as produced.
 type row struct {
 	kind, unit string
 	attributes []string // without those that every metric of its kind has
@@ -165,7 +165,7 @@ func TestTheAttributesAreDocumented(t *testing.T) {
 	}
 }
 
-// Every exported name says what it promises.
+// Every exported name has a doc comment.
 func TestEverythingExportedIsDocumented(t *testing.T) {
 	t.Parallel()
 	file, err := parser.ParseFile(token.NewFileSet(), "failoverotel.go", nil, parser.ParseComments)

@@ -89,7 +89,7 @@ func (s *story) get() {
 	require.Equal(s, 200, status)
 }
 
-// goDown takes the primary's region away; the alternate is fenced as ever.
+// goDown makes the primary fail, while the alternate answers with the fence.
 func (s *story) goDown() {
 	s.Helper()
 	s.org.Primary().Fail(failovertest.Refuse())
@@ -106,7 +106,7 @@ type point struct {
 // collect returns all series by the name of their metric.
 func (s *story) collect() map[string][]point {
 	s.Helper()
-	synctest.Wait() // until OnEvent has been told
+	synctest.Wait() // until OnEvent has been called
 	return collect(s.T, s.reader)
 }
 
@@ -138,8 +138,8 @@ func collect(t *testing.T, reader *sdk.ManualReader) map[string][]point {
 	return points
 }
 
-// has asserts the sum of the series of a metric that have the attributes, given
-// as "key=value", of which there must be one at least.
+// has asserts the sum of the series of a metric that have the attributes, given as "key=value".
+// There must be at least one.
 func has(t *testing.T, points map[string][]point, want float64, name string, attributes ...string) {
 	t.Helper()
 	found, sum := 0, 0.0
@@ -473,7 +473,7 @@ func TestDroppedEventsAreCounted(t *testing.T) {
 	require.NoError(t, transport.Close())
 }
 
-// What happens to an organization, however much, makes no more series.
+// The number of series has a bound, whatever happens to an organization.
 func TestTheNumberOfSeriesIsBounded(t *testing.T) {
 	tell(t, failover.Config{MinDwell: -1}, func(s *story) {
 		failures := []failovertest.Failure{
@@ -513,13 +513,13 @@ func TestTheNumberOfSeriesIsBounded(t *testing.T) {
 	})
 }
 
-// An organization that moves behind its own address is told from one that switches,
-// and from a false alarm.
+// An organization that moves behind its own address is distinguished from one that switches, and
+// from a false alarm.
 func TestRenewals(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		has(s.T, s.collect(), 0, "failover.renewals", "failover.endpoint=primary")
 		s.get()
-		s.org.Drill(nil) // connections that there are lead to the fence
+		s.org.Drill(nil) // open connections lead to the fence
 		s.get()
 		points := s.collect()
 		has(s.T, points, 1, "failover.renewals", "failover.endpoint=primary")

@@ -95,8 +95,8 @@ func TestPortsAreAttributes(t *testing.T) {
 	has(t, points, 0, "failover.active", "failover.organization=localhost:8443", "server.address=localhost", "server.port=9443")
 }
 
-// An organization with one address has the metrics of its alternate, too, which say
-// that nothing goes there.
+// An organization with one address also has the metrics of its alternate, which show that nothing
+// goes there.
 func TestOneAddressIsObserved(t *testing.T) {
 	t.Parallel()
 	reader := sdk.NewManualReader()
@@ -116,7 +116,7 @@ var globalReader = sync.OnceValue(func() *sdk.ManualReader {
 	return reader
 })
 
-// The provider of the program may be set after the Transport was made.
+// The program may set its provider after it has created the Transport.
 func TestTheGlobalProviderIsTheDefault(t *testing.T) {
 	t.Parallel() // no other test reads from the global provider
 	transport, err := failoverotel.New("https://global.crm.dynamics.com", nil, failoverotel.WithMeterProvider(nil))
@@ -150,7 +150,7 @@ func (brokenMeter) Int64Counter(string, ...metric.Int64CounterOption) (metric.In
 }
 
 func TestWithoutMetricsTheTransportWorksAllTheSame(t *testing.T) {
-	t.Parallel() // no other test is told of errors
+	t.Parallel() // no other test handles errors
 	var handled error
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { handled = err }))
 	synctest.Test(t, func(t *testing.T) {

@@ -119,7 +119,7 @@ func TestHealthyRequestsAddNoEvents(t *testing.T) {
 	})
 }
 
-// deaf is a span that does not record, and counts what it is told in vain.
+// deaf is a span that does not record, and counts the events that it gets nevertheless.
 type deaf struct {
 	noop.Span
 	told *int

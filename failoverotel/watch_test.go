@@ -16,7 +16,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// watched is an observer of a Transport that is only told of.
+// watched is an observer of a Transport that does not exist, only its Status.
 func watched(status func() failover.Status) *sdk.ManualReader {
 	reader := sdk.NewManualReader()
 	primary := &url.URL{Scheme: "https", Host: "contoso.crm.dynamics.com"}
@@ -27,7 +27,7 @@ func watched(status func() failover.Status) *sdk.ManualReader {
 	return reader
 }
 
-// levels returns what the up-down counters with one series say.
+// levels returns the values of the up-down counters with one series.
 func levels(t *testing.T, reader *sdk.ManualReader) map[string]int64 {
 	t.Helper()
 	var all metricdata.ResourceMetrics
@@ -86,7 +86,7 @@ func TestAClosedTransportIsAskedNoMore(t *testing.T) {
 		}
 		closed = true
 		assert.NotContains(t, levels(t, reader), "failover.down")
-		synctest.Wait() // the callback is on its way out
+		synctest.Wait() // until the callback is unregistered
 		levels(t, reader)
 		levels(t, reader)
 		assert.Equal(t, 4, asked)

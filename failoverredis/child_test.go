@@ -23,13 +23,13 @@ import (
 	"github.com/d365failover/failover/failoverredis"
 )
 
-// This file is what the processes of a fleet do. The test binary starts itself
-// again for each, with a setup in its environment, and sends it orders.
+// This file is the code of the processes of a fleet. The test binary starts itself for each, with
+// a setup in its environment, and sends it orders.
 
 // childEnv has the setup of a child process.
 const childEnv = "FAILOVERREDIS_TEST_CHILD"
 
-// setup is what a child process has to know.
+// setup is the configuration of a child process.
 type setup struct {
 	URL        string            // of the organization
 	Paths      map[string]string // by host name: the address to connect to
@@ -41,14 +41,14 @@ type setup struct {
 	Quorum     int
 }
 
-// order is what a child process is told to do.
+// order is an order for a child process.
 type order struct {
-	// Get: each of the first so many Transports makes Times requests, one after
-	// the other. Otherwise the child just reports.
+	// Get is how many Transports make Times requests each, one after the other. 0: the child
+	// only reports.
 	Get, Times int
 }
 
-// report is what a child process answers.
+// report is the answer of a child process.
 type report struct {
 	Err     string
 	Results []result

@@ -14,7 +14,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Claims that are none do not count, and make room.
+// Invalid claims do not count, and take no place.
 func TestPoisonedClaims(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
@@ -44,7 +44,7 @@ func TestPoisonedClaims(t *testing.T) {
 	})
 }
 
-// What a claim costs Redis, and what it returns, does not grow with the fleet.
+// The cost of a claim for Redis, and its result, do not grow with the fleet.
 func TestClaimsOfALargeFleetAreCheap(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
@@ -69,8 +69,7 @@ func TestClaimsOfALargeFleetAreCheap(t *testing.T) {
 	after := commandStats(t, admin, "evalsha")
 	took := (after.took - before.took) / time.Duration(after.calls-before.calls)
 	t.Logf("a claim among 10,000 takes Redis %v", took)
-	// The clock is Redis's own, and the bound that of the package's documentation with
-	// room for a machine that does other things.
+	// Measured by Redis itself. The bound leaves room for a busy machine.
 	assert.Less(t, took, time.Millisecond)
 }
 
@@ -79,7 +78,7 @@ type stats struct {
 	took  time.Duration
 }
 
-// commandStats returns what INFO says of a command.
+// commandStats returns the statistics of a command in INFO.
 func commandStats(t *testing.T, admin *redis.Client, command string) (s stats) {
 	t.Helper()
 	info, err := admin.Info(t.Context(), "commandstats").Result()

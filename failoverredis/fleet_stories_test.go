@@ -16,16 +16,15 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// The stories here have three processes with many Transports each, whose
-// clocks disagree, a redis-server, and an organization behind real TLS sockets.
-// The figures that they print with -v are in docs/fleets.md.
+// These stories have three processes with many Transports each, whose clocks disagree, a
+// redis-server, and an organization behind real TLS sockets. With -v they print the figures in
+// docs/fleets.md.
 
 var full = flag.Bool("full", false, "measure for minutes instead of seconds, with 200 Transports")
 
-// One Transport of all has traffic when the primary fails. All the others move
-// within moments, without having met a fault, and there was one switch; a
-// process that starts begins there. When the process has died whose turn it was
-// to look after the primary, another brings the fleet home.
+// One Transport has traffic when the primary fails. All others switch within moments, without a
+// fault, and the record has one switch. A new process starts at the alternate. If the process
+// that probes the primary dies, another one takes over and makes the fail-back.
 func TestFleetFollowsThereAndBack(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, sizes())
@@ -87,8 +86,8 @@ func (f *fleet) leaseHolder() (holder *process) {
 	return holder
 }
 
-// Redis dies. Requests do not notice, and in an outage every Transport is on its
-// own; when Redis is back, without its memory, they are a fleet again.
+// Redis dies. Requests do not notice, and in an outage every Transport decides on its own. When
+// Redis is back, without its data, they are a fleet again.
 func TestFleetSurvivesRedis(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, sizes())
@@ -127,12 +126,12 @@ func TestFleetSurvivesHangingRedis(t *testing.T) {
 	for _, p := range f.processes {
 		first = append(first, f.answered(f.do(p, order{Get: 1, Times: 1}).Results)...)
 	}
-	outage := f.answered(f.get(1)) // all at once: as fast as the machine is
+	outage := f.answered(f.get(1)) // all at once, so the speed of the machine decides
 	after := f.answered(f.get(3))
 	t.Logf("requests with Redis %v, while it hangs %v, that met the outage %v and %v, and after it %v",
 		before, hanging, first.sorted(), outage, after)
 	for _, took := range []times{hanging, first, after} {
-		// All would wait if one did; the machine makes single ones wait.
+		// If Redis delayed requests, it would delay all; the machine delays some.
 		assert.Less(t, took.at(0.5), before.at(0.5)+900*time.Millisecond, "a use of the store would end after 1 s")
 	}
 	f.redis.resume(t)
@@ -140,9 +139,9 @@ func TestFleetSurvivesHangingRedis(t *testing.T) {
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
-// A process that cannot reach the alternate does not follow the fleet there, and
-// does not keep it from going; one that cannot reach Redis goes on its own. Both
-// are in step again when their network is.
+// A process that cannot reach the alternate does not follow the fleet, and does not prevent its
+// switch. A process that cannot reach Redis switches on its own. Both are in step again when their
+// network is restored.
 func TestFleetSurvivesSplits(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, sizes())
@@ -181,8 +180,7 @@ func TestFleetSurvivesSplits(t *testing.T) {
 	assert.EqualValues(t, 1, f.record().Generation)
 }
 
-// A record that somebody has made up moves nobody, be it garbage or a lie, and
-// keeps nobody from a switch that is due.
+// A forged record, whether invalid or false, neither causes nor prevents a switch.
 func TestFleetSurvivesPoison(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, sizes())
@@ -192,7 +190,7 @@ func TestFleetSurvivesPoison(t *testing.T) {
 	}
 	poison("version", 7, "generation", uint64(math.MaxUint64), "active", "alternate", "since", "2999-01-01T00:00:00Z", "earlier", "",
 		"reason", "a lie", "by", "nobody", "questions", 0, "recoveries", 0, "risen", 0, "frozen", "")
-	// The alternate itself says that it does not serve, so the lie is corrected.
+	// The alternate itself says that it does not serve, so the record is corrected.
 	require.Eventually(t, func() bool {
 		rec := f.record()
 		return rec.Active == failover.Primary && rec.Generation == 1 // after the greatest
@@ -209,14 +207,14 @@ func TestFleetSurvivesPoison(t *testing.T) {
 	}
 
 	require.NoError(t, f.admin.Del(context.Background(), recordKey).Err())
-	poison("nothing", "of interest") // and word of it
+	poison("nothing", "of interest") // and a notification of it
 	f.admin.HDel(t.Context(), recordKey, "nothing")
 	f.eventually("in step", found, func(s status) bool { return s.StoreErr == "" && !s.Apart })
 	assert.Equal(t, failover.Alternate, f.record().Active)
 }
 
-// One process of five reaches neither the primary nor Redis, and moves alone; both
-// endpoints serve. The others stay, also when it reaches Redis again.
+// One process of five reaches neither the primary nor Redis, and switches alone, although both
+// endpoints serve. The others stay, even when it reaches Redis again.
 func TestFleetDoesNotFollowOneThatMovedAlone(t *testing.T) {
 	t.Parallel()
 	f := startQuorum(t, 3, []int{1, 1, 1, 1, 1})
@@ -244,7 +242,7 @@ func TestFleetDoesNotFollowOneThatMovedAlone(t *testing.T) {
 	f.allAt(failover.Primary)
 }
 
-// One process of ten has traffic, and it takes two: the others are asked.
+// One process of ten has traffic, and the quorum is two: the others are asked to probe.
 func TestFleetFindsAQuorumWithoutTraffic(t *testing.T) {
 	t.Parallel()
 	f := startQuorum(t, 2, []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
@@ -256,8 +254,8 @@ func TestFleetFindsAQuorumWithoutTraffic(t *testing.T) {
 	assert.EqualValues(t, 1, f.record().Generation)
 }
 
-// Redis dies with the region and comes back empty: what was switched meanwhile is not
-// hidden by what others restore.
+// Redis dies with the region and comes back empty: a switch made meanwhile is not overwritten by
+// an older record that others restore.
 func TestFleetRestoresNoOldRecord(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, []int{3, 3, 4})
@@ -281,7 +279,7 @@ func TestFleetRestoresNoOldRecord(t *testing.T) {
 	assert.Equal(t, generation+1, f.record().Generation)
 }
 
-// A healthy fleet asks little of Redis: a script for every Transport and minute.
+// A healthy fleet is little load for Redis: one script per Transport and minute.
 func TestFleetIsQuiet(t *testing.T) {
 	t.Parallel()
 	window := 2 * time.Second

@@ -37,7 +37,7 @@ type fleet struct {
 	quorum    int // of processes that are started
 }
 
-// process is one of the operating system's, with a network of its own.
+// process is a process of the operating system, with a network of its own.
 type process struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
@@ -47,11 +47,11 @@ type process struct {
 	last   report
 }
 
-// Three processes of most tests have clocks that are some minutes apart.
+// The clocks of the three processes in most tests are some minutes apart.
 var skews = []time.Duration{0, 7 * time.Minute, -11 * time.Minute}
 
-// sizes returns how many Transports each of them has: as many as two busy cores still
-// serve in time when all of them meet an outage at once, or 200 in all with -full.
+// sizes returns how many Transports each process has: as many as two busy cores can serve in time
+// when all meet an outage at once, or 200 in total with -full.
 func sizes() []int {
 	if *full {
 		return []int{67, 67, 66}
@@ -59,9 +59,8 @@ func sizes() []int {
 	return []int{20, 20, 20}
 }
 
-// found is the time within which a store that answers again counts as found, at the
-// longest: two minutes in which no answer is late, and a while in which those of a busy
-// machine are.
+// found is the maximum time until a store that answers again counts as found: two minutes without
+// a late answer, and a while for the late answers of a busy machine.
 const found = 3 * time.Minute
 
 // startFleet starts processes with so many Transports each.
@@ -151,14 +150,14 @@ func (p *process) hear() error {
 	return err
 }
 
-// kill ends the process without a chance to say good-bye.
+// kill ends the process at once.
 func (p *process) kill() {
 	p.cmd.Process.Kill()
 	p.in.Close()
 	p.cmd.Wait()
 }
 
-// do has a process carry an order out.
+// do makes a process carry out an order.
 func (f *fleet) do(p *process, o order) report {
 	f.Helper()
 	err := p.orders.Encode(o)
@@ -169,8 +168,8 @@ func (f *fleet) do(p *process, o order) report {
 	return p.last
 }
 
-// get has every Transport of the processes make requests, all at the same time,
-// and returns their results. Without processes all of them do.
+// get makes every Transport of the processes, or of all processes if none are given, send requests
+// at the same time, and returns the results.
 func (f *fleet) get(times int, processes ...*process) (results []result) {
 	f.Helper()
 	if len(processes) == 0 {
@@ -195,7 +194,7 @@ func (f *fleet) status() (all []status) {
 	return all
 }
 
-// eventually waits until every Transport is as it should be.
+// eventually waits until every Transport is in the expected state.
 func (f *fleet) eventually(what string, patience time.Duration, is func(status) bool) (all []status) {
 	f.Helper()
 	eventually(f, patience, func() error {
@@ -287,12 +286,12 @@ func (f *fleet) scripts() (calls int) {
 	return calls
 }
 
-// forget drops a process that is no more.
+// forget removes a process that has ended.
 func (f *fleet) forget(p *process) {
 	f.processes = slices.DeleteFunc(f.processes, func(q *process) bool { return p == q })
 }
 
-// line returns the line of an INFO that has a name.
+// line returns the line of INFO with a name.
 func line(info, name string) string {
 	for l := range strings.Lines(info) {
 		if strings.HasPrefix(l, name+":") {
@@ -310,7 +309,7 @@ type path struct {
 
 	mu    sync.Mutex // guards what follows
 	isCut bool
-	held  map[net.Conn]bool // what is on its way there is lost
+	held  map[net.Conn]bool // data on them is lost
 	conns map[net.Conn]bool
 }
 
@@ -396,7 +395,7 @@ func (p *path) add(c net.Conn) bool {
 	return !p.isCut
 }
 
-// hold has the connections that there are go silent; new ones are as before.
+// hold makes the open connections go silent, but not new ones.
 func (p *path) hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

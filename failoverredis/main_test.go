@@ -12,8 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TestMain fails the run if a goroutine of a Store outlives the tests. In a
-// child process of a fleet there are no tests to run.
+// TestMain fails the run if a goroutine of a Store outlives the tests. A child process of a fleet
+// runs no tests.
 func TestMain(m *testing.M) {
 	redis.SetLogger(quietLog{}) // servers go away here
 	if config, ok := os.LookupEnv(childEnv); ok {
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// quietLog drops what go-redis has to say of servers that go away.
+// quietLog drops the messages of go-redis about servers that go away.
 type quietLog struct{}
 
 func (quietLog) Printf(context.Context, string, ...any) {}

@@ -11,8 +11,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Whatever is in Redis is an error or a record, and a record that is written
-// again is the same.
+// Whatever is in Redis is an error or a record, and a record does not change when it is written
+// back.
 func FuzzParseRecord(f *testing.F) {
 	written, err := formatRecord(failover.Record{
 		Active: failover.Alternate, Generation: 1 << 62, Since: time.Unix(1743303599, 123456789),
@@ -31,7 +31,7 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		again, err := formatRecord(r)
 		if err != nil {
-			return // too long, or a time that is in no year with four digits in UTC
+			return // too long, or a time whose year in UTC does not have four digits
 		}
 		same, err := parseRecord(again)
 		require.NoError(t, err)
@@ -49,7 +49,7 @@ func FuzzParseRecord(f *testing.F) {
 	})
 }
 
-// A server that answers what no script has said is an error, not a panic.
+// An answer that no script returns is an error, not a panic.
 func TestUnexpectedReplies(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]any{

@@ -46,9 +46,8 @@ func startServer(t testing.TB, args ...string) *server {
 
 var givenPorts sync.Map // by freePort
 
-// freePort returns a port that nothing listens on. It is one that systems do not
-// hand out by themselves, or somebody else might have it before the server has, or
-// while the server is stopped.
+// freePort returns a port on which nothing listens. It is outside the range from which systems
+// assign ports, so that nobody else gets it before the server listens, or while it is stopped.
 func freePort(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -85,7 +84,7 @@ func (s *server) start(t testing.TB) {
 	})
 }
 
-// kill ends the process without a chance to say good-bye.
+// kill ends the process at once.
 func (s *server) kill() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
@@ -115,8 +114,8 @@ func closing[C io.Closer](t testing.TB, c C) C {
 	return c
 }
 
-// startCluster starts a cluster of three masters, with a replica each if that is asked
-// for, and returns its nodes.
+// startCluster starts a cluster of three masters, optionally with a replica each, and returns its
+// nodes.
 func startCluster(t *testing.T, replicas bool) (servers []*server) {
 	t.Helper()
 	const masters, slots = 3, 16384

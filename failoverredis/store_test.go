@@ -65,7 +65,7 @@ func TestRulesOnCluster(t *testing.T) {
 	})
 }
 
-// The record survives the master that it was written to.
+// The record survives the failure of its master.
 func TestSentinelPromotesReplica(t *testing.T) {
 	t.Parallel()
 	master, sentinel := startSentinel(t)
@@ -104,7 +104,7 @@ func aRecord(generation uint64) failover.Record {
 	}
 }
 
-// People read records with redis-cli, and other programs may.
+// The stored form is part of the documentation, because people read records with redis-cli.
 func TestWhatIsStored(t *testing.T) {
 	t.Parallel()
 	m := miniredis.RunT(t)
@@ -153,13 +153,12 @@ func TestPrefixKeepsFleetsApart(t *testing.T) {
 	assert.Equal(t, []string{"staging:{" + organization + "}:record"}, m.Keys())
 }
 
-// What somebody else has put into Redis is an error that says where, and a text
-// of a few words.
+// Foreign data in Redis is an error that names the key, in a short text.
 func TestPoisonedRecords(t *testing.T) {
 	t.Parallel()
 	good := map[string]string{"generation": "2", "active": "primary", "since": "2025-03-30T02:59:59Z", "earlier": "", "reason": "r", "by": "b", "version": "2", "questions": "0", "recoveries": "0", "risen": "0", "frozen": ""}
 	rows := []struct {
-		name   string // and the reason why it is no record
+		name   string // and the reason why it is not a record
 		change map[string]string
 	}{
 		{"generation is a word", map[string]string{"generation": "two"}},
@@ -328,8 +327,8 @@ func TestPermissions(t *testing.T) {
 	assert.NotContains(t, err.Error(), "secret", "no password in errors")
 }
 
-// blackHole is a server that accepts connections and says nothing. The clients
-// of its addresses wait for as long as they are told to.
+// blackHole is a server that accepts connections and is silent. The timeouts of its clients are
+// configurable.
 func blackHole(t *testing.T) string {
 	ln := closing(t, must(net.Listen("tcp", "127.0.0.1:0")))
 	go func() {
@@ -351,7 +350,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// The client's own timeouts do not keep a caller, whatever they are.
+// A call ends with its context, whatever the client's own timeouts are.
 func TestCallsEndWithTheirContext(t *testing.T) {
 	t.Parallel()
 	client := closing(t, redis.NewClient(&redis.Options{Addr: blackHole(t), ReadTimeout: time.Minute, MaxRetries: -1}))
@@ -359,7 +358,7 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	for range 100 { // more than may be under way
+	for range 100 { // more than can run at a time
 		_, _, err := s.Load(ctx, organization)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
@@ -427,14 +426,14 @@ func generation(t *testing.T, s *failoverredis.Store) uint64 {
 	return r.Version
 }
 
-// A server that comes back is subscribed to again, and watchers look after what
-// they have missed.
+// When a server comes back, the Store subscribes again and notifies watchers, who may have missed
+// a change.
 func TestSubscriptionComesBack(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
 	s := newStore(t, server.client(t))
 	c := s.Changes(t.Context(), organization)
-	<-c // the subscription stands
+	<-c // the Store is subscribed
 	for range 2 {
 		server.kill()
 		server.start(t)
@@ -449,8 +448,8 @@ func TestSubscriptionComesBack(t *testing.T) {
 	}
 }
 
-// A server that hangs, as one does whose machine is swapped out, holds nobody
-// up, and goes on where it was.
+// A server that hangs, as if its machine were suspended, blocks nobody, and works again when it
+// resumes.
 func TestPausedServer(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// heard swaps the record again and again, and returns how long it takes until a watcher
-// is told of that, or of having missed it.
+// heard swaps the record repeatedly, and returns how long it takes until a watcher gets a value,
+// for a change or for a new subscription.
 func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, patience time.Duration) time.Duration {
 	t.Helper()
 	for drained := false; !drained; {
@@ -49,8 +49,8 @@ func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, pati
 	return 0
 }
 
-// The node of a cluster dies that the subscription is at: its replica takes over, and word
-// is heard again.
+// The cluster node with the subscription dies and its replica takes over: notifications arrive
+// again.
 func TestWordIsHeardAfterANodeOfAClusterHasDied(t *testing.T) {
 	t.Parallel()
 	servers := startCluster(t, true)
@@ -74,8 +74,8 @@ func TestWordIsHeardAfterANodeOfAClusterHasDied(t *testing.T) {
 	assert.Less(t, took, 15*time.Second)
 }
 
-// The master hangs, and Sentinel promotes its replica: who has subscribed at the old one
-// finds out, although its connection stands.
+// The master hangs, and Sentinel promotes its replica: subscribers of the old master find out,
+// although their connection stays open.
 func TestWordIsHeardAfterAMasterHangs(t *testing.T) {
 	t.Parallel()
 	master, sentinel := startSentinel(t)
@@ -85,15 +85,15 @@ func TestWordIsHeardAfterAMasterHangs(t *testing.T) {
 	told := newStore(t, client()).Changes(t.Context(), organization)
 	writer := newStore(t, client())
 	heard(t, writer, told, 15*time.Second)
-	<-time.After(200 * time.Millisecond) // what is on its way arrives
+	<-time.After(200 * time.Millisecond) // for data on its way
 	master.pause(t)
 	took := heard(t, writer, told, 30*time.Second)
 	t.Logf("after the master hangs, heard after %v", took)
 	assert.Less(t, took, 10*time.Second)
 }
 
-// A server hangs that nobody replaces. Word is heard when it goes on, and if the machine
-// was replaced behind its address, after the connection was found dead.
+// A server hangs that nothing replaces. Notifications arrive when it resumes, or, if the machine was
+// replaced behind its address, once the connection was found dead.
 func TestWordIsHeardAfterAHang(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
@@ -103,15 +103,14 @@ func TestWordIsHeardAfterAHang(t *testing.T) {
 	told := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: way.addr()}))).Changes(t.Context(), organization)
 	writer := newStore(t, server.client(t))
 	heard(t, writer, told, 15*time.Second)
-	<-time.After(200 * time.Millisecond) // what is on its way arrives
+	<-time.After(200 * time.Millisecond) // for data on its way
 	way.hold()
 	took := heard(t, writer, told, 30*time.Second)
 	t.Logf("after the connections went silent, heard after %v", took)
 	assert.Less(t, took, 10*time.Second)
 }
 
-// New and Close do not take longer than a second or two each, however many there are, while Redis
-// hangs.
+// While Redis hangs, New and Close take at most a second or two each, however many there are.
 func TestNewAndCloseWhileRedisHangs(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
@@ -158,13 +157,13 @@ func TestNewAndCloseWhileRedisHangs(t *testing.T) {
 	server.resume(t)
 }
 
-// Redis is out of memory, or forbids to write: it is lost once, and found once.
+// Redis is out of memory, or read-only: the fleet is lost once, and found once.
 func TestFleetIsLostAndFoundOnce(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, []int{3, 3})
 	f.org.Disaster(failovertest.Refuse())
 	f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
-	f.allAt(failover.Alternate) // where turns are taken
+	f.allAt(failover.Alternate) // where members take turns to probe
 	require.NoError(t, f.admin.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	f.eventually("on their own", 20*time.Second, func(s status) bool { return s.StoreErr != "" })
 	<-time.After(10 * time.Second)

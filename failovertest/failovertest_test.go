@@ -176,8 +176,7 @@ func TestFailoverOverSocketsAndInMemory(t *testing.T) {
 	})
 }
 
-// With no lag no switch may lose an acknowledged write, whatever else fails
-// meanwhile.
+// Without a lag, no failover loses an acknowledged write, whatever fails meanwhile.
 func TestSwitchesUnderTrafficKeepWhatWasAcknowledged(t *testing.T) {
 	both(t, nil, func(t *testing.T, org *failovertest.Org) {
 		client := org.Client()

@@ -20,15 +20,15 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// outcome is what a bare client sees of a request and what became of it.
+// outcome is what a bare client sees of a request, and whether it was carried out.
 type outcome struct {
 	r       reply
 	err     error
 	applied bool // the record is there
 }
 
-// patience is how long a client waits for a failure: no longer than it must
-// for those that only its patience ends.
+// patience is how long a client waits for a failure, as short as possible if only the client ends
+// the wait.
 func patience(f failovertest.Failure) time.Duration {
 	switch f {
 	case failovertest.BlackHole(), failovertest.Hang(), failovertest.Delay(time.Hour):
@@ -42,7 +42,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// failures says for every failure what a POST with a fresh client meets.
+// failures are the outcomes of a POST with a fresh client, for every failure.
 var failures = []struct {
 	name    string
 	reason  string

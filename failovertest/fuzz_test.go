@@ -13,8 +13,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// Whatever is sent, an answer comes: a handler that panicked would cut the
-// connection.
+// Every request gets an answer; if a handler panicked, its connection would be cut.
 func FuzzRequests(f *testing.F) {
 	org := failovertest.StartInMemory(&failovertest.Config{Anonymous: true})
 	f.Cleanup(org.Close)

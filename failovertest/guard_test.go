@@ -13,8 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The simulator is part of its users' tests, not of a test binary, and it must
-// not know the library whose judge it is.
+// The simulator is usable outside test binaries, and does not depend on the library that it tests.
 func TestImportsTheStandardLibraryOnly(t *testing.T) {
 	t.Parallel()
 	out, err := exec.Command("go", "list", "-f", `{{join .Deps "\n"}}`, ".").Output()

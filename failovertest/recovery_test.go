@@ -53,21 +53,21 @@ func everywhere(t *testing.T, cfg *failovertest.Config, test func(t *testing.T, 
 	})
 }
 
-// arrived waits until a datacenter has been sent n requests, which a caller that
-// gives up is not told of.
+// arrived waits until n requests have arrived at a datacenter, which a caller that gives up cannot
+// know.
 func arrived(t *testing.T, d *failovertest.Datacenter, n int) {
 	t.Helper()
 	assert.Eventually(t, func() bool { return d.Requests() >= n }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, n, d.Requests())
 }
 
-// olds says for every way to leave a datacenter what a client meets that still
+// olds are the ways in which a datacenter that was left can fail, and what a client sees that still
 // has a connection to it.
 var olds = []struct {
 	name   string
 	reason string
 	old    failovertest.Failure
-	stuck  bool // the client never gets away from the old datacenter by itself
+	stuck  bool // the client itself never leaves the old datacenter
 	check  func(t *testing.T, r reply, err error)
 }{
 	{"fence", "the old datacenter lives and knows that it does not serve", failovertest.Failure{}, true,
@@ -304,8 +304,8 @@ func TestTheOldDatacenterFailsAsToldAfterTheDowntime(t *testing.T) {
 	})
 }
 
-// What a Recovery says comes before what Fail says, also where that would have
-// happened earlier.
+// The failures of a Recovery take precedence over those of Fail, even over failures that happen
+// earlier in a request.
 func TestDowntimeReplacesOtherFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -326,7 +326,7 @@ func TestDowntimeReplacesOtherFailures(t *testing.T) {
 	})
 }
 
-// The name service is late: the new datacenter serves and nobody gets there.
+// The name service is late: the new datacenter serves, but no connection leads to it.
 func TestNameThatMovesLateAndFlickers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -393,7 +393,7 @@ func TestCloseEndsARecovery(t *testing.T) {
 	})
 }
 
-// Moves that are asked for at once are made one after the other.
+// Concurrent moves run one after the other.
 func TestSwitchBackWaitsForTheDrill(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -408,8 +408,8 @@ func TestSwitchBackWaitsForTheDrill(t *testing.T) {
 	})
 }
 
-// With traffic all the time, a drill and the way back lose no write that was
-// acknowledged, and an emergency loses exactly those it reports.
+// Under constant traffic, a drill and the switch back lose no acknowledged write, and an emergency
+// response loses exactly those that it reports.
 func TestTheReportOfAMoveUnderTrafficIsExact(t *testing.T) {
 	t.Parallel()
 	everywhere(t, &failovertest.Config{OneAddress: true, Accounts: -1, Lag: time.Hour},

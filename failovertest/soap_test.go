@@ -18,7 +18,7 @@ const (
 	services = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 )
 
-// message is what the tests read of a SOAP answer.
+// message is the part of a SOAP answer that the tests read.
 type message struct {
 	Action    string `xml:"Header>Action"`
 	RelatesTo string `xml:"Header>RelatesTo"`

@@ -60,8 +60,7 @@ func (b *broken) current(organization string) failover.Record {
 	return r
 }
 
-// brokenStores have mistakes that stores are prone to, and the rule that has to
-// find each.
+// brokenStores have typical mistakes of stores, each with the rule that must find it.
 var brokenStores = []struct {
 	name  string
 	rule  string
@@ -342,11 +341,11 @@ func spoilTTL(change func(time.Duration) time.Duration) func(*broken) {
 	}
 }
 
-// brokenEnv names the store that a child process has to test.
+// brokenEnv is the environment variable with the name of the store that a child process tests.
 const brokenEnv = "SHAREDTEST_BROKEN"
 
-// A suite that passes everything is worth nothing: every rule has a store that
-// breaks it, and fails for it. The suite then runs in a process of its own.
+// For every rule there is a store that breaks it, and for which the rule fails. The suite runs in a
+// process of its own for each.
 func TestRunFindsBrokenStores(t *testing.T) {
 	t.Parallel()
 	names, missing := make(map[string]bool), sharedtest.RuleNames()

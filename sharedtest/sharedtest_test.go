@@ -7,7 +7,7 @@ import (
 	"github.com/d365failover/failover/sharedtest"
 )
 
-// All handles on a Memory are the Memory.
+// All handles are the same Memory.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	common := new(sharedtest.Memory)

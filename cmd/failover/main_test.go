@@ -8,12 +8,12 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// TestHelp: every command explains itself within 80 columns, on standard output.
+// TestHelp: every command prints its help within 80 columns, on standard output.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	calls := [][]string{{"-h"}, {"help"}, {"--help"}}
 	for _, c := range commands {
-		if c.name != "proxy" { // its flags are its own
+		if c.name != "proxy" { // it has flags of its own style
 			calls = append(calls, []string{c.name, "-h"}, []string{"help", c.name})
 		}
 	}

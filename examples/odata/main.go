@@ -130,12 +130,8 @@ func runReal(ctx context.Context, orgURL string, write bool, duration time.Durat
 	}
 	fmt.Fprintf(stdout, "%d workers %s for %v. Press Ctrl-C to stop earlier.\n", workers, doing, duration)
 	return session{
-		orgURL: orgURL,
-		config: tokens.Configure(failover.Config{
-			// Bounds each attempt, so that one that gets no answer leaves the call
-			// time for others.
-			AttemptTimeout: 15 * time.Second,
-		}),
+		orgURL:   orgURL,
+		config:   tokens.Configure(failover.Config{}),
 		traffic:  &traffic{write: write, workers: workers, pace: 2 * time.Second},
 		duration: duration,
 		period:   2 * time.Second,

@@ -23,8 +23,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// world is an organization whose endpoints want a token for each, over real
-// sockets, and a client of it.
+// world is an organization, over real sockets, whose endpoints require different tokens, and a
+// client of it.
 type world struct {
 	org       *failovertest.Org
 	transport *failover.Transport
@@ -55,15 +55,15 @@ func newWorld(t *testing.T, p peer) *world {
 	return w
 }
 
-// demand makes each endpoint want its own token. A Heal ends that.
+// demand makes each endpoint require its own token, until Heal.
 func (w *world) demand() {
 	for _, d := range []*failovertest.Datacenter{w.org.Primary(), w.org.Alternate()} {
 		authtest.Demand(d, "https://"+strings.Replace(d.Host(), ".api.", ".", 1))
 	}
 }
 
-// record creates an account, changes it and reads it, and returns what a caller
-// would complain about. The names of the requests begin with its id.
+// record creates an account, changes it and reads it, and returns the failures that a caller sees.
+// The names of the requests begin with its id.
 func (w *world) record(ctx context.Context, id string) error {
 	root := w.org.URL() + "/api/data/v9.2/accounts"
 	steps := []struct {

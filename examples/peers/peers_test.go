@@ -75,9 +75,9 @@ var peers = []peer{
 	{name: "kiota", over: kiotaOver},
 }
 
-// mayRetry reports whether a request with this outcome may be sent again by a
-// client that knows nothing of it but what HTTP says: not if it is a write that
-// may have been carried out. A Transport has already repeated what it may.
+// mayRetry reports whether a client that knows only HTTP may send a request with this outcome again:
+// not if it is a write that may have been carried out. The Transport has already repeated what it
+// may.
 func mayRetry(resp *http.Response, err error) bool {
 	if _, inDoubt := failover.InDoubt(resp, err); inDoubt {
 		return false
@@ -155,8 +155,8 @@ func (silent) Errorf(string, ...any) {}
 func (silent) Warnf(string, ...any)  {}
 func (silent) Debugf(string, ...any) {}
 
-// inDoubtIsFinal makes retryablehttp leave alone what must not be repeated, and
-// return a final answer as it came.
+// inDoubtIsFinal makes retryablehttp repeat nothing that is in doubt, and return the last answer
+// unchanged.
 func inDoubtIsFinal(c *retryablehttp.Client) {
 	c.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
 		if ctx.Err() != nil {
@@ -188,8 +188,8 @@ func retryable(set func(*retryablehttp.Client)) func(*testing.T, *http.Client) s
 	}
 }
 
-// kiotaOver returns the client that Microsoft's generated OData clients in Go,
-// that of Graph among them, make their requests with.
+// kiotaOver returns the client that Microsoft's generated OData clients in Go use, including that of
+// Graph.
 func kiotaOver(t *testing.T, client *http.Client) send {
 	adapter, err := kiotahttp.NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient(
 		&kiotaauth.AnonymousAuthenticationProvider{}, nil, nil, client)

@@ -29,7 +29,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// repeaters are clients with retries of their own as they come.
+// repeaters are clients with their default retries.
 var repeaters = []struct {
 	name string
 	over func(*testing.T, *http.Client) send
@@ -68,8 +68,8 @@ func (w *world) post(t *testing.T, f failovertest.Failure) (status, arrived, app
 	return got.status, arrived, applied, err
 }
 
-// busy is a 503 of a front end, which says nothing of the request, and asks for
-// no wait, for the sake of the test.
+// busy is a 503 of a front end, which says nothing about the request. It has no Retry-After, to keep
+// the test short.
 var busy = failovertest.Status(http.StatusServiceUnavailable, http.Header{"Retry-After": {"0"}}, "")
 
 func TestRetriesAsTheyComeRepeatAWriteInDoubt(t *testing.T) {
@@ -118,7 +118,7 @@ func TestRetryablehttpAsItComesDropsTheLastAnswer(t *testing.T) {
 				c.ErrorHandler = retryablehttp.PassthroughErrorHandler
 			}
 		})})
-		w.org.Primary().Fail(busy) // all but the probe, so nothing moves
+		w.org.Primary().Fail(busy) // all requests except probes, so the traffic stays
 		w.org.Primary().FailWhen(func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/WhoAmI") }, failovertest.Failure{})
 		got, err := w.send(t.Context(), request{http.MethodGet, w.org.URL() + "/api/data/v9.2/accounts", http.Header{}, ""})
 		assert.Equal(t, status, got.status, name)
@@ -210,7 +210,7 @@ func TestOtelhttpInsideSeesEveryAttemptAndProbe(t *testing.T) {
 	}))
 }
 
-// TestTheTableNamesWhatIsTested keeps docs/clients.md and the tests together.
+// TestTheTableNamesWhatIsTested keeps docs/clients.md and the tests in step.
 func TestTheTableNamesWhatIsTested(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/clients.md")

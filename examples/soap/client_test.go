@@ -34,7 +34,7 @@ func withClient(t *testing.T, test func(t *testing.T, org *failovertest.Org, cli
 	})
 }
 
-// redirected returns an http.Client that authorises requests and sends them to
+// redirected returns an http.Client that authorizes requests and sends them to
 // a host, and does nothing else for them.
 func redirected(org *failovertest.Org, host string) *http.Client {
 	base := org.Transport()
@@ -98,7 +98,7 @@ func TestTheAlternateRefusesAnEnvelopeForThePrimary(t *testing.T) {
 		require.NoError(t, err)
 		org.Disaster(failovertest.Refuse())
 
-		// A transport that just goes elsewhere is not enough.
+		// A transport that only changes the host is not enough.
 		naive := NewClient(redirected(org, org.Alternate().Host()), org.URL())
 		_, err = naive.WhoAmI(t.Context())
 		assert.True(t, isFault(err, "DestinationUnreachable"), "%v", err)

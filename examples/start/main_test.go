@@ -16,7 +16,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// issuer is a credential that issues a token for whatever host it is asked for.
+// issuer is a credential that issues tokens for any host.
 type issuer struct{ org *failovertest.Org }
 
 func (i issuer) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {

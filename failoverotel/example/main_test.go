@@ -31,7 +31,7 @@ type scrape struct {
 	labels map[string]bool
 }
 
-// afterOutages lives through two periods in a bubble and scrapes the metrics.
+// afterOutages runs the program for two periods in a bubble and scrapes the metrics.
 func afterOutages(t *testing.T) scrape {
 	t.Helper()
 	var s scrape
@@ -107,8 +107,8 @@ func (s scrape) testOutages(t *testing.T) {
 	}
 }
 
-// queries returns the texts of PromQL in a document: the values of "expr", and
-// what label_values is asked for.
+// queries returns the PromQL in a document: the values of "expr", and the arguments of
+// label_values.
 func queries(t *testing.T, document any) (found []string) {
 	t.Helper()
 	switch v := document.(type) {
@@ -129,10 +129,10 @@ func queries(t *testing.T, document any) (found []string) {
 	return found
 }
 
-// names are the metrics and labels in PromQL that are of OpenTelemetry's making.
+// names are the metrics and labels in PromQL that come from OpenTelemetry.
 var names = regexp.MustCompile(`\b(?:failover|server|error)_[a-z_]+\b`)
 
-// check finds out whether a query asks for what there is.
+// check checks that the metrics and labels of a query exist.
 func (s scrape) check(t *testing.T, query string) {
 	t.Helper()
 	found := 0

@@ -15,7 +15,7 @@ type blackHole struct {
 	fills []net.Conn
 }
 
-// newBlackHole makes a listener that nobody accepts from and fills its backlog.
+// newBlackHole creates a listener that accepts nothing, and fills its backlog.
 // Linux then drops further SYNs, as a network that lost its datacenter does.
 func newBlackHole() (*blackHole, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -35,7 +35,7 @@ type front struct {
 	program []string
 	config  string
 	h2      bool
-	reload  syscall.Signal // makes it begin anew without a break, 0 for none
+	reload  syscall.Signal // makes it restart without interruption, 0 for none
 	recycle bool           // it closes connections after a few requests
 }
 
@@ -266,7 +266,7 @@ func (b *backend) times(id string) int {
 	return b.done[id]
 }
 
-// A tallyOf is what came of many POSTs through a front end.
+// A tallyOf is the result of many POSTs through a front end.
 type tallyOf struct {
 	posts, failed, inDoubt int
 	doubled                int // carried out more than once

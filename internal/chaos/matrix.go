@@ -321,7 +321,7 @@ func labelled(label string) (n int) {
 
 // runMatrix runs cells, a few at a time, and returns the results in their order.
 func runMatrix(all []cell, parallel int) []result {
-	bomb() // takes a while to make, which is nobody's fault
+	bomb() // creating it takes a while, which must not count
 	results := make([]result, len(all))
 	slots := make(chan struct{}, parallel)
 	var wg sync.WaitGroup

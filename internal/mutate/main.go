@@ -103,7 +103,7 @@ func measure() (share float64, err error) {
 	return share, err
 }
 
-// choose returns the mutants to try, and how many of those asked for are no faults.
+// choose returns the mutants to try, and how many of the selected ones are equivalent.
 func choose(all []*mutation, known map[string]string) (chosen []*mutation, spared int, err error) {
 	pattern, err := regexp.Compile(*only)
 	if err != nil {
@@ -131,7 +131,7 @@ func choose(all []*mutation, known map[string]string) (chosen []*mutation, spare
 	for key := range equal {
 		return nil, 0, fmt.Errorf("%s: there is no mutant %s", *equivalent, key)
 	}
-	if *sample > 0 && *sample < len(chosen) { // each has a place of its own, whatever the others are
+	if *sample > 0 && *sample < len(chosen) { // the place of a mutant does not depend on the others
 		slices.SortFunc(chosen, func(a, b *mutation) int { return cmp.Compare(place(a), place(b)) })
 		chosen = chosen[:*sample]
 		slices.SortFunc(chosen, func(a, b *mutation) int { return a.id - b.id })
@@ -168,7 +168,7 @@ func readPairs(name string) (map[string]string, error) {
 	return pairs, nil
 }
 
-// A session is what has been learnt while mutants are tried.
+// A session is the state of trying mutants.
 type session struct {
 	dir, sum string
 	programs []*program
@@ -236,7 +236,7 @@ func (s *session) write(name string, outcomes []outcome) error {
 	return os.WriteFile(name, []byte(text.String()), 0o644)
 }
 
-// report prints what survived, and returns the share of what did not.
+// report prints the survivors, and returns the share of the others.
 func report(outcomes []outcome, all, spared int, took time.Duration) float64 {
 	killed, late := 0, 0
 	for _, o := range outcomes {

@@ -32,7 +32,7 @@ const (
 
 var colours = []string{"#767676", "#c05000", "#0058a8"} // told apart in print and by the colour-blind
 
-// svg draws the chart. Text and lines stand on white, so that it reads on any page.
+// svg draws the chart, on a white background so that it is readable on any page.
 func (c *chart) svg() string {
 	x, y := c.axis(0), c.axis(1)
 	var b strings.Builder

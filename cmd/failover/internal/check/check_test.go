@@ -18,8 +18,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// TestSaysTheRightThing runs the check in worlds each of which has one thing
-// wrong with it, and looks for the words that tell a person what to mend.
+// TestSaysTheRightThing runs the check in worlds with one problem each, and looks for the text that
+// says what to fix.
 func TestSaysTheRightThing(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -269,8 +269,8 @@ func found(printed, words string) bool {
 	return strings.Contains(squeeze(plain.String()), squeeze(words))
 }
 
-// TestMainOnThisMachine runs the whole command against a server whose
-// certificate this machine does not trust, which is as far as it gets.
+// TestMainOnThisMachine runs the whole command against a server whose certificate this machine does
+// not trust, so the check ends there.
 func TestMainOnThisMachine(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(nil)

@@ -33,7 +33,7 @@ type world struct {
 	options
 }
 
-// newWorld returns a world in which all is well.
+// newWorld returns a world without problems.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	org := failovertest.Start(nil)
@@ -148,14 +148,14 @@ func (z *zone) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return r.LookupNetIP(ctx, "ip4", host+".")
 }
 
-// token returns a token in the form of Entra ID's that nobody has signed.
+// token returns an unsigned token in the form of Entra ID's.
 func token(audience string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"none"}`)) + "." + encode([]byte(`{"aud":"`+audience+`"}`)) + "." + encode([]byte("signature"))
 }
 
-// http1 puts a front before the organization's endpoints that speaks HTTP/1.1
-// only, as a device that looks into TLS may do.
+// http1 puts a front end in front of the organization's endpoints that speaks only HTTP/1.1, like a
+// device that inspects TLS.
 func (w *world) http1() {
 	w.t.Helper()
 	base := w.org.Transport()

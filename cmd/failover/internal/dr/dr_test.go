@@ -20,7 +20,7 @@ import (
 
 const environment = "11111111-2222-3333-4444-555555555555"
 
-// api simulates the two interfaces in their documented shapes.
+// api simulates the two APIs in their documented form.
 type api struct {
 	server *httptest.Server
 
@@ -37,7 +37,7 @@ type answer struct {
 func newAPI(t *testing.T) *api {
 	t.Helper()
 	base := "api.powerplatform.com/environmentmanagement/environments/" + environment
-	// The clock of the simulated interfaces: the drill began an hour ago.
+	// The clock of the simulated APIs: the drill began an hour ago.
 	clock := strings.NewReplacer("2026-11-26T09", time.Now().UTC().Add(-time.Hour).Format("2006-01-02T15"))
 	a := &api{answers: map[string]answer{
 		base: {200, `{"id":"` + environment + `","displayName":"Contoso Production","url":"https://contoso.crm4.dynamics.com",
@@ -76,7 +76,7 @@ func newAPI(t *testing.T) *api {
 
 var answer401 = answer{401, `{"error":{"code":"Unauthorized"}}`}
 
-// RoundTrip leads every request to the simulation.
+// RoundTrip sends every request to the simulation.
 func (a *api) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	there, err := url.Parse(a.server.URL)

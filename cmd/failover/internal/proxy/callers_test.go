@@ -39,8 +39,8 @@ func (s *site) curl(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// failBack moves the organization back, and the traffic: an upload that met the
-// fence of the alternate would be the caller's to repeat, for it can be had once.
+// failBack moves the organization and the traffic back. Without the latter, an upload could meet the
+// fence of the alternate, and it can be sent only once.
 func (s *site) failBack(t *testing.T) func() {
 	return func() {
 		s.org.Primary().Heal()
@@ -61,7 +61,7 @@ func TestCurlThroughAnOutage(t *testing.T) {
 		s.failBack(t),
 	} {
 		happens()
-		// With Expect: 100-continue, and a body that can be had only once.
+		// With Expect: 100-continue, and a body that can be read only once.
 		s.curl(t, "-X", "PATCH", "-T", file, "-H", asJSON, s.root()+"annotations("+newID()+")")
 		id := newID()
 		s.curl(t, "-d", `{"accountid":"`+id+`","name":"curl"}`, "-H", asJSON, "-H", "Idempotency-Key: "+id, s.root()+"accounts")

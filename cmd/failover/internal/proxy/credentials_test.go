@@ -125,8 +125,7 @@ func TestNobodyIsTheUserWhoSignedInLast(t *testing.T) {
 	assert.LessOrEqual(t, connections, 3, "the requests shared connections")
 }
 
-// The test above would be worth nothing if the organization did not do what it is
-// afraid of.
+// Without the proxy's protection, the organization of the test above does confuse users.
 func TestWindowsAuthenticationSignsInConnections(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(windowsAuthentication))

@@ -101,7 +101,7 @@ func (s *site) send(t *testing.T, method, target, body string, headers ...string
 	return reply{resp, string(text)}
 }
 
-// quietLog is for servers that are made to complain. A panic is never in order.
+// quietLog drops the log of servers that fail on purpose, except panics.
 var quietLog = log.New(panicWatch{}, "", 0)
 
 // panics counts the handlers that have panicked.

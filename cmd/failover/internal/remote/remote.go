@@ -28,7 +28,7 @@ const (
 )
 
 const at = `
-The URL of -at is where the program serves its ControlHandler. If that requires
+-at is the URL at which the program serves its ControlHandler. If that requires
 authentication, put the value of the Authorization header into the environment
 variable FAILOVER_AUTHORIZATION ("Bearer ..." or "Basic ..."). It is not printed.
 
@@ -62,7 +62,7 @@ automatic switches.
 `, done: func(s *status) string { return "The traffic stays at the " + s.Active + " until \"failover unpin\"." }},
 	"unpin": {name: "unpin", reason: true, timeout: time.Minute, about: `
 Allows automatic switches of a running process again, after "failover pin" or when
-it has latched because of too many switches.
+the process has latched after too many switches.
 
     failover unpin -reason "INC-4711 is over"
 `, done: func(s *status) string { return "Automatic switches are allowed again." }},

@@ -121,8 +121,7 @@ func TestFreezesAFleet(t *testing.T) {
 	assert.NotContains(t, out, "frozen")
 }
 
-// TestStatusOfAStatusHandler: a handler that only shows the status is shown, and
-// refuses the rest.
+// TestStatusOfAStatusHandler: a StatusHandler shows the status, and refuses all commands.
 func TestStatusOfAStatusHandler(t *testing.T) {
 	t.Parallel()
 	r := newRunning(t)
@@ -137,7 +136,7 @@ func TestStatusOfAStatusHandler(t *testing.T) {
 	assert.Contains(t, strings.Join(strings.Fields(errors.String()), " "), "a StatusHandler")
 }
 
-// TestErrorsNameWhatToDo reads what a person at 3 a.m. reads.
+// TestErrorsNameWhatToDo: error texts say what to do.
 func TestErrorsNameWhatToDo(t *testing.T) {
 	t.Parallel()
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

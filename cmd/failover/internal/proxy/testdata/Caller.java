@@ -11,7 +11,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * A program in Java that knows nothing of failovers. It does the same work three
+ * A program in Java that knows nothing about failovers. It does the same work three
  * times, and waits for a line on its standard input in between: meanwhile the
  * organization fails over, and back.
  *
@@ -25,7 +25,7 @@ public class Caller {
     public static void main(String[] args) throws Exception {
         root = args[0] + "/api/data/v9.2/";
         token = args[1];
-        String next = page(root + "accounts?$select=name"); // read on after the failover
+        String next = page(root + "accounts?$select=name"); // continue after the failover
         for (int round = 0; round < 3; round++) {
             if (round > 0) {
                 System.out.println("ready");
@@ -48,7 +48,7 @@ public class Caller {
             throw new Exception("a link leads past the proxy: " + page.body());
         }
         Matcher link = Pattern.compile("\"@odata.nextLink\":\"([^\"]+)\"").matcher(page.body());
-        return link.find() ? link.group(1).replace("\\u0026", "&") : null; // which JSON may write so
+        return link.find() ? link.group(1).replace("\\u0026", "&") : null; // JSON may escape it
     }
 
     /** Creates an account under an id of its own, so that it may be sent twice. */

@@ -1,4 +1,4 @@
-"""A program in Python that knows nothing of failovers.
+"""A program in Python that knows nothing about failovers.
 
 It does the same work three times, and waits for a line on its standard input in
 between: meanwhile the organization fails over, and back.
@@ -15,7 +15,7 @@ import uuid
 ROOT = sys.argv[1] + "/api/data/v9.2/"
 TOKEN = sys.argv[2]
 
-# No proxy of the environment: this one is the way to the organization.
+# Ignore proxies in the environment: the organization is reached through this one.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -39,7 +39,7 @@ def page(url):
 
 
 def create():
-    """Creates an account under an id of its own, so that it may be sent twice."""
+    """Creates an account with a new id, so that the request may be sent twice."""
     key = str(uuid.uuid4())
     try:
         with send("POST", ROOT + "accounts", json.dumps({"accountid": key, "name": "Python"}).encode()) as answer:
@@ -47,13 +47,13 @@ def create():
         if location != f"{ROOT}accounts({key})":
             raise SystemExit("not led through the proxy: " + location)
     except urllib.error.HTTPError as refused:
-        if refused.code != 412:  # it was there already
+        if refused.code != 412:  # it existed already
             raise
     return key
 
 
 def upload(round):
-    """Uploads 3 MiB of a length that is not told, in chunks."""
+    """Uploads 3 MiB in chunks, without a Content-Length."""
     def pieces():
         yield b'{"documentbody":"'
         for _ in range(3 << 10):
@@ -62,7 +62,7 @@ def upload(round):
     send("PATCH", f"{ROOT}annotations({uuid.UUID(int=round)})", pieces()).close()
 
 
-link = page(ROOT + "accounts?$select=name")  # read on after the failover
+link = page(ROOT + "accounts?$select=name")  # continue after the failover
 for round in range(3):
     if round:
         print("ready", flush=True)
