@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,10 +123,15 @@ func TestWhoseConnectionsAreClosed(t *testing.T) {
 // idleClosings notes when idle connections are closed.
 type idleClosings struct {
 	http.RoundTripper
+	mu sync.Mutex
 	at []time.Time
 }
 
-func (c *idleClosings) CloseIdleConnections() { c.at = append(c.at, time.Now()) }
+func (c *idleClosings) CloseIdleConnections() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = append(c.at, time.Now())
+}
 
 // The connections of a pool that is out of use are let go of at once, when a call ends
 // that used one, and 100 ms after either, for net/http may be a little late.
@@ -143,6 +149,8 @@ func TestWhenConnectionsAreLetGoOf(t *testing.T) {
 		p.leave()
 		time.Sleep(time.Hour)
 		var after []time.Duration
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		for _, at := range c.at {
 			after = append(after, at.Sub(start))
 		}

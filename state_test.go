@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -330,8 +331,8 @@ func TestAnAnswerConfirmsATrial(t *testing.T) {
 func TestThereIsOneWatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var probes int
-		transport := tellAll(t, Config{ProbeInterval: 10 * time.Second, Probe: func(context.Context, *http.Client, *url.URL) error { probes++; return nil }})
+		var probes atomic.Int32
+		transport := tellAll(t, Config{ProbeInterval: 10 * time.Second, Probe: func(context.Context, *http.Client, *url.URL) error { probes.Add(1); return nil }})
 		watching := func() bool {
 			transport.mu.Lock()
 			defer transport.mu.Unlock()
@@ -342,17 +343,17 @@ func TestThereIsOneWatch(t *testing.T) {
 				transport.Pin(Endpoint(n % 2))
 			}
 			synctest.Wait()
-			probes = 0
+			probes.Store(0)
 			time.Sleep(10 * time.Minute)
-			assert.InDelta(t, 2*60, probes, 26, "both, every ten seconds, give or take a fifth: round %d", round)
+			assert.InDelta(t, 2*60, probes.Load(), 26, "both, every ten seconds, give or take a fifth: round %d", round)
 			assert.True(t, watching())
 			transport.Pin(Primary)
 			transport.Unpin()
 			synctest.Wait()
 			assert.False(t, watching())
-			probes = 0
+			probes.Store(0)
 			time.Sleep(time.Hour)
-			assert.Zero(t, probes)
+			assert.Zero(t, probes.Load())
 		}
 	})
 }

@@ -54,14 +54,21 @@ func TestWhenARequestHasWaitedForLong(t *testing.T) {
 				send(t.Context(), "/")
 			}
 		}
+		seen := func() []time.Time { // since the last look
+			mu.Lock()
+			defer mu.Unlock()
+			defer func() { probed = nil }()
+			return probed
+		}
 		for range 2 {
 			serving(time.Minute)
 			ctx, cancel := context.WithCancel(t.Context())
 			last := time.Now()
 			go send(ctx, "/slow")
 			serving(9500 * time.Millisecond)
-			require.Empty(t, probed, "not yet")
+			require.Empty(t, seen(), "not yet")
 			serving(10 * time.Minute)
+			probed := seen()
 			require.Len(t, probed, 8)
 			// One request alone is looked at every twelve ticks, so it takes up to that longer.
 			for i, want := range []float64{10, 10, 20, 40, 80, 120, 120, 120} {
@@ -71,11 +78,11 @@ func TestWhenARequestHasWaitedForLong(t *testing.T) {
 			}
 			cancel()
 			serving(3 * time.Minute)
-			probed = nil
+			seen()
 		}
 		time.Sleep(time.Hour)
 		assert.False(t, transport.state.Load().pool.waits.armed.Load(), "nobody waits, and no timer runs")
-		assert.Empty(t, probed)
+		assert.Empty(t, seen())
 
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()

@@ -185,6 +185,7 @@ func TestHowASwitchIsConfirmed(t *testing.T) {
 			answer = row.answer
 			start := time.Now()
 			err := transport.confirm(t.Context(), Primary, m)
+			synctest.Wait()
 			if name == "takes forever" {
 				assert.Error(t, err)
 			} else {
@@ -269,8 +270,8 @@ func TestBothAreProbedUntilThereIsAVerdict(t *testing.T) {
 				assert.Equal(t, row.takes*time.Second, time.Since(start))
 				assert.Equal(t, row.foundActive, found.Active)
 				assert.Equal(t, row.foundO, found.Other)
-				assert.Equal(t, [2]int{1, 1}, p.begun)
 				synctest.Wait()
+				assert.Equal(t, [2]int{1, 1}, p.begun)
 				ended := 0
 				if found.Active == rule.Pending || found.Other == rule.Pending {
 					ended = 1
