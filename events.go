@@ -258,17 +258,29 @@ func (q *queue[T]) put(t *Transport, v T) {
 
 // handOn hands on what waits, and ends when nothing is left.
 func (q *queue[T]) handOn(t *Transport) {
+	var rest []T
+	over := false
+	defer func() {
+		if over {
+			return
+		}
+		q.mu.Lock() // the function has called runtime.Goexit
+		defer q.mu.Unlock()
+		q.waiting = append(rest, q.waiting...)
+		t.wg.Go(func() { q.handOn(t) })
+	}()
 	for {
 		q.mu.Lock()
 		batch, dropped := q.waiting, q.dropped
 		q.waiting, q.dropped = nil, 0
 		if len(batch) == 0 {
-			q.running = false
+			q.running, over = false, true
 			q.mu.Unlock()
 			return
 		}
 		q.mu.Unlock()
-		for _, v := range batch {
+		for i, v := range batch {
+			rest = batch[i+1:]
 			q.handle(v)
 		}
 		if dropped > 0 {
@@ -312,6 +324,20 @@ func (t *Transport) protect(field string, f func()) (err error) {
 	}()
 	f()
 	return nil
+}
+
+// protectedHandler is the program's handler of log lines. A panic in it goes no further,
+// and there is nobody to tell.
+type protectedHandler struct{ slog.Handler }
+
+func (h protectedHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	defer func() { _ = recover() }()
+	return h.Handler.Enabled(ctx, level)
+}
+
+func (h protectedHandler) Handle(ctx context.Context, line slog.Record) error {
+	defer func() { _ = recover() }()
+	return h.Handler.Handle(ctx, line)
 }
 
 // errPanicked stands for the result of a function of the program that has panicked.

@@ -437,6 +437,7 @@ func (c *Config) complete(org *Org) error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	c.Logger = slog.New(protectedHandler{c.Logger.Handler()})
 	if c.Probe == nil {
 		c.Probe = defaultProbe(org)
 	}

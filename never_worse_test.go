@@ -391,18 +391,33 @@ func TestFunctionsOfTheProgramMayPanic(t *testing.T) {
 	})
 }
 
-func TestOnEventMayPanic(t *testing.T) {
+// panicking is a handler of log lines that does not get to handle any.
+type panicking struct{ slog.Handler }
+
+func (panicking) Enabled(_ context.Context, level slog.Level) bool {
+	if level < slog.LevelWarn {
+		panic("canary")
+	}
+	return true
+}
+func (panicking) Handle(context.Context, slog.Record) error { panic("canary") }
+
+func TestWhatIsToldOfEventsMayPanic(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		org := failovertest.StartInMemory(nil)
-		defer org.Close()
-		var told atomic.Int32
-		transport, err := failover.New(org.URL(), &failover.Config{Base: org.Transport(), Authorize: org.Authorize, Logger: quiet,
-			OnEvent: func(failover.Event) { told.Add(1); panic("canary") }})
-		require.NoError(t, err)
-		transport.Pin(failover.Alternate)
-		transport.Unpin()
-		transport.Close()
-		assert.Greater(t, told.Load(), int32(1), "it is told of the next one all the same")
-	})
+	for name, end := range map[string]func(){"panic": func() { panic("canary") }, "Goexit": runtime.Goexit} {
+		for _, logger := range []*slog.Logger{quiet, slog.New(panicking{slog.DiscardHandler})} {
+			synctest.Test(t, func(t *testing.T) {
+				org := failovertest.StartInMemory(nil)
+				defer org.Close()
+				told := 0
+				transport, err := failover.New(org.URL(), &failover.Config{Base: org.Transport(), Authorize: org.Authorize, Logger: logger,
+					OnEvent: func(failover.Event) { told++; end() }})
+				require.NoError(t, err)
+				transport.Pin(failover.Alternate)
+				transport.Unpin()
+				transport.Close()
+				assert.Greater(t, told, 1, "it is told of the next one all the same: %s", name)
+			})
+		}
+	}
 }

@@ -120,9 +120,14 @@ func (p *pool) retire() {
 // when a call has ended that went over p.
 func (p *pool) leave() {
 	if p.retired.Load() {
-		p.closeIdle()
-		p.closing.Reset(leaveTime)
+		p.letGo()
 	}
+}
+
+// letGo is leave for a pool that is out of use.
+func (p *pool) letGo() {
+	p.closeIdle()
+	p.closing.Reset(leaveTime)
 }
 
 func (p *pool) closeIdle() {

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -176,6 +177,25 @@ func discard(resp *http.Response) {
 		io.CopyN(io.Discard, resp.Body, maxDrain)
 	}
 	resp.Body.Close()
+}
+
+// keep ends a response like discard, and returns it with its body in memory. It returns
+// nil if that does not come whole.
+func keep(resp *http.Response) *http.Response {
+	if resp == nil || resp.Body == nil || resp.ContentLength > maxDrain {
+		discard(resp)
+		return nil
+	}
+	timer := time.AfterFunc(drainTimeout, func() { resp.Body.Close() })
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDrain+1))
+	timer.Stop()
+	resp.Body.Close()
+	if err != nil || len(body) > maxDrain {
+		return nil
+	}
+	whole := *resp // the timer may look at resp yet
+	whole.Body = io.NopCloser(bytes.NewReader(body))
+	return &whole
 }
 
 // This file keeps what is not known: which writes may have been carried out.

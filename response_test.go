@@ -66,6 +66,67 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 	assert.NoError(t, bare.Close())
 }
 
+// A repeat that the caller's deadline cuts off does not cost the answer before it.
+func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		method string
+		body   string
+		cancel bool
+		want   bool
+	}{
+		"read":     {http.MethodGet, "contoso", false, true},
+		"write":    {http.MethodPut, "contoso", false, true},
+		"no body":  {http.MethodGet, "", false, true},
+		"long":     {http.MethodGet, strings.Repeat("x", maxDrain), false, true},
+		"too long": {http.MethodGet, strings.Repeat("x", maxDrain+1), false, false},
+		"canceled": {http.MethodGet, "contoso", true, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			calls := 0
+			transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if strings.HasSuffix(req.URL.Path, "/WhoAmI") {
+					return nil, io.ErrUnexpectedEOF // a probe
+				}
+				if calls++; calls == 1 {
+					return &http.Response{StatusCode: 502, ContentLength: -1, Header: http.Header{"X-Contoso": {"7"}}, Body: io.NopCloser(strings.NewReader(row.body)), Request: req}, nil
+				}
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			}), Config{ProbeInterval: -1, SuspectAfter: -1, MaxBody: 1})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if row.cancel {
+				time.AfterFunc(time.Second/2, cancel)
+			}
+			sent := &breaking{err: io.EOF}
+			req, err := http.NewRequestWithContext(ctx, row.method, "https://contoso.crm.dynamics.com/api/data/v9.2/accounts", nil)
+			require.NoError(t, err)
+			if row.method == http.MethodPut {
+				req.Body, req.ContentLength = sent, 7
+			}
+			resp, err := transport.RoundTrip(req)
+			assert.Equal(t, 2, calls, name)
+			if !row.want {
+				assert.ErrorIs(t, err, ctx.Err(), name)
+				return
+			}
+			require.NoError(t, err, name)
+			text, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			assert.Equal(t, row.body, string(text), name)
+			assert.Equal(t, 502, resp.StatusCode)
+			assert.Equal(t, "7", resp.Header.Get("X-Contoso"))
+			_, inDoubt := InDoubt(resp, nil)
+			assert.Equal(t, row.method == http.MethodPut, inDoubt, name)
+			if row.method == http.MethodPut {
+				assert.Equal(t, 1, sent.closed, "no attempt has taken charge of it")
+			}
+		})
+	}
+}
+
 // Over HTTP/2 an answer may end before its request has: the end of the context would cut
 // that off.
 func TestTheEndOfAnAnswerCutsNoRequestOff(t *testing.T) {

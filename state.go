@@ -300,10 +300,14 @@ func (t *Transport) downInfo() (faults [2]*Fault, retryAfter time.Duration) {
 // leads elsewhere than those before, older ones may lead to another place than the one
 // that serves now.
 func (t *Transport) answered(st *state, w *sendWatch) {
-	e := &t.endpoints[st.active]
-	if !e.suspect.Load() {
-		return
+	if t.endpoints[st.active].suspect.Load() {
+		t.clearFaults(st, w)
 	}
+}
+
+// clearFaults is answered for an endpoint that has faults on record, or is waited for.
+func (t *Transport) clearFaults(st *state, w *sendWatch) {
+	e := &t.endpoints[st.active]
 	var p *pool // nil: goes on over the connections that there are
 	var moved string
 	now := t.state.Load()

@@ -88,7 +88,7 @@ func (w *waits) answered() {
 }
 
 // shard returns one by chance.
-func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32N(uint32(len(w.shards)))] }
+func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32()%uint32(len(w.shards))] }
 
 // enter takes note of an attempt that begins to wait. The result is to be decreased
 // when it does not any more.

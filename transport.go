@@ -45,11 +45,13 @@ import (
 // caller gets the answer of that endpoint.
 //
 // RoundTrip returns the last response as received, a 503 included, or an [*Error] with the
-// fault of every attempt. [InDoubt] tells of either whether it leaves a write in doubt. Two
-// errors are not of that type: [ErrClosed], and the error of a request body that cannot be
-// read. Location and the other links in the headers of a response from the alternate name
-// the primary, so that callers see one host. Those of a redirect name the endpoint that the
-// request named, so that the client which follows it keeps its credentials.
+// fault of every attempt. If the deadline passes while the request is sent again, it returns
+// the response of an attempt before, unless that was longer than 64 KiB. [InDoubt] tells of
+// either whether it leaves a write in doubt. Two errors are not of that type: [ErrClosed],
+// and the error of a request body that cannot be read. Location and the other links in the
+// headers of a response from the alternate name the primary, so that callers see one host.
+// Those of a redirect name the endpoint that the request named, so that the client which
+// follows it keeps its credentials.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -202,9 +204,10 @@ type call struct {
 	doubts            []doubt  // that they have left
 	repeats           int      // see unseen
 	pauses            *backoff.ExponentialBackOff
-	looked, onlyReads bool // see isRead
-	judged, onlyOnce  bool // see once
-	astray            bool // the last attempt was part of a trial that has failed, see tried
+	looked, onlyReads bool           // see isRead
+	judged, onlyOnce  bool           // see once
+	astray            bool           // the last attempt was part of a trial that has failed, see tried
+	kept              *http.Response // of an earlier attempt, in memory, or nil
 
 	// Of the attempt under way:
 	st      *state
@@ -217,7 +220,7 @@ type call struct {
 
 // run makes the call.
 func (c *call) run() (resp *http.Response, err error) {
-	defer func() { c.body.close(resp != nil) }()
+	defer func() { c.body.close(resp != nil && resp != c.kept) }()
 	if !bodyless(c.req) {
 		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 			return nil, err // the caller's own reader failed
@@ -266,7 +269,9 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 		if next == nil {
 			return c.finish(resp)
 		}
-		discard(resp)
+		if kept := keep(resp); kept != nil && !c.astray {
+			c.kept = kept
+		}
 		st, resp, f = c.attempt(next)
 	}
 	return c.succeed(resp), nil
@@ -409,6 +414,9 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
+	if resp == nil && c.req.Context().Err() == context.DeadlineExceeded {
+		resp = c.kept // which the caller would have had without the repeat
+	}
 	if resp != nil && c.inDoubt() == nil {
 		return resp, nil
 	}

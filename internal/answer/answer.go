@@ -36,7 +36,7 @@ type Answer struct {
 	Batch      bool   // one part of a batch: parts before it were carried out
 	RetryAfter time.Duration
 
-	html, subcode bool
+	subcode bool // Subcode is one
 }
 
 // Read says what raw, the beginning of a body, claims. decoded: it is
@@ -46,7 +46,7 @@ func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 	if len(raw) == 0 {
 		return a
 	}
-	a.html = IsHTML(contentType)
+	html := IsHTML(contentType)
 	a.Batch = ascii.HasPrefixFold(contentType, "multipart/")
 	if !decoded {
 		raw = decompressed(raw, encoding)
@@ -65,9 +65,9 @@ func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 		if a.Code == "" && a.Subcode.Local == "" {
 			a.readHTML(text)
 		}
-	case a.html || ascii.HasPrefixFold(contentType, "text/plain"):
+	case html || ascii.HasPrefixFold(contentType, "text/plain"):
 		a.Message = string(text[:min(len(text), maxText)])
-		if a.html { // IIS labels one line of plain text so
+		if html { // IIS labels one line of plain text so
 			a.Page = ascii.Lower(redact.Line(a.Message, MaxMessage))
 		}
 	}
@@ -107,7 +107,7 @@ func Word(s string) string {
 	}
 	for i := range len(s) {
 		c := s[i]
-		if c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("_.-:", c) >= 0 {
+		if c|0x20 >= 'a' && c|0x20 <= 'z' || strings.IndexByte("0123456789_.-:", c) >= 0 {
 			continue
 		}
 		return ""

@@ -7,6 +7,7 @@ import (
 	"compress/zlib"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf16"
 
 	"github.com/d365failover/failover/internal/ascii"
@@ -75,7 +76,7 @@ func plain(b []byte) []byte {
 	}
 	return bytes.Map(func(r rune) rune {
 		switch {
-		case r < ' ' || r == 0x7f:
+		case unicode.IsControl(r):
 			return ' '
 		case r == 0xfffe || r == 0xffff:
 			return '\ufffd'

@@ -54,7 +54,7 @@ func nodesOf(paths map[string]func(*reading, string)) *node {
 }
 
 func (n *node) child(name xml.Name) *node {
-	if n == nil || n.below == nil {
+	if n == nil {
 		return nil
 	}
 	if child, ok := n.below[name]; ok {
@@ -97,7 +97,7 @@ func takeToken(r *reading, v string) {
 // isTokenError reports whether s has the form of the errors of token services
 // ("invalid_grant"): other services put a sentence in the same place.
 func isTokenError(s string) bool {
-	return Word(s) == s && s != "" && s == ascii.Lower(s)
+	return Word(s) == s && s == ascii.Lower(s)
 }
 
 // readJSON reads an error as far as the text goes.
@@ -130,14 +130,9 @@ func (a *Answer) readJSON(text []byte) {
 			case len(levels) == maxDepth:
 				return
 			default:
-				next := level{object: token == '{'}
-				if top == nil {
-					next.at = jsonNodes
-				} else if next.object { // what is in an array is at no node
-					next.at = top.value
-				}
+				next := level{at: jsonNodes, object: token == '{'}
 				if top != nil {
-					top.keyed = false
+					next.at, top.keyed = top.value, false // nil in an array, where nothing has a name
 				}
 				levels = append(levels, next)
 			}
@@ -266,12 +261,12 @@ func (a *Answer) readXML(text []byte) {
 				value = value[:0]
 			}
 		case xml.CharData:
-			if top != nil && top.take != nil && len(value) < maxText {
-				value = append(value, t[:min(len(t), maxText)]...)
+			if top != nil {
+				value = append(value, t[:min(len(t), maxText-len(value))]...)
 			}
 		case xml.EndElement:
 			if top != nil && top.take != nil {
-				r.take(top, string(value))
+				top.take(&r, strings.TrimSpace(string(value)))
 			}
 			at = at[:len(at)-1]
 		}

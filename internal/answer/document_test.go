@@ -92,7 +92,7 @@ func TestTextInUTF16(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"\xfe\xff\x00a\x00b": "ab", "\x00a\x00b": "ab", "\xff\xfea\x00b\x00": "ab", "a\x00b\x00": "ab",
-		"\xef\xbb\xbfab": "ab", "ab": "ab", "a": "a", "": "", "\x00\x00ab": "\x00\x00ab", "\xfea": "\xfea", "\xffa": "\xffa", "ab\x00": "ab\x00",
+		"\xef\xbb\xbfab": "ab", "ab": "ab", "a": "a", "": "", "\x00a": "a", "a\x00": "a", "\xfe\xff": "", "\xff\xfe": "", "a\xffbc": "a\xffbc", "a\xfebc": "a\xfebc", "\x00\x00ab": "\x00\x00ab", "\xfea": "\xfea", "\xffa": "\xffa", "ab\x00": "ab\x00",
 	} {
 		assert.Equal(t, want, string(utf8Text([]byte(in))), "%q", in)
 	}

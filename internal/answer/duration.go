@@ -36,45 +36,28 @@ func xsDuration(s string) time.Duration {
 	}
 	date, clock, _ := strings.Cut(strings.TrimPrefix(s, "P"), "T")
 	if days, ok := strings.CutSuffix(date, "D"); ok {
-		n, err := strconv.ParseUint(days, 10, 32)
-		if err != nil {
+		switch n, err := strconv.Atoi(days); {
+		case err != nil:
 			return 0
+		case n > 0:
+			return MaxRetryAfter // whatever the time of day
 		}
-		return Seconds(float64(n) * 86400) // capped: the time of day adds nothing
-	}
-	if date != "" {
+	} else if date != "" {
 		return 0
 	}
-	d, err := time.ParseDuration(strings.ToLower(clock)) // the same grammar in lower case
-	if err != nil {
-		return 0
-	}
+	d, _ := time.ParseDuration(strings.ToLower(clock)) // the same grammar in lower case
 	return min(d, MaxRetryAfter)
 }
 
 // timeSpan reads "[d.]hh:mm:ss[.fffffff]".
 func timeSpan(s string) time.Duration {
 	parts := strings.Split(s, ":")
-	if len(parts) != 3 {
+	if len(parts) != 3 || strings.ContainsAny(s, "PTDHMS") {
 		return 0
 	}
-	var total float64
-	if days, hours, ok := strings.Cut(parts[0], "."); ok {
-		n, err := strconv.ParseUint(days, 10, 32)
-		if err != nil {
-			return 0
-		}
-		total, parts[0] = float64(n)*24, hours
+	days, hours, ok := strings.Cut(parts[0], ".")
+	if !ok {
+		days, hours = "0", parts[0]
 	}
-	for i, part := range parts {
-		n, err := strconv.ParseFloat(part, 64)
-		if err != nil || n < 0 {
-			return 0
-		}
-		if i > 0 {
-			total *= 60
-		}
-		total += n
-	}
-	return Seconds(total)
+	return xsDuration("P" + days + "DT" + hours + "H" + parts[1] + "M" + parts[2] + "S")
 }

@@ -10,7 +10,6 @@ import (
 
 // readHTML collects the title and the headings of a page.
 func (a *Answer) readHTML(text []byte) {
-	a.html = true
 	s := string(text)
 	folded := ascii.Lower(s)
 	for _, tag := range []string{"<title", "<h1", "<h2", "<h3"} {
@@ -26,33 +25,24 @@ func (a *Answer) readHTML(text []byte) {
 // element returns the text of the first element in s that begins with tag;
 // folded is s in lower case.
 func element(s, folded, tag string) string {
-	start := strings.Index(folded, tag)
-	if start < 0 {
-		return ""
-	}
-	open := strings.IndexByte(s[start:], '>')
-	if open < 0 {
-		return ""
-	}
-	from := start + open + 1
-	to := strings.Index(folded[from:], "</"+tag[1:])
-	if to < 0 {
+	_, after, _ := strings.Cut(folded, tag)
+	_, after, _ = strings.Cut(after, ">")
+	text, _, found := strings.Cut(after, "</"+tag[1:])
+	if !found {
 		return "" // cut off, or no element at all
 	}
-	return redact.Line(html.UnescapeString(withoutTags(s[from:from+min(to, maxText)])), MaxMessage)
+	from := len(folded) - len(after)
+	return redact.Line(html.UnescapeString(withoutTags(s[from:from+min(len(text), maxText)])), MaxMessage)
 }
 
 // withoutTags returns s without what stands between angle brackets.
 func withoutTags(s string) string {
 	var b strings.Builder
-	for {
-		text, rest, ok := strings.Cut(s, "<")
+	for more := true; more; {
+		var text string
+		text, s, _ = strings.Cut(s, "<")
 		b.WriteString(text)
-		if !ok {
-			return b.String()
-		}
-		if _, s, ok = strings.Cut(rest, ">"); !ok {
-			return b.String()
-		}
+		_, s, more = strings.Cut(s, ">")
 	}
+	return b.String()
 }

@@ -6,7 +6,9 @@ package ascii
 // other hosts for ours.
 
 // EqualFold reports whether s is equal to t, which is in lower case.
-func EqualFold(t, s string) bool { return len(s) == len(t) && HasPrefixFold(s, t) }
+func EqualFold[T string | []byte](t string, s T) bool {
+	return len(s) == len(t) && HasPrefixFold(s, t)
+}
 
 // HasPrefixFold reports whether s begins with prefix, which is in lower case.
 func HasPrefixFold[T string | []byte](s T, prefix string) bool {

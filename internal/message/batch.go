@@ -19,14 +19,14 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 		return false
 	}
 	delimiter := "--" + boundary
-	part := -1 // start of the current part, -1 in the preamble
+	part := 0 // start of the current part, 0 in the preamble
 	for pos := start; pos < end; {
 		next := r.lineEnd(pos, end)
 		line := bytes.TrimRight(r.body[pos:next], " \t\r\n")
 		last := string(line) == delimiter+"--"
 		if last || string(line) == delimiter {
 			// The line end before a delimiter belongs to it (RFC 2046, section 5.1.1).
-			if part >= 0 && !r.part(part, max(part, r.beforeLineEnd(pos)), depth) {
+			if part > 0 && !r.part(part, max(part, r.beforeLineEnd(pos)), depth) {
 				return false
 			}
 			if last {
@@ -42,13 +42,10 @@ func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 // part finds the edits of one part of a batch or change set, headers included.
 func (r *rewriter) part(start, end, depth int) bool {
 	fields, content, ok := r.fields(start, end)
-	if !ok {
-		return false
-	}
 	switch strings.ToLower(r.field(fields, "content-transfer-encoding")) {
 	case "", "binary", "8bit", "7bit":
 	default:
-		return true
+		return ok
 	}
 	mark := len(r.edits)
 	kind, boundary := contentKind(r.field(fields, "content-type"), "")
@@ -77,7 +74,8 @@ func (r *rewriter) request(start, end int) bool {
 	}
 	for _, f := range fields {
 		if f.is("host") {
-			r.host(f.start, f.end)
+			host, _ := r.org.MapHost(string(r.body[f.start:f.end]))
+			r.replace(f.start, f.end, host)
 		}
 	}
 	mark := len(r.edits)
@@ -85,18 +83,6 @@ func (r *rewriter) request(start, end int) bool {
 		r.json(content, end)
 	}
 	return r.fixLength(fields, mark, content, end)
-}
-
-// host maps the value [start, end) of a Host field.
-func (r *rewriter) host(start, end int) {
-	for _, c := range r.body[start:end] {
-		if !isAuthority(c) {
-			return
-		}
-	}
-	if host, ok := r.org.MapHost(string(r.body[start:end])); ok {
-		r.replace(start, end, host)
-	}
 }
 
 // requestLine maps an absolute request target, and an entity URL in $id.
@@ -124,7 +110,7 @@ type headerField struct {
 
 // is compares the name with one in lower case.
 func (f headerField) is(name string) bool {
-	return len(f.name) == len(name) && ascii.HasPrefixFold(f.name, name)
+	return ascii.EqualFold(name, f.name)
 }
 
 // maxFields is how many fields the header of a part or request may have. Each takes
@@ -134,32 +120,28 @@ const maxFields = 256
 // fields reads the header fields from start up to the empty line, or to end: the
 // line end of the empty line may be the delimiter's. content is what follows.
 func (r *rewriter) fields(start, end int) (fields []headerField, content int, ok bool) {
-	for start < end {
+	for {
 		next := r.lineEnd(start, end)
 		line := r.body[start:max(start, r.beforeLineEnd(next))]
 		if len(line) == 0 {
 			return fields, next, true
 		}
+		trimmed := bytes.TrimRight(line, " \t")
 		if line[0] == ' ' || line[0] == '\t' { // continues the field before
 			if len(fields) == 0 {
-				return nil, 0, false
+				return nil, end, false
 			}
-			fields[len(fields)-1].end = start + len(bytes.TrimRight(line, " \t"))
+			fields[len(fields)-1].end = start + len(trimmed)
 		} else {
 			name, value, found := bytes.Cut(line, []byte(":"))
-			if !found || len(name) == 0 || bytes.ContainsAny(name, " \t") {
-				return nil, 0, false
+			if !found || len(name) == 0 || bytes.ContainsAny(name, " \t") || len(fields) == maxFields {
+				return nil, end, false
 			}
 			from := start + len(line) - len(bytes.TrimLeft(value, " \t"))
-			to := max(from, start+len(bytes.TrimRight(line, " \t")))
-			if len(fields) == maxFields {
-				return nil, 0, false
-			}
-			fields = append(fields, headerField{name, span{from, to}})
+			fields = append(fields, headerField{name, span{from, max(from, start+len(trimmed))}})
 		}
 		start = next
 	}
-	return fields, end, true
 }
 
 // field returns the value of the first field of that name, in lower case, or "".
@@ -208,11 +190,9 @@ func (r *rewriter) lineEnd(pos, end int) int {
 // beforeLineEnd returns the offset before the line end (CRLF or LF) that ends at
 // pos; pos if there is none.
 func (r *rewriter) beforeLineEnd(pos int) int {
-	if pos > 0 && r.body[pos-1] == '\n' {
-		pos--
-		if pos > 0 && r.body[pos-1] == '\r' {
-			pos--
-		}
+	line, ended := bytes.CutSuffix(r.body[:pos], []byte("\n"))
+	if ended {
+		line = bytes.TrimSuffix(line, []byte("\r"))
 	}
-	return pos
+	return len(line)
 }

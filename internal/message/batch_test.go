@@ -54,6 +54,24 @@ var rewriteBatchCases = []rewriteCase{
 	{name: "SOAP in a part", why: "only the Web API has batches",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST https://{M}/ HTTP/1.1\nContent-Type: text/xml\n\n" + envelopeOf("<a:To>https://{K}/</a:To>", "") + "\n--batch_1--\n")},
 
+	{name: "plain encodings", why: "binary, 8bit and 7bit encode nothing",
+		body: crlf("--batch_1\nContent-Type: application/http\nContent-Transfer-Encoding: 8bit\n\nGET https://{M}/ HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: application/http\nContent-Transfer-Encoding: 7BIT\n\nGET https://{M}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "nothing behind the authority", why: "the line, or the target, ends with it",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{M} HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https://{M}\n--batch_1\nContent-Type: application/http\n\nGET ?$id=https://{M} HTTP/1.1\n\n--batch_1--\n")},
+	{name: "other targets", why: "a target is no JSON, and a query begins with a question mark",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https:\\/\\/{K}\\/ HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET $id=https://{K}/ HTTP/1.1\n\n" +
+			"--batch_1\nContent-Type: application/http\n\nGET https%3A%2F%2F{K}%2F HTTP/1.1\n\n--batch_1--\n")},
+	{name: "other fields", why: "only Host names the host",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET / HTTP/1.1\nHos: {K}\nCost: {K}\nHosts: {K}\nHost: {K}/\nHost: https://{K}\nHOST: {M}\n\n--batch_1--\n")},
+	{name: "folded with a tab", why: "as with a blank",
+		body: crlf("--batch_1\nContent-Type: multipart/mixed;\n\tboundary=s \t\n\n--s\nContent-Type: application/http\n\nGET https://{M}/ HTTP/1.1\n\n--s--\n--batch_1--\n")},
+	{name: "as many fields as there may be", why: "the bound is beyond what anybody writes",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{M}/ HTTP/1.1\n" + strings.Repeat("X: 1\n", 255) + "Host: {M}\n\n--batch_1--\n")},
+
+	{name: "no final boundary behind parts", why: "cut short: does not parse", body: crlf(goodPart + "--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n")},
 	{name: "no final boundary", why: "cut short: does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/api HTTP/1.1\n\n")},
 	{name: "no final boundary of the change set", why: "cut short: does not parse",
 		body: crlf("--batch_1\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
@@ -63,8 +81,11 @@ var rewriteBatchCases = []rewriteCase{
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other multipart", why: "form data is data", contentType: `multipart/form-data; boundary="batch_1"`,
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "request as a batch", why: "not multipart", contentType: "application/http; boundary=batch_1",
+		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
 	{name: "other path", why: "multipart sent elsewhere is an upload", path: "/api/data/v9.2/accounts",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n--batch_1--\n")},
+	{name: "a CR too many", why: "a part of the target, which is no address then", body: "--batch_1\r\nContent-Type: application/http\r\n\r\nGET https://{K}\r\r\n--batch_1--\r\n"},
 	{name: "header without a colon", why: "does not parse", body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\nHost {K}\n\n--batch_1--\n")},
 	{name: "space in a header name", why: "servers read it differently (RFC 9112, section 5.1)",
 		body: crlf("--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\nContent-Length : 1\n\n--batch_1--\n")},
@@ -87,9 +108,39 @@ var rewriteBatchCases = []rewriteCase{
 		body: crlf("--batch_1\nContent-Type: application/http\n\nPOST x HTTP/1.1\nContent-Type: application/json\nContent-Length: +40\n\n{\"@odata.id\":\"https://{K}/\"}\n--batch_1--\n")},
 }
 
+const goodPart = "--batch_1\nContent-Type: application/http\n\nGET https://{K}/ HTTP/1.1\n\n"
+
+// brokenParts are parts that servers may read differently.
+var brokenParts = map[string]string{
+	"nothing but a method":               "Content-Type: application/http\n\nGET",
+	"no request":                         "Content-Type: application/http\n",
+	"a field without a colon":            "Content-Type: application/http\nX\n\nGET / HTTP/1.1\n",
+	"a field without a name":             "Content-Type: application/http\n: x\n\nGET / HTTP/1.1\n",
+	"a blank in a name":                  "Content-Type: application/http\nX : y\n\nGET / HTTP/1.1\n",
+	"a tab in a name":                    "Content-Type: application/http\nX\t: y\n\nGET / HTTP/1.1\n",
+	"a folded first field":               " X: y\nContent-Type: application/http\n\nGET / HTTP/1.1\n",
+	"a request field without a colon":    "Content-Type: application/http\n\nGET / HTTP/1.1\nX\n",
+	"a folded first request field":       "Content-Type: application/http\n\nGET / HTTP/1.1\n X: y\n",
+	"more fields than there may be":      "Content-Type: application/http\n\nGET / HTTP/1.1\n" + strings.Repeat("X: 1\n", 257),
+	"a length that is no number":         "Content-Type: application/http\n\nGET / HTTP/1.1\nContent-Length: x\n",
+	"a negative length":                  "Content-Type: application/http\n\nGET / HTTP/1.1\nContent-Length: -1\n",
+	"a length beyond the part":           "Content-Type: application/http\nContent-Length: 99\n\nGET / HTTP/1.1\n",
+	"the same, of a part that is data":   "Content-Type: text/plain\nContent-Length: 99\n\nGET / HTTP/1.1\n",
+	"a length before the link":           "Content-Type: application/http\nContent-Length: 9\n\nGET https://{K}/ HTTP/1.1\n",
+	"a change set without a boundary":    "Content-Type: multipart/mixed\n\n--\nContent-Type: application/http\n\nGET / HTTP/1.1\n----",
+	"a change set that is cut short":     "Content-Type: multipart/mixed; boundary=s\n\n--s\nContent-Type: application/http\n\nGET / HTTP/1.1\n",
+	"a change set with a broken part":    "Content-Type: multipart/mixed; boundary=s\n\n--s\nX\n\n--s--",
+	"a change set with a broken request": "Content-Type: multipart/mixed; boundary=s\n\n--s\nContent-Type: application/http\n\nX\n\n--s--",
+}
+
 func TestRewriteBatch(t *testing.T) {
 	t.Parallel()
-	runRewriteCases(t, typeBatch, rewriteBatchCases)
+	cases := rewriteBatchCases
+	for name, broken := range brokenParts { // one is enough that nothing is rewritten
+		cases = append(cases, rewriteCase{name: "part with " + name, why: "servers may see other parts than these",
+			body: crlf(goodPart + "--batch_1\n" + broken + "\n" + goodPart + "--batch_1--\n")})
+	}
+	runRewriteCases(t, typeBatch, cases)
 }
 
 func TestRewriteBatchCorrectsContentLength(t *testing.T) {
@@ -103,6 +154,14 @@ func TestRewriteBatchCorrectsContentLength(t *testing.T) {
 			crlf("\n--s\nContent-Type: application/http\n\n") + other + crlf("\n--s--")
 		return crlf(fmt.Sprintf("--batch_1\nContent-Length:%d\nContent-Type: multipart/mixed; boundary=s\n\n", len(set)+trailing)) +
 			set + crlf("\n--batch_1--\n")
+	}
+	shortBatch := func(host string, missing int) string { // the length ends with the link
+		request := "GET https://" + host
+		return crlf(fmt.Sprintf("--batch_1\nContent-Type: application/http\nContent-Length: %d\n\n%s\n--batch_1--\n", len(request)-missing, request))
+	}
+	for missing, want := range []string{shortBatch(rewriteAlternate, 0), shortBatch(rewritePrimary, 1)} {
+		got, _ := rewriteFor(toAlternate, contentType(typeBatch), batchPath, []byte(shortBatch(rewritePrimary, missing)))
+		assert.Equal(t, want, string(got))
 	}
 	for _, trailing := range []int{0, 2} { // with the line end before the delimiter or without it
 		in, want := lengthBatch(rewritePrimary, trailing), lengthBatch(rewriteAlternate, trailing)

@@ -2,7 +2,9 @@ package message
 
 import (
 	"bytes"
+	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/d365failover/failover/internal/ascii"
@@ -39,7 +41,7 @@ func isPlainBoundary(s string) bool {
 // disagree on lines and words: a control character, a lone CR, the escape of a
 // letter.
 func looksLikeWrite(body []byte) bool {
-	before := byte('\n')
+	var before byte // ends a word, as the beginning does
 	for i, c := range body {
 		switch {
 		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c == 0x7f:
@@ -49,7 +51,9 @@ func looksLikeWrite(body []byte) bool {
 				return true
 			}
 		case c == '%':
-			if i+2 < len(body) && isHex(body[i+2]) && isLetter(unhex(body[i+1], body[i+2])) {
+			var escaped [1]byte // stays 0 if these are no digits
+			hex.Decode(escaped[:], body[i+1:min(i+3, len(body))])
+			if isLetter(escaped[0]) {
 				return true
 			}
 		case isLetter(c):
@@ -77,68 +81,39 @@ func beginsWrite(s []byte) bool {
 	return false
 }
 
-func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
-// unhex returns the character of two hexadecimal digits, 0 for other than that.
-func unhex(hi, lo byte) byte {
-	value := func(c byte) byte {
-		if c <= '9' {
-			return c - '0'
-		}
-		return c&^0x20 - 'A' + 10
-	}
-	if !isHex(hi) || !isHex(lo) {
-		return 0
-	}
-	return value(hi)<<4 | value(lo)
-}
-
 // readsBatch reports whether body is a batch of GET, HEAD and OPTIONS requests
 // without bodies, and of nothing else. A change set is for writes.
 func readsBatch(body []byte, delimiter string) bool {
 	l := lines{rest: body, delimiter: delimiter}
 	for l.next() == blankLine { // before the first part
 	}
-	for more := true; more; more = l.kind == delimiterLine {
+	for more := true; more; more = l.kind != lastLine {
 		if l.kind != delimiterLine || !l.partReads() {
 			return false
 		}
-	}
-	if l.kind != lastLine {
-		return false
 	}
 	for l.next() == blankLine { // after the last part
 	}
 	return l.kind == noLine
 }
 
-// partReads reads one part and the delimiter behind it.
+// partReads reads one part, up to the delimiter behind it: another line there is of
+// a part that does not read.
 func (l *lines) partReads() bool {
-	typed, encoded := false, false
-	for l.next() == textLine { // the part's own header
-		name, value, ok := l.field()
-		switch {
-		case !ok:
-			return false
-		case ascii.EqualFold("content-type", name) && !typed:
+	types, encodings := 0, 0
+	l.header(func(name, value string) bool {
+		switch name {
+		case "content-type":
+			types++
 			kind, params := parseKind(value, "")
-			if kind != kindHTTP || len(params) > 1 || len(params) == 1 && !ascii.EqualFold("request", params["msgtype"]) {
-				return false
-			}
-			typed = true
-		case ascii.EqualFold("content-transfer-encoding", name) && !encoded:
-			switch ascii.Lower(value) {
-			case "binary", "8bit", "7bit":
-			default:
-				return false
-			}
-			encoded = true
-		case ascii.EqualFold("content-id", name):
-		default:
-			return false
+			return kind == kindHTTP && (len(params) == 0 || len(params) == 1 && ascii.EqualFold("request", params["msgtype"]))
+		case "content-transfer-encoding":
+			encodings++
+			return slices.Contains([]string{"binary", "8bit", "7bit"}, ascii.Lower(value))
 		}
-	}
-	if l.kind != blankLine || !typed {
+		return name == "content-id"
+	})
+	if l.kind != blankLine || types != 1 || encodings > 1 {
 		return false
 	}
 	for l.next() == blankLine { // RFC 9112, section 2.2
@@ -146,25 +121,32 @@ func (l *lines) partReads() bool {
 	if l.kind != textLine || !l.requestReads() {
 		return false
 	}
-	for l.next() == textLine { // the request's header
-		name, value, ok := l.field()
-		if !ok || ascii.EqualFold("transfer-encoding", name) || ascii.EqualFold("content-length", name) && value != "0" {
-			return false
-		}
-	}
+	l.header(func(name, value string) bool {
+		return name != "transfer-encoding" && (name != "content-length" || value == "0")
+	})
 	for l.kind == blankLine { // no body
 		l.next()
 	}
-	return l.kind == delimiterLine || l.kind == lastLine
+	return true
+}
+
+// header reads the lines of a header, up to the first that is none or does not pass.
+// Names are in lower case.
+func (l *lines) header(pass func(name, value string) bool) {
+	for l.next() == textLine {
+		if name, value, ok := l.field(); !ok || !pass(ascii.Lower(name), value) {
+			return
+		}
+	}
 }
 
 // requestReads reports whether the line is that of a request that reads. Blanks
 // may stand in the target: hand-written filters have them.
 func (l *lines) requestReads() bool {
-	method, target, ok := bytes.Cut(l.line, []byte(" "))
+	method, target, _ := bytes.Cut(l.line, []byte(" "))
 	switch string(method) {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return ok && len(target) > 0 && target[0] != ' '
+		return len(target) > 0 && target[0] != ' '
 	}
 	return false
 }
@@ -220,7 +202,7 @@ func (l *lines) field() (name, value string, ok bool) {
 		return "", "", false
 	}
 	for _, c := range before {
-		if !isLetter(c) && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+		if !isLetter(c) && strings.IndexByte("0123456789-_.", c) < 0 {
 			return "", "", false
 		}
 	}

@@ -81,7 +81,7 @@ func (e *envelope) read(token xml.Token, start int) bool {
 			e.readHeader(t)
 		}
 	case xml.EndElement:
-		if len(e.Path()) == 3 && e.inTo {
+		if e.inTo { // or of a child, behind which no address goes on
 			e.to[len(e.to)-1].end, e.inTo = start, false
 		}
 	case xml.CharData:

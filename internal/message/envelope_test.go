@@ -1,8 +1,11 @@
 package message
 
 import (
+	"encoding/xml"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
 )
 
 // envelopeOf returns a SOAP 1.2 envelope with the given header and body blocks.
@@ -27,6 +30,9 @@ var rewriteSOAPCases = []rewriteCase{
 	{name: "white space behind the authority", why: "it is not part of the URL", body: envelopeOf("<a:To> https://{M}\n</a:To>", "")},
 	{name: "byte order mark", why: ".NET writers send one", body: "\ufeff" + envelopeOf("<a:To>https://{M}/</a:To>", "")},
 	{name: "comments", why: "outside of To they do not matter", body: "<!-- a --><?b?>" + envelopeOf("<!-- c --><a:To>https://{M}/</a:To>", "<![CDATA[<]]>") + "\n<?b {K}?><!-- -->"},
+	{name: "headers behind To", why: "the address ends with its element", body: envelopeOf("<a:To>https://{M}</a:To><x>y</x>", "")},
+	{name: "other instructions", why: "only the declaration names an encoding", body: `<?b encoding="utf-16"?>` + envelopeOf("<a:To>https://{M}/</a:To>", "")},
+	{name: "reference with other attributes", why: "the URI says what is signed", body: envelopeOf(`<a:To u:Id="_1">https://{M}/</a:To>`+signedOf(`<d:Reference Id="_1" URI="#_0" Type="x"/>`), "")},
 	{name: "timestamp signed", why: "the usual token: the signature covers another Id",
 		body: envelopeOf(`<a:To u:Id="_1">https://{M}/</a:To>`+signedOf(`<d:Reference URI="#_0"/>`), "")},
 	{name: "signed token", why: "the assertion's own signature does not cover To, encrypted parts beside it neither",
@@ -42,6 +48,8 @@ var rewriteSOAPCases = []rewriteCase{
 		body: strings.Replace(envelopeOf(`<a:To>https://{K}/</a:To>`+signedOf(`<d:Reference URI="#v"/>`), ""), "<s:Envelope ", `<s:Envelope u:Id="v" `, 1)},
 	{name: "document signed", why: "an empty URI is the whole document", body: envelopeOf(signedOf(`<d:Reference URI=""/>`)+`<a:To>https://{K}/</a:To>`, "")},
 	{name: "no URI", why: "the application knows what is signed, we do not", body: envelopeOf(signedOf(`<d:Reference/>`)+`<a:To>https://{K}/</a:To>`, "")},
+	{name: "file", why: "may be anything", body: envelopeOf(signedOf(`<d:Reference URI="_0"/>`)+`<a:To>https://{K}/</a:To>`, "")},
+	{name: "second signature", why: "the first is not understood", body: envelopeOf(signedOf(`<d:Reference/>`)+signedOf(`<d:Reference URI="#_0"/>`)+`<a:To>https://{K}/</a:To>`, "")},
 	{name: "XPointer", why: "may point at anything", body: envelopeOf(signedOf(`<d:Reference URI="#xpointer(/)"/>`)+`<a:To>https://{K}/</a:To>`, "")},
 	{name: "empty pointer", why: "not an Id", body: envelopeOf(signedOf(`<d:Reference URI="#"/>`)+`<a:To>https://{K}/</a:To>`, "")},
 	{name: "no references", why: "a signature of nothing known", body: envelopeOf(signedOf("")+`<a:To>https://{K}/</a:To>`, "")},
@@ -51,6 +59,8 @@ var rewriteSOAPCases = []rewriteCase{
 	{name: "To in the body", why: "a column of that name, or a payload", body: envelopeOf(`<x><a:To>https://{K}/</a:To></x>`,
 		`<a:To>https://{K}/</a:To><s:Header><a:To>https://{K}/</a:To></s:Header>`+envelopeOf(`<a:To>https://{K}/</a:To>`, ""))},
 	{name: "other headers", why: "only To is compared", body: envelopeOf(`<a:ReplyTo><a:Address>https://{K}/</a:Address></a:ReplyTo><To>https://{K}/</To><u:To>https://{K}/</u:To>`, "")},
+	{name: "escaped slashes", why: "no escape in XML", body: envelopeOf(`<a:To>https:\/\/{K}/</a:To>`, "")},
+	{name: "other root", why: "not an envelope", body: strings.ReplaceAll(envelopeOf(`<a:To>https://{K}/</a:To>`, ""), "s:Envelope", "s:Letter")},
 	{name: "other envelope", why: "a namespace, not a prefix, says what it is",
 		body: strings.Replace(envelopeOf(`<a:To>https://{K}/</a:To>`, ""), "2003/05", "2001/12", 1)},
 	{name: "other XML", why: "an Atom entry is data", contentType: "application/xml", body: `<entry><id>https://{K}/</id></entry>`},
@@ -72,4 +82,14 @@ var rewriteSOAPCases = []rewriteCase{
 func TestRewriteSOAP(t *testing.T) {
 	t.Parallel()
 	runRewriteCases(t, typeSOAP, rewriteSOAPCases)
+}
+
+func TestWhichDeclarationsAreOfUTF8(t *testing.T) {
+	t.Parallel()
+	for inst, want := range map[string]bool{
+		``: true, `version="1.0"`: true, `version="1.0" encoding="utf-8"`: true, `encoding='UTF-8' standalone='yes'`: true, "encoding\t=\r\n\"Utf-8\"": true,
+		`encoding="utf-8`: false, `encoding="utf-8'`: false, `encoding="utf-7"`: false, `encoding="utf-16"`: false, `encoding="utf8"`: false, `encoding=`: false, `encoding=""`: false, `encoding`: false,
+	} {
+		assert.Equal(t, want, isUTF8(xml.ProcInst{Target: "xml", Inst: []byte(inst)}), inst)
+	}
 }

@@ -28,6 +28,7 @@ func TestMentions(t *testing.T) {
 		{"dashes before", "anchors overlap", alternate, "----contoso----contoso--s.crm4.dynamics.com", true},
 		{"other side", "the primary's name is not the alternate's", alternate, "contoso.crm4.dynamics.com", false},
 		{"other side back", "nor the other way round", primary, "contoso--s.crm4.dynamics.com", false},
+		{"other domain with api", "another organization", alternate, "contoso--s.api.crm5.dynamics.com", false},
 		{"other region", "another organization", alternate, "contoso--s.crm5.dynamics.com contoso--s.crm4.dynamics.co", false},
 		{"cut", "ends within the name", alternate, "contoso--s.crm4.dynamics.c", false},
 		{"cut at the start", "begins within the name", alternate, "--s.crm4.dynamics.com", false},
@@ -45,6 +46,18 @@ func TestMentions(t *testing.T) {
 			t.Parallel()
 			assert.Equal(t, c.want, Mentions([]byte(c.body), c.host), c.why)
 		})
+	}
+}
+
+func TestTheAnchorOfAName(t *testing.T) {
+	t.Parallel()
+	for label, want := range map[string]string{
+		"contoso.": ".", "contoso--s.": "--", "--contoso.": "--", "a-b-c.": "-", "a1-b23c.": "1-", "a--b---c.": "---", "1.": "1.", ".": ".",
+		"a123456789012345x.": "123456789012345", "a1234567890123456x.": "1234567890123456", "a12345678901234567x.": "1234567890123456",
+	} {
+		start, end := caseless(label)
+		assert.Equal(t, want, label[start:end], label)
+		assert.Equal(t, strings.Index(label, want), start, label)
 	}
 }
 

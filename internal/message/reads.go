@@ -41,7 +41,7 @@ func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
 		return safe(u, h)
 	}
-	if method != http.MethodPost || len(body) == 0 || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
+	if method != http.MethodPost || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
 		return false // nearly always
 	}
 	if Overridden(h) {
@@ -145,9 +145,9 @@ func only(h http.Header, name string) (value string, ok bool) {
 // plainKind tells how to read the body of a request for certain: its one
 // Content-Type says so, in UTF-8, and nothing is compressed.
 func plainKind(h http.Header) (k kind, params map[string]string) {
-	contentType, ok := only(h, "content-type")
+	contentType, _ := only(h, "content-type") // "", if there are several
 	encoding, plain := only(h, "content-encoding")
-	if !ok || !plain {
+	if !plain {
 		return kindOther, nil
 	}
 	return parseKind(contentType, encoding)

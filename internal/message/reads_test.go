@@ -1,10 +1,13 @@
 package message
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -107,7 +110,44 @@ func TestSafe(t *testing.T) {
 	assert.False(t, Safe("GET", &url.URL{Opaque: "/api/connector/dequeue/1"}, nil), "a path that net/url has not parsed")
 	assert.False(t, Safe("GET", &url.URL{Opaque: "/api/connector/%zz"}, nil), "an escape that cannot be read")
 	assert.True(t, Safe("GET", &url.URL{Opaque: "/api/data/v9.2/queues"}, nil))
-	assert.True(t, Safe("", &url.URL{Path: "/"}, nil), "no method means GET")
+	for _, path := range []string{"/dequeue", "/DEQUEUE", "q/dequeue", "Q/DEQUEUE", "/q/Q/DeQueue"} {
+		assert.False(t, Safe("GET", &url.URL{Path: path}, nil), path)
+	}
+	for method, want := range map[string]bool{
+		"": true, "GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true,
+		"POST": false, "PUT": false, "PATCH": false, "DELETE": false, "MERGE": false, "CONNECT": false, "get": false,
+	} {
+		assert.Equal(t, want, Safe(method, &url.URL{Path: "/"}, nil), method)
+		assert.Equal(t, want, Reads(method, &url.URL{Path: "/"}, nil, nil), method)
+	}
+}
+
+func TestOverridden(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"X-Http-Method": true, "x-method-OVERRIDE": true, "X-HTTP-Method-Override": true,
+		"X-Correlation": false, "X-Some-Header-No17": false, "X-Another-Header-No": false, "X-Some-Other-Header-22": false, "X-Http-Methods": false, "X-Method": false, "": false,
+	} {
+		assert.Equal(t, want, Overridden(http.Header{name: nil}), name)
+	}
+}
+
+// What is there twice is not plain, even if both say the same.
+func TestPlainKind(t *testing.T) {
+	t.Parallel()
+	for header, want := range map[string]kind{
+		"Content-Type: text/xml":                                         kindXML,
+		"content-TYPE: multipart/mixed; boundary=b":                      kindMultipart,
+		"Content-Type: text/xml\nContent-Encoding: identity":             kindXML,
+		"Content-Type: text/xml\nContent-Encoding: gzip":                 kindOther,
+		"Content-Type: text/xml\nContent-Type: text/xml":                 kindOther,
+		"Content-Type: text/xml\ncontent-type: text/xml":                 kindOther,
+		"Content-Type: text/xml\nContent-Encoding: \nContent-Encoding: ": kindOther,
+		"Content-Length: 1":                                              kindOther,
+	} {
+		got, _ := plainKind(headerOf(header))
+		assert.Equal(t, want, got, header)
+	}
 }
 
 func TestTarget(t *testing.T) {
@@ -143,12 +183,21 @@ var batchReadCases = []readCase{
 	{name: "blanks behind delimiters", reads: true, why: "padding of the transport (RFC 2046)", body: crlf("--b \t\nContent-Type: application/http\n\nGET accounts HTTP/1.1\n\n--b-- \n\n")},
 	{name: "quoted boundary and charset", reads: true, why: "the same media type", header: `Content-Type: multipart/mixed; charset=utf-8; boundary="b"`, body: crlf(part("GET accounts HTTP/1.1\n") + end)},
 
+	{name: "OPTIONS", reads: true, why: "reads (RFC 9110, section 9.2.1)", body: crlf(part("OPTIONS accounts HTTP/1.1\n") + end)},
+	{name: "blank lines", reads: true, why: "all pass over them", body: crlf("\n\n" + part("\n\nGET accounts HTTP/1.1\n\n\n") + end + "\n\n")},
+	{name: "8bit", reads: true, why: "nothing is encoded", body: strings.Replace(crlf(part("GET accounts HTTP/1.1\n")+end), "binary", "8BIT", 1)},
+	{name: "7bit", reads: true, why: "nothing is encoded", body: strings.Replace(crlf(part("GET accounts HTTP/1.1\n")+end), "binary", "7bit", 1)},
+	{name: "length of nothing", reads: true, why: "says that there is no body", body: crlf(part("GET accounts HTTP/1.1\nContent-Length: 0\nX: 1\n") + end)},
+
 	{name: "a write", why: "one is enough", body: crlf(part("GET accounts HTTP/1.1\n") + part("POST accounts HTTP/1.1\nContent-Type: application/json\n\n{}") + end)},
 	{name: "a change set", why: "is for writes", body: crlf("--b\nContent-Type: multipart/mixed; boundary=c\n\n--c\nContent-Type: application/http\n\nGET accounts HTTP/1.1\n\n--c--\n--b--\n")},
 	{name: "delimiter in the middle of a line", why: "ODataLib finds it",
 		body: crlf(part("GET accounts HTTP/1.1\nX: --b\nContent-Type: application/http\n\nPUT accounts(1) HTTP/1.1\n\n") + end)},
 	{name: "delimiter in the middle of a line, unknown method", why: "no reader shall find another part",
 		body: crlf(part("GET accounts?--b HTTP/1.1\n") + end)},
+	{name: "delimiter in the middle of a header line", why: "no reader shall find another part", body: crlf(part("GET accounts HTTP/1.1\nX: --b\n") + end)},
+	{name: "blanks as a delimiter", why: "not one of this boundary", body: crlf(part("GET accounts HTTP/1.1\n") + strings.Replace(part("GET accounts HTTP/1.1\n"), "--b", "  ", 1) + end)},
+	{name: "hyphens as the end", why: "not that of this boundary", body: crlf(part("GET accounts HTTP/1.1\n") + "--\n")},
 	{name: "lone CR", why: "ends a line to ODataLib", body: "--b\r\nContent-Type: application/http\r\n\r\nGET accounts HTTP/1.1\r\nX: a\r--b\rContent-Type: application/http\r\rPOST accounts HTTP/1.1\r\r\r\n--b--\r\n"},
 	{name: "lone CR, no word", why: "lines have to be the same to all", body: "--b\r\nContent-Type: application/http\r\n\r\nGET accounts HTTP/1.1\r\nX: a\rY: b\r\n--b--\r\n"},
 	{name: "form feed behind the delimiter", why: "white space to ODataLib", body: crlf("--b\nContent-Type: application/http\n\nGET accounts HTTP/1.1\n\n--b\f\nContent-Type: application/http\n\nX accounts HTTP/1.1\n\n--b--\n")},
@@ -163,6 +212,19 @@ var batchReadCases = []readCase{
 	{name: "empty part", why: "nothing is known", body: crlf("--b\n" + part("GET accounts HTTP/1.1\n") + end)},
 	{name: "part without a type", why: "some guess", body: crlf("--b\n\nGET accounts HTTP/1.1\n\n--b--\n")},
 	{name: "part of another type", why: "may be anything", body: crlf("--b\nContent-Type: text/plain\n\nGET accounts HTTP/1.1\n\n--b--\n")},
+	{name: "part with its type twice", why: "nobody writes it", body: crlf("--b\nContent-Type: application/http\nContent-Type: application/http\n\nGET accounts HTTP/1.1\n\n--b--\n")},
+	{name: "part with more parameters", why: "may mean something else", body: crlf("--b\nContent-Type: application/http; msgtype=request; x=y\n\nGET accounts HTTP/1.1\n\n--b--\n")},
+	{name: "part with its encoding twice", why: "nobody writes it", body: crlf("--b\nContent-Type: application/http\nContent-Transfer-Encoding: binary\nContent-Transfer-Encoding: binary\n\nGET accounts HTTP/1.1\n\n--b--\n")},
+	{name: "part with a field of another name", why: "may mean something to some", body: crlf("--b\nContent-Type: application/http\nX: 1\n\nGET accounts HTTP/1.1\n\n--b--\n")},
+	{name: "part that is only a header", why: "nothing is known", body: crlf("--b\nContent-Type: application/http\n" + part("GET accounts HTTP/1.1\n") + end)},
+	{name: "part without a request", why: "nothing is known", body: crlf("--b\nContent-Type: application/http\n\n--b--\n")},
+	{name: "nothing but a method", why: "does not parse", body: crlf(part("GET\n") + end)},
+	{name: "nothing behind the method", why: "does not parse", body: crlf(part("GET \n") + end)},
+	{name: "end of another boundary", why: "a longer one may begin like this", body: crlf(part("GET accounts HTTP/1.1\n") + "--bxx\n")},
+	{name: "end with something behind it", why: "a longer boundary may begin like this", body: crlf(part("GET accounts HTTP/1.1\n") + "--b--x\n")},
+	{name: "field without a colon", why: "does not parse", body: crlf("--b\nContent-Type: application/http\nContent-ID\n\nGET accounts HTTP/1.1\n\n--b--\n")},
+	{name: "request field without a colon", why: "does not parse", body: crlf(part("GET accounts HTTP/1.1\nX\n") + end)},
+	{name: "request with a transfer encoding", why: "a GET has no body; what is it, then?", body: crlf(part("GET accounts HTTP/1.1\nTransfer-Encoding: chunked\n") + end)},
 	{name: "part with two types", why: "readers choose differently", body: crlf("--b\nContent-Type: application/http\nContent-Type: multipart/mixed; boundary=c\n\nGET accounts HTTP/1.1\n\n--b--\n")},
 	{name: "part with a charset", why: "may mean other characters", body: crlf("--b\nContent-Type: application/http; charset=utf-7\n\nGET accounts HTTP/1.1\n\n--b--\n")},
 	{name: "part that is a response", why: "not a request", body: crlf("--b\nContent-Type: application/http; msgtype=response\n\nGET accounts HTTP/1.1\n\n--b--\n")},
@@ -190,6 +252,8 @@ var batchReadCases = []readCase{
 	{name: "two boundaries", why: "servers choose differently", header: "Content-Type: multipart/mixed; boundary=b; boundary=c", body: crlf(part("GET accounts HTTP/1.1\n") + end)},
 	{name: "two types in one", why: "no media type", header: "Content-Type: multipart/mixed; boundary=b, multipart/mixed; boundary=c", body: crlf(part("GET accounts HTTP/1.1\n") + end)},
 	{name: "no boundary", why: "does not parse", header: "Content-Type: multipart/mixed", body: crlf(part("GET accounts HTTP/1.1\n") + end)},
+	{name: "empty boundary", why: "does not parse", header: "Content-Type: multipart/mixed", body: strings.ReplaceAll(crlf(part("GET accounts HTTP/1.1\n")+end), "--b", "--")},
+	{name: "request with a boundary", why: "not a batch", url: "https://" + rewritePrimary + batchPath, header: "Content-Type: application/http; boundary=b", body: crlf(part("GET accounts HTTP/1.1\n") + end)},
 	{name: "odd boundary", why: "not one that all find", header: `Content-Type: multipart/mixed; boundary="b "`, body: crlf(strings.ReplaceAll(part("GET accounts HTTP/1.1\n")+end, "--b", "--b "))},
 	{name: "other charset", why: "the bytes mean other characters", header: "Content-Type: multipart/mixed; boundary=b; charset=utf-16", body: crlf(part("GET accounts HTTP/1.1\n") + end)},
 	{name: "compressed", why: "the bytes mean something else", header: "Content-Type: multipart/mixed; boundary=b\nContent-Encoding: gzip", body: crlf(part("GET accounts HTTP/1.1\n") + end)},
@@ -203,6 +267,79 @@ var batchReadCases = []readCase{
 func TestBatchReads(t *testing.T) {
 	t.Parallel()
 	runReadCases(t, "Content-Type: multipart/mixed; boundary=b", batchReadCases)
+}
+
+// wordEnds are the bytes that some reader takes for white space, or for a part of it.
+func wordEnds(c byte) bool { return c <= ' ' || c >= 0x80 }
+
+func isASCIILetter(c byte) bool { return c < 0x80 && unicode.IsLetter(rune(c)) }
+
+// What looks like a write is one wherever it stands and whatever is around it.
+func TestWhatLooksLikeAWrite(t *testing.T) {
+	t.Parallel()
+	looks := func(want bool, s string) { t.Helper(); assert.Equal(t, want, looksLikeWrite([]byte(s)), "%q", s) }
+	for c := range 256 {
+		b := string([]byte{byte(c)})
+		odd := c < ' ' && c != '\t' && c != '\n' || c == 0x7f
+		looks(odd, b)
+		looks(odd && c != '\r', b+"\n")
+		for _, method := range []string{"POST", "patch", "Put", "DELETE", "mErGe"} {
+			looks(odd || wordEnds(byte(c)), "x"+b+method)
+			looks(true, method+b+"\n"+method)
+			looks(odd && c != '\r' || wordEnds(byte(c)), method+b+"\n")
+			looks(odd, "x"+method+b)
+		}
+		for _, word := range []string{"Dequeue", "x-HTTP-method", "X-Method-Override"} {
+			looks(true, b+word+b)
+			looks(odd || strings.EqualFold(b, word[len(word)-1:]), word[:len(word)-1]+b)
+		}
+		for _, escape := range []string{"%%%02x", "%%%02X"} {
+			looks(isASCIILetter(byte(c)), fmt.Sprintf(escape, c))
+			looks(isASCIILetter(byte(c)), fmt.Sprintf(escape+"1", c))
+			looks(false, fmt.Sprintf(escape, c)[:2])
+		}
+		for _, digits := range []string{"4" + b, b + "1"} {
+			v, err := strconv.ParseUint(digits, 16, 8)
+			looks(odd || err == nil && isASCIILetter(byte(v)), "%"+digits+"|")
+		}
+	}
+	looks(false, "")
+}
+
+func TestPlainBoundaries(t *testing.T) {
+	t.Parallel()
+	assert.False(t, isPlainBoundary(""))
+	assert.True(t, isPlainBoundary(strings.Repeat("a", 70)))
+	assert.False(t, isPlainBoundary(strings.Repeat("a", 71)))
+	for c := range 256 {
+		want := isASCIILetter(byte(c)) || strings.IndexByte("0123456789'()+_,-./:=?", byte(c)) >= 0
+		assert.Equal(t, want, isPlainBoundary("a"+string([]byte{byte(c)})+"a"), "%q", c)
+	}
+}
+
+// Names of fields are tokens, their values ASCII.
+func TestFieldsThatAllReadAlike(t *testing.T) {
+	t.Parallel()
+	for c := range 256 {
+		b := byte(c)
+		if b == ':' {
+			continue
+		}
+		l := lines{line: append([]byte{'A', b}, ": \tx\t "...)}
+		name, value, ok := l.field()
+		assert.Equal(t, isASCIILetter(b) || b >= '0' && b <= '9' || b == '-' || b == '_' || b == '.', ok, "%q", b)
+		if ok {
+			assert.Equal(t, [2]string{string(l.line[:2]), "x"}, [2]string{name, value})
+		}
+		l.line = []byte{'A', ':', b}
+		_, _, ok = l.field()
+		assert.Equal(t, b < 0x80, ok, "%q", b)
+	}
+	for line, want := range map[string]bool{"": false, ":": false, ": x": false, "A": false, "A:": true, "A:b:c": true} {
+		l := lines{line: []byte(line)}
+		_, _, ok := l.field()
+		assert.Equal(t, want, ok, line)
+	}
 }
 
 func BenchmarkReads(b *testing.B) {

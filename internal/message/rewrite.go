@@ -5,12 +5,12 @@ package message
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"mime"
 	"net/url"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/d365failover/failover/internal/ascii"
@@ -36,9 +36,6 @@ import (
 // is not modified. Memory is in proportion to the body.
 func Rewrite(o Hosts, contentType, encoding, urlPath string, body []byte) ([]byte, bool) {
 	kind, boundary := contentKind(contentType, encoding)
-	if kind == kindOther {
-		return body, false
-	}
 	r := rewriter{org: o, body: body}
 	switch {
 	case kind == kindJSON:
@@ -80,8 +77,8 @@ func Mentions(body []byte, host string) bool {
 	if host == "" {
 		return false
 	}
-	dot := strings.IndexByte(host, '.')
-	if dot < 0 { // localhost, an IPv6 address
+	name, domain, found := strings.Cut(host, ".")
+	if !found { // localhost, an IPv6 address
 		for i := range body {
 			if ascii.HasPrefixFold(body[i:], host) {
 				return true
@@ -89,26 +86,27 @@ func Mentions(body []byte, host string) bool {
 		}
 		return false
 	}
-	label := host[:dot+1]
-	domain := strings.TrimPrefix(host[dot+1:], "api.")
+	label := host[:len(name)+len(".")]
+	domain = strings.TrimPrefix(domain, "api.")
 	start, end := caseless(label)
-	for i := 0; ; i++ {
-		n := bytes.Index(body[i:], []byte(label[start:end]))
+	for next := 0; ; {
+		n := bytes.Index(body[next:], []byte(label[start:end]))
 		if n < 0 {
 			return false
 		}
-		i += n
-		if i < start || !ascii.HasPrefixFold(body[i-start:], label) {
+		at := next + n - start // where the label would begin
+		next += n + 1
+		if at < 0 || !ascii.HasPrefixFold(body[at:], label) {
 			continue
 		}
-		rest := body[i-start+len(label):]
+		rest := body[at+len(label):]
 		if ascii.HasPrefixFold(rest, domain) || ascii.HasPrefixFold(rest, "api.") && ascii.HasPrefixFold(rest[len("api."):], domain) {
 			return true
 		}
 	}
 }
 
-// caseless returns the place in s of its longest run of bytes that are not
+// caseless returns the place in s of its first longest run of bytes that are not
 // letters, at most 16 of it. s ends with a dot, so there is one.
 func caseless(s string) (start, end int) {
 	run := 0
@@ -147,8 +145,6 @@ func parseKind(contentType, contentEncoding string) (k kind, params map[string]s
 			return kindJSON, nil
 		case "application/http":
 			return kindHTTP, nil
-		case "":
-			return kindOther, nil
 		}
 	}
 	if e := strings.TrimSpace(contentEncoding); e != "" && !strings.EqualFold(e, "identity") {
@@ -225,7 +221,7 @@ func (r *rewriter) link(start, end int, esc escaping) {
 	s := r.body[start:end]
 	i := letters(s)
 	scheme := string(s[:i])
-	escaped := i < len(s) && s[i] == '%'
+	escaped := bytes.HasPrefix(s[i:], []byte("%"))
 	for _, want := range []byte("://") {
 		c, n := esc.at(s, i)
 		if c != want {
@@ -267,26 +263,24 @@ const (
 	inQuery           // in a query: percent-encoded, or not
 )
 
-// at returns the character at s[i] and the number of bytes it takes, or zeros
-// if there is none or it is written with another escape.
+// at returns the character at s[i] and the number of bytes it takes; 0 if there is
+// none or it is written with another escape.
 func (esc escaping) at(s []byte, i int) (c byte, n int) {
+	rest := s[i:]
 	switch {
-	case i >= len(s):
-		return 0, 0
-	case esc == inJSON && s[i] == '\\':
-		if i+1 < len(s) && s[i+1] == '/' {
-			return '/', 2
+	case len(rest) == 0:
+	case esc == inJSON && rest[0] == '\\':
+		if bytes.HasPrefix(rest, []byte(`\/`)) {
+			return '/', len(`\/`)
 		}
-		return 0, 0
-	case esc == inQuery && s[i] == '%':
-		if i+2 < len(s) {
-			if v, err := strconv.ParseUint(string(s[i+1:i+3]), 16, 8); err == nil {
-				return byte(v), 3
-			}
-		}
-		return 0, 0
+	case esc == inQuery && rest[0] == '%':
+		var char [1]byte // stays 0 if these are no digits
+		hex.Decode(char[:], rest[1:min(3, len(rest))])
+		return char[0], len("%2f")
+	default:
+		return rest[0], 1
 	}
-	return s[i], 1
+	return c, n
 }
 
 func isLetter(c byte) bool { c |= 0x20; return 'a' <= c && c <= 'z' }
@@ -304,22 +298,18 @@ func letters(s []byte) int {
 // isAuthority reports whether c may stand in host[:port]. What else is allowed
 // there by RFC 3986 (user info, sub-delims, escapes) is not ours.
 func isAuthority(c byte) bool {
-	return isLetter(c) || '0' <= c && c <= '9' || strings.IndexByte("-.:[]_", c) >= 0
+	return isLetter(c) || strings.IndexByte("0123456789-.:[]_", c) >= 0
 }
 
 // query maps the value of $id in the raw query [start, end).
 func (r *rewriter) query(start, end int) {
-	for start < end {
-		next := end
-		if n := bytes.IndexByte(r.body[start:end], '&'); n >= 0 {
-			next = start + n
-		}
+	for parameter := range bytes.SplitSeq(r.body[start:end], []byte("&")) {
 		for _, name := range []string{"$id=", "%24id="} {
-			if bytes.HasPrefix(r.body[start:next], []byte(name)) {
-				r.link(start+len(name), next, inQuery)
+			if bytes.HasPrefix(parameter, []byte(name)) {
+				r.link(start+len(name), start+len(parameter), inQuery)
 			}
 		}
-		start = next + 1
+		start += len(parameter) + len("&")
 	}
 }
 

@@ -165,6 +165,8 @@ var rewriteJSONCases = []rewriteCase{
 		body: `{"@odata.id":"https://{M}?x=https://{K}/","x@odata.bind":"https://{M}#y"}`},
 	{name: "escaped slashes", why: "PHP and .NET escape slashes; the escapes stay",
 		body: `{"x@odata.bind":"https:\/\/{M}\/api\/data"}`},
+	{name: "one escaped slash", why: "each may be escaped, or not", body: `{"x@odata.bind":["https:\//{M}/","https:/\/{M}/"]}`},
+	{name: "after a list or an object", why: "names go on", body: `{"a":[],"x@odata.bind":"https://{M}/","b":{},"y@odata.bind":"https://{M}/"}`},
 	{name: "escaped name", why: "a name is what it decodes to",
 		body: `{"x@odata\u002ebind":"https://{M}/api"}`},
 	{name: "duplicate names", why: "the parser on the other side chooses, so all move",
@@ -197,6 +199,7 @@ var rewriteJSONCases = []rewriteCase{
 	{name: "other organization", why: "a longer name, another suffix and user info are someone else's",
 		body: `{"@odata.id":"https://x{K}/","a@odata.bind":["https://{K}.example.com/","https://u@{K}/","https://{K}:8443/","https://{K}\\@example.com/"]}`},
 	{name: "other scheme", why: "http is not the organization's", body: `{"@odata.id":"http://{K}/api"}`},
+	{name: "other marks", why: "no URL", body: `{"@odata.id":"https//:{K}/","x@odata.bind":["https%3A%2F%2F{K}/","https:\/\u002f{K}/"]}`},
 	{name: "no scheme", why: "only absolute URLs name a host", body: `{"@odata.id":"//{K}/api","x@odata.bind":"{K}/api"}`},
 	{name: "cut short", why: "a body that does not parse goes out as it came", body: `{"@odata.id":"https://{K}/api"`},
 	{name: "trailing garbage", why: "a body that does not parse goes out as it came", body: `{"@odata.id":"https://{K}/api"} x`},
@@ -246,6 +249,10 @@ func TestRewriteQuery(t *testing.T) {
 		{"not at the start", "data", "$id=%20https://{K}/"},
 		{"longer name", "another host", "$id=https://{K}.example.com/&$id=https%3A%2F%2F{K}%2eexample.com"},
 		{"broken escape", "no URL", "$id=https%3A%2F%2"},
+		{"broken escapes", "no URL", "$id=https%&$id=https%3&$id=https%3G%2F%2F{K}&$id=https%3A%2F%2F{K}%&$id=https%3A%2F%2F{K}%2"},
+		{"digits behind an escape", "no URL", "$id=https%3A4142%2F%2F{K}/"},
+		{"JSON escapes", "none in a query", `$id=https:\/\/{K}/`},
+		{"nothing between", "parameters may be empty", "&$id=https://{M}/&&$id=https://{M}&"},
 		{"user info", "someone else's", "$id=https://{K}%40example.com/&$id=https://u@{K}/"},
 		{"empty", "nothing there", ""},
 	} {
@@ -268,6 +275,79 @@ func TestRewriteQuery(t *testing.T) {
 				assert.Equal(t, got, again, "second pass")
 			}
 		})
+	}
+}
+
+// A bridge maps one address to one of another scheme, as a test server has.
+type bridge struct{}
+
+func (bridge) Other() string { return rewritePrimary }
+
+func (bridge) MapURL(u string) (string, bool) {
+	if u == "https://"+rewritePrimary {
+		return "http://[::1]:8080", true
+	}
+	return u, false
+}
+
+func (bridge) MapHost(authority string) (string, bool) {
+	if authority == rewritePrimary {
+		return "[::1]:8080", true
+	}
+	return authority, false
+}
+
+// Another scheme is written, and an escaped authority is escaped again.
+func TestRewriteToAnotherScheme(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"$id=https://" + rewritePrimary + "/a(1)":         "$id=http://[::1]:8080/a(1)",
+		"$id=https%3A%2F%2F" + rewritePrimary + "%2Fa(1)": "$id=http%3A%2F%2F%5B%3A%3A1%5D%3A8080%2Fa(1)",
+	} {
+		got, changed := RewriteQuery(bridge{}, in)
+		assert.Equal(t, want, got)
+		assert.True(t, changed)
+	}
+	got, _ := Rewrite(bridge{}, "application/json", "", "/", []byte(`{"@odata.id":"https:\/\/`+rewritePrimary+`\/a"}`))
+	assert.Equal(t, `{"@odata.id":"http:\/\/[::1]:8080\/a"}`, string(got))
+}
+
+func TestKindsOfContent(t *testing.T) {
+	t.Parallel()
+	for contentType, want := range map[string]kind{
+		"": kindOther, "application/json": kindJSON, "application/json; charset=utf-8": kindJSON, "APPLICATION/JSON;charset=UTF-8": kindJSON, "application/problem+json": kindJSON,
+		"application/http": kindHTTP, "application/http; msgtype=request": kindHTTP, "application/soap+xml": kindXML, "text/xml; charset=utf8": kindXML, "application/xml; charset=us-ascii": kindXML,
+		"multipart/mixed; boundary=b": kindMultipart, "multipart/form-data; boundary=b": kindOther, "text/xml; charset=utf-16": kindOther, "text/plain": kindOther, "application/json; charset": kindOther, "json": kindOther,
+	} {
+		got, _ := parseKind(contentType, "")
+		assert.Equal(t, want, got, contentType)
+		got, _ = parseKind(contentType, " Identity ")
+		assert.Equal(t, want, got, contentType)
+		got, _ = parseKind(contentType, "br")
+		assert.Equal(t, kindOther, got, contentType)
+	}
+}
+
+func TestCharactersOfAddresses(t *testing.T) {
+	t.Parallel()
+	for c := range 256 {
+		b := byte(c)
+		assert.Equal(t, isASCIILetter(b), isLetter(b), "%q", b)
+		assert.Equal(t, isASCIILetter(b) || b >= '0' && b <= '9' || strings.IndexByte("-.:[]_", b) >= 0, isAuthority(b), "%q", b)
+	}
+}
+
+// What nearly all requests have costs nothing to recognise, and what is rewritten is
+// copied once, to a body that is no longer than it is.
+func TestRewriteAllocatesLittle(t *testing.T) { // counts allocations, so not parallel
+	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "application/http"} {
+		assert.Zero(t, testing.AllocsPerRun(10, func() { parseKind(contentType, "") }), contentType)
+	}
+	assert.Zero(t, testing.AllocsPerRun(10, func() { RewriteQuery(toPrimary, "$select=name&$top=5") }))
+	for _, with := range []string{"", "x", "longer"} {
+		out := splice([]byte("abcd"), []edit{{span{3, 4}, with}, {span{1, 2}, with}})
+		assert.Equal(t, "a"+with+"c"+with, string(out))
+		assert.Equal(t, len(out), cap(out))
 	}
 }
 

@@ -90,7 +90,6 @@ type operation struct {
 	action string // of IOrganizationService: Retrieve, RetrieveMultiple or Execute
 	space  string // of the Envelope, "" before it
 	body   bool   // Body has begun
-	root   bool   // the Envelope has ended
 	name   string // of the element in Body
 	kind   string // the type of the executed request without "Request", "" if it is the general one
 	runs   bool   // Execute/request has begun
@@ -128,7 +127,7 @@ func (o *operation) readsOnly(body []byte) bool {
 			return false
 		}
 	}
-	if !o.root || o.action == "" || o.name != o.action {
+	if o.action == "" || o.name != o.action {
 		return false
 	}
 	if o.name != "Execute" {
@@ -144,7 +143,7 @@ func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 	case xml.StartElement:
 		return o.text == nil && o.open(t, at)
 	case xml.EndElement:
-		return o.close(at)
+		return o.close()
 	case xml.CharData:
 		switch {
 		case len(at) == 0:
@@ -202,8 +201,9 @@ func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	}
 	switch name := t.Name.Local; {
 	case len(at) == 1: // the Envelope, and the only one
+		first := o.space == ""
 		o.space = t.Name.Space
-		return !o.root && name == "Envelope" && (o.space == soap11Space || o.space == soap12Space)
+		return first && name == "Envelope" && (o.space == soap11Space || o.space == soap12Space)
 	case len(at) == 2: // Header, then Body
 		first := !o.body
 		o.body = name == "Body"
@@ -211,7 +211,7 @@ func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	case len(at) == 3 && o.body:
 		first := o.name == ""
 		o.name = name
-		return first && t.Name.Space == servicesSpace && (name == "Retrieve" || name == "RetrieveMultiple" || name == "Execute")
+		return first && t.Name.Space == servicesSpace
 	case len(at) == 3 && name == "Action":
 		return o.begin(&o.acted, t.Name.Space == wsa04Space || t.Name.Space == wsa10Space)
 	case len(at) == 4 && o.name == "Execute":
@@ -236,9 +236,8 @@ func (o *operation) begin(text **string, ok bool) bool {
 	return true
 }
 
-// close takes the end of the innermost element of at.
-func (o *operation) close(at []xml.Name) bool {
-	o.root = o.root || len(at) == 1
+// close takes the end of an element.
+func (o *operation) close() bool {
 	if o.text == nil {
 		return true
 	}

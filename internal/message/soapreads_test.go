@@ -1,10 +1,12 @@
 package message
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 const (
@@ -54,6 +56,12 @@ var soapReadCases = []readCase{
 	{name: "name in a header", why: "some look anywhere", body: soap12 + strings.Replace(acted("Retrieve"), "</s:Header>", "<x:RequestName>WinOpportunity</x:RequestName></s:Header>", 1) + bodyRetrieve},
 	{name: "comments", reads: true, why: "outside of names they do not matter", body: "<!-- a -->" + soap12 + acted("Retrieve") + "<!-- b -->" + bodyRetrieve},
 
+	{name: "1.1 empty SOAPAction", reads: true, why: "names nothing; the envelope does", header: "Content-Type: text/xml\nSoapaction: \"\"", body: soap11 + acted("Retrieve") + bodyRetrieve},
+	{name: "1.2 older addressing", reads: true, why: "some still use it", body: strings.Replace(soap12, "http://www.w3.org/2005/08/addressing", wsa04Space, 1) + acted("Retrieve") + bodyRetrieve},
+	{name: "1.2 other headers", reads: true, why: "as WCF writes them", body: soap12 + strings.Replace(acted("Retrieve"), "<s:Header>", "<s:Header><x:SdkClientVersion>9.2</x:SdkClientVersion><a:MessageID>urn:uuid:1</a:MessageID><a:ReplyTo><a:Address>x</a:Address></a:ReplyTo>", 1) + bodyRetrieve},
+	{name: "1.2 blanks around names", reads: true, why: "not part of them", body: soap12 + strings.Replace(strings.Replace(acted("Execute"), "Execute", "Execute\n", 1), actionPrefix, "\t "+actionPrefix, 1) + executed("c:WhoAmIRequest", " WhoAmI\n")},
+	{name: "words in a text", reads: true, why: "no message without elements", body: soap12 + acted("Retrieve") + strings.Replace(bodyRetrieve, "account", "Envelope, Body and Action", 1)},
+
 	{name: "1.1 Create", why: "a write", header: type11("Create"), body: soap11 + bodyCreate},
 	{name: "1.2 Create", why: "a write", body: soap12 + acted("Create") + bodyCreate},
 	{name: "1.2 Create that mentions Retrieve", why: "a write", body: soap12 + acted("Create") + strings.Replace(bodyCreate, "account", "Retrieve", 1)},
@@ -61,6 +69,14 @@ var soapReadCases = []readCase{
 	{name: "1.2 Create with the media type of Retrieve", why: "servers go by one of them", header: type12 + `; action="` + actionPrefix + `Retrieve"`, body: soap12 + acted("Create") + bodyRetrieve},
 	{name: "1.2 Retrieve that creates", why: "the element in the body may decide", body: soap12 + acted("Retrieve") + bodyCreate},
 	{name: "1.1 Retrieve with wsa:Action Create", why: "the two differ", header: type11("Retrieve"), body: soap11 + acted("Create") + bodyRetrieve},
+	{name: "1.2 Retrieve with the media type of Create", why: "servers go by one of them", header: type12 + `; action="` + actionPrefix + `Create"`, body: soap12 + acted("Retrieve") + bodyRetrieve},
+	{name: "action without a namespace", why: "a name is not enough", header: "Content-Type: text/xml\nSoapaction: Retrieve", body: soap11 + bodyRetrieve},
+	{name: "two actions that read", why: "servers choose differently", header: type11("Retrieve"), body: soap11 + acted("Execute") + executed("c:WhoAmIRequest", "WhoAmI")},
+	{name: "two actions that read, the other way round", why: "servers choose differently", header: type11("Execute"), body: soap11 + acted("Retrieve") + bodyRetrieve},
+	{name: "another operation that reads", why: "servers choose differently", body: soap12 + acted("Retrieve") + strings.ReplaceAll(bodyRetrieve, "v:Retrieve>", "v:RetrieveMultiple>")},
+	{name: "no operation", why: "nothing is known", body: soap12 + "<s:Body/></s:Envelope><!-- Retrieve -->"},
+	{name: "no operation, but an action", why: "nothing is known", body: soap12 + acted("Retrieve") + "<s:Body/></s:Envelope>"},
+	{name: "action within a header", why: "not where it belongs", body: soap12 + strings.NewReplacer("<s:Header>", "<s:Header><x:y>", "</s:Header>", "</x:y></s:Header>").Replace(acted("Retrieve")) + bodyRetrieve},
 	{name: "two SOAPActions", why: "servers choose differently", header: type11("Retrieve") + "\nSOAPAction: " + actionPrefix + "Create", body: soap11 + bodyRetrieve},
 	{name: "two wsa:Actions", why: "servers choose differently", body: soap12 + strings.Replace(acted("Retrieve"), "</s:Header>", strings.TrimPrefix(acted("Retrieve"), "<s:Header>"), 1) + bodyRetrieve},
 	{name: "Action of another namespace", why: "some look at the local name", body: soap12 + strings.ReplaceAll(acted("Retrieve"), "a:Action", "v:Action") + bodyRetrieve},
@@ -77,6 +93,10 @@ var soapReadCases = []readCase{
 	{name: "header behind the body", why: "some look there", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "</s:Envelope>", acted("Create")+"</s:Envelope>", 1)},
 	{name: "body of another namespace", why: "some look at the local name", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "<s:Body>", "<v:Body><v:Create/></v:Body><s:Body>", 1)},
 	{name: "other envelope", why: "not SOAP", header: type11("Retrieve"), body: strings.ReplaceAll(soap11, "schemas.xmlsoap.org", "contoso.example") + bodyRetrieve},
+	{name: "second envelope that is empty", why: "some read on", header: type11("Retrieve"), body: soap11 + bodyRetrieve + strings.Replace(soap11, ">", "/>", 1)},
+	{name: "message in the declaration", why: "some do not tell it from elements", header: type11("Retrieve"), body: "<?xml <s:Body><v:Create/></s:Body>?>" + soap11 + bodyRetrieve},
+	{name: "message is a comment", why: "some do not tell comments from elements", header: type11("Retrieve"), body: soap11 + "<!--<s:Body><v:Create/></s:Body>-->" + bodyRetrieve},
+	{name: "message in an attribute", why: "some do not tell attributes from elements", header: type11("Retrieve"), body: soap11 + strings.Replace(bodyRetrieve, "account", `<x:y z="&lt;v:Create/"/>`, 1)},
 	{name: "cut short", why: "more may come", header: type11("Retrieve"), body: strings.TrimSuffix(soap11+bodyRetrieve, "</s:Envelope>")},
 	{name: "text behind", why: "does not parse", header: type11("Retrieve"), body: soap11 + bodyRetrieve + "x"},
 	{name: "document type", why: "entities could mean anything", header: type11("Retrieve"), body: `<!DOCTYPE s:Envelope [<!ENTITY n "Create">]>` + soap11 + bodyRetrieve},
@@ -101,6 +121,13 @@ var soapReadCases = []readCase{
 		body: soap11 + strings.Replace(executed("c:WhoAmIRequest", "WhoAmI"), "</x:RequestName>", "</x:RequestName><x:RequestName>WinOpportunity</x:RequestName>", 1)},
 	{name: "name in pieces", why: "some take the first", header: type11("Execute"),
 		body: soap11 + executed("x:OrganizationRequest", "Retrieve<!-- -->Version")},
+	{name: "comment before a name", why: "some take the first node", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "<!-- -->WhoAmI")},
+	{name: "name and a section", why: "some take the first", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "WhoAmI<![CDATA[x]]>")},
+	{name: "name in front of a name", why: "some take the first", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", `WinOpportunity<?xml version="1.0"?>WhoAmI`)},
+	{name: "name within the parameters", why: "not where it belongs", header: type11("Execute"),
+		body: soap11 + strings.NewReplacer("<x:Parameters/>", "<x:Parameters><x:RequestName>WhoAmI</x:RequestName></x:Parameters>", "<x:RequestName>WhoAmI</x:RequestName>", "").Replace(executed("c:WhoAmIRequest", "WhoAmI"))},
+	{name: "type without a namespace", why: "some do not look at it", header: type11("Execute"), body: soap11 + strings.Replace(executed("c:WhoAmIRequest", "WhoAmI"), "i:type", "type", 1)},
+	{name: "the same type twice", why: "nobody writes it", header: type11("Execute"), body: soap11 + executed(`c:WhoAmIRequest" i:type="c:WhoAmIRequest`, "WhoAmI")},
 	{name: "name with an escape", why: "nobody writes it", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "&#87;hoAmI")},
 	{name: "name in a section", why: "nobody writes it", header: type11("Execute"), body: soap11 + executed("x:OrganizationRequest", "<![CDATA[WhoAmI]]>")},
 	{name: "type of another attribute", why: "some look at the local name", header: type11("Execute"), body: soap11 + strings.Replace(executed("c:WinOpportunityRequest", "WhoAmI"), "i:type", "type", 1)},
@@ -122,6 +149,82 @@ var soapReadCases = []readCase{
 func TestSOAPReads(t *testing.T) {
 	t.Parallel()
 	runReadCases(t, type12, soapReadCases)
+}
+
+// Elements by which a server may find the operation stand where they belong, and once.
+func TestEveryElementOfASOAPMessageHasItsPlace(t *testing.T) {
+	t.Parallel()
+	const header = `<s:Header><a:MessageID>1</a:MessageID></s:Header>`
+	for _, c := range []struct {
+		header, body string
+		elements     []string // by which the operation is found
+	}{
+		{type12, soap12 + acted("Retrieve") + bodyRetrieve, []string{"s:Envelope", "s:Header", "s:Body", "a:Action", "v:Retrieve"}},
+		{type11("Retrieve"), soap11 + header + bodyRetrieve, []string{"s:Envelope", "s:Header", "s:Body", "v:Retrieve"}},
+		{type11("Execute"), soap11 + header + executed("c:WhoAmIRequest", "WhoAmI"), []string{"s:Envelope", "s:Header", "s:Body", "v:Execute", "v:request", "x:RequestName"}},
+	} {
+		h := headerOf(c.header)
+		reads := func(body string) bool { return Reads(http.MethodPost, soapAddress, h, []byte(body)) }
+		require.True(t, reads(c.body))
+		for _, name := range c.elements {
+			space, local, _ := strings.Cut(name, ":")
+			for _, other := range []string{space + ":Other", "i:" + local} {
+				if name == "x:RequestName" && other == "i:RequestName" {
+					continue // its namespace has changed with the versions of the service
+				}
+				renamed := strings.NewReplacer("<"+name+" ", "<"+other+" ", "<"+name+">", "<"+other+">", "</"+name+">", "</"+other+">").Replace(c.body)
+				assert.False(t, reads(renamed), renamed)
+			}
+		}
+		probes := []string{"<s:Envelope/>", "<s:Body/>", "<a:Action/>", "<a:Action>" + actionPrefix + "Retrieve</a:Action>", "<x:RequestName>WhoAmI</x:RequestName>", "<x:Envelope/>", "<x:Header/>", "<x:Body/>", "<x:Action/>"}
+		for i := range c.body {
+			behind := i + 1
+			if c.body[i] != '>' || behind == len(c.body) {
+				continue
+			}
+			for _, probe := range probes {
+				if c.header == type11("Retrieve") && strings.HasPrefix(probe, "<a:Action>") && strings.Contains(c.body[:behind], "<s:Header>") && !strings.Contains(c.body[:behind], "</s:Header>") && !strings.HasSuffix(c.body[:behind], "<a:MessageID>") {
+					continue // that is its place
+				}
+				inserted := c.body[:behind] + probe + c.body[behind:]
+				assert.False(t, reads(inserted), inserted)
+			}
+		}
+		for _, twice := range c.elements[2:] { // an empty one behind it, or before
+			assert.False(t, reads(strings.Replace(c.body, "</"+twice+">", "</"+twice+"><"+twice+"/>", 1)), twice)
+			assert.False(t, reads(strings.Replace(c.body, "<"+twice, "<"+twice+"/><"+twice, 1)), twice)
+		}
+		assert.False(t, reads(strings.Replace(c.body, "</s:Body>", "</s:Body><s:Header/>", 1)), "a header behind the body")
+	}
+}
+
+func TestAction(t *testing.T) {
+	t.Parallel()
+	for header, want := range map[string]struct {
+		action string
+		ok     bool
+	}{
+		"":                         {"", false},
+		"Content-Type: text/plain": {"", false},
+		"Content-Type: text/xml":   {"", true},
+		"Content-Type: text/xml\nSoapaction: \"\"":                    {"", true},
+		"Content-Type: text/xml\nSoapaction: \"urn:x\"":               {"urn:x", true},
+		"Content-Type: text/xml\nSOAPAction: urn:x":                   {"urn:x", true},
+		"Content-Type: text/xml\nSoapaction: \"\"\nSOAPAction: urn:x": {"urn:x", true},
+		"Soapaction: urn:x": {"urn:x", true},
+		"Content-Type: application/json; charset=utf-8\nSoapaction: urn:x":             {"", false},
+		`Content-Type: application/soap+xml; action="urn:x"`:                           {"urn:x", true},
+		"Content-Type: application/soap+xml; action=\"urn:x\"\nContent-Encoding: gzip": {"urn:x", true},
+		"Content-Type: application/soap+msbin1":                                        {"", true},
+		"Content-Type: application/xml; charset=utf-16":                                {"", true},
+		"Content-Type: text/xml; charset":                                              {"", true},
+		"Content-Type: text/xml; =":                                                    {"", true},
+		`Content-Type: multipart/mixed; boundary=b; action="urn:x"`:                    {"", false},
+	} {
+		action, ok := Action(headerOf(header))
+		assert.Equal(t, want.action, action, header)
+		assert.Equal(t, want.ok, ok, header)
+	}
 }
 
 // A write is recognised at a glance: it costs next to nothing, however long it is.

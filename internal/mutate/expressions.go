@@ -210,7 +210,7 @@ func (r *rewriter) constant(e ast.Expr, tv types.TypeAndValue, what string) {
 		return
 	case what != "":
 		other = constant.BinaryOp(v, token.ADD, constant.MakeInt64(97))
-	case small(v) || basic.Kind() == types.Uint8 || basic.Kind() == types.Int32:
+	case small(v) || constant.Sign(v) == 0 || basic.Kind() == types.Uint8 || basic.Kind() == types.Int32:
 		other = constant.BinaryOp(v, token.ADD, constant.MakeInt64(1))
 	default:
 		other = constant.BinaryOp(v, token.MUL, constant.MakeInt64(4))

@@ -52,6 +52,7 @@ type run struct {
 	goroutines, size, orgs, peers int           // peers: 0 is all
 	sizes, callers                []int         // over TLS
 	cell                          time.Duration // for each of these pairs
+	most                          load          // over TLS
 	only                          *regexp.Regexp
 }
 
@@ -61,14 +62,14 @@ var (
 		network: pairing{batch: 10 * time.Millisecond, pairs: 60, rounds: 5},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 200, rounds: 5},
 		outages: 15, goroutines: 256, size: 4 << 20, orgs: 10_000,
-		sizes: []int{1 << 10, 1 << 20, 64 << 20}, callers: []int{1, 16, 256}, cell: 30 * time.Second,
+		sizes: []int{1 << 10, 1 << 20, 64 << 20}, callers: []int{1, 16, 256}, cell: 30 * time.Second, most: load{64 << 20, 256},
 	}
 	rough = run{
 		memory:  pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		network: pairing{batch: 10 * time.Millisecond, pairs: 10, rounds: 2},
 		scaling: pairing{batch: 300 * time.Microsecond, pairs: 40, rounds: 3},
 		outages: 3, goroutines: 256, size: 4 << 20, orgs: 1000,
-		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 16}, cell: time.Second,
+		sizes: []int{1 << 10, 1 << 20}, callers: []int{1, 16}, cell: time.Second, most: load{1 << 20, 256},
 	}
 )
 
@@ -92,7 +93,9 @@ func (r run) report() (text string, charts map[string]chart) {
 	p.section("Over TLS on the loopback interface", "HTTP/1.1, connections kept, the server in the same process.",
 		func() []table { return []table{overTLS(r.network, peers)} })
 	p.section("Over TLS by size and callers", "The medians of turns; more than 1 GiB at once is left out.",
-		func() []table { return []table{bySizeAndCallers(r.network, r.cell, r.sizes, r.callers)} })
+		func() []table { return []table{bySizeAndCallers(r.network, r.cell, 9, loads(r.sizes, r.callers))} })
+	p.section("Over TLS, many long answers at once", "The same. Answers are read as they come, and kept by nobody.",
+		func() []table { return []table{bySizeAndCallers(r.network, 0, 3, []load{r.most})} })
 	p.plot("By callers", "callers.svg", func() (table, chart) { return byGoroutines(r.scaling, r.goroutines) })
 	p.plot("By size of the answer", "size.svg", func() (table, chart) { return bySize(r.scaling, r.size) })
 	p.plot("By organizations", "organizations.svg", func() (table, chart) { return byOrganizations(r.scaling, r.orgs) })

@@ -68,7 +68,7 @@ func againstBreaker(p pairing) table {
 	byCPU.clock = cpuTime
 	var one, all []work
 	var spread []string
-	for _, make := range []func(http.RoundTripper, string, string) sender{executing, healthyPeers[0].make, executing, ours} {
+	for _, make := range []func(http.RoundTripper, string, string) sender{executing, healthyPeers[0].make, executing, steps, ours} {
 		send := make(new(memory), primary, alternate)
 		one = append(one, sequential(send, http.MethodGet, primary+listPath))
 		all = append(all, parallel(cores, send, http.MethodGet, primary+listPath))
@@ -77,7 +77,7 @@ func againstBreaker(p pairing) table {
 		spread = append(spread, byCPU.compare(one[i], []work{all[i]})[0].String())
 	}
 	alone, together := p.compare(one[0], one[1:]), p.longer().compare(all[0], all[1:])
-	for i, name := range []string{healthyPeers[0].name, "gobreaker Execute", "**failover**"} {
+	for i, name := range []string{healthyPeers[0].name, "gobreaker Execute", "the steps of failover alone, by hand", "**failover**"} {
 		t.add(name, alone[i].String(), together[i].String(), spread[i+1])
 	}
 	return t

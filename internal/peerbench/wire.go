@@ -9,8 +9,20 @@ import (
 	"time"
 )
 
-// most bytes that a batch may bring over the wire; cells beyond it are left out.
-const mostBytes = 1 << 30
+// load is what goes on at once over the wire.
+type load struct{ size, callers int }
+
+// loads returns all of these sizes and callers, but for more than 1 GiB at once.
+func loads(sizes, callers []int) (all []load) {
+	for _, size := range sizes {
+		for _, n := range callers {
+			if size*n <= 1<<30 {
+				all = append(all, load{size, n})
+			}
+		}
+	}
+	return all
+}
 
 // sized returns a server with TLS whose answers have the size that the query says,
 // and a transport that keeps its connections.
@@ -34,25 +46,20 @@ func sized(http2 bool) (server *httptest.Server, base *http.Transport) {
 // bySizeAndCallers compares throughput and CPU time over TLS with those of the bare
 // transport. It is compared with itself as well: where that is not within 2 %, neither
 // is the rest.
-func bySizeAndCallers(p pairing, cell time.Duration, sizes, callers []int) table {
+func bySizeAndCallers(p pairing, cell time.Duration, fewest int, loads []load) table {
 	t := table{head: []string{"GET over TLS", "bare against itself: throughput", "CPU", "failover: throughput", "CPU", "calls a turn", "turns"}}
 	for _, http2 := range []bool{false, true} {
 		server, base := sized(http2)
 		other, _ := sized(http2)
 		send := ours(base, server.URL, other.URL)
-		for _, size := range sizes {
-			for _, n := range callers {
-				if size*n > mostBytes {
-					continue
-				}
-				target := fmt.Sprintf("%s/api/data/v9.2/accounts?%d", server.URL, size)
-				works := [3]work{parallel(n, over(base), http.MethodGet, target), parallel(n, over(base), http.MethodGet, target), parallel(n, send, http.MethodGet, target)}
-				calls := max(n, p.calls(works[0]))
-				through, cpu, turns := takeTurns(works, calls, cell)
-				name := map[bool]string{false: "HTTP/1.1", true: "HTTP/2"}[http2]
-				t.add(fmt.Sprintf("%s, %s, %d callers", name, short(float64(size)), n),
-					f2(through[0]), f2(cpu[0]), f2(through[1]), f2(cpu[1]), fmt.Sprint(calls), fmt.Sprint(turns))
-			}
+		for _, l := range loads {
+			target := fmt.Sprintf("%s/api/data/v9.2/accounts?%d", server.URL, l.size)
+			works := [3]work{parallel(l.callers, over(base), http.MethodGet, target), parallel(l.callers, over(base), http.MethodGet, target), parallel(l.callers, send, http.MethodGet, target)}
+			calls := max(l.callers, p.calls(works[0]))
+			through, cpu, turns := takeTurns(works, calls, fewest, cell)
+			name := map[bool]string{false: "HTTP/1.1", true: "HTTP/2"}[http2]
+			t.add(fmt.Sprintf("%s, %s, %d callers", name, short(float64(l.size)), l.callers),
+				f2(through[0]), f2(cpu[0]), f2(through[1]), f2(cpu[1]), fmt.Sprint(calls), fmt.Sprint(turns))
 		}
 		server.Close()
 		other.Close()
@@ -60,15 +67,13 @@ func bySizeAndCallers(p pairing, cell time.Duration, sizes, callers []int) table
 	return t
 }
 
-// fewestTurns is how many are taken, however long they are.
-const fewestTurns = 9
-
-// takeTurns has the works take turns for a time, and returns the medians of the ratios of
-// the second and the third to the first: of their throughput, and of their CPU time.
-func takeTurns(works [3]work, calls int, long time.Duration) (through, cpu [2]float64, turns int) {
+// takeTurns has the works take turns, fewest at the least, for a time. It returns the medians
+// of the ratios of the second and the third to the first: of their throughput, and of their
+// CPU time.
+func takeTurns(works [3]work, calls, fewest int, long time.Duration) (through, cpu [2]float64, turns int) {
 	var faster, costs [2][]float64
 	runtime.GC()
-	for end := elapsed() + long; turns < fewestTurns || elapsed() < end; turns++ {
+	for end := elapsed() + long; turns < fewest || elapsed() < end; turns++ {
 		var took, used [3]time.Duration
 		for k := range works {
 			w := (turns + k) % len(works) // nobody is always the first

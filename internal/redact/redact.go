@@ -4,6 +4,7 @@ package redact
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -36,33 +37,25 @@ func Error(err error) string {
 		}
 		err = wrapped.Err
 	}
-	text := err.Error()
-	for _, wrapped := range urlErrors(err, nil) {
-		if wrapped.Op == "parse" {
-			text = strings.ReplaceAll(text, wrapped.Error(), "invalid address")
-			continue
+	quoted := urlErrors(err, nil)
+	slices.SortFunc(quoted, func(a, b *url.Error) int { return len(b.URL) - len(a.URL) }) // one may begin like another
+	var pairs []string
+	for _, one := range quoted {
+		if one.Op == "parse" {
+			pairs = append(pairs, one.Error(), "invalid address")
 		}
 		shown := hidden
-		if u, err := url.Parse(wrapped.URL); err == nil && u.Host != "" {
+		if u, err := url.Parse(one.URL); err == nil && u.Host != "" {
 			shown = URL(u)
 		}
-		if wrapped.URL != "" {
-			text = strings.ReplaceAll(text, strconv.Quote(wrapped.URL), strconv.Quote(shown))
-			text = strings.ReplaceAll(text, wrapped.URL, shown)
-		}
+		pairs = append(pairs, strconv.Quote(one.URL), strconv.Quote(shown), one.URL, shown)
 	}
-	return Text(text)
+	return Text(strings.NewReplacer(pairs...).Replace(err.Error()))
 }
-
-// maxErrors is how many errors with addresses are looked at.
-const maxErrors = 16
 
 // urlErrors appends the errors with addresses in the tree of err to found.
 func urlErrors(err error, found []*url.Error) []*url.Error {
-	if len(found) == maxErrors {
-		return found
-	}
-	if one, ok := err.(*url.Error); ok && one.Err != nil {
+	if one, ok := err.(*url.Error); ok && one.URL != "" {
 		found = append(found, one)
 	}
 	switch wrapper := err.(type) {
@@ -77,7 +70,7 @@ func urlErrors(err error, found []*url.Error) []*url.Error {
 }
 
 // isOneLine reports whether s is visible ASCII with single blanks between words,
-// as nearly all texts are.
+// as nearly all texts are, and not empty.
 func isOneLine(s string) bool {
 	blank := true
 	for i := range len(s) {
@@ -86,7 +79,7 @@ func isOneLine(s string) bool {
 		}
 		blank = s[i] == ' '
 	}
-	return s == "" || !blank
+	return !blank
 }
 
 // Line returns s as one line of at most limit bytes of valid UTF-8: runs of

@@ -50,61 +50,51 @@ type text struct {
 // shown in their place. It returns 0 if there is none.
 func (t *text) secretAt(i int) (n int, shown string) {
 	switch c := t.s[i]; {
-	case c == 'e' && strings.HasPrefix(t.s[i:], "eyJ"): // {" in Base64
+	case strings.HasPrefix(t.s[i:], "eyJ"): // {" in Base64
 		return span(t.s[i:], isTokenByte), hidden
-	case c == '/' && strings.HasPrefix(t.s[i:], "//"):
+	case strings.HasPrefix(t.s[i:], "//"):
 		return t.address(i)
 	case c == '?' || c == '#':
 		return t.query(i), ""
 	case c == ':' || c == '=' || c == '%':
 		return t.assignment(i)
-	case isLetter(c):
-		return t.scheme(i)
 	}
-	return 0, ""
+	return t.scheme(i)
 }
 
-// address takes the user info, query and fragment out of the address that begins
-// at i with two slashes. Where both an at sign and a query occur nobody can tell
-// which hides the other, so nothing is kept.
+// address takes the user info out of the address that begins at i with two slashes.
+// Where both an at sign and a query occur nobody can tell which hides the other, so
+// nothing is kept.
 func (t *text) address(i int) (int, string) {
 	line := t.s[i+2:]
 	line = line[:lineLen(line)]
-	word := line[:wordLen(line)]
 	part, _, _ := strings.Cut(line, ": ") // where errors are joined
 	at := strings.LastIndexByte(part, '@')
-	if at >= len(word) && !strings.Contains(part[:at], ":") {
-		at = -1 // in another word, and no password could be before it
+	if !strings.Contains(part[:max(at, 0)], ":") { // no password, which could have blanks in it
+		at = strings.LastIndexByte(line[:wordLen(line)], '@')
 	}
-	if at < 0 {
-		q := strings.IndexAny(word, "?#")
-		switch {
-		case q >= 0:
-			return 2 + q + queryLen(line[q:]), "//" + word[:q]
-		case t.cut && len(line) == len(t.s)-i-2 && strings.Contains(part, ":"):
-			return 2 + len(line), "//" + hidden // its at sign may have been cut off
+	switch {
+	case at >= 0:
+		end := at + 1 + wordLen(line[at+1:])
+		if q := strings.IndexAny(line[:end], "?#"); q >= 0 {
+			return 2 + max(end, q+queryLen(line[q:])), "//" + hidden
 		}
-		return 2, "//"
+	case t.cut && len(line) == len(t.s)-i-2 && strings.Contains(part, ":"):
+		return 2 + len(line), "//" + hidden // its at sign may have been cut off
 	}
-	end := at + 1 + wordLen(line[at+1:])
-	if q := strings.IndexAny(line[:end], "?#"); q >= 0 {
-		return 2 + max(end, q+queryLen(line[q:])), "//" + hidden
-	}
-	return 2 + end, "//" + line[at+1:end]
+	return 2 + at + 1, "//"
 }
 
 // query returns the length of the query or fragment that begins at i, 0 if it is
 // none: a question.
 func (t *text) query(i int) int {
 	line := t.s[i:]
-	if name := 1 + span(line[1:], isNameByte); name > 1 && strings.HasPrefix(line[name:], "=") {
+	before := t.s[strings.LastIndexFunc(t.s[:i], isWordEnd)+1 : i]
+	switch name := 1 + span(line[1:], isNameByte); {
+	case strings.HasPrefix(line[name:], "="), strings.Contains(before, "//"):
 		return queryLen(line)
-	}
-	start := strings.LastIndexFunc(t.s[:i], isWordEnd) + 1
-	if strings.Contains(t.s[start:i], "/") {
-		if n := wordLen(line[1:]); n > 0 {
-			return 1 + n
-		}
+	case strings.Contains(before, "/") && wordLen(line) > 1:
+		return wordLen(line)
 	}
 	return 0
 }
@@ -143,10 +133,10 @@ func (t *text) scheme(i int) (int, string) {
 		}
 		n := i + len(scheme)
 		from := n
-		for n < len(t.s) {
+		for {
 			size := separatorLen(t.s[n:])
-			if size == 0 && n > from && ascii.HasPrefixFold(t.s[n:], "token") && len(t.s) > n+5 && separatorLen(t.s[n+5:]) > 0 {
-				size = 5 // Bearer token: x
+			if ascii.HasPrefixFold(t.s[n:], "token") {
+				size = len("token") // Bearer token: x
 			}
 			if size == 0 {
 				break
@@ -194,7 +184,7 @@ func (t *text) assignment(i int) (int, string) {
 		size, equals = 3, t.s[i+2]|0x20 == 'd'
 	}
 	before := strings.TrimRight(t.s[:i], " \t\"'\\")
-	quoted := len(before) < i && strings.ContainsAny(t.s[len(before):i], "\"'")
+	quoted := strings.ContainsAny(t.s[len(before):i], "\"'")
 	before = strings.TrimSuffix(before, "%22")
 	start := len(before)
 	for start > 0 && isNameByte(before[start-1]) {

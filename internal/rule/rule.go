@@ -71,8 +71,9 @@ type Rule struct {
 	heldBy    Kind      // the kinds of evidence that are held
 	quietTill time.Time // no early question before that
 
-	// Moves on weak evidence that were taken back, and when the next may be tried.
-	takenBack int
+	// How long no move on weak evidence follows the last one that was taken back, and
+	// when the next may be tried.
+	pause     time.Duration
 	nextTrial time.Time
 }
 
@@ -277,7 +278,7 @@ func (r *Rule) MoveTo(now time.Time, to Side, provisional bool) (latched bool) {
 	before := r.Latched(now)
 	keep := min(r.movesWithin(now, r.Damping), r.Keep-1)
 	r.moves = append(append(make([]time.Time, 0, keep+1), r.moves[len(r.moves)-keep:]...), now)
-	r.heldUntil, r.heldBy, r.quietTill = time.Time{}, 0, time.Time{}
+	r.heldUntil, r.quietTill = time.Time{}, time.Time{}
 	r.Active, r.Since, r.Down, r.Provisional = to, now, false, provisional
 	r.Generation++
 	r.judged()
@@ -294,7 +295,7 @@ func (r *Rule) Healthy(now time.Time, epoch uint64, hold time.Duration) (up, con
 	up, confirmed = r.Down, r.Provisional
 	r.Down, r.Provisional = false, false
 	if confirmed {
-		r.takenBack = 0
+		r.pause = 0
 	}
 	if up {
 		r.judged()
@@ -344,12 +345,8 @@ func (r *Rule) TakeBack(now time.Time) (latched bool) {
 	}
 	r.MoveTo(now, r.Active.Other(), false)
 	r.moves = moves
-	pause := r.TrialPause
-	for n := 0; n < r.takenBack && pause < r.Damping; n++ {
-		pause *= 2
-	}
-	r.takenBack++
-	r.nextTrial = now.Add(min(pause, max(r.Damping, r.TrialPause)))
+	r.pause = min(max(2*r.pause, r.TrialPause), max(r.Damping, r.TrialPause))
+	r.nextTrial = now.Add(r.pause)
 	return false
 }
 
@@ -370,10 +367,10 @@ func (r *Rule) DwellUntil() time.Time {
 		since = r.moves[n-1] // of the fleet, which may be earlier
 	}
 	dwell := r.MinDwell
-	for n := r.movesWithin(since, r.Damping); n > 1 && dwell < r.Damping; n-- {
-		dwell *= 2
+	for n := r.movesWithin(since, r.Damping); n > 1; n-- {
+		dwell = min(2*dwell, max(r.Damping, r.MinDwell))
 	}
-	return since.Add(min(dwell, max(r.Damping, r.MinDwell)))
+	return since.Add(dwell)
 }
 
 // Latched reports whether further moves need a person, a fence, or time.

@@ -124,7 +124,9 @@ func finds() (list []Findings) {
 			case Passed:
 				alive, moved := f, f
 				alive.Alive, moved.Moved = true, true
-				list = append(list, alive, moved)
+				late := f
+				late.Other = Pending // which another kind of evidence makes necessary, after all
+				list = append(list, alive, moved, late)
 			case PassedWeakly:
 				f.Moved = true
 				list = append(list, f)
@@ -216,8 +218,8 @@ func seen(w *world, old uint64, e Evidence) (string, bool) {
 		return "evidence is ignored without a reason", true
 	case answer == Join && e.Decides && !w.r.evidence.Decides, answer == Join && e.Kinds&^w.r.evidence.Kinds != 0:
 		return "evidence that joins a question is lost", true
-	case answer == Join && before.evidence.Decides && !w.r.evidence.Decides:
-		return "a question does not decide any more", true
+	case answer == Join && w.r.evidence.Decides != (before.evidence.Decides || e.Decides):
+		return "a question decides by nothing, or does not decide any more", true
 	case answer == Ask && w.r.question == before.question:
 		return "a question cannot be told from one that it has overtaken", true
 	case answer == Ask && w.r.evidence != e:
@@ -235,7 +237,7 @@ func concluded(w *world, f Findings) (string, bool) {
 	}
 	before := w.r
 	v, renewed := w.r.Conclude(w.now, w.r.question, f, hold)
-	decides, definite := before.evidence.Decides || f.Moved && f.Active == Passed, before.evidence.Definite()
+	decides, definite := before.evidence.Decides || f.Moved && f.Active == Passed, before.evidence.Kinds&Fenced != 0
 	passes := f.Other == Passed && (definite || f.Active == Failed) || f.Other == PassedWeakly && f.Active == Failed
 	switch {
 	case v != Move && w.r.asking:
@@ -299,7 +301,7 @@ func confirmed(w *world) (string, bool) {
 	}
 	w.proposed = false
 	q, e := w.r.Question()
-	memory := w.memory(e.Definite())
+	memory := w.memory(e.Kinds&Fenced != 0)
 	if w.r.Memory(e.Definite()) != memory {
 		return "other moves count than those that should", true
 	}
@@ -362,8 +364,10 @@ func recovered(w *world, f Findings) (string, bool) {
 	before := w.r
 	v := w.r.Recover(w.r.View, f)
 	switch {
-	case v == Undecided:
+	case v != Stay && v != Move && v != GoDown:
 		return "the watch has no say", true
+	case (v == Move) != (f.Active == Failed && (f.Other == Passed || f.Other == PassedWeakly)):
+		return "a way out is not taken, or another one is", true
 	case v == Stay && (w.r.Down || w.r.Epoch == before.Epoch):
 		return "the end of an outage is not followed by a renewal", true
 	case v == Stay && !f.Reached:
@@ -414,12 +418,12 @@ func takenBack(w *world) (string, bool) {
 		return "latch or dwell keep a provisional move", true
 	}
 	before, trial := len(w.r.Moves()), w.r.Since
-	w.r.TakeBack(w.now)
+	latched := w.r.TakeBack(w.now)
 	if n := len(w.ghost); n > 0 && w.ghost[n-1].Equal(trial) {
 		w.ghost = w.ghost[:n-1]
 	}
 	switch {
-	case len(w.r.Moves()) > before:
+	case latched, len(w.r.Moves()) > before:
 		return "a trial counts towards the latch", true
 	case w.r.Weigh(w.now, PassedWeakly) != Inconclusive || w.r.Weigh(w.now, Passed) != Passed:
 		return "weak evidence leads to one trial after the other, or proof is held back", true
@@ -470,10 +474,12 @@ func passed(w *world) (string, bool) {
 
 func pinned(w *world, to Side) string {
 	before := w.r
-	w.r.Pin(w.now, to)
+	moved := w.r.Pin(w.now, to)
 	switch {
 	case before.Closed || before.Single && to == Alternate:
-		return complain(w.r.View != before.View, "a pin to what there is not")
+		return complain(w.r.View != before.View || moved, "a pin to what there is not")
+	case moved != (before.Active != to):
+		return "what a pin has done is not told"
 	case !w.r.Pinned || w.r.Active != to || w.r.asking:
 		return "not pinned, or a question goes on"
 	}
@@ -660,9 +666,14 @@ func TestDwellAndLatch(t *testing.T) {
 			t.Errorf("%s: the fleet goes home after %v", row.name, got.Sub(now))
 		}
 	}
-	r := Rule{Limits: Limits{MinDwell: 2 * time.Hour, Damping: time.Hour}}
-	if r.DwellUntil() != r.Since.Add(2*time.Hour) {
-		t.Error("MinDwell is shortened")
+	for moves := range 3 {
+		r := Rule{Limits: Limits{MinDwell: 2 * time.Hour, Damping: time.Hour, Keep: 9}}
+		for range moves {
+			r.MoveTo(time.Unix(1e9, 0), Alternate, false)
+		}
+		if r.DwellUntil() != r.Since.Add(2*time.Hour) {
+			t.Error("MinDwell is shortened, or longer than it has to be")
+		}
 	}
 }
 
@@ -674,10 +685,10 @@ func TestTrials(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	r.MoveTo(now, Alternate, false)
 	r.MoveTo(now, Primary, false)
-	for i, pause := range []time.Duration{5, 10, 20, 30, 30} {
+	for i, pause := range append([]time.Duration{5, 10, 20}, slices.Repeat([]time.Duration{30}, 99)...) {
 		began := now.Add(time.Duration(i) * time.Second)
 		r.MoveTo(began, Alternate, true)
-		if r.TakeBack(began.Add(1)); r.Active != Primary || r.Provisional || len(r.Moves()) != 2 || r.Latched(now) {
+		if r.TakeBack(began.Add(1)) || r.Active != Primary || r.Provisional || len(r.Moves()) != 2 || r.Latched(now) {
 			t.Errorf("trial %d: %+v after it", i, r)
 		}
 		if pause *= time.Minute; r.Weigh(began.Add(pause), PassedWeakly) != Inconclusive || r.Weigh(began.Add(pause+1), PassedWeakly) != PassedWeakly {
@@ -686,6 +697,7 @@ func TestTrials(t *testing.T) {
 		if r.Weigh(began, Passed) != Passed || r.Weigh(began, Failed) != Failed {
 			t.Error("a trial that has failed says something about what passes or fails")
 		}
+		r.Healthy(began, r.Epoch, 0) // of the side that was left and come back to: confirms nothing
 	}
 	r.MoveTo(now, Alternate, true)
 	r.Healthy(now, r.Epoch, 0)

@@ -92,7 +92,7 @@ func (r *Report) Judge() {
 	if len(r.Findings) == 1 && r.Findings[0].Name == "healthy" {
 		r.Findings[0].Advice = "Nothing to do."
 	}
-	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(gravity[b.Level], gravity[a.Level]) })
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return slices.Index(gravity, b.Level) - slices.Index(gravity, a.Level) })
 	for i := range r.Findings {
 		f := &r.Findings[i]
 		f.Cause = cmp.Or(f.Cause, CauseNone)
@@ -104,7 +104,8 @@ func (r *Report) Judge() {
 	r.Situation, r.Level, r.Summary, r.Advice = first.Name, first.Level, first.Summary, first.Advice
 }
 
-var gravity = map[string]int{LevelOK: 0, LevelWarn: 1, LevelBad: 2, LevelOff: 3}
+// gravity is the order of the levels.
+var gravity = []string{LevelOK, LevelWarn, LevelBad, LevelOff}
 
 // state says where the traffic goes, and whether anything is there.
 func (r *Report) state() Finding {
@@ -170,7 +171,7 @@ func (r *Report) down() Finding {
 		}
 		f.Cause, f.Why = CauseMicrosoft, fmt.Sprintf("the %s answers, and says that it does not serve: no failover is complete", fenced.Name)
 		f.Advice = "Wait, and open a ticket. "
-	case other == nil && active.fenced():
+	case active.fenced():
 		f.Cause, f.Why, f.Advice = CauseMicrosoft, "the organization answers, and says that it does not serve", "Wait, and open a ticket. "
 	case other != nil && active.unreachable() && other.unreachable():
 		f.Cause, f.Why = CauseUs, "this machine can reach neither endpoint, which is more often its own network than both regions"
@@ -266,11 +267,9 @@ func (r *Report) unauthorized() (Finding, bool) {
 	n := e.Recent.Auth()
 	level, ok := share(n, e.Recent.Attempts())
 	f := Finding{Name: "unauthorized", Level: level, Cause: CauseUs, Runbook: sectionAuth,
-		Why:    "the credentials are refused, which is no evidence against the endpoint, so there is no switch",
-		Advice: "Check the credentials: an expired secret, a changed user or role, a network rule."}
-	if ok {
-		f.Summary = ofAttempts(n, &e.Recent, e) + " got 401, 403 or a sign-in page."
-	}
+		Summary: ofAttempts(n, &e.Recent, e) + " got 401, 403 or a sign-in page.",
+		Why:     "the credentials are refused, which is no evidence against the endpoint, so there is no switch",
+		Advice:  "Check the credentials: an expired secret, a changed user or role, a network rule."}
 	if r.Generation > 0 {
 		f.Advice = fmt.Sprintf("Most likely the token is for the other host: request one whose audience is the %s, %s.", e.Name, e.URL)
 	}
@@ -281,13 +280,10 @@ func (r *Report) throttled() (Finding, bool) {
 	e, _ := r.side()
 	n := e.Recent.Throttled()
 	_, ok := share(n, e.Recent.Attempts())
-	f := Finding{Name: "throttled", Level: LevelWarn, Cause: CauseUs, Runbook: sectionThrottled,
-		Why:    "service protection limits apply per user, so it is this program's load",
-		Advice: "Send less, spread the load over users, or let calls wait (RetryThrottled). A switch does not help."}
-	if ok {
-		f.Summary = ofAttempts(n, &e.Recent, e) + " were throttled (429)."
-	}
-	return f, ok
+	return Finding{Name: "throttled", Level: LevelWarn, Cause: CauseUs, Runbook: sectionThrottled,
+		Summary: ofAttempts(n, &e.Recent, e) + " were throttled (429).",
+		Why:     "service protection limits apply per user, so it is this program's load",
+		Advice:  "Send less, spread the load over users, or let calls wait (RetryThrottled). A switch does not help."}, ok
 }
 
 // failing finds a brown-out: a share of the attempts fails, and no breaker trips,
@@ -379,17 +375,14 @@ func (r *Report) doubts() (Finding, bool) {
 	}
 	active, _ := r.side()
 	n = max(n, active.Recent.InDoubt) // the record may have been too short
-	f := Finding{Name: "writes in doubt", Level: LevelWarn, Cause: CauseNone, Runbook: sectionDoubt,
-		Why:    "a write was sent and got no definite answer; it is not sent again",
-		Advice: "Look each up within the day: the log lines name them."}
-	if n > 0 {
-		f.Summary = number(n, "write is in doubt", "writes are in doubt")
-		if !newest.IsZero() {
-			f.Summary += fmt.Sprintf(", the newest since %s UTC", clock(newest, r.Time, "15:04"))
-		}
-		f.Summary += "."
+	summary := number(n, "write is in doubt", "writes are in doubt")
+	if !newest.IsZero() {
+		summary += fmt.Sprintf(", the newest since %s UTC", clock(newest, r.Time, "15:04"))
 	}
-	return f, n > 0
+	return Finding{Name: "writes in doubt", Level: LevelWarn, Cause: CauseNone, Runbook: sectionDoubt,
+		Summary: summary + ".",
+		Why:     "a write was sent and got no definite answer; it is not sent again",
+		Advice:  "Look each up within the day: the log lines name them."}, n > 0
 }
 
 // freeze finds that somebody has stopped automatic switches in the whole fleet.

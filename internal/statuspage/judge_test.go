@@ -575,9 +575,7 @@ func TestJudgingTwice(t *testing.T) {
 // What most deserves a reader's attention comes first.
 func TestFindingsAreInOrderOfTheirWeight(t *testing.T) {
 	t.Parallel()
-	assert.Less(t, gravity[LevelOK], gravity[LevelWarn])
-	assert.Less(t, gravity[LevelWarn], gravity[LevelBad])
-	assert.Less(t, gravity[LevelBad], gravity[LevelOff])
+	assert.Equal(t, []string{LevelOK, LevelWarn, LevelBad, LevelOff}, gravity)
 }
 
 // An endpoint recovers that has failed and passes its probe.
@@ -611,7 +609,8 @@ func TestWhichFormIsWanted(t *testing.T) {
 		"": false, "*/*": false, "application/json": true, "text/html": false, "application/json, */*": true, "text/html, */*": false,
 		"application/json, text/html": false, "application/json, text/html;q=0.9": true, "application/json;q=0.5, text/html": false,
 		"application/json;q=0, */*;q=0": false, "application/*": true, "text/*": false, "application/json;q=0.5": true, "text/html;q=0.5, application/json;q=0.4": false,
-		"application/*;q=0.2, */*;q=0.9": false,
+		"application/*;q=0.2, */*;q=0.9":    false,
+		"application/json;q=0.5, */*;q=0.9": false, "application/json;q=0.5, */*;q=0.5": true, "application/json;q": false, "application/json, text/html;q=1.0": false, "text/html, application/json;q=1.0": false,
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set("Accept", accept)

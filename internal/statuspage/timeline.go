@@ -254,7 +254,7 @@ func (tl *timeline) addMarks(events []Event, now time.Time, place func(time.Time
 			row = i % maxRows
 		}
 		if row == len(ends) {
-			ends = append(ends, 0)
+			ends = append(ends, x)
 		}
 		ends[row] = x
 		g := e.Mark()

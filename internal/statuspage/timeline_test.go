@@ -143,6 +143,11 @@ func TestGlyphsDiffer(t *testing.T) {
 	}
 	assert.Equal(t, "new", glyphOf("new", "").Name)
 	assert.False(t, HasGlyph("new"))
+	assert.True(t, HasGlyph("switched"))
+	for kind, g := range glyphs {
+		assert.True(t, HasGlyph(kind))
+		assert.Equal(t, g, glyphOf(kind, "primary"))
+	}
 }
 
 // With one address there is one lane, also for events that claim another.

@@ -82,6 +82,8 @@ func TestResolveKnowsTheDeclarationsInScope(t *testing.T) {
 		{"the nearest", `<a xmlns:p="urn:one"><b xmlns:p="urn:two"><stop/></b></a>`, "p:x", "urn:two"},
 		{"not that of a sibling", `<a xmlns:p="urn:one"><b xmlns:p="urn:two" xmlns:q="urn:q"><c/></b><stop/></a>`, "p:x", "urn:one"},
 		{"without a prefix", `<a xmlns="urn:one"><stop/></a>`, "x", "urn:one"},
+		{"of two", `<a xmlns:p="urn:one" xmlns:q="urn:two"><stop/></a>`, "p:x", "urn:one"},
+		{"no declarations", `<a b="urn:one" xmlns:q="urn:two" q:xmlns="urn:three"><stop/></a>`, "x", ""},
 		{"undeclared", `<a><b xmlns:p="urn:two"/><stop/></a>`, "p:x", ""},
 	}
 	for _, tt := range tests {
