@@ -255,3 +255,34 @@ func TestHowLongATurnLasts(t *testing.T) {
 		})
 	}
 }
+
+// What was asked before a process started is no question to it.
+func TestANewcomerAnswersNoOldQuestions(t *testing.T) {
+	tellOfAFleet(t, 0, failover.Config{}, func(s *fleetStory) {
+		s.poison(failover.Record{Generation: 1, Since: time.Now(), Questions: 7, Recoveries: 3})
+		s.start()
+		time.Sleep(2 * time.Second)
+		assert.Zero(s, s.probes(failover.Primary))
+	})
+}
+
+// Who is about to follow looks again if there is word: the fleet may be elsewhere by then.
+func TestAFollowerLooksAgainBeforeItMoves(t *testing.T) {
+	tellOfAFleet(t, 10, failover.Config{}, func(s *fleetStory) {
+		s.org.Alternate().Serve()
+		swap := func(rec failover.Record) {
+			rec.Version = s.record().Version + 1
+			swapped, err := s.store.CompareAndSwap(s.Context(), "contoso.api.crm.dynamics.com", rec.Version-1, rec)
+			require.NoError(s, err)
+			require.True(s, swapped)
+		}
+		swap(failover.Record{Active: failover.Alternate, Generation: 1, Since: time.Now()})
+		synctest.Wait() // all are about to follow
+		swap(failover.Record{Active: failover.Primary, Generation: 2, Since: time.Now()})
+		s.allAt(failover.Primary)
+		for _, p := range s.fleet {
+			_, moved := p.last(failover.EventSwitched)
+			assert.Zero(s, moved, p.name)
+		}
+	})
+}
