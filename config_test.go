@@ -44,7 +44,7 @@ func TestTheDefaultsOfConfig(t *testing.T) {
 	c := Config{MaxBody: math.MaxInt64}
 	require.NoError(t, c.complete(org))
 	assert.Positive(t, c.MaxBody+1, "one byte more can be read")
-	assert.Same(t, slog.Default(), c.Logger)
+	assert.Equal(t, protectedHandler{slog.Default().Handler()}, c.Logger.Handler())
 	assert.NotNil(t, c.Probe)
 	for address, ok := range map[string]bool{"": true, "https://contoso.example/runbook": true, "http://contoso.example": true, "ftp://contoso.example": false, "https:///x": false, "/x": false, "%": false} {
 		c := Config{Runbook: address}
