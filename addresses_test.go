@@ -55,3 +55,35 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	assert.Len(t, s.seen, maxAddresses)
 }
+
+// path is an address without a port.
+type path string
+
+func (path) Network() string  { return "unix" }
+func (p path) String() string { return string(p) }
+
+func TestWhatIsRememberedOfAddresses(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	var s addresses
+	assert.Empty(t, s.news(now))
+	s.see(path("/a"), now)
+	assert.Equal(t, " (/a before, /b now)", s.see(path("/b"), now))
+	assert.Equal(t, " (/a before, /c now)", s.see(path("/c"), now.Add(addressNews-1)), "what is news itself was not there before")
+	assert.Empty(t, s.see(path("/b"), now.Add(addressNews)), "it has been there for a minute")
+	for i := range 30 {
+		s.see(path([]string{"/a", "/b", "/c"}[i%3]), now.Add(addressNews))
+	}
+	assert.Len(t, s.seen, 3)
+
+	for after, want := range map[time.Duration]string{
+		addressMemory - 1: "",
+		addressMemory:     " (/b before, /a now)",
+	} {
+		var s addresses
+		s.see(path("/a"), now)
+		s.see(path("/b"), now)
+		s.settle()
+		assert.Equal(t, want, s.see(path("/a"), now.Add(after)))
+	}
+}

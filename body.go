@@ -130,7 +130,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 // of a reader in memory. Others may block, also if they can be had again.
 func inMemory(body io.ReadCloser) bool {
 	v := reflect.ValueOf(body)
-	if t := v.Type(); t != nopCloser && t != nopCloserWriterTo {
+	if v.Type() != nopCloserWriterTo {
 		return false
 	}
 	switch v.Field(0).Interface().(type) {
@@ -140,11 +140,8 @@ func inMemory(body io.ReadCloser) bool {
 	return false
 }
 
-// The types that io.NopCloser returns.
-var (
-	nopCloser         = reflect.TypeOf(io.NopCloser(struct{ io.Reader }{}))
-	nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
-)
+// nopCloserWriterTo is the type that io.NopCloser returns for a reader in memory.
+var nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
 // mayHold reports whether reading the body ahead is of use and does no harm.
 func mayHold(req *http.Request, maxBody int64) bool {
@@ -235,10 +232,12 @@ func (p *payload) failed() bool { return p.broken != nil && p.broken.Load() }
 func (p *payload) close(answered bool) {
 	switch {
 	case p.stream != nil:
-		if answered && p.stream.handOver() || !p.stream.withdraw() {
-			return
+		if answered {
+			p.stream.handOver()
 		}
-		p.stream.Closer.Close()
+		if p.stream.withdraw() {
+			p.stream.Closer.Close()
+		}
 	case p.original != nil && !p.used:
 		p.original.Close()
 	}
@@ -274,10 +273,12 @@ func (s *stream) lease() io.ReadCloser {
 // touched reports whether an attempt has begun to read the body.
 func (s *stream) touched() bool { return s.current != nil && s.current.state.Load() == leaseTouched }
 
-// handOver leaves the body to the last attempt for good. It reports false if that has
-// closed it already, without having read from it.
-func (s *stream) handOver() bool {
-	return s.current != nil && (s.current.state.CompareAndSwap(leaseFresh, leaseTouched) || s.touched())
+// handOver leaves the body to the last attempt for good, unless that has closed it
+// already, without having read from it.
+func (s *stream) handOver() {
+	if s.current != nil {
+		s.current.state.CompareAndSwap(leaseFresh, leaseTouched)
+	}
 }
 
 // withdraw takes the body back from the last attempt and reports whether that
@@ -291,7 +292,8 @@ func (s *stream) withdraw() bool {
 }
 
 func (l *streamLease) Read(p []byte) (int, error) {
-	if !l.state.CompareAndSwap(leaseFresh, leaseTouched) && l.state.Load() == leaseWithdrawn {
+	l.state.CompareAndSwap(leaseFresh, leaseTouched)
+	if l.state.Load() == leaseWithdrawn {
 		return 0, errWithdrawn
 	}
 	return l.s.Reader.Read(p)
@@ -299,7 +301,8 @@ func (l *streamLease) Read(p []byte) (int, error) {
 
 // Close closes the caller's body if the attempt has read from it.
 func (l *streamLease) Close() error {
-	if l.state.CompareAndSwap(leaseFresh, leaseWithdrawn) || l.state.Load() == leaseWithdrawn {
+	l.state.CompareAndSwap(leaseFresh, leaseWithdrawn)
+	if l.state.Load() == leaseWithdrawn {
 		return nil
 	}
 	return l.s.Closer.Close()

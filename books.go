@@ -148,10 +148,7 @@ func (b *books) record(w *endedWrite) (tell bool) {
 		}
 	}
 	if b.guarding.Load() && w.Outcome == OutcomeAcknowledged {
-		// It was there to be written, or is there now.
-		if full := w.addressed(); full.Entity != "" {
-			b.unguard(w.began, recordKey(full.Entity))
-		}
+		b.unguard(w.began, recordKey(w.addressed().Entity)) // it was there to be written, or is there now
 	}
 	return tell
 }
@@ -333,7 +330,7 @@ func (b *books) unguard(epoch uint64, keys ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, key := range keys {
-		if g, ok := b.guarded[key]; ok && g.epoch <= epoch {
+		if b.guarded[key].epoch <= epoch {
 			delete(b.guarded, key)
 		}
 	}

@@ -228,3 +228,35 @@ func TestGuardsEndOneByOne(t *testing.T) {
 		assert.False(t, guarded(accountB))
 	})
 }
+
+// A report that is forgotten has its growth told all the same, and one at a time tells.
+func TestAReportThatIsForgottenIsToldOf(t *testing.T) {
+	t.Parallel()
+	b := newBooks(16)
+	late := func(began uint64, label string) bool {
+		w := ended(Primary, OutcomeAcknowledged, time.Now(), label)
+		w.began = began
+		return b.record(w)
+	}
+	report := func(epoch uint64) { b.report(Primary, Alternate, epoch, time.Now(), fmt.Sprint(epoch)) }
+	report(1)
+	assert.True(t, late(0, "first"), "nobody tells of it yet")
+	assert.False(t, late(0, "second"), "somebody does")
+	for epoch := range uint64(maxReports - 1) {
+		report(epoch + 2)
+	}
+	b.guarded = map[string]guard{"first": {1, time.Now().Add(time.Hour)}, "second": {2, time.Now().Add(time.Hour)}}
+	report(maxReports + 1) // one too many
+	assert.Len(t, b.reports(), maxReports)
+	assert.Contains(t, b.guarded, "second")
+	assert.NotContains(t, b.guarded, "first", "what is kept is bounded")
+	told := b.grown()
+	require.Len(t, told, 1)
+	assert.Equal(t, "1", told[0].report.Reason)
+	assert.Equal(t, 2, told[0].by)
+	assert.Equal(t, "second", told[0].last.Label)
+	assert.False(t, late(maxReports, "third"))
+	assert.Len(t, b.grown(), 1)
+	assert.Empty(t, b.grown())
+	assert.True(t, late(maxReports, "fourth"), "nobody tells any more")
+}

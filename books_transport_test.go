@@ -341,3 +341,19 @@ func TestManyLateWritesAreFewEvents(t *testing.T) {
 		transport.Close()
 	})
 }
+
+// A write that ends after Close grows the report, and starts no goroutine to tell of it.
+func TestNobodyTellsAfterClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport := newTestTransport(t, acknowledging, Config{MinDwell: time.Hour, ProbeInterval: -1, OnWrite: func(Write) { t.Error("reported") }})
+		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+		transport.Close()
+		transport.recordWrite(ended(Primary, OutcomeAcknowledged, time.Now(), "late"))
+		synctest.Wait()
+		told := transport.books.grown()
+		require.Len(t, told, 1)
+		assert.Equal(t, "late", told[0].last.Label)
+		assert.Equal(t, []string{"late"}, labels(transport.Status().Loss.AtRisk))
+	})
+}

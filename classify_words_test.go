@@ -1,8 +1,10 @@
 package failover
 
 import (
+	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +29,38 @@ func TestWhereCallersAreSentToSignIn(t *testing.T) {
 		}
 	}
 	assert.False(t, toSignIn(&http.Response{Header: http.Header{}}))
+}
+
+// A page in place of an answer is one only where it is known what was asked.
+func TestAPageIsMisplacedWhereAnAPIWasAsked(t *testing.T) {
+	t.Parallel()
+	asked := func(method, path string) *http.Request {
+		return &http.Request{Method: method, URL: &url.URL{Path: path}}
+	}
+	for name, row := range map[string]struct {
+		req    *http.Request
+		body   io.ReadCloser
+		header []string
+		want   bool
+	}{
+		"API":              {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, true},
+		"no request":       {nil, io.NopCloser(strings.NewReader("x")), nil, false},
+		"no URL":           {&http.Request{Method: "GET"}, io.NopCloser(strings.NewReader("x")), nil, false},
+		"elsewhere":        {asked("GET", "/WebResources/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+		"HEAD":             {asked("HEAD", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+		"no body":          {asked("GET", "/api/data/v9.2/x"), nil, nil, false},
+		"empty body":       {asked("GET", "/api/data/v9.2/x"), http.NoBody, nil, false},
+		"version":          {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), []string{"OData-Version", "4.0"}, false},
+		"version of OData": {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), []string{"DataServiceVersion", "2.0"}, false},
+	} {
+		resp := &http.Response{StatusCode: 200, Request: row.req, Body: row.body, Header: headerWith(append(row.header, "Content-Type", "text/html")...)}
+		assert.Equal(t, row.want, misplacedPage(resp), name)
+		assert.Equal(t, row.want, Classify(resp, nil) != nil, name)
+		resp.Header.Set("Content-Type", "application/json")
+		assert.False(t, misplacedPage(resp), name)
+		resp.Header.Del("Content-Type")
+		assert.False(t, misplacedPage(resp), name)
+	}
 }
 
 func TestStatusesThatAreHealthy(t *testing.T) {

@@ -184,7 +184,7 @@ func fromPlugin(n uint32) bool {
 // any number of leading zeros.
 func codeNumber(s string) (uint32, bool) {
 	s = strings.TrimSpace(s)
-	if len(s) > 2 && s[0] == '0' && s[1]|0x20 == 'x' {
+	if ascii.HasPrefixFold(s, "0x") {
 		n, err := strconv.ParseUint(s[2:], 16, 64)
 		if err != nil || n>>32 != 0 && n>>32 != 0xFFFFFFFF { // sign-extended to 64 bits is the same code
 			return 0, false
@@ -205,7 +205,7 @@ func formatCode(n uint32) string { return fmt.Sprintf("0x%08X", n) }
 // client error status, such as "429" or "0x1ad".
 func codeStatus(s string) (int, bool) {
 	s, base := strings.TrimSpace(s), 10
-	if len(s) > 2 && s[0] == '0' && s[1]|0x20 == 'x' {
+	if ascii.HasPrefixFold(s, "0x") {
 		s, base = s[2:], 16
 	}
 	n, err := strconv.ParseUint(s, base, 16)

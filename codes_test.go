@@ -33,6 +33,9 @@ func TestCodeNumber(t *testing.T) {
 		{"429", 0, false},
 		{"", 0, false},
 		{"-2147483649", 0, false},
+		{"-4294967297", 0, false}, // whose last 32 bits would be a code
+		{"6442450944", 0, false},
+		{"0x1FFFFFFFFFFFFFFFF", 0, false},
 		{"4294967296", 0, false},
 		{"0x8004_B065", 0, false},
 		{"0x-8004B065", 0, false},
@@ -65,6 +68,7 @@ func TestCodes(t *testing.T) {
 		} else if c.delivery == Refused {
 			assert.Equal(t, ClassThrottled, c.class, "%s: only fences and limits are decided before the request runs", hex)
 		}
+		assert.Equal(t, c.class == ClassThrottled && c.delivery == Refused, (&Fault{Code: hex}).limited(), hex)
 		got, ok := codeNumber(hex)
 		assert.True(t, ok)
 		assert.Equal(t, n, got)

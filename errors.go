@@ -158,10 +158,8 @@ func (f *Fault) Error() string {
 		sep = " "
 	}
 	if f.Code != "" {
-		b.WriteString(sep + f.Code)
-		if n, ok := codeNumber(f.Code); ok && codes[n].name != "" {
-			b.WriteString(" " + codes[n].name)
-		}
+		n, _ := codeNumber(f.Code)
+		b.WriteString(sep + strings.TrimSpace(f.Code+" "+codes[n].name))
 	}
 	if f.RequestID != "" {
 		b.WriteString(" (request id " + f.RequestID + ")")
@@ -191,7 +189,7 @@ func (f *Fault) Unwrap() error {
 // Timeout reports whether the attempt ended because a deadline passed on this side, or a
 // gateway gave up waiting (status 504 or 524).
 func (f *Fault) Timeout() bool {
-	return f.Status == http.StatusGatewayTimeout || f.Status == statusOriginTimeout || f.Err != nil && isTimeout(f.Err)
+	return f.Status == http.StatusGatewayTimeout || f.Status == statusOriginTimeout || isTimeout(f.Err)
 }
 
 // isTimeout reports whether err is a deadline that passed.

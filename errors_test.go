@@ -2,11 +2,15 @@ package failover
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -35,11 +39,125 @@ func TestDeliveryString(t *testing.T) {
 	}
 }
 
+func TestOutcomeString(t *testing.T) {
+	t.Parallel()
+	for o, s := range map[Outcome]string{OutcomeAcknowledged: "acknowledged", OutcomeUnknown: "unknown", OutcomePartial: "partial"} {
+		assert.Equal(t, s, o.String())
+	}
+}
+
 func TestFaultCounted(t *testing.T) {
 	t.Parallel()
 	for c := ClassApplication; c <= ClassLocal; c++ {
 		f := &Fault{Class: c}
 		assert.Equal(t, c == ClassTransient || c == ClassUnavailable, f.counted(), "%v", c)
+	}
+}
+
+// A GOAWAY that leaves a request out is proof, if nothing else is joined to it.
+func TestWhatAGOAWAYLeavesOut(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY] after Request.Body was written; define Request.GetBody to avoid this error")
+	assert.Equal(t, Fault{Class: ClassTransient, Delivery: Refused, Err: gone}, *Classify(nil, gone))
+	assert.Equal(t, Unknown, Classify(nil, errors.Join(gone, io.EOF)).Delivery)
+}
+
+// quick says that it is no timeout, whatever it wraps.
+type quick struct{ error }
+
+func (quick) Timeout() bool   { return false }
+func (q quick) Unwrap() error { return q.error }
+
+func TestWhatIsATimeout(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		context.DeadlineExceeded: true, os.ErrDeadlineExceeded: true, quick{context.DeadlineExceeded}: true, quick{os.ErrDeadlineExceeded}: true,
+		&net.DNSError{IsTimeout: true}: true, &net.DNSError{}: false, io.EOF: false, quick{io.EOF}: false, context.Canceled: false,
+	} {
+		assert.Equal(t, want, isTimeout(err), "%T %v", err, err)
+		assert.Equal(t, want, (&Fault{Err: fmt.Errorf("contoso: %w", err)}).Timeout(), "%T %v", err, err)
+		assert.Equal(t, want, (&Error{is: []error{err}}).Timeout())
+		assert.Equal(t, want, (&Error{Attempts: []*Fault{{Status: 504}, {Err: err}}}).Timeout(), "the last attempt counts")
+	}
+	assert.False(t, isTimeout(nil))
+	for status, want := range map[int]bool{0: false, 503: false, 504: true, 523: false, 524: true, 525: false} {
+		assert.Equal(t, want, (&Fault{Status: status}).Timeout(), status)
+	}
+	var none *Fault
+	assert.NoError(t, none.Unwrap(), "it may be in an error of the program's own")
+	assert.NotErrorIs(t, fmt.Errorf("contoso: %w", none), io.EOF)
+}
+
+// Errors that prove by their type that nothing was sent, and those that do not.
+func TestWhatTheTypeOfAnErrorProves(t *testing.T) {
+	t.Parallel()
+	other := errors.New("contoso")
+	local, remote := net.Pipe()
+	defer local.Close()
+	defer remote.Close()
+	for name, row := range map[string]struct {
+		err  error
+		want Fault
+	}{
+		"dial":             {&net.OpError{Op: "dial", Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"proxy":            {&net.OpError{Op: "proxyconnect", Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"SOCKS":            {&net.OpError{Op: "socks connect", Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"within a read":    {&net.OpError{Op: "read", Err: &net.OpError{Op: "dial", Err: other}}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"read":             {&net.OpError{Op: "read", Err: other}, Fault{Class: ClassTransient}},
+		"name":             {&net.DNSError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"address":          {&net.AddrError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"verification":     {&tls.CertificateVerificationError{Err: other}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"authority":        {x509.UnknownAuthorityError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"name of the host": {x509.HostnameError{Certificate: new(x509.Certificate)}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"certificate":      {x509.CertificateInvalidError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"roots":            {x509.SystemRootsError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"client hello":     {&tls.ECHRejectionError{}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"first record":     {tls.RecordHeaderError{Conn: local}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"later record":     {tls.RecordHeaderError{}, Fault{Class: ClassUnavailable}},
+		"alert":            {tls.AlertError(42), Fault{Class: ClassUnavailable}},
+		"alert over TCP":   {&net.OpError{Op: "remote error", Err: other}, Fault{Class: ClassUnavailable}},
+		"own alert":        {&net.OpError{Op: "local error", Err: other}, Fault{Class: ClassUnavailable}},
+		"HTTP":             {http.ErrSchemeMismatch, Fault{Class: ClassUnavailable}},
+		"refused CONNECT":  {&net.OpError{Op: "proxyconnect", Err: &connectError{407, 0}}, Fault{Class: ClassAuth, Delivery: NotSent}},
+		"throttled there":  {&connectError{429, time.Second}, Fault{Class: ClassThrottled, Delivery: NotSent, RetryAfter: time.Second}},
+		"no way there":     {&connectError{404, 0}, Fault{Class: ClassUnavailable, Delivery: NotSent}},
+		"a fault":          {&url.Error{Op: "Get", URL: "/", Err: &Fault{Class: ClassAuth, Delivery: Answered, Endpoint: Alternate, Status: 403}}, Fault{Class: ClassAuth, Delivery: Answered, Status: 403}},
+		"other":            {other, Fault{Class: ClassTransient}},
+	} {
+		row.want.Err = row.err
+		assert.Equal(t, row.want, *Classify(nil, row.err), name)
+		joined := Classify(nil, errors.Join(row.err, other))
+		assert.Equal(t, Unknown, joined.Delivery, "%s: the other one may have been sent", name)
+	}
+}
+
+func TestWhatIsTemporary(t *testing.T) {
+	t.Parallel()
+	passing, lasting := &net.DNSError{IsTemporary: true}, &net.DNSError{}
+	for _, row := range []struct {
+		errs []error
+		want bool
+	}{{nil, false}, {[]error{passing}, true}, {[]error{lasting}, false}, {[]error{io.EOF}, false}, {[]error{passing, io.EOF}, false}, {[]error{io.EOF, passing}, true}} {
+		var e Error
+		for _, err := range row.errs {
+			e.Attempts = append(e.Attempts, &Fault{Err: err})
+		}
+		assert.Equal(t, row.want, e.Temporary(), "%v", row.errs)
+	}
+}
+
+// Texts of errors that are shown or kept are cut at their bounds, and not before.
+func TestTheTextsOfErrorsAreBounded(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("x ", maxErrorKept)
+	shown := redacted(errors.New(text[:399])).Error()
+	assert.Equal(t, text[:399], shown)
+	assert.Len(t, redacted(errors.New(text)).Error(), 399, "without the blank")
+	whole, long := errors.New(text[:maxErrorKept]), errors.New(text[:maxErrorKept+1])
+	assert.Equal(t, whole, boundedError(whole))
+	assert.InDelta(t, 2048, len(boundedError(long).Error()), 1)
+	for _, err := range []error{nil, &Fault{}, &Error{}} {
+		assert.Equal(t, err, redacted(err))
 	}
 }
 

@@ -195,10 +195,6 @@ func (t *Transport) log(e Event) {
 	case EventProbed:
 		level = slog.LevelDebug
 	}
-	ctx := context.Background()
-	if !t.cfg.Logger.Enabled(ctx, level) {
-		return
-	}
 	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs,
 		slog.String("organization", t.org.Primary.Host),
@@ -218,7 +214,7 @@ func (t *Transport) log(e Event) {
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", e.Err.Error()))
 	}
-	t.cfg.Logger.LogAttrs(ctx, level, "failover: "+e.Kind.String(), attrs...)
+	t.cfg.Logger.LogAttrs(context.Background(), level, "failover: "+e.Kind.String(), attrs...)
 }
 
 // queue hands values to a function of the program: in order, one at a time, away from
@@ -346,9 +342,6 @@ var errPanicked = errors.New("failover: the function panicked, see the log")
 // realError returns err, or nil if that holds a nil pointer, as an error does that
 // was returned in place of a pointer.
 func realError(err error) error {
-	if err == nil {
-		return nil
-	}
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil
 	}

@@ -84,15 +84,17 @@ const (
 	followSpread = 800 * time.Millisecond
 )
 
-// thisProcess is the name of the process in its fleet: for people the host name
-// and the process id, for uniqueness a random rest.
-var thisProcess = sync.OnceValue(func() string {
-	host, err := os.Hostname()
+// thisProcess is the name of the process in its fleet.
+var thisProcess = sync.OnceValue(func() string { return processName(os.Hostname()) })
+
+// processName names the process: for people by the host name and the process id, and for
+// uniqueness by a random rest.
+func processName(host string, err error) string {
 	if err != nil {
 		host = "unknown host"
 	}
 	return fmt.Sprintf("%s/%d/%s", redact.Line(host, 128), os.Getpid(), rand.Text()[:6])
-})
+}
 
 var claimants atomic.Uint64
 

@@ -86,6 +86,10 @@ func TestWhatIsGuarded(t *testing.T) {
 			risk: Write{Method: "POST", Path: accountB + "/contacts/$ref", Status: 204}, named: accountA, method: "PATCH", path: accountA,
 		},
 		{
+			name: "creation without an address", reason: "there is nothing to compare an update with",
+			risk: Write{Method: "POST", Path: "/api/data/v9.2/contoso_readings", Status: 201}, method: "PATCH", path: accountA,
+		},
+		{
 			name: "upsert that created", reason: "whoever creates by upserts means to",
 			risk: Write{Method: "PATCH", Path: accountA, Status: 201}, method: "PATCH", path: accountA,
 		},
@@ -115,6 +119,7 @@ func TestWhatIsGuarded(t *testing.T) {
 				assert.Len(t, r.AtRisk, 1)
 				assert.Equal(t, to != Primary, r.Moved())
 				assert.Equal(t, tt.guarded, b.guards(req), tt.reason)
+				assert.NotContains(t, b.guarded, "", "no record has that address")
 			}
 		})
 	}

@@ -398,7 +398,7 @@ func namedRecord(resp *http.Response) string {
 // session token that the writes of such tables come with. Source:
 // https://learn.microsoft.com/power-apps/developer/data-platform/use-elastic-tables
 func inPartition(req *http.Request, resp *http.Response) bool {
-	return req.URL.RawQuery != "" && strings.Contains(ascii.Lower(req.URL.RawQuery), "partitionid") ||
+	return strings.Contains(ascii.Lower(req.URL.RawQuery), "partitionid") ||
 		resp != nil && hasSessionToken(resp)
 }
 
@@ -428,9 +428,6 @@ func invisible(r rune) bool { return r <= ' ' || r > '~' }
 // withParens undoes the escaping of parentheses, which net/url escapes in paths
 // that were not parsed. To OData they mean the same.
 func withParens(path string) string {
-	if strings.IndexByte(path, '%') < 0 {
-		return path
-	}
 	return strings.ReplaceAll(strings.ReplaceAll(path, "%28", "("), "%29", ")")
 }
 

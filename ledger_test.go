@@ -149,6 +149,7 @@ func TestLedgerReportWithoutSuccess(t *testing.T) {
 	b.record(ended(Primary, OutcomeUnknown, time.Now(), "first"))
 	r := b.report(Primary, Alternate, 1, time.Time{}, "")
 	assert.Equal(t, []string{"first"}, labels(r.Unknown), "an endpoint that never succeeded has no safe writes")
+	assert.Empty(t, r.AtRisk)
 	assert.Zero(t, r.RPO)
 	assert.False(t, r.Truncated)
 }
@@ -159,12 +160,24 @@ func TestBooksWithoutALedger(t *testing.T) {
 	for _, size := range []int{0, -1} {
 		b := newBooks(size)
 		require.Nil(t, b.ledger)
+		assert.False(t, b.keeps())
 		assert.False(t, b.record(ended(Primary, OutcomeAcknowledged, now, "")))
 		for _, r := range []*LossReport{b.report(Primary, Alternate, 1, now, ""), b.since(now, Primary)} {
 			assert.True(t, r.Truncated, "of nothing that is kept nothing is known")
 			assert.Empty(t, r.AtRisk)
 			assert.Empty(t, r.Unknown)
 		}
+	}
+}
+
+// A write in doubt may be carried out for as long as its product lets a call run.
+func TestHowLongAWriteMayRun(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]time.Duration{"contoso.crm.dynamics.com": 10 * time.Minute, "contoso.operations.dynamics.com": never, "crm.contoso.example": 10 * time.Minute} {
+		var b books
+		b.open(&Config{LedgerSize: 1}, mustOrg(t, "https://"+host, NoAlternate), time.Now())
+		assert.Equal(t, want, b.maxRun, host)
+		assert.True(t, b.keeps())
 	}
 }
 
@@ -240,6 +253,51 @@ func TestASlotHoldsOneWriteAfterAnother(t *testing.T) {
 	for _, label := range []string{"brief", strings.Repeat("long", 64), "again", ""} {
 		b.record(ended(Primary, OutcomeAcknowledged, time.Now(), label))
 		assert.Equal(t, []string{label}, labels(b.since(time.Time{}, Primary).AtRisk))
+	}
+	for length, brief := range map[int]bool{0: true, 239: true, 240: true, 241: false, 1024: false} {
+		var e ledgerEntry
+		label := strings.Repeat("x", length)
+		e.pack(ended(Primary, OutcomeAcknowledged, time.Now(), label))
+		assert.Equal(t, label, e.write().Label)
+		assert.Equal(t, brief, e.long == nil, "%d bytes: most texts take no memory of their own", length)
+	}
+}
+
+// Whoever takes an entry out finds its time among what was taken out at once.
+func TestWhatOverflowTakesOutIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	l := &ledger{size: 1}
+	began := time.Now()
+	r := l.makeRing(began)
+	var wg sync.WaitGroup
+	for n := range 4 {
+		wg.Go(func() {
+			for i := range 5000 {
+				at := began.Add(time.Duration(4*i + n))
+				if r.drop(&ledgerEntry{time: at}); !l.hasDropped(Primary, false, at) {
+					t.Error("forgotten")
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.False(t, l.hasDropped(Primary, false, began.Add(20_000)))
+	assert.False(t, l.hasDropped(Primary, true, began) || l.hasDropped(Alternate, false, began))
+}
+
+// The last success is to the millisecond, so that a busy endpoint writes to one place as
+// seldom as that.
+func TestTheLastSuccessIsToTheMillisecond(t *testing.T) {
+	t.Parallel()
+	var a anchor
+	started := time.Now()
+	for _, row := range []struct {
+		now   time.Duration
+		moves bool
+	}{{0, true}, {1, false}, {time.Millisecond, false}, {time.Millisecond + 1, true}, {2 * time.Millisecond, false}, {2*time.Millisecond + 1, true}, {time.Hour, true}} {
+		assert.Equal(t, row.moves, a.succeeded(row.now), row.now)
+		assert.WithinDuration(t, started.Add(row.now), a.time(started), time.Millisecond)
 	}
 }
 

@@ -89,12 +89,12 @@ func (t *Transport) pin(e Endpoint, reason string) {
 			t.rule.Pin(now, rule.Side(e))
 			return false
 		})
-		return
+	} else {
+		if t.rule.Pin(time.Now(), rule.Side(e)); t.outage != nil {
+			t.endOutageLocked(time.Now())
+		}
+		t.publishLocked(nil)
 	}
-	if t.rule.Pin(time.Now(), rule.Side(e)); t.outage != nil {
-		t.endOutageLocked(time.Now())
-	}
-	t.publishLocked(nil)
 }
 
 // Unpin allows automatic switches again. If the endpoint has failed meanwhile, the next fault

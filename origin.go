@@ -29,8 +29,8 @@ func newOrigin(scheme, name, port string) origin {
 // otherForm returns g with the api label added or removed, or g itself if it is
 // not a Dataverse host that has both forms.
 func (g origin) otherForm() origin {
-	d, ok := splitDataverse(g.name)
-	if !ok || !dataverseRegions[d.region] {
+	d, _ := splitDataverse(g.name)
+	if !dataverseRegions[d.region] {
 		return g
 	}
 	d.api = !d.api
@@ -130,7 +130,7 @@ const (
 func checkName(name string) error {
 	if ip, found := strings.CutPrefix(name, "["); found {
 		ip, found = strings.CutSuffix(ip, "]")
-		if a, err := netip.ParseAddr(ip); !found || err != nil || !a.Is6() || a.Zone() != "" {
+		if a, _ := netip.ParseAddr(ip); !found || !a.Is6() || a.Zone() != "" {
 			return errors.New("has a bad IPv6 address (zones are not supported)")
 		}
 		return nil
@@ -236,9 +236,9 @@ func checkMicrosoftName(name string) error {
 // as by2--namcrmlivesg741: a site, and a group that is named after the region,
 // the product and the number of the group.
 func isScaleGroup(label string) bool {
-	site, group, found := strings.Cut(label, "--")
+	site, group, _ := strings.Cut(label, "--")
 	kind := strings.TrimRight(group, "0123456789")
-	return found && site != "" && !strings.Contains(site, "-") && kind != group &&
+	return site != "" && !strings.Contains(site, "-") && kind != group &&
 		strings.Contains(kind, "crm") && strings.HasSuffix(kind, "sg")
 }
 

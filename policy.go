@@ -194,7 +194,7 @@ type wsdlReader struct {
 
 func (w *wsdlReader) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != io.EOF {
 		w.err = err
 	}
 	w.run += n
@@ -221,7 +221,6 @@ var (
 
 var (
 	errNotWSDL = errors.New("answer is not a WSDL")
-	errTooDeep = errors.New("WSDL is nested too deep")
 	errLongTag = errors.New("WSDL has a tag or text longer than 64 KiB")
 )
 
@@ -237,8 +236,6 @@ func parseWSDL(r io.Reader) (policy Policy, imports []string, err error) {
 			return Policy{}, imports, nil
 		case err == io.EOF:
 			return Policy{}, nil, errNotWSDL
-		case err == xmlpath.ErrDepth:
-			return Policy{}, nil, errTooDeep
 		case err != nil:
 			return Policy{}, nil, err
 		}
@@ -273,13 +270,11 @@ func location(attributes []xml.Attr) string {
 
 // parsePolicy reads what follows the start of a FailoverPolicy up to its end.
 func parsePolicy(x *xmlpath.Reader) (Policy, error) {
-	values := make(map[xml.Name]string, 2)
+	var available, enabled string
+	values := map[xml.Name]*string{nameAvailable: &available, nameEnabled: &enabled}
 	depth := len(x.Path())
 	for open := true; open; {
 		token, err := x.Next()
-		if err == xmlpath.ErrDepth {
-			return Policy{}, errTooDeep
-		}
 		if err != nil {
 			return Policy{}, err
 		}
@@ -288,20 +283,20 @@ func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 		case xml.EndElement:
 			open = len(path) > depth
 		case xml.CharData:
-			if len(path) != depth+1 || path[depth] != nameAvailable && path[depth] != nameEnabled {
+			if len(path) != depth+1 {
 				continue
 			}
-			if name := path[depth]; len(values[name])+len(t) <= maxPolicyValue {
-				values[name] += string(t)
+			if value := values[path[depth]]; value != nil && len(*value)+len(t) <= maxPolicyValue {
+				*value += string(t)
 			}
 		}
 	}
-	available, ok1 := xsBoolean(values[nameAvailable])
-	enabled, ok2 := xsBoolean(values[nameEnabled])
-	if !ok1 || !ok2 {
-		return Policy{}, nil
-	}
-	return Policy{Known: true, FailoverAvailable: available, EndpointEnabled: enabled}, nil
+	var policy Policy
+	var ok1, ok2 bool
+	policy.FailoverAvailable, ok1 = xsBoolean(available)
+	policy.EndpointEnabled, ok2 = xsBoolean(enabled)
+	policy.Known = ok1 && ok2
+	return policy, nil
 }
 
 // xsBoolean reads a boolean of XML Schema (part 2, section 3.2.2), in any case

@@ -509,7 +509,7 @@ func TestProbesKeepTheErrorOfAuthorize(t *testing.T) {
 	refused := &Fault{Class: ClassAuth, Delivery: NotSent, Err: errors.New("no token")}
 	side := &readSide{answer: func(int, *http.Request) (*http.Response, error) { return nil, refused }}
 	for name, probe := range map[string]Probe{"web API": ProbeWebAPI, "path": ProbePath("/data")} {
-		assert.ErrorIs(t, probe(t.Context(), &http.Client{Transport: side}, contoso(t)), refused.Err, name)
+		assert.Same(t, refused, probe(t.Context(), &http.Client{Transport: side}, contoso(t)), name)
 	}
 }
 

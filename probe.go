@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -185,8 +186,8 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 	}
 	start := time.Now()
 	err := t.callProbe(context.WithValue(ctx, probeTermsKey{}, terms), e, endpoint)
-	if parent.Err() != nil {
-		return probed{err: parent.Err()} // nobody waits for it any more; it proves nothing
+	if ended := cmp.Or(parent.Err(), t.ctx.Err()); ended != nil {
+		return probed{err: ended} // nobody waits for it any more; it proves nothing
 	}
 	if f, ok := err.(*Fault); ok {
 		found := *f
@@ -259,10 +260,8 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms); terms != nil {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
-			if i.Conn != nil {
-				address := remoteAddr(i.Conn)
-				terms.address.Store(&address)
-			}
+			address := remoteAddr(i.Conn)
+			terms.address.Store(&address)
 		}})
 	}
 	req = req.Clone(ctx)
@@ -272,11 +271,13 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			closeBody(req)
 			return nil, &Fault{Class: ClassAuth, Delivery: NotSent, Err: fmt.Errorf("authorize: %w", err)}
 		}
-	} else if borrowed = t.credentials.pick(p.at); borrowed != "" && req.Header.Get("Authorization") == "" {
-		req.Header.Set("Authorization", borrowed)
+	} else if req.Header.Get("Authorization") == "" {
+		if borrowed = t.credentials.pick(p.at); borrowed != "" {
+			req.Header.Set("Authorization", borrowed)
+		}
 	}
 	resp, err := t.dialAnew(req)
-	if borrowed != "" && err == nil {
+	if err == nil {
 		t.credentials.answered(p.at, borrowed, resp.StatusCode)
 	}
 	return resp, err
@@ -360,7 +361,7 @@ func (c *credentials) offer(h http.Header, proven bool) (isNew bool) {
 		}
 		c.kept = append([]credential{{header: header, proven: proven}}, c.kept...)
 		return true
-	case proven && (!c.kept[i].proven || i > 0):
+	case proven:
 		k := c.kept[i]
 		k.proven = true
 		c.kept = slices.Insert(slices.Delete(c.kept, i, i+1), 0, k)

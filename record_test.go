@@ -122,6 +122,12 @@ var writeOfTests = []struct {
 		want: Write{Path: "/api/data/v9.2/accounts", RequestID: "c-2", Status: 503},
 	},
 	{
+		name: "two request ids", reason: "the service's own is the one that support asks for",
+		method: "POST", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", sent: headerWith("x-ms-client-request-id", "c-1"),
+		status: 503, header: headerWith("x-ms-service-request-id", "s-1"),
+		want: Write{Path: "/api/data/v9.2/accounts", RequestID: "s-1", Status: 503},
+	},
+	{
 		name: "id without hyphens", reason: "only the one form of GUIDs that the service writes counts",
 		method: "DELETE", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts(" + strings.ReplaceAll(recordA, "-", "0") + ")",
 		want: Write{Path: "/api/data/v9.2/accounts(" + strings.ReplaceAll(recordA, "-", "0") + ")"},
@@ -147,6 +153,36 @@ var writeOfTests = []struct {
 		method: "POST", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", status: 204,
 		header: headerWith("OData-EntityId", "https://contoso.api.crm.dynamics.com"+accountA+"?sig=secret"),
 		want:   Write{Path: "/api/data/v9.2/accounts", Entity: accountA, EntityID: recordA, Status: 204},
+	},
+	{
+		name: "entity id with a fragment", reason: "nothing but the path of a record is kept",
+		method: "POST", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", status: 204, header: headerWith("OData-EntityId", accountA+"#x"),
+		want: Write{Path: "/api/data/v9.2/accounts", Entity: accountA, EntityID: recordA, Status: 204},
+	},
+	{
+		name: "entity id with escaped parentheses", reason: "it is the same record",
+		method: "POST", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", status: 204, header: headerWith("OData-EntityId", "/accounts%28"+recordA+"%29"),
+		want: Write{Path: "/api/data/v9.2/accounts", Entity: "/accounts(" + recordA + ")", EntityID: recordA, Status: 204},
+	},
+	{
+		name: "entity id beside a Location", reason: "the header that is for it goes first",
+		method: "POST", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", status: 201, header: headerWith("OData-EntityId", accountA, "Location", accountB),
+		want: Write{Path: "/api/data/v9.2/accounts", Entity: accountA, EntityID: recordA, Status: 201},
+	},
+	{
+		name: "unclosed id", reason: "the path was cut, or never named a record",
+		method: "DELETE", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts(" + recordA,
+		want: Write{Path: "/api/data/v9.2/accounts(" + recordA},
+	},
+	{
+		name: "id that goes on", reason: "it is no id",
+		method: "DELETE", url: "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts(" + recordA + "0)",
+		want: Write{Path: "/api/data/v9.2/accounts(" + recordA + "0)"},
+	},
+	{
+		name: "other parentheses", reason: "the record may come after them",
+		method: "DELETE", url: "https://contoso.api.crm.dynamics.com/x((/accounts(" + recordA + ")",
+		want: Write{Path: "/x((/accounts(" + recordA + ")", Entity: "/x((/accounts(" + recordA + ")", EntityID: recordA},
 	},
 	{
 		name: "hostile entity id", reason: "a path with blanks or control characters would end up in a request",
@@ -222,6 +258,88 @@ func TestWriteOfPathThatWasNeverParsed(t *testing.T) {
 	w := writeOf(req, nil, time.Now(), "")
 	assert.Equal(t, accountA, w.Path)
 	assert.Equal(t, recordA, w.EntityID)
+}
+
+// Every byte of an id counts.
+func TestTheFormOfAGUID(t *testing.T) {
+	t.Parallel()
+	for i := range recordA {
+		for c := range 256 {
+			want := strings.IndexByte("0123456789abcdefABCDEF", byte(c)) >= 0
+			if recordA[i] == '-' {
+				want = c == '-'
+			}
+			assert.Equal(t, want, isGUID(recordA[:i]+string([]byte{byte(c)})+recordA[i+1:]), "%q at %d", c, i)
+		}
+		assert.False(t, isGUID(recordA[:i]))
+	}
+	assert.False(t, isGUID(recordA+"0"))
+	for r := range rune(0x180) {
+		assert.Equal(t, r < 0x21 || r > 0x7e, invisible(r), "%q", r)
+	}
+}
+
+// What a write is known to have done with its record.
+func TestWhatCreatesAndDeletes(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		write            Write
+		creates, deletes bool
+	}{
+		{Write{Method: "POST", Path: "/api/data/v9.2/accounts", Entity: accountA, Status: 204}, true, false},
+		{Write{Method: "PATCH", Path: accountA, Entity: accountA, Status: 201}, true, false},
+		{Write{Method: "PATCH", Path: accountA, Entity: accountA, Status: 204}, false, false},
+		{Write{Method: "PATCH", Path: "/api/data/v9.2/accounts(accountnumber='7')", Entity: accountA, Status: 204}, false, false}, // or found one with that key
+		{Write{Method: "POST", Path: accountA + "/Microsoft.Dynamics.CRM.Merge", Entity: accountA, Status: 204}, false, false},
+		{Write{Method: "POST", Path: accountB + "/contacts", Entity: accountA, Status: 204}, true, false},
+		{Write{Method: "POST", Path: accountB + "/contacts/$ref", Entity: accountA, Status: 204}, false, false},
+		{Write{Method: "DELETE", Path: accountA, Entity: accountA, Status: 204}, false, true},
+		{Write{Method: "DELETE", Path: accountA + "/name", Entity: accountA, Status: 204}, false, false},
+	} {
+		assert.Equal(t, tt.creates, tt.write.creates(), tt.write)
+		assert.Equal(t, tt.deletes, tt.write.deletes(), tt.write)
+	}
+}
+
+// What the service is known to call a request is not asked of its answer again.
+func TestARequestIDThatIsKnown(t *testing.T) {
+	t.Parallel()
+	w := describe(&http.Request{URL: &url.URL{}, Header: headerWith("Client-Request-Id", "c-1")}, &http.Response{Header: headerWith("REQ_ID", "r-2")}, time.Now(), "r-1", "")
+	assert.Equal(t, "r-1", w.RequestID)
+}
+
+// The texts of a write are cut at their bounds, and not before.
+func TestTheTextsOfAWriteAreBounded(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		most  int
+		write func(text string) (kept string)
+	}{
+		"method": {32, func(s string) string {
+			return writeOf(&http.Request{Method: s, URL: &url.URL{Path: "/"}}, nil, time.Now(), "").Method
+		}},
+		"path":  {512, func(s string) string { return writeOf(&http.Request{URL: &url.URL{Path: s}}, nil, time.Now(), "").Path }},
+		"label": {256, func(s string) string { return writeOf(&http.Request{URL: &url.URL{}}, nil, time.Now(), s).Label }},
+		"id of the caller": {128, func(s string) string {
+			return writeOf(&http.Request{URL: &url.URL{}, Header: headerWith("Client-Request-Id", s)}, nil, time.Now(), "").RequestID
+		}},
+		"id in the answer": {128, func(s string) string {
+			return writeOf(&http.Request{URL: &url.URL{}}, &http.Response{Header: headerWith("REQ_ID", s)}, time.Now(), "").RequestID
+		}},
+		"id of the service": {128, func(s string) string {
+			w := describe(&http.Request{URL: &url.URL{}}, nil, time.Now(), s, "")
+			return w.RequestID
+		}},
+		"address": {1024, func(s string) string { return namedRecord(&http.Response{Header: headerWith("OData-EntityId", s)}) }},
+	} {
+		text := "/" + strings.Repeat("x", row.most)
+		assert.Equal(t, text[:row.most], row.write(text[:row.most]), name)
+		if name == "address" {
+			assert.Empty(t, row.write(text), "half an address is none")
+			continue
+		}
+		assert.Equal(t, text[:row.most], row.write(text), name)
+	}
 }
 
 func FuzzWriteOf(f *testing.F) {

@@ -137,7 +137,7 @@ func (t *Transport) Ready() error {
 	faults, _ := t.downInfo()
 	err := ErrUnavailable
 	for _, f := range faults {
-		if f != nil && t.url(f.Endpoint) != nil {
+		if f != nil {
 			err = fmt.Errorf("%w; %v: %w", err, f.Endpoint, f)
 		}
 	}
@@ -156,7 +156,7 @@ func (t *Transport) ReadyHandler() http.Handler {
 	return readOnly(func(w http.ResponseWriter, _ *http.Request) {
 		status, text := http.StatusOK, "ok"
 		if err := t.Ready(); err != nil {
-			status, text = http.StatusServiceUnavailable, redact.Line(err.Error(), maxErrorText)
+			status, text = http.StatusServiceUnavailable, err.Error()
 		}
 		respond(w, status, "text/plain; charset=utf-8", []byte(text+"\n"))
 	})
@@ -236,23 +236,26 @@ const defaultRunbook = "https://github.com/d365failover/failover/blob/main/docs/
 // process is what does not change while the program runs.
 var process = sync.OnceValue(func() statuspage.Process {
 	host, _ := os.Hostname()
-	p := statuspage.Process{Host: redact.Line(host, maxCodeWord), PID: os.Getpid(), Program: redact.Line(filepath.Base(os.Args[0]), maxCodeWord), Go: runtime.Version()}
+	build, _ := debug.ReadBuildInfo()
+	return processOf(host, os.Args, os.Getpid(), build)
+})
+
+// processOf describes a process by what it was started as; build is nil if that is not
+// known.
+func processOf(host string, args []string, pid int, build *debug.BuildInfo) statuspage.Process {
+	p := statuspage.Process{Host: redact.Line(host, maxCodeWord), PID: pid, Program: redact.Line(filepath.Base(args[0]), maxCodeWord), Go: runtime.Version()}
 	p.Instance = fmt.Sprintf("%s/%d", p.Host, p.PID)
-	build, ok := debug.ReadBuildInfo()
-	if !ok {
+	if build == nil {
 		return p
 	}
 	p.Version = build.Main.Version
-	if build.Main.Path == module {
-		p.Library = build.Main.Version
-	}
-	for _, dep := range build.Deps {
-		if dep.Path == module {
-			p.Library = dep.Version
+	for _, m := range append(build.Deps, &build.Main) {
+		if m.Path == module {
+			p.Library = m.Version
 		}
 	}
 	return p
-})
+}
 
 // module is the path of this module.
 const module = "github.com/d365failover/failover"

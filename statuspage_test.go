@@ -369,6 +369,7 @@ func TestStatusHandlersRefuseOtherMethods(t *testing.T) {
 			handler.ServeHTTP(w, httptest.NewRequest(method, "/", nil))
 			assert.Equal(t, http.StatusMethodNotAllowed, w.Code, "%s %s", name, method)
 			assert.Equal(t, "GET, HEAD", w.Header().Get("Allow"), "%s %s", name, method)
+			assert.Equal(t, "only GET and HEAD are answered here\n", w.Body.String())
 		}
 	}
 }

@@ -72,7 +72,6 @@ func (w *waits) init(t *Transport, p *pool) {
 	if t.cfg.SuspectAfter != never {
 		w.interval = max(t.cfg.SuspectAfter/suspectTicks, time.Millisecond)
 	}
-	w.last.Store(1 << 31) // a tick that is long ago
 }
 
 // silent reports whether no answer has come for a while, so that a read which begins

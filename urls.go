@@ -157,10 +157,9 @@ func refuse(which, s string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, authority, _, ok := splitURL(s); ok && !strings.Contains(s, "@") {
-		if name, _ := splitAuthority(ascii.Lower(authority)); name != "" && checkName(name) == nil {
-			which += " (" + name + ")"
-		}
+	_, authority, _, _ := splitURL(s)
+	if name, _ := splitAuthority(ascii.Lower(authority)); !strings.Contains(s, "@") && checkName(name) == nil {
+		which += " (" + name + ")"
 	}
 	return fmt.Errorf("failover: %s %w", which, err)
 }

@@ -22,6 +22,7 @@ type oneAddressRow struct {
 var oneAddressRows = []oneAddressRow{
 	{urlRow{"Finance and Operations", "these organizations have no other address"}, "https://contoso.operations.dynamics.com", "", "https://contoso.operations.dynamics.com", "/data"},
 	{urlRow{"Finance and Operations sandbox", "one label more"}, "https://contoso.sandbox.operations.uae.dynamics.com/?cmp=usmf", "", "https://contoso.sandbox.operations.uae.dynamics.com", "/data"},
+	{urlRow{"Finance and Operations, a user in the query", "behind a host of Microsoft's an @ is no password"}, "https://contoso.operations.dynamics.com/?user=a@b", "", "https://contoso.operations.dynamics.com", "/data"},
 	{urlRow{"NoAlternate", "a Dataverse host that has no other"}, "https://contoso.crm.dynamics.com", NoAlternate, "https://contoso.crm.dynamics.com", "/api/data/v9.2/WhoAmI"},
 	{urlRow{"NoAlternate with the mark", "the URL is the primary as it stands"}, "https://contoso--s.crm.dynamics.com", NoAlternate, "https://contoso--s.crm.dynamics.com", "/api/data/v9.2/WhoAmI"},
 	{urlRow{"NoAlternate elsewhere", "says what is the case anyway"}, "https://crm.contoso.example", NoAlternate, "https://crm.contoso.example", "/api/data/v9.1/WhoAmI"},
@@ -66,7 +67,7 @@ func TestOneAddress(t *testing.T) {
 			require.NoError(t, err)
 			defer transport.Close()
 			assert.Empty(t, transport.Status().Alternate.URL)
-			assert.ErrorContains(t, transport.Switch(t.Context(), Alternate, "test"), "no alternate endpoint")
+			assert.Equal(t, errNoAlternate, transport.Switch(t.Context(), Alternate, "test"))
 			transport.Pin(Alternate)
 			assert.False(t, transport.Status().Pinned, "there is nothing to pin")
 			if tt.alternate == "" {
@@ -126,6 +127,7 @@ var orgRefusals = []refusalRow{
 	{urlRow: urlRow{"no scheme, stranger", "text of unknown kind is not repeated"}, orgURL: "eyJ0eXAi.crm.example",
 		want: []string{"organization URL does not begin with https://"}},
 	{urlRow: urlRow{"scheme only", "no slashes, no authority"}, orgURL: "https:contoso.crm.dynamics.com", want: []string{"does not begin with https://"}},
+	{urlRow: urlRow{"a word", "that of a scheme as well"}, orgURL: "https", want: []string{"does not begin with https://"}},
 	{urlRow: urlRow{"scheme-relative", "nothing says how to speak to it"}, orgURL: "//contoso.crm.dynamics.com", want: []string{"does not begin with https://"}},
 	{urlRow: urlRow{"other scheme", "only http is spoken"}, orgURL: "ftp://contoso.crm.dynamics.com", allowHTTP: true, want: []string{"does not begin with https://"}},
 	{urlRow: urlRow{"leading blank", "blanks are not trimmed silently"}, orgURL: " https://contoso.crm.dynamics.com", want: []string{"does not begin with https://"}},
@@ -211,10 +213,63 @@ func TestNewOrgRefuses(t *testing.T) {
 				assert.ErrorContains(t, err, want, tt.reason)
 			}
 			if tt.alternate == "" && !tt.allowHTTP {
-				_, err := AlternateURL(tt.orgURL)
-				assert.Error(t, err)
+				_, alternateErr := AlternateURL(tt.orgURL)
+				assert.EqualError(t, alternateErr, err.Error())
 			}
 		})
+	}
+}
+
+// The hosts that an endpoint may have.
+func TestNamesOfHosts(t *testing.T) {
+	t.Parallel()
+	longest := strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61)
+	for name, want := range map[string]string{
+		"contoso": "", "crm_01": "", "192.0.2.1": "", "[::1]": "", "[2001:db8::1]": "", longest: "", longest[62:]: "",
+		longest + "a": "more than 253 octets", longest[:63] + "a": "label over 63 octets", "[::1": "bad IPv6", "[::1]x": "bad IPv6", "[192.0.2.1]": "bad IPv6", "[contoso]": "bad IPv6",
+		"[fe80::1%eth0]": "bad IPv6", "[]": "bad IPv6", "a..b": "empty label", "-a": "hyphen", "a-": "hyphen", "a b": "characters other", "A": "characters other",
+		"crm.dynamics.com": "label is missing", "operations.dynamics.com": "label is missing",
+	} {
+		err := checkName(name)
+		if want == "" {
+			assert.NoError(t, err, name)
+		} else {
+			assert.ErrorContains(t, err, want, name)
+		}
+	}
+	for label, want := range map[string]bool{
+		"by2--namcrmlivesg741": true, "db3--eurcrmlivesg641": true, "--namcrmlivesg741": false, "by-2--namcrmlivesg741": false, "by2--namcrmlivesg": false,
+		"by2--namlivesg741": false, "by2--namcrmlive741": false, "by2namcrmlivesg741": false, "contoso": false, "contoso--s": false, "": false,
+	} {
+		assert.Equal(t, want, isScaleGroup(label), label)
+	}
+	for name, want := range map[string]bool{
+		"localhost": true, "a.localhost": true, "127.0.0.1": true, "127.9.9.9": true, "[::1]": true, "[::ffff:127.0.0.1]": true,
+		"192.0.2.1": false, "[2001:db8::1]": false, "0.0.0.0": false, "localhost.contoso.example": false, "xlocalhost": false,
+	} {
+		assert.Equal(t, want, origin{name: name}.loopback(), name)
+	}
+	for address, want := range map[string][3]string{
+		"HTTPS://a/b?c#d": {"https", "a", "/b?c#d"}, "HTTP://a?c": {"http", "a", "?c"}, "https://a#d": {"https", "a", "#d"}, "http://": {"http", "", ""}, "https": {}, "ftp://a": {}, "//a": {}, "": {},
+	} {
+		scheme, authority, rest, ok := splitURL(address)
+		assert.Equal(t, want, [3]string{scheme, authority, rest}, address)
+		assert.Equal(t, want[0] != "", ok, address)
+	}
+}
+
+// What the path of an on-premises server names.
+func TestServicePaths(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string][2]string{
+		"": {}, "/": {}, "/Contoso": {"/Contoso"}, "/Contoso/": {"/Contoso"}, "/Contoso#x": {"/Contoso"}, "/Contoso?x": {"/Contoso"}, "/Contoso#x?y/z": {"/Contoso"},
+		"/Contoso/api/data/v9.0": {"/Contoso", "v9.0"}, "/Contoso/api/data/": {"/Contoso"}, "/Contoso/api/data": {"/Contoso"}, "/api/data/v8.2": {"", "v8.2"}, "/api/data": {},
+		"/Contoso/x/data/v9.0": {"/Contoso"}, "/Contoso/api/x/v9.0": {"/Contoso"}, "/Contoso/api/data/v9.0.1": {"/Contoso", "v9.0.1"}, "/Contoso/api/data/v9.0.12": {"/Contoso"},
+		"/Contoso/api/data/9.0": {"/Contoso"}, "/Contoso/api/data/v": {"/Contoso"}, "/Contoso/api/data/v9x": {"/Contoso"}, "/Contoso/api/data/v9.0x": {"/Contoso"},
+		"/_static/x": {}, "/_Common": {}, "/C_1-x": {"/C_1-x"}, "/1a": {"/1a"}, "/a.b": {}, "/XRMServices/2011": {}, "/mscrmservices": {}, "/WebResources/x": {},
+	} {
+		root, version := servicePath("https://crm.contoso.example" + path)
+		assert.Equal(t, want, [2]string{root, version}, path)
 	}
 }
 

@@ -216,9 +216,10 @@ func TestVerifyReadsTenRecordsASecond(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int64
-		side := &readSide{answer: func(n int, _ *http.Request) (*http.Response, error) {
+		side := &readSide{answer: func(n int, req *http.Request) (*http.Response, error) {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
+			assert.Equal(t, headerWith("Accept", "application/json", "OData-Version", "4.0", "OData-MaxVersion", "4.0"), req.Header)
 			time.Sleep(30 * time.Millisecond)
 			return replyWith(200, "{}", "OData-Version", "4.0"), nil
 		}}
@@ -235,7 +236,7 @@ func TestVerifyWaitsWhenThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		side := &readSide{answer: func(n int, _ *http.Request) (*http.Response, error) {
 			if n < 2 {
-				return replyWith(429, "", "Retry-After", "7"), nil
+				return replyWith(429, "", "Retry-After", []string{"7", ""}[n]), nil
 			}
 			return replyWith(200, "{}", "OData-Version", "4.0"), nil
 		}}
@@ -244,7 +245,7 @@ func TestVerifyWaitsWhenThrottled(t *testing.T) {
 		assert.Len(t, v.Present, 1)
 		require.Len(t, side.times, 3)
 		assert.Equal(t, 7*time.Second, side.times[1].Sub(side.times[0]))
-		assert.Equal(t, 14*time.Second, side.times[2].Sub(side.times[0]))
+		assert.Equal(t, 8*time.Second, side.times[2].Sub(side.times[0]), "a second if the service names no time")
 	})
 }
 
@@ -294,6 +295,16 @@ func TestVerifyEndsEarly(t *testing.T) {
 			},
 			check: func(t *testing.T, err error) { assert.ErrorIs(t, err, ErrUnavailable) },
 		},
+		{
+			name: "closed", reason: "no read will be answered any more", reads: 2,
+			answer: func(n int, req *http.Request) (*http.Response, error) {
+				if n == 0 {
+					return always(200)(n, req)
+				}
+				return nil, ErrClosed
+			},
+			check: func(t *testing.T, err error) { assert.ErrorIs(t, err, ErrClosed) },
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -323,10 +334,17 @@ func TestVerifyEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
 		defer cancel()
-		v, err := creates(10).Verify(ctx, &http.Client{Transport: &readSide{answer: holding()}})
+		side := &readSide{answer: holding()}
+		v, err := creates(10).Verify(ctx, &http.Client{Transport: side})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.Len(t, v.Missing, 3, "read at 0, 100 and 200 ms")
 		assert.Len(t, v.Unreadable, 7)
+		assert.Len(t, side.reads, 3)
+
+		ctx, cancel = context.WithCancel(t.Context())
+		side = &readSide{answer: func(int, *http.Request) (*http.Response, error) { cancel(); return nil, ctx.Err() }}
+		_, err = creates(1).Verify(ctx, &http.Client{Transport: side})
+		require.ErrorIs(t, err, context.Canceled, "during the last read")
 	})
 }
 
@@ -379,6 +397,9 @@ func TestVerifyOfNoReport(t *testing.T) {
 	v, err := none.Verify(t.Context(), &http.Client{Transport: side})
 	require.NoError(t, err, "nothing is at risk")
 	assert.Zero(t, v)
+	v, err = new(LossReport).Verify(t.Context(), &http.Client{Transport: side})
+	require.NoError(t, err, "nothing is listed")
+	assert.Zero(t, v)
 	assert.Empty(t, side.reads)
 }
 
@@ -404,21 +425,36 @@ func TestVerifyDoesNotJudgeElasticTables(t *testing.T) {
 func TestVerifyProvesNothingByOtherAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		answers := []*http.Response{
-			replyWith(302, "", "Location", "https://contoso.example/"),
-			replyWith(403, "", "OData-Version", "4.0"),
-			replyWith(404, "<html>no such site</html>", "Content-Type", "text/html"), // of a front end
-			replyWith(500, notFoundBody, "OData-Version", "4.0"),
-			replyWith(204, "", "OData-Version", "4.0"),
-			replyWith(200, "{}", "OData-Version", "4.0"),
+		for _, deletes := range []bool{false, true} {
+			answers := []*http.Response{
+				replyWith(302, "", "Location", "https://contoso.example/"),
+				replyWith(403, "", "OData-Version", "4.0"),
+				replyWith(404, "<html>no such site</html>", "Content-Type", "text/html"), // of a front end
+				replyWith(404, odata("0x8004A104", "x"), "OData-Version", "4.0", "Content-Type", "application/json"),
+				replyWith(500, notFoundBody, "OData-Version", "4.0"),
+				replyWith(204, "", "OData-Version", "4.0"),
+				replyWith(200, "<html>maintenance</html>", "Content-Type", "text/html"),
+				replyWith(200, "{}", "OData-Version", "4.0"),
+			}
+			side := &readSide{answer: func(n int, _ *http.Request) (*http.Response, error) { return answers[n], nil }}
+			r, bodies := creates(len(answers)), make([]*countingBody, len(answers))
+			for i, resp := range answers {
+				bodies[i] = &countingBody{Reader: resp.Body}
+				resp.Body = bodies[i]
+				if w := &r.AtRisk[i]; deletes {
+					w.Method, w.Path = "DELETE", w.Entity
+				}
+			}
+			v, err := r.Verify(t.Context(), &http.Client{Transport: side})
+			require.NoError(t, err)
+			assert.Equal(t, r.AtRisk[:len(answers)-1], v.Unreadable)
+			assert.Len(t, append(v.Present, v.Missing...), 1)
+			assert.Equal(t, deletes, len(v.Missing) == 1, "what exists was created, and not deleted")
+			assert.Len(t, side.reads, len(answers), "no redirect was followed")
+			for _, body := range bodies {
+				assert.Equal(t, 1, body.closed)
+			}
 		}
-		side := &readSide{answer: func(n int, _ *http.Request) (*http.Response, error) { return answers[n], nil }}
-		v, err := creates(len(answers)).Verify(t.Context(), &http.Client{Transport: side})
-		require.NoError(t, err)
-		assert.Len(t, v.Unreadable, len(answers)-1)
-		assert.Len(t, v.Present, 1)
-		assert.Empty(t, v.Missing)
-		assert.Len(t, side.reads, len(answers), "no redirect was followed")
 	})
 }
 
@@ -428,8 +464,13 @@ func TestVerifyNeedsAnOrigin(t *testing.T) {
 		r := creates(1)
 		r.URL = address
 		v, err := r.Verify(t.Context(), nil)
-		require.Error(t, err)
+		require.ErrorContains(t, err, "failover: URL of the loss report ")
 		assert.NotContains(t, err.Error(), "secret")
 		assert.Len(t, v.Unreadable, 1)
 	}
+	r := creates(1)
+	r.URL = "http://contoso.api.crm.dynamics.com"
+	v, err := r.Verify(t.Context(), &http.Client{Transport: &readSide{answer: holding()}})
+	require.NoError(t, err, "with Config.AllowHTTP")
+	assert.Len(t, v.Missing, 1)
 }

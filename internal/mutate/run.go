@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,8 +100,12 @@ func (p *program) run(names []string, patience time.Duration, env string) (strin
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
-	if ctx.Err() != nil {
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
 		err = errTimeout
+	case err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay):
+		log.Fatalf("mutate: the tests of %s cannot be run, which says nothing about a mutant: %v", p.path, err)
 	}
 	var cost time.Duration
 	if s := cmd.ProcessState; s != nil {
