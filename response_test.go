@@ -90,6 +90,7 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 		"canceled":       {http.MethodGet, 502, "contoso", true, nil, false},
 		"reset":          {http.MethodGet, 502, "contoso", false, syscall.ECONNRESET, true},
 		"write, reset":   {http.MethodPut, 502, "contoso", false, syscall.ECONNRESET, true},
+		"Request.Cancel": {http.MethodGet, 502, "contoso", true, syscall.ECONNRESET, false},
 		"refused":        {http.MethodGet, 502, "contoso", false, refused, true},
 		"not applied":    {http.MethodPost, 429, "contoso", false, nil, false},
 		"then reset":     {http.MethodPost, 429, "contoso", false, syscall.ECONNRESET, false},
@@ -97,7 +98,7 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 		"throttled read": {http.MethodGet, 429, "contoso", false, syscall.ECONNRESET, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			calls := 0
+			calls, gone := 0, make(chan struct{})
 			transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				if strings.HasSuffix(req.URL.Path, "/WhoAmI") {
 					return nil, io.ErrUnexpectedEOF // a probe
@@ -110,6 +111,9 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 					return &http.Response{StatusCode: row.status, ContentLength: -1, Header: header, Body: io.NopCloser(strings.NewReader(row.body)), Request: req}, nil
 				}
 				if row.err != nil {
+					if row.cancel {
+						close(gone)
+					}
 					return nil, row.err
 				}
 				<-req.Context().Done()
@@ -117,7 +121,7 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 			}), Config{ProbeInterval: -1, SuspectAfter: -1, MaxBody: 1, MaxAttempts: 2, RetryThrottled: time.Second})
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
-			if row.cancel {
+			if row.cancel && row.err == nil {
 				time.AfterFunc(time.Second, cancel)
 			}
 			sent := &breaking{err: io.EOF}
@@ -126,6 +130,8 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 			if row.method != http.MethodGet {
 				req.Body, req.ContentLength = sent, 7
 			}
+			//lint:ignore SA1019 callers may still set it
+			req.Cancel = gone
 			resp, err := transport.RoundTrip(req)
 			assert.Equal(t, 2, calls, name)
 			_, inDoubt := InDoubt(resp, err)
