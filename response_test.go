@@ -154,6 +154,35 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 	}
 }
 
+// The answer of a trial that has failed is not returned, nor kept.
+func TestTheAnswerBeforeATrialIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var met []string
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			alternate, probe := strings.Contains(req.URL.Host, "--s"), strings.HasSuffix(req.URL.Path, "/WhoAmI")
+			if !probe {
+				met = append(met, req.URL.Host)
+			}
+			switch {
+			case alternate:
+				return &http.Response{StatusCode: 401, Header: http.Header{"Www-Authenticate": {"Bearer"}}, Body: http.NoBody, Request: req}, nil
+			case probe || len(met) > 1:
+				return nil, syscall.ECONNRESET
+			default:
+				return &http.Response{StatusCode: 503, Body: http.NoBody, Request: req}, nil
+			}
+		}), Config{FailureThreshold: 1})
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://contoso.crm.dynamics.com/api/data/v9.2/accounts", nil)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, 503, resp.StatusCode)
+		assert.Equal(t, []string{"contoso.crm.dynamics.com", "contoso--s.crm.dynamics.com", "contoso.crm.dynamics.com"}, met)
+	})
+}
+
 // Over HTTP/2 an answer may end before its request has: the end of the context would cut
 // that off.
 func TestTheEndOfAnAnswerCutsNoRequestOff(t *testing.T) {
