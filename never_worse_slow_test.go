@@ -48,7 +48,8 @@ func TestOutOfSilence(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/warm=%v/%s", name, warm, setting), func(t *testing.T) {
 					tell(t, test.cfg, func(s *story) {
 						if warm {
-							require.Equal(s, 2, s.reads(2, time.Minute)) // two connections that are kept
+							s.org.Primary().FailNext(2, failovertest.Delay(time.Second)) // at the same time
+							require.Equal(s, 2, s.reads(2, time.Minute))                 // two connections that are kept
 							time.Sleep(time.Minute)
 						}
 						begin(s)
