@@ -196,20 +196,26 @@ func TestNobodyIsToldOfFaults(t *testing.T) {
 }
 
 // A body that was read and can be read only once is not waited for: its call ends with its
-// first answer, at once.
+// first fault, at once. It is closed whatever Base does with it.
 func TestABodyThatIsSpentIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
-	for _, touched := range []bool{false, true} {
+	for _, row := range []struct{ reads, closes, answers bool }{{}, {closes: true}, {reads: true, closes: true}, {answers: true}} {
 		synctest.Test(t, func(t *testing.T) {
 			calls := 0
 			transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				calls++
-				if touched {
+				if row.reads {
 					io.Copy(io.Discard, req.Body)
 				}
-				req.Body.Close()
+				if row.closes {
+					req.Body.Close()
+				}
+				if row.answers && calls == 1 {
+					return replyWith(503, ""), nil
+				}
 				return nil, errAbandoned
-			}), Config{ProbeInterval: -1, SuspectAfter: -1, MaxBody: 1, MaxAttempts: 2, FailureThreshold: 9})
+			}), Config{ProbeInterval: -1, SuspectAfter: -1, MaxBody: 1, MaxAttempts: 2, FailureThreshold: 9,
+				Probe: answersProbes(new([2]error))})
 			sent := &opaqueBody{Reader: strings.NewReader("contoso")}
 			req, err := http.NewRequest(http.MethodPut, "https://contoso.api.crm.dynamics.com"+accountA, sent)
 			require.NoError(t, err)
@@ -217,7 +223,7 @@ func TestABodyThatIsSpentIsNotWaitedFor(t *testing.T) {
 			start := time.Now()
 			_, err = transport.RoundTrip(req)
 			assert.Error(t, err)
-			if touched {
+			if row.reads {
 				assert.Equal(t, 1, calls)
 				assert.Zero(t, time.Since(start))
 			}
