@@ -18,7 +18,7 @@ import (
 
 var (
 	fleetSeed      = flag.Uint64("fleet.seed", 1, "seed of the first random schedule of a fleet")
-	fleetSchedules = flag.Int("fleet.schedules", 150, "how many random schedules of a fleet are run")
+	fleetSchedules = flag.Int("fleet.schedules", 40, "how many random schedules of a fleet are run")
 )
 
 // Whatever happens to the processes, their networks and the store: once all that

@@ -294,6 +294,7 @@ func TestWhatIsKnownAfterAProbe(t *testing.T) {
 		cancel()
 		probe = returns(io.EOF)
 		assert.ErrorIs(t, transport.runProbe(ctx, Primary), context.Canceled)
+		synctest.Wait() // for the probe that it has left alone
 		assert.Zero(t, transport.Status().Primary.LastProbe, "nobody waits for it any more; it proves nothing")
 
 		assert.NoError(t, ask(Primary, who("00000000-0000-0000-0000-000000000001")))
