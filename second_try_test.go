@@ -221,3 +221,31 @@ func TestNothingIsKeptUnderWayWithoutALedger(t *testing.T) {
 		assert.Nil(t, transport.books.sent)
 	}
 }
+
+// A second try that comes after the first one has ended is not begun, and wins nothing.
+func TestASecondTryThatComesTooLate(t *testing.T) {
+	t.Parallel()
+	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, SuspectAfter: -1})
+	req, err := http.NewRequest("GET", "https://contoso.api.crm.dynamics.com/", nil)
+	require.NoError(t, err)
+	given := 0
+	watch := &sendWatch{cancel: func(error) { given++ }}
+	late := &secondTry{t: transport, st: transport.state.Load(), caller: t.Context(), first: watch, out: req}
+	assert.Nil(t, late.end())
+	before := transport.budget.shares.Load()
+	late.start()
+	assert.Equal(t, before, transport.budget.shares.Load())
+	assert.Nil(t, late.cancel)
+	resp := &http.Response{Body: http.NoBody}
+	assert.False(t, late.win(resp))
+	assert.Nil(t, late.end())
+	assert.Equal(t, http.NoBody, resp.Body)
+	assert.Zero(t, given)
+
+	bare := new(http.Response)
+	first := &secondTry{t: transport, first: watch}
+	assert.True(t, first.win(bare))
+	assert.Same(t, bare, first.end())
+	assert.Nil(t, bare.Body)
+	assert.Equal(t, 1, given)
+}
