@@ -81,8 +81,8 @@ const (
 	Unknown Delivery = iota
 	// NotSent: no byte of the request was sent (dial, DNS, TLS handshake).
 	NotSent
-	// Refused: the answer proves that the request was not carried out (a fence, a 429, a
-	// graceful HTTP/2 GOAWAY that excludes it).
+	// Refused: the answer proves that the request was not carried out (a fence, a 429, an
+	// HTTP/2 GOAWAY that excludes it).
 	Refused
 	// Answered: the organization, or an authentication or firewall layer in front of it,
 	// answered the request with this fault.

@@ -31,8 +31,8 @@ func WithReplay(ctx context.Context) context.Context {
 
 // NoReplay returns a context that limits requests to one attempt: they are never carried out
 // twice, and never sent to the other endpoint. Within the attempt, a request goes over
-// another connection only if nothing of it was written, or a graceful GOAWAY (HTTP/2)
-// excluded it. A request body without GetBody is streamed rather than buffered.
+// another connection only if nothing of it was written, or a GOAWAY (HTTP/2) excluded it. A
+// request body without GetBody is streamed rather than buffered.
 func NoReplay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, replayKey, false)
 }

@@ -1,12 +1,15 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,49 +69,75 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 	assert.NoError(t, bare.Close())
 }
 
-// A repeat that the caller's deadline cuts off does not cost the answer before it.
+// A repeat that gets no answer does not cost the answer before it, but for one that says of
+// a write that it was not applied, as the repeat may have been.
 func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 	t.Parallel()
+	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	for name, row := range map[string]struct {
 		method string
+		status int
 		body   string
 		cancel bool
+		err    error // that the repeat meets before the deadline
 		want   bool
 	}{
-		"read":     {http.MethodGet, "contoso", false, true},
-		"write":    {http.MethodPut, "contoso", false, true},
-		"no body":  {http.MethodGet, "", false, true},
-		"long":     {http.MethodGet, strings.Repeat("x", maxDrain), false, true},
-		"too long": {http.MethodGet, strings.Repeat("x", maxDrain+1), false, false},
-		"canceled": {http.MethodGet, "contoso", true, false},
+		"read":           {http.MethodGet, 502, "contoso", false, nil, true},
+		"write":          {http.MethodPut, 502, "contoso", false, nil, true},
+		"no body":        {http.MethodGet, 502, "", false, nil, true},
+		"long":           {http.MethodGet, 502, strings.Repeat("x", maxDrain), false, nil, true},
+		"too long":       {http.MethodGet, 502, strings.Repeat("x", maxDrain+1), false, nil, false},
+		"canceled":       {http.MethodGet, 502, "contoso", true, nil, false},
+		"reset":          {http.MethodGet, 502, "contoso", false, syscall.ECONNRESET, true},
+		"write, reset":   {http.MethodPut, 502, "contoso", false, syscall.ECONNRESET, true},
+		"Request.Cancel": {http.MethodGet, 502, "contoso", true, syscall.ECONNRESET, false},
+		"refused":        {http.MethodGet, 502, "contoso", false, refused, true},
+		"not applied":    {http.MethodPost, 429, "contoso", false, nil, false},
+		"then reset":     {http.MethodPost, 429, "contoso", false, syscall.ECONNRESET, false},
+		"then refused":   {http.MethodPost, 429, "contoso", false, refused, true},
+		"throttled read": {http.MethodGet, 429, "contoso", false, syscall.ECONNRESET, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			calls := 0
+			calls, gone := 0, make(chan struct{})
 			transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				if strings.HasSuffix(req.URL.Path, "/WhoAmI") {
 					return nil, io.ErrUnexpectedEOF // a probe
 				}
 				if calls++; calls == 1 {
-					return &http.Response{StatusCode: 502, ContentLength: -1, Header: http.Header{"X-Contoso": {"7"}}, Body: io.NopCloser(strings.NewReader(row.body)), Request: req}, nil
+					header := http.Header{"X-Contoso": {"7"}}
+					if row.status == http.StatusTooManyRequests {
+						header.Set("Retry-After", "1")
+					}
+					return &http.Response{StatusCode: row.status, ContentLength: -1, Header: header, Body: io.NopCloser(strings.NewReader(row.body)), Request: req}, nil
+				}
+				if row.err != nil {
+					if row.cancel {
+						close(gone)
+					}
+					return nil, row.err
 				}
 				<-req.Context().Done()
 				return nil, req.Context().Err()
-			}), Config{ProbeInterval: -1, SuspectAfter: -1, MaxBody: 1})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			}), Config{ProbeInterval: -1, SuspectAfter: -1, MaxBody: 1, MaxAttempts: 2, RetryThrottled: time.Second})
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
-			if row.cancel {
-				time.AfterFunc(time.Second/2, cancel)
+			if row.cancel && row.err == nil {
+				time.AfterFunc(time.Second, cancel)
 			}
 			sent := &breaking{err: io.EOF}
 			req, err := http.NewRequestWithContext(ctx, row.method, "https://contoso.crm.dynamics.com/api/data/v9.2/accounts", nil)
 			require.NoError(t, err)
-			if row.method == http.MethodPut {
+			if row.method != http.MethodGet {
 				req.Body, req.ContentLength = sent, 7
 			}
+			//lint:ignore SA1019 callers may still set it
+			req.Cancel = gone
 			resp, err := transport.RoundTrip(req)
 			assert.Equal(t, 2, calls, name)
+			_, inDoubt := InDoubt(resp, err)
+			assert.Equal(t, row.method != http.MethodGet && row.err != refused, inDoubt, name)
 			if !row.want {
-				assert.ErrorIs(t, err, ctx.Err(), name)
+				assert.ErrorIs(t, err, cmp.Or(row.err, ctx.Err()), name)
 				return
 			}
 			require.NoError(t, err, name)
@@ -116,15 +145,42 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 			assert.Equal(t, row.body, string(text), name)
-			assert.Equal(t, 502, resp.StatusCode)
+			assert.Equal(t, row.status, resp.StatusCode)
 			assert.Equal(t, "7", resp.Header.Get("X-Contoso"))
-			_, inDoubt := InDoubt(resp, nil)
-			assert.Equal(t, row.method == http.MethodPut, inDoubt, name)
-			if row.method == http.MethodPut {
+			if row.method != http.MethodGet {
 				assert.Equal(t, 1, sent.closed, "no attempt has taken charge of it")
 			}
 		})
 	}
+}
+
+// The answer of a trial that has failed is not returned, nor kept.
+func TestTheAnswerBeforeATrialIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var met []string
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			alternate, probe := strings.Contains(req.URL.Host, "--s"), strings.HasSuffix(req.URL.Path, "/WhoAmI")
+			if !probe {
+				met = append(met, req.URL.Host)
+			}
+			switch {
+			case alternate:
+				return &http.Response{StatusCode: 401, Header: http.Header{"Www-Authenticate": {"Bearer"}}, Body: http.NoBody, Request: req}, nil
+			case probe || len(met) > 1:
+				return nil, syscall.ECONNRESET
+			default:
+				return &http.Response{StatusCode: 503, Body: http.NoBody, Request: req}, nil
+			}
+		}), Config{FailureThreshold: 1})
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://contoso.crm.dynamics.com/api/data/v9.2/accounts", nil)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, 503, resp.StatusCode)
+		assert.Equal(t, []string{"contoso.crm.dynamics.com", "contoso--s.crm.dynamics.com", "contoso.crm.dynamics.com"}, met)
+	})
 }
 
 // Over HTTP/2 an answer may end before its request has: the end of the context would cut

@@ -37,21 +37,21 @@ import (
 //
 // net/http can resend a request by itself within one attempt. The Transport prevents that
 // for a write that is not safe to repeat: such a write goes over another connection only if
-// nothing of it was written, or a graceful GOAWAY (HTTP/2) excluded it. That does not count
-// as an attempt. (A write with neither body nor Content-Type is in doubt instead.)
+// nothing of it was written, or a GOAWAY (HTTP/2) excluded it. That does not count as an
+// attempt. (A write with neither body nor Content-Type is in doubt instead.)
 //
 // During a provisional switch, a request that does not get a healthy answer is sent to the
 // endpoint that was left (a write only if the answer says that it was not applied), and the
 // caller gets the answer of that endpoint.
 //
 // RoundTrip returns the last response as received, a 503 included, or an [*Error] with the
-// fault of every attempt. If the deadline passes while the request is sent again, it returns
-// the response of an attempt before, unless that was longer than 64 KiB. [InDoubt] tells of
-// either whether it leaves a write in doubt. Two errors are not of that type: [ErrClosed],
-// and the error of a request body that cannot be read. Location and the other links in the
-// headers of a response from the alternate name the primary, so that callers see one host.
-// Those of a redirect name the endpoint that the request named, so that the client which
-// follows it keeps its credentials.
+// fault of every attempt. If a repeat gets no response, RoundTrip returns that of an attempt
+// before, unless the call was canceled, the response was longer than 64 KiB, or it says of a
+// write now in doubt that it was not applied. [InDoubt] tells of either whether it leaves a
+// write in doubt. Two errors are not of that type: [ErrClosed], and the error of a request
+// body that cannot be read. Location and the other links in the headers of a response from
+// the alternate name the primary, so that callers see one host. Those of a redirect name the
+// endpoint that the request named, so that the client which follows it keeps its credentials.
 //
 // The request is not changed, and its body is closed in every case.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -259,7 +259,10 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 			continue
 		}
 		c.faults = append(c.faults, f)
-		c.weigh(f)
+		doubted := c.inDoubt() != nil
+		if c.weigh(f); !doubted && c.inDoubt() != nil {
+			c.kept = nil // it says that the write was not applied
+		}
 		next := c.next(st, f)
 		c.notifyOnFault(f, next)
 		if next == nil && c.astray {
@@ -414,7 +417,7 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
-	if resp == nil && c.req.Context().Err() == context.DeadlineExceeded {
+	if resp == nil && c.req.Context().Err() != context.Canceled && !c.canceledByRequest() {
 		resp = c.kept // which the caller would have had without the repeat
 	}
 	if resp != nil && c.inDoubt() == nil {

@@ -354,8 +354,9 @@ func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
 func (hollow) Close() error             { return nil }
 
 // goneAway reports whether err is that of net/http for a request without GetBody
-// that a GOAWAY has left out (RFC 9113, section 6.8). It has no type; if its text
-// should ever be another one, the outcome is unknown.
+// that a GOAWAY has left out, which proves the same whatever its code is (RFC 9113,
+// section 6.8). It has no type; if its text should ever be another one, the outcome is
+// unknown.
 func goneAway(err error) bool {
 	for next := err; next != nil; next = errors.Unwrap(next) {
 		err = next
