@@ -221,8 +221,14 @@ func TestABodyThatIsSpentIsNotWaitedFor(t *testing.T) {
 			require.NoError(t, err)
 			req.Header.Set("Idempotency-Key", "contoso")
 			start := time.Now()
-			_, err = transport.RoundTrip(req)
-			assert.Error(t, err)
+			resp, err := transport.RoundTrip(req)
+			if row.answers { // in memory by then: no attempt has the body
+				require.NoError(t, err)
+				assert.Equal(t, 503, resp.StatusCode)
+				require.NoError(t, resp.Body.Close())
+			} else {
+				assert.Error(t, err)
+			}
 			if row.reads {
 				assert.Equal(t, 1, calls)
 				assert.Zero(t, time.Since(start))
