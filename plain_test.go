@@ -164,6 +164,8 @@ func TestAPlainReadAtTheAlternate(t *testing.T) {
 		assert.Equal(t, "contoso.api.crm.dynamics.com", req.URL.Host)
 		assert.Equal(t, "https://contoso.api.crm.dynamics.com/x", resp.Header.Get("Content-Location"))
 		assert.Equal(t, "Bearer contoso", transport.credentials.pick(Primary))
+		transport.lend(http.Header{"Authorization": {"Bearer unproven"}}, false)
+		assert.Equal(t, "Bearer contoso", transport.credentials.pick(Primary), "it was answered in good health")
 	})
 }
 

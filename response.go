@@ -403,12 +403,12 @@ func (c *call) redirects(resp *http.Response) bool {
 		return true
 	}
 	resp.Request = c.req.WithContext(context.WithValue(c.req.Context(), redirectionKey{}, &redirection{c.t, to}))
-	if to == now.active || c.st.active != now.active {
-		return true // it leads to where the traffic is, or does not come from there
+	if c.st.active != now.active {
+		return true // it does not come from where the traffic is
 	}
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
-	if c.t.rule.Epoch == c.st.epoch && !c.t.rule.Closed {
+	if c.t.rule.Epoch == c.st.epoch {
 		c.t.seeLocked(rule.Evidence{Kinds: rule.Fenced, Decides: true}, &Fault{Class: ClassUnavailable, Definitive: true,
 			Delivery: Answered, Endpoint: c.st.active, Status: resp.StatusCode, Message: "redirects to the " + to.String()}, time.Now())
 	}

@@ -278,8 +278,11 @@ func TestAnAnswerEndsAnOutage(t *testing.T) {
 				texts := transport.locked(func() {
 					transport.mu.Unlock()
 					defer transport.mu.Lock()
-					transport.answered(&state{epoch: old.epoch + 1}, w)
+					stale, news := attempted(t, accountA, "", "", sawGotConn|sawReuse).sending, e.addresses.news(time.Now())
+					stale.address = at("192.0.2.8")
+					transport.answered(&state{epoch: old.epoch + 1}, stale)
 					assert.True(t, transport.state.Load().down, "an answer to a request from another time")
+					assert.Equal(t, news, e.addresses.news(time.Now()), "nor does it say where the endpoint is now")
 					transport.answered(old, w)
 					transport.answered(old, w) // again
 				})

@@ -293,9 +293,11 @@ func TestAnEndpointThatAnswersRequestsIsNotDead(t *testing.T) {
 	for _, row := range []struct {
 		after time.Duration // of a healthy answer, since the probes began
 		err   error
+		news  bool // its name resolves to another address
 		slow  bool
 	}{
-		{time.Second, context.DeadlineExceeded, true}, {0, context.DeadlineExceeded, false}, {time.Second, errors.New("no route to host"), false},
+		{time.Second, context.DeadlineExceeded, true, true}, {time.Second, context.DeadlineExceeded, false, true},
+		{0, context.DeadlineExceeded, true, false}, {time.Second, errors.New("no route to host"), true, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := &probers{ends: [2]error{row.err, errors.New("no route to host")}, takes: [2]time.Duration{2 * time.Second, time.Second}}
@@ -305,11 +307,16 @@ func TestAnEndpointThatAnswersRequestsIsNotDead(t *testing.T) {
 			e := &transport.endpoints[Primary]
 			e.lastWhole = start.Add(row.after).Sub(transport.started)
 			e.addresses.see(at("192.0.2.1"), start)
-			e.addresses.see(at("192.0.2.2"), start)
+			if row.news {
+				e.addresses.see(at("192.0.2.2"), start)
+			}
 			found := transport.probeBoth(t.Context(), Primary, start.Add(-time.Second), func() bool { return false })
 			assert.Equal(t, row.slow, found.slow)
 			assert.Equal(t, row.slow, found.Active == rule.Inconclusive)
-			assert.Equal(t, row.slow, found.Reached && found.Moved && found.addresses == " (192.0.2.1 before, 192.0.2.2 now)")
+			if row.slow && row.news {
+				assert.Equal(t, " (192.0.2.1 before, 192.0.2.2 now)", found.addresses)
+			}
+			assert.Equal(t, []bool{row.slow && row.news, row.slow && row.news}, []bool{found.Reached, found.Moved})
 			assert.True(t, found.Alive)
 			assert.True(t, transport.succeededSince(Primary, start.Add(row.after-1)))
 			assert.False(t, transport.succeededSince(Primary, start.Add(row.after)))

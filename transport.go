@@ -442,10 +442,8 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 // failure returns the error of the call. Events share it: it is not changed once it
 // has been told.
 func (c *call) failure() *Error {
-	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, doubt: c.inDoubt()}
-	if n := len(c.faults); n > 0 {
-		e.RetryAfter = c.faults[n-1].RetryAfter
-	}
+	last := c.faults[len(c.faults)-1] // there is one, or it would not have failed
+	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, doubt: c.inDoubt(), RetryAfter: last.RetryAfter}
 	if e.doubt != nil {
 		e.is = append(e.is, ErrOutcomeUnknown)
 	}

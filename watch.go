@@ -149,7 +149,10 @@ func (t *Transport) round(st *state) (good bool) {
 		return t.tryRecovery(st)
 	case st.pinned:
 		good = t.runProbe(t.ctx, Primary) == nil
-		return t.org.Alternate == nil || t.runProbe(t.ctx, Alternate) == nil && good
+		if t.org.Alternate != nil {
+			good = t.runProbe(t.ctx, Alternate) == nil && good
+		}
+		return good
 	case st.provisional:
 		return t.tryReturn(st)
 	default:
@@ -189,7 +192,7 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	}
 	to := st.active.other()
 	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
-	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
+	m.provisional, m.abandon = found.Other == rule.PassedWeakly, true // the active endpoint has failed
 	fenced := found.faults[st.active] != nil && found.faults[st.active].Definitive
 	var err error
 	if m.alone, err = t.reportFailure(st.active, t.quorum(to, fenced)); err == nil {
@@ -266,10 +269,9 @@ func (t *Transport) reportRefusal(st *state, to Endpoint, err error) bool {
 func (t *Transport) readyToFailBack(st *state) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rule.Epoch != st.epoch || t.rule.Closed {
-		return false
+	if t.rule.Epoch == st.epoch {
+		t.endpoints[Primary].success()
 	}
-	t.endpoints[Primary].success()
 	return t.rule.MayReturn(time.Now(), rule.View{Epoch: st.epoch}, t.primaryRisenLocked())
 }
 

@@ -1,0 +1,64 @@
+package failover
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/d365failover/failover/internal/rule"
+)
+
+// A switch is told to the fleet at once; one that was made alone only when the quorum is
+// there, unless a hand insists, and it is taken back if the fleet's endpoint serves.
+func TestWhenASwitchIsToldToTheFleet(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("no route to host")
+	for name, row := range map[string]struct {
+		alone, insisted bool
+		fleet           Endpoint
+		probe           error // of the primary
+		count           int   // of the witnesses
+		err             error // of the store
+		lost, late      bool  // the store, and the record that is to be replaced
+		told            bool
+		tried           int // writes
+		active, record  Endpoint
+	}{
+		"made by a quorum":                  {told: true, tried: 1, active: Alternate, record: Alternate},
+		"made by hand":                      {alone: true, insisted: true, told: true, tried: 1, active: Alternate, record: Alternate},
+		"where the fleet is":                {alone: true, fleet: Alternate, told: true, tried: 1, active: Alternate, record: Alternate},
+		"alone, and the primary serves":     {alone: true, count: 2, told: true, active: Primary, record: Primary},
+		"alone, and one has seen it":        {alone: true, probe: failed, count: 1, tried: 1, active: Alternate, record: Primary}, // asks the others
+		"alone, and two have seen it":       {alone: true, probe: failed, count: 2, told: true, tried: 1, active: Alternate, record: Alternate},
+		"alone, and the store fails again":  {alone: true, probe: failed, count: 2, err: failed, active: Alternate, record: Primary},
+		"alone, and the store is not found": {alone: true, probe: failed, count: 2, lost: true, active: Alternate, record: Primary},
+		"made by a quorum, but too late":    {late: true, tried: 1, active: Alternate, record: Primary},
+		"by a quorum at last, but too late": {alone: true, probe: failed, count: 2, late: true, tried: 1, active: Alternate, record: Primary},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &scripted{record: Record{Version: 3, Active: row.fleet}, holds: Holders{Count: row.count}}
+			transport := s.member(t, Config{Quorum: 2, Probe: answersProbes(&[2]error{row.probe, nil})})
+			p := transport.newPool()
+			transport.mu.Lock()
+			transport.moveLocked(move{to: Alternate, alone: row.alone}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
+			transport.fleet.insisted = row.insisted
+			if row.lost {
+				transport.fleet.unread = failed
+			}
+			transport.unlock()
+			rec, st := s.record, transport.state.Load()
+			s.err = row.err
+			if row.late {
+				s.swaps = []bool{false}
+			}
+			assert.Equal(t, row.told, transport.announce(st, rec, time.Now()), name)
+			assert.Equal(t, row.tried, s.tried, name)
+			assert.Equal(t, row.active == Alternate, transport.state.Load() == st, name)
+			assert.Equal(t, row.active, transport.state.Load().active, name)
+			assert.Equal(t, row.record, s.record.Active, name)
+		})
+	}
+}
