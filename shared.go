@@ -155,7 +155,7 @@ func (t *Transport) load() (Record, time.Time, error) {
 // that was missed as well.
 // Transport.mu is held.
 func (f *fleet) see(rec Record) {
-	if more := rec.Generation - f.status.Record.Generation; more != 0 && !f.status.Loaded.IsZero() {
+	if more := rec.Generation - f.status.Record.Generation; !f.status.Loaded.IsZero() {
 		f.changes = append(f.changes, slices.Repeat([]time.Time{time.Now()}, int(min(more, 2)))...)
 		f.changes = f.changes[max(0, len(f.changes)-maxChanges):]
 	}
