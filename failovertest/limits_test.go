@@ -109,7 +109,7 @@ func TestMaxConcurrentRefusesWhatIsTooMuch(t *testing.T) {
 		}
 		r := must(t, org, client, "POST", org.URL()+api+"contacts", "{}")
 		assert.Equal(t, 429, r.StatusCode, "also instead of a delay")
-		assert.Len(t, org.Primary().Rows("contacts"), 2)
+		assert.Eventually(t, func() bool { return len(org.Primary().Rows("contacts")) == 2 }, time.Minute, time.Millisecond)
 		r = must(t, org, client, "GET", org.URL()+api+"WhoAmI", "")
 		assert.Equal(t, 429, r.StatusCode)
 		assert.Equal(t, "0x80072326", r.code(t))
