@@ -353,21 +353,21 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 
 // alive reports whether nobody has ended the attempt yet.
 func (c *call) alive() bool {
-	select {
-	case <-canceled(c.req):
-		return false
-	default:
-		return c.out.Context().Err() == nil
-	}
+	return !isCanceled(c.req) && c.out.Context().Err() == nil
 }
 
 // canceledByRequest reports whether Request.Cancel has ended the attempt. A client
 // with a Timeout closes it as well, when the deadline of the context is over.
 func (c *call) canceledByRequest() bool {
+	deadline, ok := c.req.Context().Deadline()
+	return isCanceled(c.req) && (!ok || time.Now().Before(deadline))
+}
+
+// isCanceled reports whether Request.Cancel is closed.
+func isCanceled(req *http.Request) bool {
 	select {
-	case <-canceled(c.req):
-		deadline, ok := c.req.Context().Deadline()
-		return !ok || time.Now().Before(deadline)
+	case <-canceled(req):
+		return true
 	default:
 		return false
 	}

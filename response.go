@@ -169,33 +169,34 @@ const (
 
 // discard ends a response that is not returned.
 func discard(resp *http.Response) {
-	if resp == nil || resp.Body == nil {
-		return
-	}
-	if resp.ContentLength <= maxDrain {
-		defer time.AfterFunc(drainTimeout, func() { resp.Body.Close() }).Stop()
-		io.CopyN(io.Discard, resp.Body, maxDrain)
-	}
-	resp.Body.Close()
+	drain(resp, io.Discard, maxDrain)
 }
 
 // keep ends a response like discard, and returns it with its body in memory. It returns
 // nil if that does not come whole.
 func keep(resp *http.Response) *http.Response {
-	if resp == nil || resp.Body == nil || resp.ContentLength > maxDrain {
-		discard(resp)
-		return nil
-	}
-	timer := time.AfterFunc(drainTimeout, func() { resp.Body.Close() })
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDrain+1))
-	timer.Stop()
-	resp.Body.Close()
-	if err != nil || len(body) > maxDrain {
+	var body bytes.Buffer
+	if !drain(resp, &body, maxDrain+1) { // one more, to see the end
 		return nil
 	}
 	whole := *resp // the timer may look at resp yet
-	whole.Body = io.NopCloser(bytes.NewReader(body))
+	whole.Body = io.NopCloser(&body)
 	return &whole
+}
+
+// drain reads at most that many bytes of a body, unless it is known to be long, and closes
+// it. It reports whether the body has ended before.
+func drain(resp *http.Response, to io.Writer, most int64) (ended bool) {
+	if resp == nil || resp.Body == nil {
+		return false
+	}
+	defer resp.Body.Close()
+	if resp.ContentLength > maxDrain {
+		return false
+	}
+	defer time.AfterFunc(drainTimeout, func() { resp.Body.Close() }).Stop()
+	n, err := io.Copy(to, io.LimitReader(resp.Body, most))
+	return err == nil && n < most
 }
 
 // This file keeps what is not known: which writes may have been carried out.

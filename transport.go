@@ -265,11 +265,11 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 		}
 		next := c.next(st, f)
 		c.notifyOnFault(f, next)
-		if next == nil && c.astray {
-			discard(resp) // of an endpoint that the organization is not known to be served at
-			resp = nil
-		}
 		if next == nil {
+			if c.astray {
+				discard(resp) // of an endpoint that the organization is not known to be served at
+				resp = nil
+			}
 			return c.finish(resp)
 		}
 		if kept := keep(resp); kept != nil && !c.astray {

@@ -50,7 +50,7 @@ func speaksOnlyHTTP2(base *http.Transport, scheme string) bool {
 type sendWatch struct {
 	trace       httptrace.ClientTrace
 	seen        atomic.Uint32           // marks, see below
-	state       atomic.Uint32           // transitOpen, transitEnded or transitTimedOut
+	state       atomic.Uint32           // watchOpen, watchEnded or watchTimedOut
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
 	timeout     time.Duration           // until the headers have to be there, 0 for ever
 	endpoint    *endpoint
