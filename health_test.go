@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,7 +55,8 @@ func TestBreakers(t *testing.T) {
 				}
 			}
 		}
-		b := newBreaker(1<<32+1, 1<<32+1, time.Second)
+		const large = 1<<(strconv.IntSize/2) + 1
+		b := newBreaker(large, large, time.Second)
 		assert.False(t, b.fault(false), "a large number is not a small one")
 		b.fault(true)
 		time.Sleep(time.Second)
