@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -80,29 +77,6 @@ func TestAFenceMakesTheQuestionUnderWayDefinite(t *testing.T) {
 	}
 }
 
-// thoughtfully takes three seconds over an answer.
-func thoughtfully(c *conduct) *conduct {
-	slower := *c
-	slower.answer = func(req *http.Request) (*http.Response, error) {
-		if err := await(req, 3*time.Second); err != nil {
-			return nil, err
-		}
-		return c.answer(req)
-	}
-	return &slower
-}
-
-func TestRetryAfterIsHeededThoughTheProbePasses(t *testing.T) {
-	run(t, failover.Config{}, func(d *drill) {
-		d.behave(failover.Primary, busy, sound)
-		d.behave(failover.Alternate, refusing, refusing)
-		began := time.Now()
-		assert.Equal(d, 503, d.get(time.Hour))
-		assert.Equal(d, 1, d.count())
-		assert.Less(d, time.Since(began), time.Second)
-	})
-}
-
 func TestAnAnswerOfTheServiceEndsARowOfFaults(t *testing.T) {
 	t.Parallel()
 	for between, tripped := range map[*conduct]int32{notFound: 0, outage: 1} {
@@ -125,21 +99,6 @@ func TestAnAnswerOfTheServiceIsASuccess(t *testing.T) {
 		d.behave(failover.Primary, notFound, sound)
 		require.Equal(d, 404, d.get(time.Minute))
 		assert.WithinDuration(d, time.Now(), d.transport.Status().Primary.LastSuccess, time.Millisecond)
-	})
-}
-
-func TestCloseEndsThePauseOfACall(t *testing.T) {
-	run(t, failover.Config{RetryBackoff: time.Hour}, func(d *drill) {
-		d.behave(failover.Primary, outage, sound)
-		done := make(chan time.Time)
-		go func() {
-			d.do(d.Context())
-			done <- time.Now()
-		}()
-		synctest.Wait()
-		d.transport.Close()
-		assert.Zero(d, time.Since(<-done))
-		assert.Equal(d, 1, d.count())
 	})
 }
 
@@ -171,55 +130,6 @@ func TestASwitchToTheActiveEndpointEndsDown(t *testing.T) {
 	})
 }
 
-func TestWhatIsThrottledWithoutATimeIsNotRepeated(t *testing.T) {
-	run(t, failover.Config{RetryThrottled: time.Minute}, func(d *drill) {
-		d.behave(failover.Primary, &conduct{name: "429", answer: answering(429, asJSON, "")}, sound)
-		assert.Equal(d, 429, d.get(time.Minute))
-		assert.Equal(d, 1, d.count())
-	})
-}
-
-// Repeats at one endpoint are paid for; that after a switch is not.
-func TestASwitchEndsThePauseAndCostsNoRepeat(t *testing.T) {
-	t.Parallel()
-	for _, spent := range []int{0, 10} {
-		t.Run(fmt.Sprint(spent, " of 10 repeats spent"), func(t *testing.T) {
-			run(t, failover.Config{MaxAttempts: 2, FailureThreshold: -1, RetryBackoff: time.Minute}, func(d *drill) {
-				d.behave(failover.Primary, outage, sound)
-				repeats := func() (n int) { // that are left
-					for before := d.count(); ; n++ {
-						d.get(time.Hour)
-						if got := d.count() - before; got == 1 {
-							return n
-						}
-						before = d.count()
-					}
-				}
-				for range spent {
-					d.get(time.Hour)
-				}
-				began, done := time.Now(), make(chan int)
-				go func() { done <- d.get(time.Hour) }()
-				time.Sleep(time.Second)
-				d.transport.Pin(failover.Alternate)
-				assert.Equal(d, 200, <-done)
-				assert.Equal(d, time.Second, time.Since(began))
-				d.transport.Pin(failover.Primary)
-				assert.Equal(d, 10-spent, repeats())
-			})
-		})
-	}
-}
-
-func TestAPauseThatEndsAfterTheDeadlineIsNotBegun(t *testing.T) {
-	run(t, failover.Config{RetryBackoff: time.Minute}, func(d *drill) {
-		d.behave(failover.Primary, outage, sound)
-		began := time.Now()
-		assert.Equal(d, 503, d.get(10*time.Second))
-		assert.Less(d, time.Since(began), time.Second)
-	})
-}
-
 func TestTheContextOfAnAttemptIsReleased(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
@@ -245,45 +155,6 @@ func TestTheContextOfAnAttemptIsReleased(t *testing.T) {
 				}()
 				require.NotNil(d, sent)
 				assert.Error(d, sent.Err())
-			})
-		})
-	}
-}
-
-// Probes of the primary come at 10 s, 15 s and so on, and anew from 10 s after a good
-// one, each give or take a fifth.
-func TestTimesBetweenProbes(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		cfg  failover.Config
-		want []float64 // three bad, three good
-	}{
-		"as is":           {failover.Config{}, []float64{10, 15, 22.5, 33.75, 10, 10}},
-		"at the most":     {failover.Config{MaxProbeInterval: 12 * time.Second}, []float64{10, 12, 12, 12, 10, 10}},
-		"without growth":  {failover.Config{MaxProbeInterval: -1}, []float64{10, 10, 10, 10, 10, 10}},
-		"a long interval": {failover.Config{ProbeInterval: 5 * time.Minute}, []float64{300, 300, 300, 300, 300, 300}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			cfg := row.cfg
-			cfg.MinDwell, cfg.ConfirmSwitch = 24*time.Hour, nil
-			run(t, cfg, func(d *drill) {
-				d.behave(failover.Primary, refusing, refusing)
-				require.Equal(d, 200, d.get(time.Minute))
-				d.mu.Lock()
-				last, before := time.Now(), len(d.probes[failover.Primary])
-				d.mu.Unlock()
-				for i, want := range row.want {
-					if i == 3 {
-						d.behave(failover.Primary, sound, sound)
-					}
-					d.await(func(w *world) bool { return len(w.probes[failover.Primary]) > before+i })
-					d.mu.Lock()
-					at := d.probes[failover.Primary][before+i].started
-					d.mu.Unlock()
-					got := at.Sub(last).Seconds()
-					assert.LessOrEqual(d, math.Abs(got-want), want/5+0.1, "%d: %v s", i, got)
-					last = at
-				}
 			})
 		})
 	}
@@ -444,92 +315,6 @@ func TestRecentEventsAre64(t *testing.T) {
 		events[0].Kind = failover.EventDown
 		assert.NotEqual(d, failover.EventDown, d.transport.Status().Events[0].Kind, "the caller's own")
 	})
-}
-
-// Of what nobody wants, little is read: of a probe's answer, and of one that another
-// attempt replaces.
-func TestHowMuchIsRead(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		path   string
-		status int
-		kind   string
-		most   int64
-	}{
-		"a probe":           {whoAmI, 200, asJSON, 64 << 10},
-		"a replaced answer": {accounts, 503, "text/plain", 2 * (64 << 10)}, // to judge it, and to keep the connection
-	} {
-		t.Run(name, func(t *testing.T) {
-			var read atomic.Int64
-			run(t, failover.Config{}, func(d *drill) {
-				endless := &conduct{name: "does not end", counts: true, probe: bad, answer: func(req *http.Request) (*http.Response, error) {
-					resp, err := answering(row.status, row.kind, "")(req)
-					resp.Body, resp.ContentLength = io.NopCloser(&endlessReader{&read}), -1
-					return resp, err
-				}}
-				requests, probes := sound, endless
-				if row.path == accounts {
-					requests, probes = endless, refusing
-				}
-				d.behave(failover.Primary, requests, probes)
-				if row.path == whoAmI {
-					assert.Error(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
-				} else {
-					require.Equal(d, 200, d.get(time.Minute))
-					row.most *= int64(d.count() - 1) // at the primary
-				}
-				assert.Positive(d, read.Load())
-				assert.LessOrEqual(d, read.Load(), row.most+4096)
-			})
-		})
-	}
-}
-
-type endlessReader struct{ read *atomic.Int64 }
-
-func (r *endlessReader) Read(p []byte) (int, error) {
-	r.read.Add(int64(len(p)))
-	return copy(p, strings.Repeat(" ", len(p))), nil
-}
-
-// A caller who is still writing the body is waited for: a minute at most, and two seconds
-// while nothing comes. Then the body is streamed.
-func TestABodyIsWaitedForAsLongAsItComes(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		pauses int
-		pause  time.Duration
-		begun  time.Duration
-	}{
-		{1, 900 * time.Millisecond, 900 * time.Millisecond}, // held to its end
-		{1, time.Minute, 2 * time.Second},
-		{60, 900 * time.Millisecond, 54 * time.Second},
-		{300, 900 * time.Millisecond, time.Minute},
-	} {
-		t.Run(fmt.Sprintf("%d x %v", test.pauses, test.pause), func(t *testing.T) {
-			run(t, failover.Config{}, func(d *drill) {
-				began := time.Now()
-				parts := []io.Reader{strings.NewReader("{")}
-				for range test.pauses {
-					parts = append(parts, &pausingReader{func() error { time.Sleep(test.pause); return nil }}, strings.NewReader(" "))
-				}
-				pipe := io.MultiReader(append(parts, strings.NewReader("}"))...)
-				d.mu.Lock()
-				d.callers[""] = &caller{ctx: d.Context()}
-				d.mu.Unlock()
-				req, err := http.NewRequestWithContext(d.Context(), http.MethodPost, orgURL+accounts, pipe)
-				require.NoError(d, err)
-				var first sync.Once // what arrives later is a probe
-				var begun time.Time
-				d.behave(failover.Primary, sound, sound)
-				d.arrived = func() { first.Do(func() { begun = time.Now() }) }
-				resp, err := d.transport.RoundTrip(req)
-				require.NoError(d, err)
-				resp.Body.Close()
-				assert.Equal(d, test.begun, begun.Sub(began))
-			})
-		})
-	}
 }
 
 func TestEventsAreLoggedAtTheirLevels(t *testing.T) {
