@@ -19,22 +19,22 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A failover that keeps the address: the name leads new connections to another place, and old
-// connections keep leading to the old one.
+// A failover that keeps the address: the name now leads new connections to another place,
+// while open connections keep leading to the old one.
 
-// A place is where an organization can be: a server that notes what arrives, and may
-// have a front end.
+// A place is where an organization can be: a server that records what arrives, with or without
+// a front end before it.
 type place struct {
 	*side
 	mode    atomic.Int32
 	front   *runningFront    // or nil
-	backend *httptest.Server // of the front end
+	backend *httptest.Server // behind the front end
 
 	mu      sync.Mutex
-	arrived map[string]bool // ids of requests
+	arrived map[string]bool // by request id
 }
 
-// What a place does.
+// The modes of a place.
 const (
 	placeServes int32 = iota
 	placeFenced
@@ -42,7 +42,7 @@ const (
 	placeHangs
 )
 
-// newPlace starts a place at an IP address, behind a front end if front is not nil.
+// newPlace starts a place at an IP address, behind a front end unless front is nil.
 func newPlace(p *pair, address string, front *front) (*place, error) {
 	l := &place{arrived: make(map[string]bool)}
 	serve := http.HandlerFunc(l.serve)
@@ -59,7 +59,7 @@ func newPlace(p *pair, address string, front *front) (*place, error) {
 	return l, err
 }
 
-// addr is where new connections lead to.
+// addr returns the address that new connections are led to.
 func (l *place) addr() string {
 	if l.front != nil {
 		return l.front.addr
@@ -100,8 +100,8 @@ func (l *place) serve(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
-	if r.URL.RawQuery == "slow" { // for as long as the caller wants
-		w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it
+	if r.URL.RawQuery == "slow" { // lasts until the caller gives up
+		w.Header().Set("X-Accel-Buffering", "no") // keeps nginx from buffering the answer
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -125,7 +125,7 @@ func (l *place) ids() map[string]bool {
 	return maps.Clone(l.arrived)
 }
 
-// Where the places are.
+// The addresses of the two places.
 const (
 	oldIP  = "127.0.0.1"
 	nextIP = "127.0.0.2"
@@ -133,13 +133,13 @@ const (
 
 // A movable is an organization that can move behind its name.
 type movable struct {
-	*pair     // its primary is not used; its alternate answers the fence
+	*pair     // its primary is unused; its alternate answers with the fence
 	old, next *place
-	behind    atomic.Pointer[place] // where new connections lead to
+	behind    atomic.Pointer[place] // where new connections are led
 	gone      atomic.Bool           // new connections are refused
 }
 
-// newMovable starts an organization, with front ends of both places if front is not nil.
+// newMovable starts an organization, with a front end before each place unless front is nil.
 func newMovable(front *front) (*movable, error) {
 	m := &movable{pair: newPair(false)}
 	var err error
@@ -163,7 +163,7 @@ func (m *movable) close() {
 	m.pair.close()
 }
 
-// base returns an *http.Transport that finds the organization.
+// base returns an *http.Transport that connects to the organization.
 func (m *movable) base(h2 bool) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -182,19 +182,20 @@ func (m *movable) base(h2 bool) *http.Transport {
 	}
 }
 
-// A baseKind is what a program gives the Transport to send requests with.
+// A baseKind is one kind of Base.
 type baseKind struct {
 	name string
-	// exact: not one request goes over an old connection. Otherwise as few as possible do.
+	// exact: no request at all may use an old connection. Otherwise a few may.
 	exact  bool
 	onlyH2 bool
 	make   func(base *http.Transport) *failover.Config
 }
 
-// tracing wraps a RoundTripper as tracing does. It cannot close connections.
+// tracing wraps a RoundTripper as tracing libraries do. It does not forward
+// CloseIdleConnections.
 type tracing struct{ http.RoundTripper }
 
-// forwarding can.
+// forwarding forwards CloseIdleConnections.
 type forwarding struct{ *http.Transport }
 
 func (f forwarding) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -216,7 +217,7 @@ var baseKinds = []baseKind{
 	{name: "wrapped, cannot close", make: func(b *http.Transport) *failover.Config { return &failover.Config{Base: tracing{b}} }},
 }
 
-// A departure is what the old place does once the organization has left it.
+// A departure is what the old place does after the organization has left it.
 type departure struct {
 	name string
 	act  func(old *place)
@@ -229,7 +230,7 @@ var departures = []departure{
 	{"refused", func(old *place) { old.refuse() }},
 }
 
-// frontDepartures are those of a place with a front end.
+// frontDepartures are those of a place behind a front end.
 var frontDepartures = []departure{
 	{"fence", func(old *place) { old.mode.Store(placeFenced) }},
 	{"backend hangs", func(old *place) { old.mode.Store(placeHangs) }},

@@ -18,10 +18,10 @@ import (
 // A movedCell is one experiment.
 type movedCell struct {
 	kind       *baseKind
-	front      *front // of both places, or nil
+	front      *front // before both places, or nil
 	departure  *departure
 	h2         bool
-	downtime   time.Duration // between the two places
+	downtime   time.Duration // between leaving the old place and serving at the new
 	oneAddress bool
 }
 
@@ -53,7 +53,7 @@ func movedCells() (all []movedCell) {
 	return all
 }
 
-// frontCells are those behind a front end.
+// frontCells returns the cells with a front end.
 func frontCells(f *front) (all []movedCell) {
 	for d := range frontDepartures {
 		for _, downtime := range []time.Duration{0, 400 * time.Millisecond} {
@@ -63,26 +63,25 @@ func frontCells(f *front) (all []movedCell) {
 	return all
 }
 
-// A movedResult is what a cell came to.
 type movedResult struct {
 	cell    movedCell
-	first   time.Duration // from the new place's serving to its first answer to a caller
-	judged  time.Duration // to the first event that says so
-	old     int           // requests begun after that, and arrived at the old place
+	first   time.Duration // from when the new place serves until it answers a caller
+	judged  time.Duration // until the event that announces the judgement
+	old     int           // requests begun after that, and sent to the old place
 	after   int           // requests begun after that
-	failed  int           // of these
+	failed  int           // those of them that failed
 	reports int
 	reason  string
-	wrong   []string // of the report
+	wrong   []string // faults of the loss report
 }
 
 const (
 	movedCallers = 6
-	movedAfter   = 40 // requests of each caller once the organization has moved
+	movedAfter   = 40 // requests of each caller after the move
 	movedRPO     = 300 * time.Millisecond
 )
 
-// ended is a write as its caller saw it end.
+// ended is how a write ended, as its caller saw it.
 type ended struct {
 	began, at      time.Time
 	acked, unknown bool
@@ -104,7 +103,7 @@ func (c movedCell) run() movedResult {
 	if c.oneAddress {
 		cfg.Alternate = failover.NoAlternate
 	}
-	over := make(chan struct{}) // closed by the judgement
+	over := make(chan struct{}) // closed at the judgement
 	cfg.OnEvent = func(e failover.Event) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -128,7 +127,7 @@ func (c movedCell) run() movedResult {
 		defer base.CloseIdleConnections()
 	}
 
-	// Calls that are under way all the time keep connections to the old place busy.
+	// Calls that never end keep connections to the old place busy.
 	slow, endSlow := context.WithCancel(context.Background())
 	var readers sync.WaitGroup
 	defer readers.Wait()
@@ -140,8 +139,8 @@ func (c movedCell) run() movedResult {
 	}
 
 	writes := make(map[string]ended)
-	began := make(map[string]time.Time) // of every request
-	went := make(map[string]string)     // where its last connection led to
+	began := make(map[string]time.Time) // by request id
+	went := make(map[string]string)     // the address of the last connection, by request id
 	var firstNew time.Time
 	var workers sync.WaitGroup
 	for worker := range movedCallers {
@@ -149,7 +148,7 @@ func (c movedCell) run() movedResult {
 			more := movedAfter
 			for n := 0; more > 0; n++ {
 				pause(10 * time.Millisecond)
-				id, method := fmt.Sprintf("%s/%d-%d", m.old.addr(), worker, n), "GET" // of no other experiment
+				id, method := fmt.Sprintf("%s/%d-%d", m.old.addr(), worker, n), "GET" // unique among all experiments
 				if worker%2 == 0 {
 					method = "POST"
 				}
@@ -227,9 +226,9 @@ func (c movedCell) run() movedResult {
 	return r
 }
 
-// check compares a report with what the callers know: each write that the old place
-// has acknowledged since RPO before the last success, and each in doubt. A write may
-// be a little older for the ledger than for its caller.
+// check compares the loss report with what the callers know. It must list each write that the
+// old place acknowledged since RPO before the last success, and each in doubt. The ledger may
+// date a write a little earlier than its caller does.
 func (c movedCell) check(r *failover.LossReport, writes map[string]ended, toOld func(string) bool) (wrong []string) {
 	atRisk, unknown := labels(r.AtRisk), labels(r.Unknown)
 	from := r.LastSuccess.Add(-r.RPO)
@@ -262,7 +261,7 @@ func labels(list []failover.Write) map[string]bool {
 	return m
 }
 
-// writeMoved writes the results as a table in Markdown.
+// writeMoved writes the results as a Markdown table.
 func writeMoved(w io.Writer, results []movedResult) {
 	fmt.Fprintln(w, "| Base | front end | old place | | downtime | first answer after | judged after | requests since, at the old place, failed | reason |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")
