@@ -1,5 +1,6 @@
-// Package model has only a test: it runs random schedules of traffic, faults and operators against
-// a Transport, and checks the invariants of the switching rule. It uses only the exported API.
+// Package model consists of tests: it runs random schedules of traffic, faults and operators
+// against a Transport, and checks the invariants of the switching rule. It uses only the
+// exported API.
 package model_test
 
 import (
@@ -31,9 +32,9 @@ var (
 	modelTime      = flag.Duration("model.time", 6*time.Second, "no new schedule is begun after this time")
 )
 
-// TestInvariantsHoldInRandomSchedules runs random schedules of traffic, faults and operators against
-// a Transport and continuously checks the invariants of the switching rule; see check_test.go. A
-// seed determines the schedule, but not the jitter of the Transport's own pauses.
+// Random schedules of traffic, faults and operators run against a Transport, while the
+// invariants of the switching rule are checked; see check_test.go. A seed determines the
+// schedule, but not the jitter of the Transport's pauses.
 func TestInvariantsHoldInRandomSchedules(t *testing.T) {
 	t.Parallel()
 	var done atomic.Int64
@@ -59,7 +60,7 @@ func TestInvariantsHoldInRandomSchedules(t *testing.T) {
 // runSchedule runs the schedule of one seed.
 func runSchedule(t *testing.T, seed uint64) {
 	defer func() {
-		if v := recover(); v != nil { // a bubble that does not end, for one
+		if v := recover(); v != nil { // such as a deadlock of the bubble
 			t.Errorf("replay with -args -model.seed=%d -model.schedules=1", seed)
 			panic(v)
 		}
@@ -82,46 +83,46 @@ func runSchedule(t *testing.T, seed uint64) {
 	})
 }
 
-// model knows what is allowed, given what the world has seen.
+// A model knows what is allowed, given what the world has seen.
 type model struct {
 	*world
 	trail
 	cfg       failover.Config
 	transport *failover.Transport
-	ctx       context.Context // of every request
+	ctx       context.Context // the parent of every request's context
 	cancel    context.CancelFunc
 	callersWG sync.WaitGroup
 	ids       int
 
-	// Guarded by world.mu, as is what follows.
+	// world.mu guards the rest.
 	violation string
-	story     string // that led to it
+	story     string // what led to it
 	closing   bool
 	ended     bool // Close has returned
-	busy      int  // callbacks that run
+	busy      int  // running callbacks
 	vetoes    bool
 	vetoed    time.Time // when a veto was last in force
 	agreed    map[agreement]bool
 	byHand    map[string]bool // reasons given to Switch
-	made      map[string]bool // reasons of the switches made
+	made      map[string]bool // reasons of switches that happened
 	now       epoch
 	history   []epoch
-	switched  time.Time   // the last switch, zero for none
-	dwells    time.Time   // the last one that was no trial, or the end of one
-	dwelt     time.Time   // the one before
-	cleared   time.Time   // when a probe last closed the active breaker
-	switches  []time.Time // since a hand has cleared them
-	checked   int         // of world.arrivals
-	downs     []time.Time // when outages were told of
+	switched  time.Time   // the last switch; zero: none
+	dwells    time.Time   // the last switch for the dwell: provisional ones that were undone do not count
+	dwelt     time.Time   // the one before it
+	cleared   time.Time   // when a probe last closed the breaker of the active endpoint
+	switches  []time.Time // since a person last cleared the latch
+	checked   int         // how many of world.arrivals
+	downs     []time.Time // when outages were reported
 }
 
-// agreement of ConfirmSwitch.
+// An agreement is a switch that ConfirmSwitch allowed.
 type agreement struct {
 	to failover.Endpoint
 	at time.Time
 }
 
-// epoch is a time in which nothing changed.
+// An epoch is a time in which nothing changed.
 type epoch struct {
 	from         time.Time
 	generation   uint64
@@ -167,7 +168,7 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 
 func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }
 
-// fail notes the first violation. world.mu is held.
+// fail records the first violation. The caller holds world.mu.
 func (m *model) fail(format string, args ...any) {
 	if m.violation != "" {
 		return
@@ -189,7 +190,7 @@ func (m *model) confirm(ctx context.Context, s failover.Switch) error {
 	veto := m.vetoes
 	m.mu.Unlock()
 	if veto && s.To == failover.Alternate {
-		<-ctx.Done() // no answer is a refusal
+		<-ctx.Done() // running out of time counts as a refusal
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -202,7 +203,7 @@ func (m *model) confirm(ctx context.Context, s failover.Switch) error {
 	return nil
 }
 
-// orDefault applies the rule of Config to a number.
+// orDefault applies Config's rule for zero and negative numbers.
 func orDefault[T int | time.Duration](n, standard, off T) T {
 	switch {
 	case n == 0:
@@ -213,17 +214,17 @@ func orDefault[T int | time.Duration](n, standard, off T) T {
 	return n
 }
 
-// call is a request that a schedule makes.
+// A call is one request of a schedule.
 type call struct {
 	method             string
-	marked             bool // safe to repeat
+	marked             bool // marked as safe to repeat
 	deadline, cancel   time.Duration
 	slowBody, fateIn   time.Duration
 	fate               *conduct
 	http2, closedEarly bool
 }
 
-// send makes a request and checks what comes of it.
+// send makes a request and checks its result.
 func (m *model) send(c call) {
 	defer m.callersWG.Done()
 	ctx, cancel := context.WithCancel(m.ctx)
@@ -281,7 +282,7 @@ func (m *model) send(c call) {
 	}
 }
 
-// requestBody knows whether it was closed.
+// requestBody records whether it was closed.
 type requestBody struct {
 	io.Reader
 	closed atomic.Bool

@@ -14,7 +14,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// thoughtfully takes three seconds over an answer.
+// thoughtfully delays the answers of a conduct by three seconds.
 func thoughtfully(c *conduct) *conduct {
 	slower := *c
 	slower.answer = func(req *http.Request) (*http.Response, error) {
@@ -60,14 +60,14 @@ func TestWhatIsThrottledWithoutATimeIsNotRepeated(t *testing.T) {
 	})
 }
 
-// Repeats at one endpoint are paid for; that after a switch is not.
+// A repeat at the same endpoint is paid for from the budget; one after a switch is free.
 func TestASwitchEndsThePauseAndCostsNoRepeat(t *testing.T) {
 	t.Parallel()
 	for _, spent := range []int{0, 10} {
 		t.Run(fmt.Sprint(spent, " of 10 repeats spent"), func(t *testing.T) {
 			run(t, failover.Config{MaxAttempts: 2, FailureThreshold: -1, RetryBackoff: time.Minute}, func(d *drill) {
 				d.behave(failover.Primary, outage, sound)
-				repeats := func() (n int) { // that are left
+				repeats := func() (n int) { // how many are left
 					for before := d.count(); ; n++ {
 						d.get(time.Hour)
 						if got := d.count() - before; got == 1 {
@@ -101,13 +101,13 @@ func TestAPauseThatEndsAfterTheDeadlineIsNotBegun(t *testing.T) {
 	})
 }
 
-// Probes of the primary come at 10 s, 15 s and so on, and anew from 10 s after a good
-// one, each give or take a fifth.
+// The primary is probed after 10 s, 15 s and so on. After a passed probe, the interval starts
+// again at 10 s. Each is jittered by a fifth.
 func TestTimesBetweenProbes(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		cfg  failover.Config
-		want []float64 // three bad, three good
+		want []float64 // three failed probes, three passed ones
 	}{
 		"as is":           {failover.Config{}, []float64{10, 15, 22.5, 33.75, 10, 10}},
 		"at the most":     {failover.Config{MaxProbeInterval: 12 * time.Second}, []float64{10, 12, 12, 12, 10, 10}},

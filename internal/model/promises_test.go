@@ -22,7 +22,7 @@ import (
 
 // Promises that random schedules cannot tell from chance.
 
-// do reads the accounts as one of many callers, and returns what comes of it.
+// do reads the accounts and returns the result.
 func (d *drill) do(ctx context.Context) (*http.Response, error) {
 	d.mu.Lock()
 	d.callers[""] = &caller{ctx: ctx}
@@ -32,14 +32,14 @@ func (d *drill) do(ctx context.Context) (*http.Response, error) {
 	return d.transport.RoundTrip(req)
 }
 
-// count returns how many requests have arrived.
+// count returns the number of requests that have arrived.
 func (d *drill) count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.arrivals)
 }
 
-// goDown has both sides refuse until the Transport has found out.
+// goDown makes both sides refuse, and calls until the Transport is down.
 func (d *drill) goDown() {
 	d.Helper()
 	d.behave(failover.Primary, refusing, refusing)
@@ -102,7 +102,7 @@ func TestAnAnswerOfTheServiceIsASuccess(t *testing.T) {
 	})
 }
 
-// An endpoint is not well because nobody could ask it.
+// A probe that could not be authorized says nothing in favour of the endpoint.
 func TestAProbeKeepsTheErrorOfAuthorize(t *testing.T) {
 	t.Parallel()
 	for name, probe := range map[string]failover.Probe{"ProbeWebAPI": failover.ProbeWebAPI, "ProbePath": failover.ProbePath("/data")} {
@@ -200,7 +200,7 @@ func TestNegativeFieldsOfConfig(t *testing.T) {
 	})
 }
 
-// What callers are told while down is what the last probes have found.
+// While down, calls fail with the faults that the latest probes found.
 func TestTheFaultsOfDownAreRefreshed(t *testing.T) {
 	run(t, failover.Config{FailFast: true}, func(d *drill) {
 		d.goDown()
@@ -236,8 +236,8 @@ func TestTheLatchIsToldOnce(t *testing.T) {
 	})
 }
 
-// An outage that is not told of at first, because there were others just before, is told
-// of when it lasts, though an endpoint passes its probe and ConfirmSwitch objects.
+// An outage that goes unreported, because there were others just before, is reported if it
+// lasts, even if an endpoint passes its probe and ConfirmSwitch objects.
 func TestADownThatLastsIsToldOf(t *testing.T) {
 	var downs atomic.Int32
 	veto := func(context.Context, failover.Switch) error { return errors.New("contoso closes its books") }
@@ -262,7 +262,8 @@ func TestADownThatLastsIsToldOf(t *testing.T) {
 	})
 }
 
-// Instrument may register what it builds: it is asked when there is a Transport to wrap.
+// Instrument may register what it builds, so it is called only when there is a Transport to
+// wrap.
 func TestInstrumentIsAskedForPoolsThatAreUsed(t *testing.T) {
 	var asked atomic.Int32
 	t.Parallel()
@@ -285,8 +286,8 @@ func TestInstrumentIsAskedForPoolsThatAreUsed(t *testing.T) {
 	})
 }
 
-// A read that is made anew while the first one waits is in a goroutine of the
-// Transport's own: there a panic of Base would end the process.
+// The second try of a read that waits runs in a goroutine of the Transport, where a panic of
+// Base would end the process.
 func TestAPanicOfBaseInASecondTryIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	run(t, failover.Config{}, func(d *drill) {
@@ -352,7 +353,7 @@ func TestTheRequestOfAProbeIsItsOwn(t *testing.T) {
 		if after = req.Header; err == nil {
 			resp.Body.Close()
 		}
-		endpoint.Host = "contoso.example" // its own, too
+		endpoint.Host = "contoso.example" // the URL is the probe's own, too
 		return err
 	}
 	run(t, failover.Config{Probe: probe, Authorize: func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return nil }}, func(d *drill) {

@@ -16,8 +16,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Of what nobody wants, little is read: of a probe's answer, and of one that another
-// attempt replaces.
+// Little is read of an answer that nobody wants: that to a probe, and one that another attempt
+// replaces.
 func TestHowMuchIsRead(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -27,7 +27,7 @@ func TestHowMuchIsRead(t *testing.T) {
 		most   int64
 	}{
 		"a probe":           {whoAmI, 200, asJSON, 64 << 10},
-		"a replaced answer": {accounts, 503, "text/plain", 2 * (64 << 10)}, // to judge it, and to keep the connection
+		"a replaced answer": {accounts, 503, "text/plain", 2 * (64 << 10)}, // once to classify it, once to keep the connection
 	} {
 		t.Run(name, func(t *testing.T) {
 			var read atomic.Int64
@@ -46,7 +46,7 @@ func TestHowMuchIsRead(t *testing.T) {
 					assert.Error(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
 				} else {
 					require.Equal(d, 200, d.get(time.Minute))
-					row.most *= int64(d.count() - 1) // at the primary
+					row.most *= int64(d.count() - 1) // those at the primary
 				}
 				assert.Positive(d, read.Load())
 				assert.LessOrEqual(d, read.Load(), row.most+4096)
@@ -62,8 +62,8 @@ func (r *endlessReader) Read(p []byte) (int, error) {
 	return copy(p, strings.Repeat(" ", len(p))), nil
 }
 
-// A caller who is still writing the body is waited for: a minute at most, and two seconds
-// while nothing comes. Then the body is streamed.
+// The Transport waits while the caller is still writing the body: at most a minute, and two
+// seconds without progress. After that it streams the body.
 func TestABodyIsWaitedForAsLongAsItComes(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -71,7 +71,7 @@ func TestABodyIsWaitedForAsLongAsItComes(t *testing.T) {
 		pause  time.Duration
 		begun  time.Duration
 	}{
-		{1, 900 * time.Millisecond, 900 * time.Millisecond}, // held to its end
+		{1, 900 * time.Millisecond, 900 * time.Millisecond}, // buffered to its end
 		{1, time.Minute, 2 * time.Second},
 		{60, 900 * time.Millisecond, 54 * time.Second},
 		{300, 900 * time.Millisecond, time.Minute},
@@ -89,7 +89,7 @@ func TestABodyIsWaitedForAsLongAsItComes(t *testing.T) {
 				d.mu.Unlock()
 				req, err := http.NewRequestWithContext(d.Context(), http.MethodPost, orgURL+accounts, pipe)
 				require.NoError(d, err)
-				var first sync.Once // what arrives later is a probe
+				var first sync.Once // later requests are probes
 				var begun time.Time
 				d.behave(failover.Primary, sound, sound)
 				d.arrived = func() { first.Do(func() { begun = time.Now() }) }

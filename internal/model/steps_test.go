@@ -39,7 +39,7 @@ func randomStep(rng *rand.Rand) func(*model) {
 			calls = append(calls, randomCall(rng))
 		}
 		return func(m *model) { m.traffic(calls...); time.Sleep(pause) }
-	case n < 50: // the active side goes, the other comes, or says no more than that it wants a token
+	case n < 50: // the active side fails; the other serves, or at least asks for a token
 		how, target := pick(rng, outages), pick(rng, []*conduct{sound, sound, sound, sound, tokenless})
 		return func(m *model) {
 			active := m.transport.Status().Active
@@ -49,10 +49,10 @@ func randomStep(rng *rand.Rand) func(*model) {
 			m.traffic(read, read, read, read)
 			time.Sleep(max(pause, 10*time.Second))
 		}
-	case n < 60: // late faults: of requests that started before, maybe, a switch
+	case n < 60: // faults that arrive late, perhaps after a switch
 		late := call{method: "GET", fate: pick(rng, outages), fateIn: pick(rng, []time.Duration{5 * time.Second, 40 * time.Second}), deadline: time.Minute}
 		return func(m *model) { m.traffic(late, late, late) }
-	case n < 65: // callers who leave while nothing comes
+	case n < 65: // callers that give up while waiting
 		gone := call{method: "GET", fate: pick(rng, []*conduct{blackHole, slowBody}), cancel: time.Second, http2: rng.IntN(2) == 0}
 		return func(m *model) { m.traffic(gone, gone, gone, gone); time.Sleep(pause) }
 	case n < 80:
@@ -76,7 +76,7 @@ func randomStep(rng *rand.Rand) func(*model) {
 	}
 }
 
-// traffic starts requests, whose end is not waited for.
+// traffic starts requests without waiting for their results.
 func (m *model) traffic(calls ...call) {
 	for _, c := range calls {
 		m.callersWG.Add(1)
@@ -89,7 +89,7 @@ func (m *model) set(e failover.Endpoint, requests, probes *conduct) {
 	m.behave(e, requests, probes)
 }
 
-// byTheHand switches by hand.
+// byTheHand calls Switch.
 func (m *model) byTheHand(e failover.Endpoint) {
 	m.mu.Lock()
 	m.ids++
@@ -105,11 +105,11 @@ func (m *model) byTheHand(e failover.Endpoint) {
 	made := m.made[reason]
 	m.mu.Unlock()
 	if err == nil && !made {
-		m.unlatched() // it was there already
+		m.unlatched() // nothing to switch, but the latch is released
 	}
 }
 
-// unpin is also what releases the latch, pinned or not.
+// unpin also releases the latch, pinned or not.
 func (m *model) unpin() {
 	m.add("unpin")
 	m.transport.Unpin()
@@ -118,13 +118,13 @@ func (m *model) unpin() {
 
 // unlatched forgets the switches so far, as the Transport does.
 func (m *model) unlatched() {
-	synctest.Wait() // for the events of those
+	synctest.Wait() // for their events
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.switches = nil
 }
 
-// veto makes ConfirmSwitch object to leaving the primary, or not.
+// veto turns on or off that ConfirmSwitch objects to leaving the primary.
 func (m *model) veto(on bool) {
 	m.add("veto %v", on)
 	m.mu.Lock()
@@ -133,8 +133,8 @@ func (m *model) veto(on bool) {
 	m.vetoed = time.Now()
 }
 
-// heal makes the world whole, or one side of it, and expects traffic to flow
-// within the time of the longest hold, a probe and some faults.
+// heal makes one side serve, and perhaps the other, and expects that traffic flows within two
+// minutes.
 func (m *model) heal(rng *rand.Rand) {
 	serving := failover.Endpoint(rng.IntN(2))
 	if m.single() {
@@ -175,7 +175,7 @@ func (m *model) heal(rng *rand.Rand) {
 	m.read(resp, false)
 }
 
-// close closes the Transport, which has to end at once and everything with it.
+// close closes the Transport, which must return at once and leave nothing running.
 func (m *model) close() {
 	m.add("close")
 	m.mu.Lock()
@@ -194,13 +194,13 @@ func (m *model) close() {
 	}
 }
 
-// end ends the schedule: nothing goes on after Close but the calls under way.
+// end ends the schedule. After Close, only calls in progress go on.
 func (m *model) end() {
 	if !m.isClosed() {
 		m.close()
 	}
 	before, probes := m.transport.Status(), m.probesBegun()
-	time.Sleep(time.Minute) // for the faults of calls under way
+	time.Sleep(time.Minute) // for the faults of calls in progress
 	m.cancel()
 	m.callersWG.Wait()
 	time.Sleep(time.Hour)
