@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is watched of an attempt: nothing of a read that is answered in no time, the time
-// of one that has a bound, and all where the outcome may be in doubt.
+// How much of an attempt is watched: nothing of an ordinary read, the time of an attempt with
+// a time limit, and everything where the outcome may be in doubt.
 func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
 	t.Parallel()
 	type watched struct{ any, hooks, once, givesUp, own bool }
@@ -60,8 +60,8 @@ func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
 	}
 }
 
-// Headers that make net/http repeat a request by itself go out under names that mean the
-// same to servers and nothing to net/http; the caller's stay as they are.
+// Headers that make net/http repeat a request by itself are sent under names that servers read
+// the same way but net/http does not recognize. The caller's headers stay as they are.
 func TestKeysAreHiddenFromNetHTTP(t *testing.T) {
 	t.Parallel()
 	c := attempted(t, accountA, "application/json", "{}", 0)
@@ -75,7 +75,7 @@ func TestKeysAreHiddenFromNetHTTP(t *testing.T) {
 	assert.Same(t, c.req, c.out, "nothing has to be changed")
 }
 
-// The body of an attempt, in the form that was chosen for it.
+// The body of an attempt has the form that was chosen for it.
 func TestBodiesOfAttempts(t *testing.T) {
 	t.Parallel()
 	none := attempted(t, accountA, "", "", 0)
@@ -110,7 +110,7 @@ func TestBodiesOfAttempts(t *testing.T) {
 	} {
 		c := attempted(t, accountA, "application/json", "{}", 0)
 		row.change(c)
-		for range 2 { // an attempt after another, and what is signed before it is sent
+		for range 2 { // a repeated attempt, and a body that was read to be signed
 			require.NoError(t, c.takeBody())
 			text, err := io.ReadAll(c.out.Body)
 			require.NoError(t, err)
@@ -120,7 +120,7 @@ func TestBodiesOfAttempts(t *testing.T) {
 		assert.Equal(t, int64(2), c.out.ContentLength)
 		assert.NotSame(t, c.req, c.out)
 	}
-	// A body that is as long as it says, or does not say how long it is.
+	// Mapping changes the Content-Length of a body that states its length, and of no other.
 	const link = `{"a@odata.bind":"https://contoso.crm.dynamics.com/api/data/v9.2/accounts(` + recordA + `)"}`
 	for length, grows := range map[int64]bool{int64(len(link)): true, 0: false, -1: false} {
 		c := attempted(t, "/api/data/v9.2/contacts", "application/json", link, 0)
@@ -134,7 +134,8 @@ func TestBodiesOfAttempts(t *testing.T) {
 		}
 		assert.Equal(t, length, c.out.ContentLength)
 	}
-	// A long one goes as it stands first, and is obtained again then.
+	// A long body is sent as it stands in the first attempt, and obtained again for the next
+	// ones.
 	long := newCall(t, accountA, "application/json", "contoso", 1<<20)
 	long.req.Body = io.NopCloser(strings.NewReader("so"))
 	long.req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
@@ -147,7 +148,7 @@ func TestBodiesOfAttempts(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want, string(text))
 	}
-	// What may be repeated keeps the key that makes net/http repeat it.
+	// A request that may be repeated keeps the key that makes net/http repeat it.
 	keyed := attempted(t, accountA, "application/json", "{}", 0)
 	keyed.req.Header.Set("Idempotency-Key", "7")
 	require.NoError(t, keyed.takeBody())
@@ -164,8 +165,8 @@ func TestBodiesOfAttempts(t *testing.T) {
 	assert.Equal(t, NotSent, f.Delivery)
 }
 
-// Config.Authorize works on headers that exist; what it cannot do ends the attempt, and
-// all that belongs to it.
+// Config.Authorize always gets a header map. Its error ends the attempt and releases
+// everything that belongs to it.
 func TestAuthorizeBeforeAnAttempt(t *testing.T) {
 	t.Parallel()
 	var authorized error
@@ -185,8 +186,8 @@ func TestAuthorizeBeforeAnAttempt(t *testing.T) {
 	assert.ErrorIs(t, c.out.Context().Err(), context.Canceled, "the context of the attempt is released")
 }
 
-// An attempt goes to the host of its endpoint, and its Host header goes along if it names
-// the organization.
+// An attempt goes to the host of its endpoint, and so does its Host header if it names the
+// organization.
 func TestWhereAnAttemptIsAimed(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
@@ -220,8 +221,9 @@ func TestWhereAnAttemptIsAimed(t *testing.T) {
 	}
 }
 
-// The $id of a DELETE names the record to remove a reference to: it goes along, also if
-// the request already goes to the right host. Of other methods, a query is the caller's.
+// The $id of a DELETE names the record whose reference is removed. It is mapped too, even if
+// the request itself already goes to the right host. With other methods, the query is the
+// caller's.
 func TestWhereAReferenceLeads(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// attempted returns a call whose attempt at the alternate is under way, with a body
-// that is held, over an *http.Transport, and with marks of what was seen of it.
+// attempted returns a call whose attempt at the alternate is in progress over an
+// *http.Transport. Its body is buffered; marks are what was seen of it.
 func attempted(t *testing.T, path, contentType, body string, marks uint32) *call {
 	c := newCall(t, path, contentType, body, 1<<20)
 	c.t.connections.direct = true
@@ -26,8 +26,8 @@ func attempted(t *testing.T, path, contentType, body string, marks uint32) *call
 	return c
 }
 
-// What an answer says about its request is corrected by what was seen of the attempt,
-// and by what the request asks for.
+// The classification of an answer is corrected by what was seen of the attempt, and by what
+// the request asks for.
 func TestWhatAnAnswerSaysIsCorrected(t *testing.T) {
 	t.Parallel()
 	const batch, parts = "/api/data/v9.2/$batch", "multipart/mixed; boundary=contoso"
@@ -65,8 +65,8 @@ func TestWhatAnAnswerSaysIsCorrected(t *testing.T) {
 	assert.Equal(t, ClassTransient, f.Class, "Config.Classify has found nothing")
 }
 
-// What an error means is told by what was seen of the attempt, and by how the call
-// itself has ended.
+// The meaning of an error depends on what was seen of the attempt, and on how the call itself
+// ended.
 func TestWhatAnErrorMeans(t *testing.T) {
 	t.Parallel()
 	failed := errors.New("contoso")
@@ -133,8 +133,8 @@ func closed() chan struct{} {
 	return c
 }
 
-// A client with a Timeout closes Request.Cancel when the deadline is over: that is not
-// the caller's wish.
+// A client with a Timeout closes Request.Cancel when the deadline passes: that is no
+// cancellation by the caller.
 func TestWhoseCancelItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -154,8 +154,8 @@ func TestWhoseCancelItIs(t *testing.T) {
 	})
 }
 
-// A write that was provably not looked at is sent again, without end to neither the
-// tries nor the pauses.
+// A write that was provably not processed is sent again, but not without limit: both the tries
+// and the pauses are bounded.
 func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -166,7 +166,7 @@ func TestWhatWasNotLookedAtIsSentAgain(t *testing.T) {
 			marks  uint32
 			fault  Fault
 			change func(*call)
-			want   int // how often
+			want   int // tries
 		}{
 			"left out by a GOAWAY":       {sawGotConn, refused, nil, maxUnseen},
 			"closed, used before":        {sawGotConn | sawReuse, notSent, nil, maxUnseen},
@@ -259,7 +259,7 @@ func TestWhatSettlesADoubt(t *testing.T) {
 	}
 }
 
-// A Config.Classify that finds nothing wrong with an error does not make an answer of it.
+// An error stays an error even if Config.Classify finds nothing wrong with it.
 func TestAnErrorIsNoAnswer(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF }),
@@ -271,8 +271,8 @@ func TestAnErrorIsNoAnswer(t *testing.T) {
 	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
-// An answer of the service is an answer, also if it is an error; and what a request
-// brought that was answered while neither endpoint served is offered to the probes.
+// An answer of the service is a sign of life even if it is an error. The credentials of a
+// request that was answered while neither endpoint served are offered to the probes.
 func TestWhatAnAnswerIsGoodFor(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -313,7 +313,7 @@ func TestWhatAnAnswerIsGoodFor(t *testing.T) {
 	}
 }
 
-// Why a context has ended is said once.
+// The reason why a context ended is given only once.
 func TestWhyAContextHasEnded(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())

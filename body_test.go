@@ -32,8 +32,8 @@ type received struct {
 	Header, Trailer    http.Header
 }
 
-// Whatever the kind of body, a server sees the request that a bare
-// http.Transport would have sent.
+// Whatever the kind of body, a server sees the request that a bare http.Transport would have
+// sent.
 func TestRequestsLookAsNetHTTPSendsThem(t *testing.T) {
 	t.Parallel()
 	var last received
@@ -90,8 +90,7 @@ func withLength(req *http.Request, err error) (*http.Request, error) {
 	return req, err
 }
 
-// rewinding is a body as azcore makes them: its GetBody returns the body itself,
-// rewound.
+// rewinding is a body as azcore makes them: GetBody rewinds and returns the body itself.
 type rewinding struct{ *strings.Reader }
 
 func (rewinding) Close() error { return nil }
@@ -128,7 +127,7 @@ func TestABodyWhoseGetBodyRewindsItIsSentWhole(t *testing.T) {
 	}
 }
 
-// Every attempt gets what is left to read of a body, wherever its reader stood.
+// Every attempt gets the unread rest of a body, wherever its reader stood.
 func TestABodyIsSentFromWhereItStands(t *testing.T) {
 	t.Parallel()
 	const content = `{"name":"Contoso"}`
@@ -171,8 +170,8 @@ func TestABodyIsSentFromWhereItStands(t *testing.T) {
 	}
 }
 
-// An attempt that was given up on may still be read from when its stall is over.
-// The caller's buffer has another content by then.
+// An abandoned attempt may read its body once more when its stall ends. By then the caller's
+// buffer holds something else.
 func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	t.Parallel()
 	start := func() *httptest.Server {
@@ -181,7 +180,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			io.WriteString(w, "{}")
 		}))
-		server.EnableHTTP2 = true // with HTTP/1.1, net/http waits for the writer
+		server.EnableHTTP2 = true // over HTTP/1.1, net/http waits for the write to end
 		server.StartTLS()
 		t.Cleanup(server.Close)
 		return server
@@ -191,7 +190,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	release := sync.OnceFunc(func() { close(stalled.open) })
 	defer release()
 	var dialed atomic.Bool
-	base := alternate.Client().Transport.(*http.Transport) // whose certificate the primary has, too
+	base := alternate.Client().Transport.(*http.Transport) // the primary has the same certificate
 	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil && address == primary.Listener.Addr().String() && dialed.CompareAndSwap(false, true) {
@@ -216,7 +215,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	buffer.Reset()
 	buffer.WriteString(second)
 	release()
-	for range 2 { // what was stalled, and that the stream is reset, or the connection closed
+	for range 2 { // the stalled write, and then either the reset of the stream or the end of the connection
 		select {
 		case <-stalled.wrote:
 		case <-stalled.closed:
@@ -227,12 +226,12 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	assert.Equal(t, len(second), buffer.Len())
 }
 
-// stallingConn writes nothing after its first 20,000 bytes until open is closed.
+// stallingConn stops after about 20,000 bytes until open is closed.
 type stallingConn struct {
 	net.Conn
 	sent         int
 	open, closed chan struct{}
-	wrote        chan struct{} // sent to after every write since then
+	wrote        chan struct{} // gets a value for every write that was stalled
 	once         sync.Once
 }
 
@@ -253,7 +252,8 @@ func (c *stallingConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Without a GetBody, net/http does not send a write again either, whatever its headers.
+// NoReplay holds for net/http as well: without a GetBody, it does not repeat a write, whatever
+// its headers.
 func TestNoReplayIsForNetHTTPAsWell(t *testing.T) {
 	t.Parallel()
 	var posts atomic.Int32
@@ -272,7 +272,7 @@ func TestNoReplayIsForNetHTTPAsWell(t *testing.T) {
 	defer transport.Close()
 	get, err := http.NewRequest(http.MethodGet, server.URL, nil)
 	require.NoError(t, err)
-	resp, err := transport.RoundTrip(get) // net/http sends again on a connection that was used before
+	resp, err := transport.RoundTrip(get) // net/http repeats requests only over connections that were used before
 	require.NoError(t, err)
 	resp.Body.Close()
 	post, err := http.NewRequestWithContext(failover.NoReplay(t.Context()), http.MethodPost, server.URL, strings.NewReader("{}"))
@@ -300,7 +300,7 @@ func TestABodyLongerOrShorterThanItsLengthIsRefusedByBase(t *testing.T) {
 	}
 }
 
-// Whatever MaxBody, the server gets all of every body.
+// Whatever MaxBody is, the server gets every body whole.
 func TestMaxBodyOfAnySize(t *testing.T) {
 	t.Parallel()
 	var got string
@@ -332,7 +332,7 @@ func TestMaxBodyOfAnySize(t *testing.T) {
 	}
 }
 
-// While an answer is read, perhaps for long, the body of its request is not kept.
+// While an answer is being read, which can take long, the request's body is not kept.
 func TestALongAnswerDoesNotKeepTheRequestsBody(t *testing.T) { // not parallel: it measures the memory of the process
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {
 		io.Copy(io.Discard, req.Body)

@@ -16,7 +16,7 @@ import (
 func TestCloseEndsEverything(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Disaster(failovertest.Refuse())
-		s.get(accounts) // the fail-back loop runs now
+		s.get(accounts) // from now on the primary is probed for the fail-back
 		require.NoError(s, s.transport.Close())
 		require.NoError(s, s.transport.Close())
 		_, err := s.create("Contoso")
@@ -36,7 +36,7 @@ func TestCloseInTheMiddleOfADecisionFreesTheCallers(t *testing.T) {
 			_, err := s.try(context.Background(), http.MethodGet, s.org.URL()+accounts, "")
 			done <- err
 		}()
-		time.Sleep(5 * time.Second) // three attempts are over, the probes hang
+		time.Sleep(5 * time.Second) // three attempts are over, and the probes hang
 		require.NoError(s, s.transport.Close())
 		assert.Error(s, <-done)
 	})

@@ -14,8 +14,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// lossStory is told after a failover that has lost some of its last writes: the
-// oldest is copied, the others are not.
+// lossStory runs a story after a failover that lost some of the last writes: the oldest was
+// copied, the others were not.
 func lossStory(t *testing.T, writes int, plot func(*story)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -58,7 +58,8 @@ func TestControlVerifies(t *testing.T) {
 	})
 }
 
-// A browser is not kept waiting: Verify goes on without it, once, whoever asks.
+// The browser does not have to wait: Verify continues without it, and runs only once, however
+// many ask for it.
 func TestVerifyOutlivesTheBrowser(t *testing.T) {
 	lossStory(t, 101, func(s *story) {
 		h := s.transport.ControlHandler()
@@ -69,7 +70,7 @@ func TestVerifyOutlivesTheBrowser(t *testing.T) {
 		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "Verify is reading the records.")
 		before := deliveries(s.org.Alternate(), http.MethodGet)
 
-		status, answer := command(s, h, "verify", nil) // joins the one under way
+		status, answer := command(s, h, "verify", nil) // joins the one in progress
 		assert.Equal(s, http.StatusOK, status)
 		assert.Equal(s, 10*time.Second, time.Since(begin))
 		assert.Equal(s, map[string]int{"present": 1, "missing": 100}, states(answer))

@@ -27,7 +27,7 @@ func TestEventsComeInOrderOneAtATime(t *testing.T) {
 			OnEvent: func(e failover.Event) {
 				inside++
 				assert.Equal(t, 1, inside)
-				time.Sleep(time.Second) // slow, and calling back
+				time.Sleep(time.Second) // slow, and calls back
 				_ = transport.Status()
 				transport.Unpin()
 				inside--

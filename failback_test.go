@@ -35,7 +35,7 @@ func TestTheDwellDoublesWithEveryFurtherSwitch(t *testing.T) {
 			moved := s.transport.Status().Since
 			s.org.Primary().Heal()
 			s.org.FailBack()
-			s.org.Alternate().Serve() // both serve: nothing but the dwell holds it
+			s.org.Alternate().Serve() // both serve: only the dwell prevents the fail-back
 			for s.active() == failover.Alternate {
 				time.Sleep(time.Second)
 			}
@@ -45,7 +45,7 @@ func TestTheDwellDoublesWithEveryFurtherSwitch(t *testing.T) {
 	})
 }
 
-// Both endpoints pass their probes, and answer requests with the fence.
+// Both endpoints pass their probes, but answer requests with the fence.
 func TestTwoFencesDoNotPassTrafficToAndFro(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()
@@ -66,7 +66,7 @@ func TestTheFirstProbeOfAFailBackComesAfterTheInterval(t *testing.T) {
 		s.org.FailOver()
 		s.get(accounts)
 		moved := time.Now()
-		time.Sleep(13 * time.Second) // 10 s and a fifth
+		time.Sleep(13 * time.Second) // 10 s and up to a fifth more
 		assert.InDelta(s, 10*time.Second, s.transport.Status().Primary.LastProbe.Sub(moved), float64(2*time.Second+1))
 	})
 }
