@@ -19,8 +19,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// story is an organization in memory with a client behind a Transport, in a
-// bubble of its own time.
+// A story is an organization in memory, with a client behind a Transport, in a synctest
+// bubble.
 type story struct {
 	*testing.T
 	org       *failovertest.Org
@@ -28,7 +28,7 @@ type story struct {
 	client    *http.Client
 
 	mu     sync.Mutex
-	events []failover.Event // without probes and the warning after every switch
+	events []failover.Event // except probes, and the warning after every switch
 }
 
 // tell runs a story. The bubble fails the test if a goroutine outlives Close.
@@ -104,8 +104,7 @@ func (s *story) try(ctx context.Context, method, url, body string) (int, error) 
 	return resp.StatusCode, err
 }
 
-// deliveries counts the requests with a method that reached a datacenter,
-// probes left out.
+// deliveries counts the requests with a method that reached a datacenter, except probes.
 func deliveries(d *failovertest.Datacenter, method string) int {
 	n := 0
 	for _, r := range d.Deliveries() {
@@ -148,7 +147,7 @@ func (s *story) active() failover.Endpoint { return s.transport.Status().Active 
 
 func TestTheFirstSuccessCountsHoweverEarly(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
-		s.get(accounts) // no time has passed since New
+		s.get(accounts) // at the very time of New
 		assert.WithinDuration(s, time.Now(), s.transport.Status().Primary.LastSuccess, time.Millisecond)
 	})
 }
@@ -338,7 +337,7 @@ func TestABlackHoleIsEscapedByTheDeadlinesOfThreeCallers(t *testing.T) {
 			cancel()
 			require.ErrorIs(s, err, context.DeadlineExceeded)
 		}
-		time.Sleep(6 * time.Second) // the decision outlives the caller
+		time.Sleep(6 * time.Second) // the decision outlives the callers
 		assert.Equal(s, failover.Alternate, s.active())
 		assert.Equal(s, 200, s.get(accounts))
 	})
@@ -347,7 +346,7 @@ func TestABlackHoleIsEscapedByTheDeadlinesOfThreeCallers(t *testing.T) {
 func TestAFenceRightAfterAnEarlyQuestionIsFollowed(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
-		_, err := s.create("Contoso") // whose reset raises a question, which finds that all is well
+		_, err := s.create("Contoso") // the reset leads to an early question, which finds that all is well
 		require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
 		synctest.Wait()
 		s.org.FailOver()

@@ -18,8 +18,8 @@ import (
 
 const soapService = "/XRMServices/2011/Organization.svc"
 
-// soap12 returns a SOAP 1.2 message as a .NET-like client sends it: addressed
-// to the organization's own URL.
+// soap12 returns a SOAP 1.2 message that is addressed to the organization's own URL, as .NET
+// clients send it.
 func soap12(operation, content string) string {
 	const services = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 	return `<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://www.w3.org/2005/08/addressing"><s:Header>` +
@@ -36,7 +36,7 @@ var soapCreate = soap12("Create", `<entity><x:Attributes><x:KeyValuePairOfstring
 	`<b:value i:type="d:string" xmlns:d="http://www.w3.org/2001/XMLSchema">see `+orgURL+`/notes</b:value></x:KeyValuePairOfstringanyType></x:Attributes>`+
 	`<x:EntityState i:nil="true"/><x:FormattedValues/><x:Id>00000000-0000-0000-0000-000000000000</x:Id><x:LogicalName>account</x:LogicalName><x:RelatedEntities/></entity>`)
 
-// send posts a body of any type and returns the status and the answer.
+// send sends a body of any type, and returns the status and the answer.
 func (s *story) send(method, path, contentType, body string, header ...string) (int, string) {
 	s.Helper()
 	req, err := http.NewRequest(method, s.org.URL()+path, strings.NewReader(body))
@@ -53,7 +53,7 @@ func (s *story) send(method, path, contentType, body string, header ...string) (
 	return resp.StatusCode, string(answer)
 }
 
-// everywhere runs a check at home, failed over, and back at home.
+// everywhere runs a check before a failover, after it, and after the fail-back.
 func everywhere(t *testing.T, check func(s *story, where string)) {
 	tell(t, failover.Config{}, func(s *story) {
 		check(s, "at home")
@@ -66,7 +66,7 @@ func everywhere(t *testing.T, check func(s *story, where string)) {
 	})
 }
 
-// Organization.svc refuses a message that is not addressed to it, as WCF does.
+// Like WCF, Organization.svc refuses a message that is addressed to another endpoint.
 func TestSOAPCallsWorkOnEitherSide(t *testing.T) {
 	everywhere(t, func(s *story, where string) {
 		status, answer := s.send("POST", soapService, "application/soap+xml; charset=utf-8", soapWhoAmI)
@@ -118,7 +118,7 @@ func TestBatchesWorkOnEitherSide(t *testing.T) {
 	for name, form := range forms {
 		t.Run(name, func(t *testing.T) {
 			everywhere(t, func(s *story, where string) {
-				s.get(accounts) // moves the traffic: a batch is not repeated on the word of a fence
+				s.get(accounts) // fails over first, because a fence does not make a batch repeatable
 				write := strings.Replace(form, "GET ", "POST ", 1)
 				write = strings.Replace(write, "?$top=1", "", 1)
 				write = strings.Replace(write, "Accept: application/json\r\n\r\n", "Content-Type: application/json\r\n\r\n", 1) +
@@ -163,8 +163,7 @@ func TestAReferenceIsRemovedOnEitherSide(t *testing.T) {
 	})
 }
 
-// A body that has to change is sent with the length it then has, and can be had
-// again by Base.
+// A mapped body is sent with its new length, and GetBody returns it whole.
 func TestAMappedBodyIsWhole(t *testing.T) {
 	t.Parallel()
 	link := orgURL + accounts + "(1)"
