@@ -105,8 +105,8 @@ func TestCloseInTheMiddleOfASwitch(t *testing.T) {
 	assert.Equal(t, 2, calls)
 }
 
-// Status shares no memory with the state of the fleet, and lists witnesses for a minute.
-// Pinning one Transport moves no other.
+// Status shares no memory with the state of the fleet, and lists witnesses for a minute. A
+// manual switch of a pinned Transport is not imposed on the fleet.
 func TestStatusOfAFleetIsACopy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -65,8 +65,8 @@ func TestNoFileIsLong(t *testing.T) {
 	assert.Greater(t, count, 300)
 }
 
-// The map names every directory with a package or module that others may look for, and
-// says truly which modules are published.
+// The map names every directory with a package or module that others may look for, and says
+// correctly which modules are published.
 func TestTheMapHasEveryDirectory(t *testing.T) {
 	t.Parallel()
 	rows := readMap(t)
@@ -92,7 +92,7 @@ func TestTheMapHasEveryDirectory(t *testing.T) {
 	assert.ElementsMatch(t, inWork, published, "go.work has the modules that are published")
 }
 
-// What is a pure function or a machine without I/O knows no type of the root.
+// A package of pure functions, or of a state machine without I/O, knows no type of the root.
 func TestInternalPackagesDoNotKnowTheRoot(t *testing.T) {
 	t.Parallel()
 	const root = "github.com/d365failover/failover"

@@ -33,7 +33,7 @@ func importOf(location string) string {
 	return `<wsdl:import namespace="http://schemas.microsoft.com/xrm/2011/Contracts" location="` + location + `"/>`
 }
 
-// Request lines of the WSDL.
+// Request lines for the WSDL.
 const (
 	wsdlRoot = "/XRMServices/2011/Organization.svc?wsdl"
 	wsdlZero = "/XRMServices/2011/Organization.svc?wsdl=wsdl0"
@@ -209,7 +209,7 @@ var policyTests = []struct {
 	},
 }
 
-// policySite serves documents at a host and keeps the request lines.
+// policySite serves documents at a host, and records the request lines.
 type policySite struct {
 	docs  map[string]string
 	mu    sync.Mutex
@@ -316,7 +316,7 @@ func TestDiscoverPolicyFollowsNoRedirect(t *testing.T) {
 	assert.Len(t, side.reads, 1)
 }
 
-// Not parallel: it measures the memory of the whole program.
+// Not parallel: it measures the memory of the process.
 func TestHostileWSDLTakesLittleMemory(t *testing.T) {
 	bombs := map[string]string{
 		"text":       "<a>" + strings.Repeat("x", maxWSDL),
@@ -359,7 +359,7 @@ func FuzzParseWSDL(f *testing.F) {
 	})
 }
 
-// A 429 that does not say how long to wait is the caller's.
+// A 429 that does not say how long to wait is returned to the caller.
 func TestAThrottledRequestWithoutAWaitIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	sent := 0

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// A probe that could not be authorized has not passed, and says why.
+// A probe that could not be authorized has failed, and says why.
 func TestProbesKeepTheErrorOfAuthorize(t *testing.T) {
 	t.Parallel()
 	refused := &Fault{Class: ClassAuth, Delivery: NotSent, Err: errors.New("no token")}
@@ -19,9 +19,8 @@ func TestProbesKeepTheErrorOfAuthorize(t *testing.T) {
 	}
 }
 
-// Probes without traffic come at growing times, which begin anew after a good one; while
-// nothing is known to serve they come sooner. None comes at the very time of another
-// process's.
+// Without traffic, probes come at growing intervals, which start again after a passed probe
+// and are shorter while no endpoint is known to serve. Jitter keeps processes apart.
 func TestTheTimesBetweenProbes(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: 10 * time.Second, MaxProbeInterval: time.Minute})

@@ -42,7 +42,7 @@ func TestProbeWSDL(t *testing.T) {
 		reason string
 		answer func() (*http.Response, error)
 		want   rule.Outcome
-		fenced rule.Outcome // after a definitive fault of the endpoint
+		fenced rule.Outcome // after a fence of the endpoint
 	}{
 		{name: "enabled", reason: "the endpoint says so", answer: ok(wsdl(policyOf("true", "true"))), want: rule.Passed, fenced: rule.Passed},
 		{name: "not enabled", reason: "the endpoint says so", answer: ok(wsdl(policyOf("true", "false"))), want: rule.Failed, fenced: rule.Failed},
@@ -122,8 +122,7 @@ func TestProbeWSDLKeepsTheErrorOfAuthorize(t *testing.T) {
 	assert.Same(t, refused, err)
 }
 
-// A document may be delivered as slowly as the server likes, but not longer than
-// the probe may take.
+// However slowly a server delivers the document, the probe ends in time.
 func TestProbeWSDLEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -150,7 +149,7 @@ func TestProbeWSDLEndsWithItsContext(t *testing.T) {
 		err := ProbeWSDL(ctx, &http.Client{Transport: side}, contoso(t))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.Equal(t, 5*time.Second, time.Since(start))
-		time.Sleep(time.Second) // for the server to find out
+		time.Sleep(time.Second) // for the server to notice
 		synctest.Wait()
 	})
 }

@@ -88,8 +88,7 @@ func TestAWriteInDoubtOverTLS(t *testing.T) {
 	}
 }
 
-// A proxy that refuses the tunnel has not seen the request; net/http says so in
-// words only.
+// A proxy that refuses the tunnel has not seen the request. net/http says so only in words.
 func TestAProxyThatRefusesTheTunnelHasSentNothing(t *testing.T) {
 	t.Parallel()
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

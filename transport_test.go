@@ -28,9 +28,9 @@ import (
 
 const orgURL = "https://contoso.api.crm.dynamics.com"
 
-// script is a Base that plays answers in turn, the last one for ever, and holds
-// itself to the RoundTripper contract: it closes every body it is given. Probes
-// get answers of their own.
+// script is a Base that plays answers in turn and repeats the last one. It keeps the
+// RoundTripper contract: it closes every body that it is given. Probes get answers of their
+// own.
 type script struct {
 	answers []func(*http.Request) (*http.Response, error)
 	probe   func(*http.Request) (*http.Response, error)
@@ -81,7 +81,7 @@ var (
 	serves   = answer(200, `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`, "Content-Type", "application/json")
 )
 
-// onlyAlternateServes answers probes after a failover.
+// onlyAlternateServes answers probes as after a failover.
 func onlyAlternateServes(req *http.Request) (*http.Response, error) {
 	if strings.HasPrefix(req.URL.Host, "contoso--s.") {
 		return serves(req)
@@ -89,7 +89,7 @@ func onlyAlternateServes(req *http.Request) (*http.Response, error) {
 	return nil, errDial
 }
 
-// onlyPrimaryServes answers probes in normal times.
+// onlyPrimaryServes answers probes as in normal times.
 func onlyPrimaryServes(req *http.Request) (*http.Response, error) {
 	if strings.HasPrefix(req.URL.Host, "contoso--s.") {
 		return fence(req)
@@ -211,8 +211,8 @@ func answers(all ...func(*http.Request) (*http.Response, error)) []func(*http.Re
 	return all
 }
 
-// newRequest returns a request with a kind of body, what is in that, and a
-// function that tells how often every body handed out was closed: 1 if once each.
+// newRequest returns a request with a kind of body, the content of that body, and a function
+// that returns how often each body handed out was closed: 1 if once each.
 func newRequest(t *testing.T, method, kind string) (req *http.Request, content string, closes func() int32) {
 	req, err := http.NewRequest(method, orgURL+"/api/data/v9.2/accounts?$top=1", nil)
 	require.NoError(t, err)
@@ -252,8 +252,8 @@ func newRequest(t *testing.T, method, kind string) (req *http.Request, content s
 	return req, content, closes
 }
 
-// A stream that no attempt has begun to read can still be sent; one that was
-// read from cannot be had again.
+// A stream can still be sent if no attempt has begun to read it; once read from, it cannot be
+// obtained again.
 func TestAStreamIsSentAgainOnlyIfItWasNotTouched(t *testing.T) {
 	t.Parallel()
 	for _, touched := range []bool{false, true} {
@@ -388,8 +388,8 @@ func TestWrapLeavesTheClientAlone(t *testing.T) {
 	assert.Equal(t, time.Minute, wrapped.Timeout)
 }
 
-// What a caller has put into the context of a request reaches Base, its hooks are
-// called, and its cancellation ends the attempt.
+// The values in the context of a request reach Base, its hooks are called, and its
+// cancellation ends the attempt.
 func TestTheContextOfAWriteIsTheCallers(t *testing.T) {
 	t.Parallel()
 	type key struct{}
@@ -413,7 +413,7 @@ func TestTheContextOfAWriteIsTheCallers(t *testing.T) {
 		if traced {
 			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { called = true; cancel(enough) }})
 		} else {
-			<-arrived // of the first
+			<-arrived // the first request
 			go func() { <-arrived; cancel(enough) }()
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
@@ -467,7 +467,7 @@ func TestOnFaultTellsWhatBecomesOfEveryFault(t *testing.T) {
 		assert.True(t, all[0].attempt.OutcomeUnknown)
 
 		all = nil
-		synctest.Wait() // for the probes that the reset has led to
+		synctest.Wait() // for the probes that the reset caused
 		s.org.Alternate().FailNext(1, failovertest.OutagePage())
 		status, err := s.create("in doubt, with an answer")
 		require.NoError(t, err)
