@@ -33,7 +33,7 @@ func TestAnAddressIsNewsUntilItIsKnown(t *testing.T) {
 }
 
 // Rotating answers of a name server are reported once, not with each probe.
-func TestARotatingNameCriesWolfOnce(t *testing.T) {
+func TestARotatingNameIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	var s addresses
 	now, told := time.Now(), 0

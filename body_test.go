@@ -254,7 +254,7 @@ func (c *stallingConn) Close() error {
 
 // NoReplay holds for net/http as well: without a GetBody, it does not repeat a write, whatever
 // its headers.
-func TestNoReplayIsForNetHTTPAsWell(t *testing.T) {
+func TestNoReplayHoldsForNetHTTP(t *testing.T) {
 	t.Parallel()
 	var posts atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

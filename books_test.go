@@ -231,7 +231,7 @@ func TestGuardsEndOneByOne(t *testing.T) {
 
 // The growth of a report is announced even if the report is no longer kept. One goroutine at a
 // time announces it.
-func TestAReportThatIsForgottenIsToldOf(t *testing.T) {
+func TestTheGrowthOfAForgottenReportIsAnnounced(t *testing.T) {
 	t.Parallel()
 	b := newBooks(16)
 	late := func(began uint64, label string) bool {

@@ -140,7 +140,7 @@ func TestWritesSince(t *testing.T) {
 	})
 }
 
-func TestOnWriteIsToldInOrder(t *testing.T) {
+func TestOnWriteIsCalledInOrder(t *testing.T) {
 	t.Parallel()
 	for _, ledgerSize := range []int{0, -1} { // with and without a ledger
 		synctest.Test(t, func(t *testing.T) {
@@ -249,7 +249,7 @@ func (b *syncBuffer) String() string {
 
 // A write that is in progress during a switch stays in progress, and is listed until its
 // answer says more.
-func TestWritesThatAreUnderWayAreListed(t *testing.T) {
+func TestWritesInProgressAreListed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -295,7 +295,7 @@ func TestWritesThatAreUnderWayAreListed(t *testing.T) {
 }
 
 // After a panic of Base, no write counts as in progress.
-func TestABaseThatPanicsLeavesNothingUnderWay(t *testing.T) {
+func TestABaseThatPanicsLeavesNothingInProgress(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) { panic("bug") }), Config{})
 	assert.Panics(t, func() { post(t, transport, "/api/data/v9.2/accounts", "", "", "") })
@@ -344,7 +344,7 @@ func TestManyLateWritesAreFewEvents(t *testing.T) {
 
 // A write that ends after Close is added to the report, but starts no goroutine to announce
 // it.
-func TestNobodyTellsAfterClose(t *testing.T) {
+func TestNothingIsAnnouncedAfterClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := newTestTransport(t, acknowledging, Config{MinDwell: time.Hour, ProbeInterval: -1, OnWrite: func(Write) { t.Error("reported") }})

@@ -135,7 +135,7 @@ func (c *idleClosings) CloseIdleConnections() {
 
 // The connections of a retired pool are closed at once, when a call that used one ends, and
 // 100 ms after either, because net/http may be late.
-func TestWhenConnectionsAreLetGoOf(t *testing.T) {
+func TestWhenConnectionsAreReleased(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start, c := time.Now(), new(idleClosings)

@@ -46,7 +46,7 @@ func TestTheDwellDoublesWithEveryFurtherSwitch(t *testing.T) {
 }
 
 // Both endpoints pass their probes, but answer requests with the fence.
-func TestTwoFencesDoNotPassTrafficToAndFro(t *testing.T) {
+func TestTwoFencesDoNotPassTrafficBackAndForth(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()
 		fence := failovertest.Status(503, http.Header{"Content-Type": {"application/json"}}, `{"error":{"code":"0x8004B065","message":"Not here."}}`)

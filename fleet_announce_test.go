@@ -14,7 +14,7 @@ import (
 // A switch is announced to the fleet at once. One that a process made alone is announced only
 // when there is a quorum for it, or if a person insists, and is undone if the fleet's endpoint
 // serves.
-func TestWhenASwitchIsToldToTheFleet(t *testing.T) {
+func TestWhenASwitchIsAnnouncedToTheFleet(t *testing.T) {
 	t.Parallel()
 	failed := errors.New("no route to host")
 	for name, row := range map[string]struct {

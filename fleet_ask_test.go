@@ -75,7 +75,7 @@ func TestWhenAQuorumIsThere(t *testing.T) {
 }
 
 // After a quorum was found, the intervals between questions start again from the shortest.
-func TestThePaceOfQuestionsBeginsAnew(t *testing.T) {
+func TestTheIntervalsBetweenQuestionsStartAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := new(scripted)

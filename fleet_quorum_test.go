@@ -66,7 +66,7 @@ func TestAFenceNeedsNoQuorum(t *testing.T) {
 	})
 }
 
-func TestAProcessThatIsAloneWithAnOutageCanBeTold(t *testing.T) {
+func TestAProcessAloneWithAnOutageCanBeRecognized(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
 		s.fleet[0].cut[failover.Primary].Store(true)
 		s.fleet[0].get()
@@ -99,7 +99,7 @@ func TestAWitnessOfOneEndpointIsNoneOfTheOther(t *testing.T) {
 	})
 }
 
-func TestADecisionThatAHandEndsMakesNoWitness(t *testing.T) {
+func TestADecisionThatAPersonEndsMakesNoWitness(t *testing.T) {
 	tellOfAFleet(t, 1, failover.Config{AttemptTimeout: time.Second}, func(s *fleetStory) {
 		s.org.Disaster(failovertest.BlackHole())
 		s.org.Alternate().Fail(failovertest.BlackHole())
@@ -113,7 +113,7 @@ func TestADecisionThatAHandEndsMakesNoWitness(t *testing.T) {
 
 // A broken network often cuts off the store as well. A process that then switches alone does
 // not take the others along when the store is back; nor does one whose store is slow.
-func TestWhoMovesAloneIsFollowedByNobody(t *testing.T) {
+func TestASwitchMadeAloneIsNotFollowed(t *testing.T) {
 	for name, trouble := range map[string]func(context.Context) error{
 		"refused": refuses, "hangs": hangs, "slow": takes(1200 * time.Millisecond),
 	} {
@@ -150,7 +150,7 @@ func TestWhoMovesAloneIsFollowedByNobody(t *testing.T) {
 
 // The others learn of a switch that a process made alone once enough of them have seen the
 // same outage.
-func TestWhoMovesAloneTellsOnceTheQuorumIsThere(t *testing.T) {
+func TestASwitchMadeAloneIsAnnouncedOnceThereIsAQuorum(t *testing.T) {
 	tellOfAFleet(t, 5, failover.Config{Quorum: 3}, func(s *fleetStory) {
 		s.fleet[0].suffer(refuses)
 		time.Sleep(2 * time.Minute)
@@ -197,7 +197,7 @@ func TestAQuorumFindsABlackHole(t *testing.T) {
 
 // A process whose own network is broken asks the others, who see no outage. It asks at growing
 // intervals, so that it does not burden them for ever.
-func TestWhoIsAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
+func TestAProcessAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
 	tellOfAFleet(t, 10, failover.Config{Quorum: 3}, func(s *fleetStory) {
 		s.org.Alternate().Serve()
 		s.fleet[0].cut[failover.Primary].Store(true)
@@ -214,7 +214,7 @@ func TestWhoIsAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
 
 // A process that follows late, just as the fleet returns to the primary, must not take its own
 // switch for a contradiction.
-func TestWhoCatchesUpTellsNothing(t *testing.T) {
+func TestALateFollowerAnnouncesNothing(t *testing.T) {
 	for i := range 20 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			tellOfAFleet(t, 5, failover.Config{MinDwell: -1, Rise: 2, ProbeInterval: 500 * time.Millisecond, MaxProbeInterval: time.Second}, func(s *fleetStory) {

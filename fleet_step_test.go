@@ -408,7 +408,7 @@ func TestTheFleetCountsProbes(t *testing.T) {
 	})
 }
 
-func TestWhatTheFleetIsToldOfASwitch(t *testing.T) {
+func TestWhatTheFleetLearnsOfASwitch(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		m      move

@@ -71,7 +71,7 @@ func TestAStoreThatHangsDelaysNoRequestAndNoSwitch(t *testing.T) {
 	})
 }
 
-func TestAStoreThatHasLostItsMemoryIsTold(t *testing.T) {
+func TestARecordThatTheStoreHasLostIsRestored(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
 		s.org.FailOver()
 		s.fleet[0].get()

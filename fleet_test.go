@@ -399,7 +399,7 @@ func TestClocksThatDisagreeChangeNothing(t *testing.T) {
 	}
 }
 
-func TestAHandMovesTheFleet(t *testing.T) {
+func TestAManualSwitchMovesTheFleet(t *testing.T) {
 	tellOfAFleet(t, 3, failover.Config{}, func(s *fleetStory) {
 		s.org.Alternate().Serve()
 		require.NoError(s, s.fleet[1].Switch(s.Context(), failover.Alternate, "drill"))
@@ -449,7 +449,7 @@ func (readOnly) Claim(context.Context, string, failover.Claim) (failover.Holders
 	return failover.Holders{}, errors.New("NOPERM")
 }
 
-func TestTwoWhoSwitchAtOnceAreOneSwitch(t *testing.T) {
+func TestTwoProcessesThatSwitchAtOnceMakeOneSwitch(t *testing.T) {
 	tellOfAFleet(t, 8, failover.Config{}, func(s *fleetStory) {
 		s.org.FailOver()
 		var wg sync.WaitGroup

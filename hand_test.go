@@ -17,7 +17,7 @@ import (
 )
 
 // Manual actions that change nothing are not reported, and after Close there is no action.
-func TestHandsThatChangeNothing(t *testing.T) {
+func TestManualActionsThatChangeNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var told []string

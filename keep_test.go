@@ -181,7 +181,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // Without OnFault nothing is called, and no panic is logged.
-func TestNobodyIsToldOfFaults(t *testing.T) {
+func TestWithoutOnFaultNothingIsCalled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

@@ -210,7 +210,7 @@ func TestBooksAreSmall(t *testing.T) {
 }
 
 // The ledger keeps as many writes as configured, whatever the number.
-func TestTheLedgerKeepsAsManyAsItIsTold(t *testing.T) {
+func TestTheLedgerKeepsAsManyAsConfigured(t *testing.T) {
 	t.Parallel()
 	for size := 1; size < 70; size++ {
 		b, now := newBooks(size), time.Now()

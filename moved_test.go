@@ -85,7 +85,7 @@ func TestASlowCallIsNoDrill(t *testing.T) {
 
 // A read that waits for long on an old connection, while the endpoint answers over new ones,
 // is sent again. The first answer wins, and neither try is cut off.
-func TestAReadThatWaitsForLongIsMadeAnew(t *testing.T) {
+func TestAReadThatWaitsForLongIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		method string

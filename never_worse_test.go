@@ -113,7 +113,7 @@ func TestABlipWithAStandbyThatAnswersEverybody(t *testing.T) {
 
 // A provisional switch that fails neither costs the call its answer, nor latches the
 // Transport.
-func TestTrialsOfAStandbyCostNothing(t *testing.T) {
+func TestFailedProvisionalSwitchesCostNothing(t *testing.T) {
 	for name, gateway := range map[string]failovertest.Failure{"401": gateways["401"], "429": gateways["429"]} {
 		t.Run(name, func(t *testing.T) {
 			tell(t, failover.Config{}, func(s *story) {
@@ -144,7 +144,7 @@ func TestTrialsOfAStandbyCostNothing(t *testing.T) {
 
 // A call that met a failed provisional switch goes on at the endpoint that was left, even if
 // it is a write: a 401 or 429 shows that it was not carried out.
-func TestACallGoesOnAfterAFailedTrial(t *testing.T) {
+func TestACallGoesOnAfterAFailedProvisionalSwitch(t *testing.T) {
 	for name, gateway := range map[string]failovertest.Failure{"401": gateways["401"], "429": gateways["429"]} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			t.Run(name+"/"+method, func(t *testing.T) {
@@ -401,7 +401,7 @@ func (panicking) Enabled(_ context.Context, level slog.Level) bool {
 }
 func (panicking) Handle(context.Context, slog.Record) error { panic("canary") }
 
-func TestWhatIsToldOfEventsMayPanic(t *testing.T) {
+func TestOnEventAndLoggerMayPanic(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(){"panic": func() { panic("canary") }, "Goexit": runtime.Goexit} {
 		for _, logger := range []*slog.Logger{quiet, slog.New(panicking{slog.DiscardHandler})} {

@@ -71,7 +71,7 @@ func TestSwitchByHandNeedsAProbeThatPasses(t *testing.T) {
 	})
 }
 
-func TestAHandEndsTheDecisionUnderWay(t *testing.T) {
+func TestAManualSwitchEndsTheDecisionInProgress(t *testing.T) {
 	var asked atomic.Int32
 	confirm := func(context.Context, failover.Switch) error { asked.Add(1); return nil }
 	tell(t, failover.Config{AttemptTimeout: time.Second, ConfirmSwitch: confirm}, func(s *story) {

@@ -141,7 +141,7 @@ func TestADayOfRetryAfterIsNotWaitedForInPart(t *testing.T) {
 	})
 }
 
-func TestAWriteUnderWayDuringTheSwitchIsReported(t *testing.T) {
+func TestAWriteInProgressDuringTheSwitchIsReported(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()
 		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.Method == http.MethodPost }, failovertest.Delay(10*time.Second))
@@ -233,7 +233,7 @@ func TestWhoMeetsTheOutageKnowsWhenToTryAgain(t *testing.T) {
 	})
 }
 
-func TestARefusedFailBackIsToldOnce(t *testing.T) {
+func TestARefusedFailBackIsReportedOnce(t *testing.T) {
 	var asked atomic.Int32
 	tell(t, failover.Config{ConfirmSwitch: func(context.Context, failover.Switch) error {
 		asked.Add(1)
@@ -248,7 +248,7 @@ func TestARefusedFailBackIsToldOnce(t *testing.T) {
 }
 
 // A failed probe of the primary starts its Rise again, even if it was made only for Status.
-func TestAPrimaryThatFailsWhilePinnedHasToRiseAnew(t *testing.T) {
+func TestAPrimaryThatFailsWhilePinnedStartsItsRiseAgain(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()
 		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))

@@ -59,7 +59,7 @@ func TestAQuestionThatIsEndedMakesNoWitness(t *testing.T) {
 
 // Unless the active endpoint is known to fail, the traffic stays. The verdict is told once it
 // is known, over the open connections if no new one led to an answer.
-func TestAnAlarmWithoutAVerdictIsTold(t *testing.T) {
+func TestAnAlarmWithoutAVerdictIsReported(t *testing.T) {
 	t.Parallel()
 	for _, slow := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -155,7 +155,7 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 }
 
 // The answer of a failed provisional switch is neither returned nor kept.
-func TestTheAnswerBeforeATrialIsKept(t *testing.T) {
+func TestTheAnswerBeforeAProvisionalSwitchIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var met []string

@@ -164,7 +164,7 @@ func TestHowTheFirstTryEndsTheSecond(t *testing.T) {
 
 // A read is not tried again if the traffic has left the endpoint, while down, or if its call
 // may not repeat it.
-func TestWhenAReadIsNotMadeAnew(t *testing.T) {
+func TestWhenAReadIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		cfg       Config
@@ -207,7 +207,7 @@ func TestAnAnswerThatComesAfterAll(t *testing.T) {
 }
 
 // Without a ledger, nothing is recorded about a write in progress.
-func TestNothingIsKeptUnderWayWithoutALedger(t *testing.T) {
+func TestNothingIsRecordedWithoutALedger(t *testing.T) {
 	t.Parallel()
 	for size, kept := range map[int]bool{-1: false, 1: true} {
 		var transport *Transport

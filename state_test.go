@@ -53,7 +53,7 @@ func (r *telling) locked(f func()) (texts []string) {
 const tokensSuspect = "delta tokens, session tokens and ETags that were issued before may not match "
 
 // Of outages that follow each other within ten minutes, the first three are reported.
-func TestHowOutagesAreTold(t *testing.T) {
+func TestHowOutagesAreReported(t *testing.T) {
 	t.Parallel()
 	for alternate, reason := range map[string]string{"": "neither endpoint passes its probe", NoAlternate: "the endpoint does not pass its probe"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -195,7 +195,7 @@ func TestWhatASwitchDoes(t *testing.T) {
 	}
 }
 
-func TestHowAFalseAlarmIsTold(t *testing.T) {
+func TestHowAFalseAlarmIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := tellAll(t, Config{ProbeInterval: -1})
@@ -299,7 +299,7 @@ func TestAnAnswerEndsAnOutage(t *testing.T) {
 
 // The first healthy answer confirms a provisional switch: it is reported to the fleet, and
 // reads that wait at the endpoint that was left are abandoned.
-func TestAnAnswerConfirmsATrial(t *testing.T) {
+func TestAnAnswerConfirmsAProvisionalSwitch(t *testing.T) {
 	t.Parallel()
 	for _, pinned := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -129,7 +129,7 @@ func TestTheTicksOfWaits(t *testing.T) {
 }
 
 // Exactly the waiting reads can be abandoned, in whatever order reads come and go.
-func TestWhichReadsAreGivenUp(t *testing.T) {
+func TestWhichReadsAreAbandoned(t *testing.T) {
 	t.Parallel()
 	var try func(done []int)
 	try = func(done []int) { // the second time a number occurs, its read ends
@@ -190,7 +190,7 @@ func count(list []int, n int) (found int) {
 // A read that waits on an old connection, while the endpoint answers over new ones, is tried
 // again once, after fifteen times SuspectAfter. The first answer wins, and the other try is
 // cancelled.
-func TestWhenAReadIsMadeAnew(t *testing.T) {
+func TestWhenAReadIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		first, second time.Duration // until they are answered

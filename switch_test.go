@@ -100,7 +100,7 @@ func TestWhatSpeaksForAMoveBehindTheName(t *testing.T) {
 
 // A refused switch is reported if its fault was worth reporting. The report names the endpoint
 // that would have become active.
-func TestRefusalsAreTold(t *testing.T) {
+func TestRefusalsAreReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, alternate := range []string{"", NoAlternate} {

@@ -83,7 +83,7 @@ func TestWhenTheNextProbeIsDue(t *testing.T) {
 }
 
 // The faults of a request that undo a provisional switch.
-func TestWhatEndsATrial(t *testing.T) {
+func TestWhatUndoesAProvisionalSwitch(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		f            Fault
@@ -131,7 +131,7 @@ func TestWhatEndsATrial(t *testing.T) {
 }
 
 // The reason why the traffic stays is reported once, and again when it changes.
-func TestARefusalIsToldOnce(t *testing.T) {
+func TestARefusalIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := tellAll(t, Config{ProbeInterval: -1})

@@ -187,7 +187,7 @@ func liveHeap() uint64 {
 
 // A read that has waited for long in the black hole of an old place is sent again over a new
 // connection. A write keeps waiting.
-func TestAReadThatWaitsAtTheOldPlaceIsMadeAnew(t *testing.T) {
+func TestAReadThatWaitsAtTheOldPlaceIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {

@@ -90,7 +90,7 @@ func (d *drill) await(wanted func(*world) bool) {
 	}
 }
 
-func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
+func TestAPinDuringRecoveryHasTheLastWord(t *testing.T) {
 	run(t, failover.Config{}, func(d *drill) {
 		d.behave(failover.Primary, refusing, refusing)
 		d.behave(failover.Alternate, refusing, refusing)
@@ -180,7 +180,7 @@ func TestAFencedEndpointThatAsksForATokenDoesNotServe(t *testing.T) {
 	})
 }
 
-func TestABadProbeStartsTheRiseAnew(t *testing.T) {
+func TestAFailedProbeStartsTheRiseAgain(t *testing.T) {
 	run(t, failover.Config{MinDwell: -1}, func(d *drill) {
 		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
 		probes := func(n int) func(*world) bool {

@@ -53,7 +53,7 @@ func (d *drill) goDown() {
 var notFound = &conduct{name: "404 of the service", reaches: true, probe: unclear,
 	answer: answering(404, asJSON, `{"error":{"code":"0x80040217","message":"No such account."}}`, "Req_id", "1")}
 
-func TestAFenceMakesTheQuestionUnderWayDefinite(t *testing.T) {
+func TestAFenceMakesTheCurrentQuestionDefinite(t *testing.T) {
 	t.Parallel()
 	for name, last := range map[string]*conduct{"a fence": fencing, "another fault": outage} {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestTheFaultsOfDownAreRefreshed(t *testing.T) {
 	})
 }
 
-func TestTheLatchIsToldOnce(t *testing.T) {
+func TestTheLatchIsReportedOnce(t *testing.T) {
 	var latched, refused atomic.Int32
 	run(t, failover.Config{MinDwell: -1, Rise: -1, Logger: nil}, func(d *drill) {
 		d.told = func(e failover.Event) {
@@ -238,7 +238,7 @@ func TestTheLatchIsToldOnce(t *testing.T) {
 
 // An outage that goes unreported, because there were others just before, is reported if it
 // lasts, even if an endpoint passes its probe and ConfirmSwitch objects.
-func TestADownThatLastsIsToldOf(t *testing.T) {
+func TestADownThatLastsIsReported(t *testing.T) {
 	var downs atomic.Int32
 	veto := func(context.Context, failover.Switch) error { return errors.New("contoso closes its books") }
 	run(t, failover.Config{ConfirmSwitch: veto}, func(d *drill) {

@@ -115,9 +115,9 @@ func TestDwellAndLatch(t *testing.T) {
 	}
 }
 
-// TestTrials: a move on weak evidence that is taken back leaves no trace but a pause, in
+// TestProvisionalSwitches: a move on weak evidence that is taken back leaves no trace but a pause, in
 // minutes, before the next one.
-func TestTrials(t *testing.T) {
+func TestProvisionalSwitches(t *testing.T) {
 	t.Parallel()
 	r := Rule{Limits: Limits{Damping: 30 * time.Minute, MaxMoves: 3, Keep: 9, TrialPause: 5 * time.Minute}}
 	now := time.Unix(1e9, 0)
