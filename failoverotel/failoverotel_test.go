@@ -27,8 +27,8 @@ const accounts = "/api/data/v9.2/accounts"
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// story is an organization in memory with a client behind a measured Transport,
-// in a bubble of its own time.
+// A story is an organization in memory with a client behind a measured Transport, in a
+// synctest bubble.
 type story struct {
 	*testing.T
 	org       *failovertest.Org
@@ -95,7 +95,7 @@ func (s *story) goDown() {
 	require.ErrorIs(s, err, failover.ErrUnavailable)
 }
 
-// point is one series of one metric. Of a histogram the value is the count.
+// A point is one series of one metric. For a histogram, the value is the count.
 type point struct {
 	attributes attribute.Set
 	value      float64
@@ -104,7 +104,7 @@ type point struct {
 // collect returns all series by the name of their metric.
 func (s *story) collect() map[string][]point {
 	s.Helper()
-	synctest.Wait() // until OnEvent has been called
+	synctest.Wait() // until OnEvent has returned
 	return collect(s.T, s.reader)
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestHold: what is held, for how long, and what is not.
+// What is held, for how long, and what is not.
 func TestHold(t *testing.T) {
 	t.Parallel()
 	refuse := func(r *Rule, at int64, k Kind, hold time.Duration) {
@@ -38,8 +38,7 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// TestFindingsAreFreshForAWhile: what an early question has found need not be asked
-// again within that time.
+// For a while, the findings of an early question make another one unnecessary.
 func TestFindingsAreFreshForAWhile(t *testing.T) {
 	t.Parallel()
 	r := Rule{Limits: Limits{Fresh: 2 * time.Second}}
@@ -55,13 +54,13 @@ func TestFindingsAreFreshForAWhile(t *testing.T) {
 	}
 }
 
-// TestDwellAndLatch: what a history of moves means, in hours and minutes.
+// What a history of switches means, in hours and minutes.
 func TestDwellAndLatch(t *testing.T) {
 	t.Parallel()
 	limits := Limits{MinDwell: 10 * time.Minute, Damping: time.Hour, FenceDamping: time.Minute, MaxMoves: 4, Keep: 6}
 	for _, row := range []struct {
 		name    string
-		minutes []int // of the moves, the last one at 0
+		minutes []int // when the switches were made, the last at 0
 		dwell   int
 		latched bool
 	}{
@@ -115,8 +114,8 @@ func TestDwellAndLatch(t *testing.T) {
 	}
 }
 
-// TestProvisionalSwitches: a move on weak evidence that is taken back leaves no trace but a pause, in
-// minutes, before the next one.
+// A provisional switch that is undone leaves nothing behind but a pause, in minutes, before
+// the next one.
 func TestProvisionalSwitches(t *testing.T) {
 	t.Parallel()
 	r := Rule{Limits: Limits{Damping: 30 * time.Minute, MaxMoves: 3, Keep: 9, TrialPause: 5 * time.Minute}}
@@ -135,20 +134,20 @@ func TestProvisionalSwitches(t *testing.T) {
 		if r.Weigh(began, Passed) != Passed || r.Weigh(began, Failed) != Failed {
 			t.Error("a trial that has failed says something about what passes or fails")
 		}
-		r.Healthy(began, r.Epoch, 0) // of the side that was left and come back to: confirms nothing
+		r.Healthy(began, r.Epoch, 0) // of the endpoint that was returned to: confirms nothing
 	}
 	r.MoveTo(now, Alternate, true)
 	r.Healthy(now, r.Epoch, 0)
 	r.MoveTo(now, Primary, false)
 	r.MoveTo(now.Add(time.Second), Alternate, true)
 	before := len(r.Moves())
-	r.Remember(now, r.Moves()[:before-1]) // of a fleet that does not know the trial
+	r.Remember(now, r.Moves()[:before-1]) // from a fleet that does not know of the provisional switch
 	if r.TakeBack(now.Add(time.Second)); len(r.Moves()) != before-1 || r.Weigh(now.Add(5*time.Minute+time.Second), PassedWeakly) != PassedWeakly {
 		t.Error("a trial that was confirmed counts, or the moves of a fleet do not")
 	}
 }
 
-// TestMovesThatAreRemembered: they are few, the newest, and the rule's own.
+// Few switches are remembered: the newest, in a copy of the rule's own.
 func TestMovesThatAreRemembered(t *testing.T) {
 	t.Parallel()
 	r := Rule{Limits: Limits{Damping: time.Hour, Keep: 3}}

@@ -30,7 +30,7 @@ func explore(t *testing.T, limits Limits) {
 	ids := map[key]int32{start.key(): 0}
 	trail := []came{{-1, -1}}
 	queue := []world{start}
-	var auto, ends []int32 // what follows a state without a hand, and where the list of each state ends
+	var auto, ends []int32 // the automatic successors of each state, and where each state's list ends
 	edges := 0
 	var next world
 	for from := int32(0); int(from) < len(queue); from++ {
@@ -43,7 +43,7 @@ func explore(t *testing.T, limits Limits) {
 			}
 			edges++
 			if !next.r.asking || next.r.question != w.r.question {
-				next.proposed = false // by a question that is no more
+				next.proposed = false // the question has ended
 			}
 			if wrong == "" {
 				wrong = check(&w, &next, &steps[i])
@@ -74,8 +74,8 @@ func explore(t *testing.T, limits Limits) {
 	}
 	t.Logf("%d states, %d steps", len(queue), edges)
 
-	// Whatever has happened, as long as nobody has closed or pinned it, the world can
-	// bring the traffic to either side without a hand.
+	// Whatever has happened, unless it was closed or pinned, the traffic can still reach
+	// either side without a person.
 	for _, side := range []Side{Primary, Alternate} {
 		if limits.Single && side == Alternate {
 			continue
@@ -103,5 +103,5 @@ func explore(t *testing.T, limits Limits) {
 	}
 }
 
-// maxStates is twice what the rule has.
+// maxStates is twice the number of states that the rule has.
 const maxStates = 160_000

@@ -4,8 +4,8 @@ import (
 	"fmt"
 )
 
-// step is something that can happen. It returns what is wrong with what came of it,
-// "" if nothing is, and false if it cannot happen here.
+// A step is something that can happen. It returns what went wrong, or "", and false if it
+// cannot happen in this state.
 type step struct {
 	name string
 	hand bool
@@ -28,12 +28,12 @@ func finds() (list []Findings) {
 				alive, moved := f, f
 				alive.Alive, moved.Moved = true, true
 				late := f
-				late.Other = Pending // which another kind of evidence makes necessary, after all
+				late.Other = Pending // needed after all, because of another kind of evidence
 				list = append(list, alive, moved, late)
 			case PassedWeakly:
 				f.Moved = true
 				list = append(list, f)
-			case Inconclusive: // this machine is in trouble
+			case Inconclusive: // trouble of this machine
 				f.Reached = false
 				list = append(list, f)
 				f.Alive, f.Moved = false, true
@@ -97,7 +97,7 @@ func allSteps() []step {
 	return all
 }
 
-// seen: a fault or a suspicion of a request that was sent some epochs ago.
+// seen: a fault or suspicion arrives, of a request that was sent some epochs ago.
 func seen(w *world, old uint64, e Evidence) (string, bool) {
 	if w.r.Epoch < old || w.r.Single && w.r.Closed {
 		return "", false
@@ -214,7 +214,7 @@ func confirmed(w *world) (string, bool) {
 	return "", true
 }
 
-// overtaken: a question, a watch or a proposal ends that something else came before.
+// overtaken: a question, watch or proposal ends because something else came first.
 func overtaken(w *world) (string, bool) {
 	late := w.r.View
 	late.Epoch--
@@ -251,7 +251,7 @@ func overtaken(w *world) (string, bool) {
 	return "", true
 }
 
-// recovered: the probes of a watch have ended while down.
+// recovered: a round of probes has ended while down.
 func recovered(w *world, f Findings) (string, bool) {
 	if !w.r.Down || w.r.Closed {
 		return "", false
@@ -281,7 +281,7 @@ func recovered(w *world, f Findings) (string, bool) {
 	return "", true
 }
 
-// returned: the primary has risen.
+// returned: the primary has passed Rise probes.
 func returned(w *world) (string, bool) {
 	at := w.r.View
 	if !w.r.MayReturn(w.now, at, true) || w.r.MayMove(w.now, at, w.r.Damping) != nil {
@@ -300,7 +300,7 @@ func returned(w *world) (string, bool) {
 	return "", true
 }
 
-// takenBack: the side that was left on weak evidence passes.
+// takenBack: after a provisional switch, the side that was left passes.
 func takenBack(w *world) (string, bool) {
 	stands := w.r.Provisional && !w.r.Closed && !w.r.Down
 	may := w.r.MayTakeBack(w.r.View)
@@ -328,7 +328,7 @@ func takenBack(w *world) (string, bool) {
 	return "", true
 }
 
-// healthy: an answer to a request that was sent some epochs ago.
+// healthy: an answer arrives to a request that was sent some epochs ago.
 func healthy(w *world, old uint64) (string, bool) {
 	if w.r.Epoch < old {
 		return "", false
@@ -353,7 +353,7 @@ func healthy(w *world, old uint64) (string, bool) {
 	return "", true
 }
 
-// passed: time has.
+// passed: time passes.
 func passed(w *world) (string, bool) {
 	held, quiet := w.now.Before(w.r.heldUntil), w.now.Before(w.r.quietTill)
 	w.now = w.now.Add(1)

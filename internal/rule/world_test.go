@@ -5,29 +5,28 @@ import (
 	"time"
 )
 
-// The test is the rule's world: it takes every step that any world could make from
-// every state that can be reached, with time in small units, and checks what must
-// hold of each. A question, a confirmation and the probes of a watch take time, so
-// that each of their ends is a step of its own, which others may come before; each
-// of them may also come too late, after something else has overtaken it.
+// The test plays the rule's world. From every state that can be reached, it takes every step
+// that any world could take, with time in small units, and checks what must hold. A question,
+// a confirmation and a round of probes take time, so each of their ends is a step of its own:
+// others may come before it, and it may come too late, after something has overtaken it.
 
 var small = Limits{Damping: 3, FenceDamping: 1, MaxMoves: 2, MinDwell: 1, Keep: 3, Fresh: 1, TrialPause: 1}
 
-// hold is for how long the world has a question that changed nothing held.
+// hold is how long a question that changed nothing is held.
 const hold = 1
 
-// world is a rule, and who waits for what.
+// A world is a rule, with what is in progress around it.
 type world struct {
 	r   Rule
 	now time.Time
-	// proposed: the question under way has led to a proposal, which ConfirmSwitch
-	// thinks about, on weak evidence or not.
+	// proposed: the current question has led to a proposal, which waits for ConfirmSwitch;
+	// weak says whether on weak evidence.
 	proposed, weak bool
-	ghost          []time.Time // automatic moves that the latch is to bound, since a hand has cleared them
+	ghost          []time.Time // the automatic switches that the latch must bound, since a person last cleared it
 }
 
-// remember adds an automatic move to those that the latch is to bound. Worlds share
-// what they remember, so it is copied.
+// remember adds an automatic switch to those that the latch must bound. Worlds share the
+// slice, so it is copied.
 func (w *world) remember() {
 	last := w.ghost[max(0, len(w.ghost)-w.r.MaxMoves):]
 	w.ghost = append(append(make([]time.Time, 0, len(last)+1), last...), w.now)
@@ -48,15 +47,15 @@ func bits(list ...bool) (x byte) {
 	return x
 }
 
-// key tells worlds apart that behave differently. What an early question has found is
-// left out: no step of the rule goes by it.
+// A key is the same for worlds that behave in the same way. The findings of an early question
+// are left out, because no step of the rule depends on them.
 type key [24]byte
 
 func (w *world) key() (k key) {
 	r := &w.r
 	k[0] = bits(r.Active == Alternate, r.Pinned, r.Down, r.Provisional, r.Closed)
 	if r.Closed {
-		return k // nothing else matters any more
+		return k // nothing else matters after Close
 	}
 	k[1] = bits(r.asking, w.proposed, w.proposed && w.weak, r.asking && r.evidence.Decides)
 	if r.asking {
@@ -83,7 +82,7 @@ func (w *world) key() (k key) {
 	return k
 }
 
-// complain returns what is wrong, if it is.
+// complain returns what if wrong is set.
 func complain(wrong bool, what string) string {
 	if wrong {
 		return what
@@ -94,12 +93,12 @@ func complain(wrong bool, what string) string {
 // asks reports whether evidence seen now leads to a question.
 func (w world) asks(e Evidence) bool { return w.r.See(w.now, w.r.Epoch, e) == Ask }
 
-// mayAsk reports whether a question may be begun, if nothing is held.
+// mayAsk reports whether a question may begin, apart from holds.
 func (w *world) mayAsk() bool {
 	return !w.r.Closed && !w.r.Down && !w.r.Pinned && !w.r.asking
 }
 
-// memory is how long moves count.
+// memory is how long switches count.
 func (w *world) memory(definite bool) time.Duration {
 	if definite {
 		return w.r.FenceDamping
@@ -107,7 +106,7 @@ func (w *world) memory(definite bool) time.Duration {
 	return w.r.Damping
 }
 
-// sound says what is wrong with a state, however it has come about.
+// sound says what is wrong with a state, however it was reached.
 func (w *world) sound() string {
 	r := &w.r
 	long := w.now.Add(100 * r.Damping)
@@ -134,7 +133,7 @@ func (w *world) sound() string {
 	return ""
 }
 
-// check says what is wrong with a step from a to b, whatever it was.
+// check says what is wrong with a step from a to b, whatever step it is.
 func check(a, b *world, s *step) string {
 	moved := a.r.Active != b.r.Active
 	switch {

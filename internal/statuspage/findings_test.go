@@ -4,8 +4,8 @@ import (
 	"time"
 )
 
-// The tests look at 14 March 2026, 05:23:40 UTC, a little more than two hours after
-// a failover.
+// The time of the tests is 14 March 2026, 05:23:40 UTC, a little more than two hours after a
+// failover.
 var (
 	statusNow     = time.Date(2026, 3, 14, 5, 23, 40, 0, time.UTC)
 	statusStarted = statusNow.Add(-9 * 24 * time.Hour)
@@ -21,7 +21,7 @@ func failedProbe(f *Fault, at time.Time) *Probe {
 	return &Probe{Time: at, Result: ProbeFailed, Error: f.Text, Fault: f}
 }
 
-// quietReport is of a Transport that has met no outage.
+// quietReport is that of a Transport that has met no outage.
 func quietReport() *Report {
 	return &Report{
 		Time: statusNow, Started: statusStarted, Since: statusStarted, Ready: true, Active: "primary", Latch: 4, Runbook: "https://contoso.example/runbook",
@@ -32,7 +32,7 @@ func quietReport() *Report {
 	}
 }
 
-// failedOverReport is of a Transport that moved to the alternate at 03:12:05.
+// failedOverReport is that of a Transport that switched to the alternate at 03:12:05.
 func failedOverReport() *Report {
 	r := quietReport()
 	r.Active, r.Since, r.Generation = "alternate", clockTime(3, 12, 5), 1
@@ -48,7 +48,7 @@ func failedOverReport() *Report {
 	return r
 }
 
-// downReport is of a Transport that lost the alternate, too.
+// downReport is that of a Transport that has lost the alternate as well.
 func downReport() *Report {
 	r := failedOverReport()
 	r.Down, r.Ready = true, false
@@ -80,7 +80,7 @@ func lossReport() *Report {
 	return r
 }
 
-// verifiedReport is lossReport after a Verify with such results.
+// verifiedReport is lossReport after a Verify with the given results.
 func verifiedReport(states ...string) *Report {
 	r := lossReport()
 	l := &r.Losses[0]
@@ -105,20 +105,20 @@ func with(r *Report, change func(*Report)) *Report {
 
 const failedOverSummary = "Failed over: traffic has gone to the alternate since 03:12 UTC (2 h 11 min)."
 
-// findings are the situations of the runbook's table, and what the page has to
-// conclude from each, about the gravest of them.
+// findings are the situations of the runbook's table, and what the page must conclude about
+// the most serious finding of each.
 var findings = []struct {
 	name, why string
 	report    *Report
 
 	situation, level string
-	summary          string // the whole of it
-	advice           string // occurs in it
-	cause, because   string // because occurs in Why
+	summary          string // complete
+	advice           string // a part of it
+	cause, because   string // because: a part of Why
 	section          string
 	others           []string // names of the other findings
-	page             []string // occur in the page
-	not              []string // do not
+	page             []string // texts that the page has
+	not              []string // texts that it has not
 }{
 	{
 		name: "healthy", why: "the usual case says so, and since when",

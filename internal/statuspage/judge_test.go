@@ -65,8 +65,8 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-// Every section that a finding refers to is a heading of the runbook, and every
-// section is referred to in some situation.
+// Every section that a finding refers to is a heading of the runbook, and every section is
+// referred to by some finding.
 func TestTheRunbookHasTheSections(t *testing.T) {
 	t.Parallel()
 	runbook, err := os.ReadFile("../../docs/operations.md")
@@ -99,8 +99,7 @@ func anchor(heading string) string {
 	return strings.ReplaceAll(kept, " ", "-")
 }
 
-// An organization that was well, and is well, has a finding of its own and nothing
-// else; judging twice changes nothing.
+// A healthy organization has one finding, and judging twice changes nothing.
 func TestJudgingTwice(t *testing.T) {
 	t.Parallel()
 	r := lossReport()
@@ -110,13 +109,13 @@ func TestJudgingTwice(t *testing.T) {
 	assert.Equal(t, before, r.Findings)
 }
 
-// What most deserves a reader's attention comes first.
+// The most serious finding comes first.
 func TestFindingsAreInOrderOfTheirWeight(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, []string{LevelOK, LevelWarn, LevelBad, LevelOff}, gravity)
 }
 
-// An endpoint recovers that has failed and passes its probe.
+// An endpoint that has failed and now passes its probe is recovering.
 func TestWhatAnEndpointShows(t *testing.T) {
 	t.Parallel()
 	passed, missed := &Probe{Result: ProbePassed}, &Probe{Result: ProbeFailed}
@@ -161,7 +160,7 @@ func TestWhichFormIsWanted(t *testing.T) {
 	}
 }
 
-// Of an Accept header, 64 ranges of 256 bytes are read.
+// At most 64 ranges of 256 bytes of an Accept header are read.
 func TestHowMuchOfAnAcceptHeaderIsRead(t *testing.T) {
 	t.Parallel()
 	long := "application/json;a=" + strings.Repeat("b", maxRange-len("application/json;a="))
