@@ -16,12 +16,8 @@ import (
 
 var mutantsTried = flag.Int("mutants", 3, "how many guards of the rule are taken out by TestEveryGuardIsNeeded; negative: all of them")
 
-// Each mutant is the rule with one guard removed. The text from must occur exactly once in
-// the function in.
-var mutantsTried = flag.Int("mutants", 3, "how many guards of the rule are taken out by TestEveryGuardIsNeeded; negative: all of them")
-
 // Each mutant is the rule with one guard removed. The text from must occur exactly once in the
-// function that begins with in.
+// function in.
 var mutants = []struct{ name, in, from, to string }{
 	{"evidence after Close", "See", "r.Closed || epoch", "epoch"},
 	{"evidence of an old epoch", "See", "epoch != r.Epoch || ", ""},
