@@ -33,7 +33,7 @@ func TestCodeNumber(t *testing.T) {
 		{"429", 0, false},
 		{"", 0, false},
 		{"-2147483649", 0, false},
-		{"-4294967297", 0, false}, // its last 32 bits would be a code
+		{"-4294967297", 0, false}, // whose last 32 bits would be a code
 		{"6442450944", 0, false},
 		{"0x1FFFFFFFFFFFFFFFF", 0, false},
 		{"4294967296", 0, false},

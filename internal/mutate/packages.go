@@ -51,8 +51,8 @@ func list(args ...string) ([]goPackage, error) {
 // A source is a file with mutants compiled in.
 type source struct{ path, text string }
 
-// mutateModule finds the mutants of the package in the working directory, and of the packages
-// that it imports from its own module.
+// mutateModule finds the mutants of the package in the working directory and of what it
+// imports from its module.
 func mutateModule() ([]source, []*mutation, error) {
 	packages, err := list("-deps", "-export", ".")
 	if err != nil {

@@ -116,7 +116,7 @@ func (p *program) run(names []string, patience time.Duration, env string) (strin
 
 var errTimeout = errors.New("took too long")
 
-// each calls do for every index, with the given number of calls at a time.
+// each calls do for every index, jobs at a time.
 func each(n, jobs int, do func(i int)) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, jobs)
@@ -241,8 +241,8 @@ func (o outcome) end() string {
 	return "not reached"
 }
 
-// try runs the tests that reach the mutant. It begins with those that killed other mutants of
-// the same function, and continues with the fastest.
+// try runs the tests that reach the mutant, those first that have killed others of its
+// function, then the fast ones.
 func try(m *mutation, tests []*test, favourites []string) outcome {
 	o := outcome{mutation: m}
 	rest := make(map[*program][]*test)
@@ -281,8 +281,8 @@ func try(m *mutation, tests []*test, favourites []string) outcome {
 
 var failed = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
 
-// runs runs tests with the mutant and reports whether they kill it: a test must fail, and fail
-// again on its own, so that a busy machine kills nothing.
+// runs runs tests with the mutant and reports whether they kill it: one of them fails,
+// and fails again alone, so that what a busy machine does to a test kills nothing.
 func (o *outcome) runs(m *mutation, p *program, tests []*test) bool {
 	for range 2 {
 		patience := 10 * time.Second
