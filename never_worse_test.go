@@ -415,7 +415,7 @@ func TestOnEventAndLoggerMayPanic(t *testing.T) {
 				transport.Pin(failover.Alternate)
 				transport.Unpin()
 				transport.Close()
-				assert.Greater(t, told, 1, "it is told of the next one all the same: %s", name)
+				assert.Greater(t, told, 1, "it is called for the next event as well: %s", name)
 			})
 		}
 	}

@@ -113,7 +113,7 @@ func TestAuthorizeMaySignTheBody(t *testing.T) {
 		s.create("Contoso") // is answered with 401
 		assert.Equal(s, []string{`{"name":"Contoso"}`}, signed)
 		require.Len(s, s.org.Primary().Deliveries(), 1)
-		assert.NotEmpty(s, s.org.Primary().Deliveries()[0].BodyHash, "it was sent all the same")
+		assert.NotEmpty(s, s.org.Primary().Deliveries()[0].BodyHash, "it was sent nevertheless")
 	})
 }
 

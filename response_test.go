@@ -323,7 +323,7 @@ func TestDoubtsAreOfAnEndpointAndAGeneration(t *testing.T) {
 	weigh(1, 1, Fault{Delivery: Unknown, Status: 1})
 	weigh(2, 1, Fault{Delivery: Unknown, Status: 2})
 	assert.Equal(t, []uint64{1}, began(), "the first attempt counts")
-	assert.Equal(t, 2, c.inDoubt().Status, "the last one is told of")
+	assert.Equal(t, 2, c.inDoubt().Status, "the last one is reported")
 	weigh(3, 2, Fault{Delivery: Unknown, Endpoint: Alternate, Status: 3})
 	weigh(4, 3, Fault{Delivery: Unknown, Status: 4})
 	assert.Equal(t, []uint64{1, 3, 4}, began())
