@@ -131,7 +131,7 @@ func TestMapHost(t *testing.T) {
 	assert.False(t, ok, "443 is not the port of http")
 }
 
-// mapRow is a string and what it becomes at an endpoint; "" if it stays.
+// A mapRow is a string and what it becomes at an endpoint; "" if it stays.
 type mapRow struct {
 	urlRow
 	in   string
@@ -326,8 +326,8 @@ func checkSecrets(t *testing.T, orgURL, alternate string) {
 	}
 }
 
-// checkStrangers checks that a URL belongs to o only if its host, as net/url
-// reads it, is one of the pair.
+// checkStrangers checks that a URL belongs to o only if its host, as net/url reads it, is one
+// of the pair.
 func checkStrangers(t *testing.T, o *Org, s string) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -384,8 +384,8 @@ func FuzzMapURL(f *testing.F) {
 	})
 }
 
-// requireSameRest requires that two URLs differ in scheme and authority only,
-// byte by byte and, where net/url can read them, part by part.
+// requireSameRest requires that two URLs differ in scheme and authority only, byte by byte
+// and, where net/url can read them, part by part.
 func requireSameRest(t *testing.T, s, mapped string) {
 	rest := func(s string) string {
 		_, s, _ = strings.Cut(s, "://")
@@ -414,7 +414,7 @@ func BenchmarkMatch(b *testing.B) {
 		"UpperCase": "CONTOSO.CRM4.DYNAMICS.COM:443",
 		"Foreign":   "login.microsoftonline.com",
 	} {
-		// Bytes of their own, as a parsed URL has them.
+		// A copy of the bytes, as a parsed URL has them.
 		u := &url.URL{Scheme: "https", Host: strings.Clone(host)}
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

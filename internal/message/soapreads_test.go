@@ -33,7 +33,7 @@ func executed(kind, name string) string {
 		`</x:RequestName></v:request></v:Execute></s:Body></s:Envelope>`
 }
 
-// headers of the two bindings of Organization.svc.
+// type11 and type12 are the headers of the two bindings of Organization.svc.
 func type11(operation string) string {
 	return "Content-Type: text/xml; charset=utf-8\nSoapaction: \"" + actionPrefix + operation + `"`
 }
@@ -151,7 +151,8 @@ func TestSOAPReads(t *testing.T) {
 	runReadCases(t, type12, soapReadCases)
 }
 
-// Elements by which a server may find the operation stand where they belong, and once.
+// The elements by which a server may find the operation must be in their places, and occur
+// once.
 func TestEveryElementOfASOAPMessageHasItsPlace(t *testing.T) {
 	t.Parallel()
 	const header = `<s:Header><a:MessageID>1</a:MessageID></s:Header>`
@@ -170,7 +171,7 @@ func TestEveryElementOfASOAPMessageHasItsPlace(t *testing.T) {
 			space, local, _ := strings.Cut(name, ":")
 			for _, other := range []string{space + ":Other", "i:" + local} {
 				if name == "x:RequestName" && other == "i:RequestName" {
-					continue // its namespace has changed with the versions of the service
+					continue // its namespace differs between versions of the service
 				}
 				renamed := strings.NewReplacer("<"+name+" ", "<"+other+" ", "<"+name+">", "<"+other+">", "</"+name+">", "</"+other+">").Replace(c.body)
 				assert.False(t, reads(renamed), renamed)
@@ -184,13 +185,13 @@ func TestEveryElementOfASOAPMessageHasItsPlace(t *testing.T) {
 			}
 			for _, probe := range probes {
 				if c.header == type11("Retrieve") && strings.HasPrefix(probe, "<a:Action>") && strings.Contains(c.body[:behind], "<s:Header>") && !strings.Contains(c.body[:behind], "</s:Header>") && !strings.HasSuffix(c.body[:behind], "<a:MessageID>") {
-					continue // that is its place
+					continue // this is its place
 				}
 				inserted := c.body[:behind] + probe + c.body[behind:]
 				assert.False(t, reads(inserted), inserted)
 			}
 		}
-		for _, twice := range c.elements[2:] { // an empty one behind it, or before
+		for _, twice := range c.elements[2:] { // an empty one after it, or before it
 			assert.False(t, reads(strings.Replace(c.body, "</"+twice+">", "</"+twice+"><"+twice+"/>", 1)), twice)
 			assert.False(t, reads(strings.Replace(c.body, "<"+twice, "<"+twice+"/><"+twice, 1)), twice)
 		}
@@ -227,7 +228,7 @@ func TestAction(t *testing.T) {
 	}
 }
 
-// A write is recognised at a glance: it costs next to nothing, however long it is.
+// A write is recognized at a glance: it costs next to nothing, however long it is.
 func TestAGlanceAtWritesIsCheap(t *testing.T) { // counts allocations, so not parallel
 	long := strings.Repeat(`<x:KeyValuePairOfstringanyType><x:key>name</x:key></x:KeyValuePairOfstringanyType>`, 60)
 	create := strings.Replace(bodyCreate, "</v:entity>", long+"</v:entity>", 1)
