@@ -9,6 +9,7 @@ import (
 
 	"github.com/d365failover/failover/internal/answer"
 	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/message"
 	"github.com/d365failover/failover/internal/redact"
 )
 
@@ -70,7 +71,7 @@ func misplacedPage(resp *http.Response) bool {
 		return false
 	}
 	return resp.Body != nil && resp.Body != http.NoBody &&
-		resp.Request.Method != http.MethodHead && apiPath(resp.Request.URL.Path) &&
+		resp.Request.Method != http.MethodHead && apiPath(message.Target(resp.Request.URL).Path) &&
 		resp.Header["Odata-Version"] == nil && resp.Header["Dataserviceversion"] == nil
 }
 
@@ -144,7 +145,7 @@ func faultOfResponse(resp *http.Response) *Fault {
 // people who open its address in a browser.
 func helpPage(req *http.Request, a *answer.Answer) bool {
 	title, _, _ := strings.Cut(a.Page, "\n")
-	path := ascii.Lower(req.URL.Path)
+	path := ascii.Lower(message.Target(req.URL).Path)
 	return req.Method == http.MethodGet && (strings.HasSuffix(path, ".svc") || strings.HasSuffix(path, ".asmx")) &&
 		strings.HasSuffix(title, " service")
 }
@@ -174,7 +175,7 @@ func (f *Fault) judge(a *answer.Answer) {
 	case f.bySubcode(a):
 	case f.byDetail(a):
 	case f.byException(a):
-	case a.Token != "":
+	case a.Token != "" && (a.Described || f.Status < 500): // others have such a word for their own troubles
 		f.Code, f.Class, f.Delivery = a.Token, ClassAuth, Answered
 	case f.byPage(a):
 	default:
@@ -186,6 +187,7 @@ func (f *Fault) judge(a *answer.Answer) {
 // organization ran the request, whatever the status; a word does not.
 func (f *Fault) byCode(a *answer.Answer) bool {
 	n, ok := codeNumber(a.Code)
+	passedOn := !ok
 	if !ok {
 		n, ok = codeNumber(a.PassedOn)
 	}
@@ -208,7 +210,14 @@ func (f *Fault) byCode(a *answer.Answer) bool {
 	case n == codeGenericSQL:
 		f.Class, f.Delivery = sqlFault(a.Message)
 	case listed:
-		f.Class, f.Delivery, f.Definitive = known.class, known.delivery, definitive(n)
+		f.Class, f.Delivery, f.Definitive = known.class, known.delivery, definitive(n) && !a.Running
+		switch {
+		case f.Delivery != Refused:
+		case a.Running: // the operation, or another organization that a plug-in has called
+			f.Delivery = Answered
+		case passedOn && f.Status != http.StatusTooManyRequests: // for one of the requests that the gateway has made of it
+			f.Delivery = Unknown
+		}
 	default:
 		f.Class, f.Delivery = ClassApplication, Answered
 		switch f.Status {
@@ -255,6 +264,9 @@ func (f *Fault) bySubcode(a *answer.Answer) bool {
 // and Operations or a service of the customer's. The detail that WCF itself has
 // for exceptions nobody expected says nothing.
 func (f *Fault) byDetail(a *answer.Answer) bool {
+	if f.Status > http.StatusInternalServerError {
+		return false // which no service sends with a fault, but a bus that has got none
+	}
 	switch a.Detail.Space {
 	case "", "http://www.w3.org/2005/08/addressing", "http://schemas.xmlsoap.org/ws/2004/08/addressing",
 		"http://schemas.datacontract.org/2004/07/System.ServiceModel":

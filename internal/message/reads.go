@@ -13,15 +13,9 @@ import (
 // say: its method reads (RFC 9110, section 9.2.1), no header replaces the method,
 // and the resource is not one that a GET takes something away from. Every read of
 // the program passes here, so Safe allocates nothing, and looks for headers in
-// their canonical form only: servers that let one replace a method that reads are
-// rare as it is.
+// their canonical form only: [Reads] looks closely before a request is repeated.
 func Safe(method string, u *url.URL, h http.Header) bool {
-	return isReadMethod(method) && safe(u, h)
-}
-
-// safe is Safe for a method that reads.
-func safe(u *url.URL, h http.Header) bool {
-	if takes(u) {
+	if !isReadMethod(method) || takes(u) {
 		return false
 	}
 	for _, name := range canonicalOverrides {
@@ -33,13 +27,13 @@ func safe(u *url.URL, h http.Header) bool {
 }
 
 // Reads reports whether a request changes nothing at the organization: it is
-// [Safe], or its body is a SOAP message or a $batch that only reads. What any
+// [Safe], whatever spelling its headers were set in, or its body is a SOAP message or a $batch that only reads. What any
 // server could take for a write, if it reads less strictly than its standard asks,
 // is none. So in doubt, Reads says no. body is all of the request's body, as it is
 // sent; it is not parsed before a glance shows that it may read.
 func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
-		return safe(u, h)
+		return !takes(u) && !Overridden(h)
 	}
 	if method != http.MethodPost || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
 		return false // nearly always
