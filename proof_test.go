@@ -39,6 +39,7 @@ func TestWhatLooksLikeAProofIsNone(t *testing.T) {
 	t.Parallel()
 	const api, soap = "/api/data/v9.1/accounts", "/XRMServices/2011/Organization.svc/web"
 	jsonHeader, soapHeader := http.Header{"Content-Type": {"application/json"}}, http.Header{"Content-Type": {"text/xml; charset=utf-8"}, "Soapaction": {executeAction}}
+	long := strings.Repeat("<x:Entity/>", 10_000) // 110 KB
 	oneOperation := strings.Replace(executeSeveral, "ExecuteMultiple", "contoso_Book", 1)
 	rows := map[string]struct {
 		method, path string
@@ -53,6 +54,9 @@ func TestWhatLooksLikeAProofIsNone(t *testing.T) {
 		"a fence":               {"POST", api, jsonHeader, "{}", 500, "application/json", fenceJSON, 2, false, "the measure: this one is a proof, and is believed"},
 		"a fence in SOAP":       {"POST", soap, soapHeader, oneOperation, 500, "text/xml", fenceIn(""), 2, false, "the measure"},
 		"a fence with no trace": {"POST", soap, soapHeader, oneOperation, 500, "text/xml", fenceIn(`<ExceptionSource i:nil="true"/><TraceText i:nil="true"/>`), 2, false, "as the service writes it"},
+
+		"a fence in SOAP, long":    {"POST", soap, soapHeader, strings.Replace(oneOperation, "<x:Parameters/>", "<x:Parameters>"+long+"</x:Parameters>", 1), 500, "text/xml", fenceIn(""), 2, false, "the measure: longer than Config.MaxBody"},
+		"several operations, long": {"POST", soap, soapHeader, strings.Replace(executeSeveral, "<x:Parameters/>", "<x:Parameters>"+long+"</x:Parameters>", 1), 500, "text/xml", fenceIn(""), 1, true, "longer than Config.MaxBody"},
 
 		"several operations":            {"POST", soap, soapHeader, executeSeveral, 500, "text/xml", fenceIn(""), 1, true, "some may have been carried out"},
 		"several, names set by force":   {"POST", soap, http.Header{"content-type": {"text/xml"}, "soapaction": {executeAction}}, executeSeveral, 500, "text/xml", fenceIn(""), 1, true, "on the wire names have no case"},
@@ -115,7 +119,7 @@ func TestWhatLooksLikeAProofIsNone(t *testing.T) {
 	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			transport, err := failover.New(primary, &failover.Config{Alternate: alternate, Logger: slog.New(slog.DiscardHandler)})
+			transport, err := failover.New(primary, &failover.Config{Alternate: alternate, Logger: slog.New(slog.DiscardHandler), MaxBody: 100_000})
 			require.NoError(t, err)
 			defer transport.Close()
 			req, err := http.NewRequest(row.method, primary+row.path, strings.NewReader(row.body))

@@ -182,7 +182,18 @@ func (c *call) isBulk() bool {
 	if !mayExecute(c.req) {
 		return false
 	}
-	return c.body.held == nil || executesMultiple(bytes.NewReader(c.body.held))
+	if c.body.held != nil {
+		return executesMultiple(bytes.NewReader(c.body.held))
+	}
+	if bodyless(c.req) || c.req.GetBody == nil || !inMemory(c.req.Body) {
+		return true // what is being sent cannot be had a second time, for all that is known
+	}
+	body, err := c.req.GetBody()
+	if err != nil || body == nil {
+		return true
+	}
+	defer body.Close()
+	return executesMultiple(body)
 }
 
 // ofBulk corrects what a fault says about a request for several operations: the limits
