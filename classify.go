@@ -29,7 +29,9 @@ var errNoResult = errors.New("failover: round tripper returned neither response 
 // A response is classified by the code in its body, then by the kind of fault or page in the
 // body, then by its status. An answer to a request for several operations ($batch,
 // ExecuteMultiple, CreateMultiple and the like) is never [Refused], except by
-// service-protection limits, because some of the operations may have been carried out.
+// service-protection limits, because some of the operations may have been carried out. What
+// a SOAP message asks for is looked up in its first 64 KiB, if the request has a GetBody; a
+// [Transport] looks into what it holds.
 //
 // Classify reads at most 64 KiB of the body, and only if the response is neither 1xx nor
 // 2xx, or is an HTML page in place of an API's answer. It replaces resp.Body by one that

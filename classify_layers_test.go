@@ -98,6 +98,44 @@ func TestAPageIsMisplacedWhereOpaqueAsksAnAPI(t *testing.T) {
 	resp := r.response(io.NopCloser(strings.NewReader("<title>Organization Service</title>")))
 	resp.Request.URL.Opaque = "/XRMServices/2011/Organization.svc"
 	assert.Nil(t, Classify(resp, nil), "the page of a service for people")
+	resp.Body, resp.Request.URL.Opaque = io.NopCloser(strings.NewReader("<title>Organization Service</title>")), "/api/data/v9.2/accounts"
+	assert.NotNil(t, Classify(resp, nil), "no service has its page there")
+}
+
+// A message that is not held tells what it executes if it is in memory: to have any
+// other again might disturb the one that is being sent.
+func TestWhatAMessageExecutesThatIsNotHeld(t *testing.T) {
+	t.Parallel()
+	one := execute("", "", "Merge")
+	closed := 0
+	for name, row := range map[string]struct {
+		body    io.Reader
+		getBody func() (io.ReadCloser, error)
+		maxBody int64
+		want    bool
+	}{
+		"in memory": {strings.NewReader(one), func() (io.ReadCloser, error) { return &closing{strings.NewReader(one), &closed}, nil }, 3, false},
+		"several, in memory": {strings.NewReader(one), func() (io.ReadCloser, error) {
+			return io.NopCloser(strings.NewReader(execute("", "", "ExecuteMultiple"))), nil
+		}, 3, true},
+		"cannot be had again":   {strings.NewReader(one), func() (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }, 3, true},
+		"is not given again":    {strings.NewReader(one), func() (io.ReadCloser, error) { return nil, nil }, 3, true},
+		"without GetBody":       {strings.NewReader(one), nil, 3, true},
+		"a file":                {struct{ io.Reader }{strings.NewReader(one)}, func() (io.ReadCloser, error) { t.Error("asked for"); return nil, nil }, 3, true},
+		"held, without GetBody": {struct{ io.Reader }{strings.NewReader(one)}, nil, 1 << 20, false},
+		"none":                  {nil, func() (io.ReadCloser, error) { return http.NoBody, nil }, 3, true},
+	} {
+		req, err := http.NewRequest("POST", "https://contoso.crm.dynamics.com"+orgService, row.body)
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "text/xml")
+		req.GetBody = row.getBody
+		c := &call{t: new(Transport), req: req}
+		if row.body != nil {
+			require.NoError(t, c.body.load(req, row.maxBody))
+		}
+		assert.Equal(t, row.want, c.isBulk(), name)
+	}
+	assert.Equal(t, 1, closed, "what was obtained is closed")
 }
 
 // The name of a request may come in pieces, and none is longer than a name can be.

@@ -19,6 +19,7 @@ func TestSources(t *testing.T) {
 		`{"error":{"code":"c","` + source + `":""}}`:                        false,
 		`{"error":{"code":"c","` + trace + `":"[Contoso]"}}`:                true,
 		`{"error":{"code":"c","` + trace + `":"\r\n"}}`:                     false,
+		`{"error":{"` + trace + `":"a","` + source + `":"Service"}}`:        true,
 		`{"error":{"code":"c","` + trace + `":null}}`:                       false,
 		`{"error":{"code":"c","` + trace + `":"a","` + trace + `":""}}`:     true,
 		`{"error":{"code":"c","innererror":{"` + trace + `":"[Contoso]"}}}`: false,

@@ -117,10 +117,10 @@ func hasFold(s, word string) bool {
 	return false
 }
 
-// only returns the one value of a header, whose name is given in lower case, in
+// Only returns the one value of a header, whose name is given in lower case, in
 // whatever spelling it was set. It returns false if there are several: servers
 // choose differently.
-func only(h http.Header, name string) (value string, ok bool) {
+func Only(h http.Header, name string) (value string, ok bool) {
 	found := false
 	for key, values := range h {
 		if !ascii.EqualFold(name, key) {
@@ -139,8 +139,8 @@ func only(h http.Header, name string) (value string, ok bool) {
 // plainKind tells how to read the body of a request for certain: its one
 // Content-Type says so, in UTF-8, and nothing is compressed.
 func plainKind(h http.Header) (k kind, params map[string]string) {
-	contentType, _ := only(h, "content-type") // "", if there are several
-	encoding, plain := only(h, "content-encoding")
+	contentType, _ := Only(h, "content-type") // "", if there are several
+	encoding, plain := Only(h, "content-encoding")
 	if !plain {
 		return kindOther, nil
 	}
