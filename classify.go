@@ -197,7 +197,9 @@ func (f *Fault) byCode(a *answer.Answer) bool {
 		f.Code = answer.Word(a.Code)
 		if status, ok := codeStatus(a.Code); ok {
 			f.byStatus(status)
-			f.Delivery = Answered
+			if f.Delivery = Answered; f.Status > http.StatusInternalServerError { // of a gateway, perhaps about itself
+				f.Delivery = Unknown
+			}
 			return true
 		}
 		return false
