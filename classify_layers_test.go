@@ -121,7 +121,7 @@ func TestWhatAMessageExecutesThatIsNotHeld(t *testing.T) {
 		"several, in memory": {strings.NewReader(one), func() (io.ReadCloser, error) {
 			return io.NopCloser(strings.NewReader(execute("", "", "ExecuteMultiple"))), nil
 		}, 3, true},
-		"cannot be had again":   {strings.NewReader(one), func() (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }, 3, true},
+		"cannot be had again":   {strings.NewReader(one), func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(one)), io.ErrUnexpectedEOF }, 3, true},
 		"is not given again":    {strings.NewReader(one), func() (io.ReadCloser, error) { return nil, nil }, 3, true},
 		"without GetBody":       {strings.NewReader(one), nil, 3, true},
 		"a file":                {struct{ io.Reader }{strings.NewReader(one)}, func() (io.ReadCloser, error) { t.Error("asked for"); return nil, nil }, 3, true},
