@@ -33,7 +33,14 @@ func TestCodeNumber(t *testing.T) {
 		{"429", 0, false},
 		{"", 0, false},
 		{"-2147483649", 0, false},
-		{"-4294967297", 0, false}, // whose last 32 bits would be a code
+		{"-6442143643", 0, false}, // whose last 32 bits would be a code
+		{"-4294967297", 0, false},
+		{"-2147483648", 0x80000000, true},
+		{"-1", 0, false}, // no HRESULT
+		{"-32603", 0, false},
+		{"0x7FFFFFFF", 0, false},
+		{"0x80FFFFFF", 0x80FFFFFF, true},
+		{"0x81000000", 0, false},
 		{"6442450944", 0, false},
 		{"0x1FFFFFFFFFFFFFFFF", 0, false},
 		{"4294967296", 0, false},

@@ -32,6 +32,7 @@ var matchRows = []matchRow{
 	{urlRow{"trailing dot", "the absolute form of the name"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com."}, 0, Primary, true},
 	{urlRow{"trailing dot and port", "both at once"}, url.URL{Scheme: "https", Host: "Contoso.crm4.dynamics.com.:443"}, 0, Primary, true},
 	{urlRow{"opaque path", "a path that must not be normalized"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com", Opaque: "/api/data%2F"}, 0, Primary, true},
+	{urlRow{"opaque address", "the request line would name a host of its own"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com", Opaque: "https://contoso.crm4.dynamics.com/api"}, 0, Primary, false},
 	{urlRow{"opaque host", "the request line would name a host of its own"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com", Opaque: "//contoso.crm4.dynamics.com/"}, 0, Primary, false},
 	{urlRow{"two trailing dots", "no host"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com.."}, 0, Primary, false},
 	{urlRow{"other port", "another server"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com:8443"}, 0, Primary, false},

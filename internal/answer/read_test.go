@@ -122,7 +122,7 @@ func TestBombsAreBounded(t *testing.T) {
 func TestJSONPlaces(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]Answer{
-		`{"error":"invalid_grant","error_description":" d "}`: {Token: "invalid_grant", Message: "d"},
+		`{"error":"invalid_grant","error_description":" d "}`: {Token: "invalid_grant", Message: "d", Described: true},
 		`{"error":"Invalid_grant"}`:                           {},
 		`{"error":"invalid grant"}`:                           {},
 		`{"error":" invalid_grant"}`:                          {Token: "invalid_grant"},
