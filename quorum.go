@@ -229,7 +229,9 @@ func (t *Transport) giveUpTurn() {
 	t.fleet.holds = ""
 	t.mu.Unlock()
 	if topic != "" && failing == nil {
-		t.claim(context.WithoutCancel(t.ctx), Claim{Topic: topic, Member: t.fleet.claimant})
+		ctx, cancel := context.WithTimeout(context.Background(), fleetTimeout)
+		defer cancel()
+		t.protect("Shared", func() { t.fleet.store.Claim(ctx, t.fleet.organization, Claim{Topic: topic, Member: t.fleet.claimant}) })
 	}
 }
 
@@ -271,7 +273,7 @@ func (t *Transport) claim(ctx context.Context, c Claim) (Holders, error) {
 	defer cancel()
 	began := time.Now()
 	c.TTL = min(c.TTL, MaxClaim)
-	holders, err := t.fleet.store.Claim(ctx, t.fleet.organization, c)
+	holders, err := useStore(ctx, t, func() (Holders, error) { return t.fleet.store.Claim(ctx, t.fleet.organization, c) })
 	t.noteWrite(began, err)
 	names := make([]string, min(len(holders.Names), MaxHolders))
 	for i := range names {
