@@ -178,6 +178,20 @@ func (b *books) record(w *endedWrite) (tell bool) {
 	return tell
 }
 
+// recordWrite enters a write that has just ended.
+func (t *Transport) recordWrite(w *endedWrite) {
+	if t.books.record(w) {
+		t.mu.Lock()
+		if !t.state.Load().closed {
+			t.wg.Go(t.tellGrowth)
+		}
+		t.mu.Unlock()
+	}
+	if t.cfg.OnWrite != nil {
+		t.writes.put(t, w.addressed())
+	}
+}
+
 // enter enters a write in the ledger, and returns the epoch in which it did. One that was
 // under way is no longer, in the same step: lists that are made meanwhile have it once.
 func (b *books) enter(w *endedWrite) (ended uint64) {
