@@ -151,7 +151,9 @@ type Status struct {
 	// Loss is the latest loss report, nil if there is none yet. [LossReport.Verify] accepts a
 	// nil report.
 	Loss *LossReport
-	// Losses are the latest 16 loss reports, oldest first.
+	// Losses are the latest 16 loss reports, oldest first. When there are more, the oldest of
+	// the most frequent kind is dropped, so that many reports of outages at one endpoint do not
+	// displace that of a switch, nor empty reports those that list writes.
 	Losses []*LossReport
 	// WritesDropped is how many writes were dropped because OnWrite was too slow.
 	WritesDropped uint64
