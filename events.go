@@ -39,7 +39,8 @@ const (
 	EventProbed
 	// EventOutcomeUnknown: a write is in doubt.
 	EventOutcomeUnknown
-	// EventPinned and EventUnpinned: Pin or Unpin was called.
+	// EventPinned and EventUnpinned: Pin or Unpin was called, and has changed something.
+	// Unpin also releases the latch.
 	EventPinned
 	EventUnpinned
 	// EventLatched: there were four switches within an hour. See [Status.Latched].

@@ -51,10 +51,13 @@ type fleet struct {
 	goodSince time.Time     // the store, which counts as lost, answers well
 	foundIn   time.Duration // after so long it counts as found
 
-	asked    [2]uint64 // Questions and Recoveries as they were seen last
-	looking  bool      // that is being answered
-	askAfter time.Time // and pace: the others are not asked again before
-	pace     interface {
+	asked   [2]uint64 // Questions and Recoveries as they were seen last
+	looking bool      // that is being answered
+	// A fleet asks itself at most once in firstPace. What asks more often is no fleet, and
+	// is not answered before answerAfter.
+	answerAfter time.Time
+	askAfter    time.Time // and pace: the others are not asked again before
+	pace        interface {
 		NextBackOff() time.Duration
 		Reset()
 	}

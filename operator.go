@@ -99,13 +99,14 @@ func (t *Transport) pin(e Endpoint, reason string) {
 
 // Unpin allows automatic switches again. If the endpoint has failed meanwhile, the next fault
 // that counts leads to a decision. Whether or not the Transport was pinned, Unpin clears the
-// history of switches, and so releases the latch.
+// history of switches, and so releases the latch. If it was neither pinned nor latched, there
+// is no event.
 func (t *Transport) Unpin() { t.unpin("by hand") }
 
 func (t *Transport) unpin(reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	was := t.rule.Pinned
+	was := t.rule.Pinned || t.rule.Latched(time.Now())
 	t.rule.Unpin()
 	if t.rule.Closed || !was {
 		return

@@ -133,10 +133,13 @@ func (t *Transport) answer(rec Record) {
 	f := t.fleet
 	t.mu.Lock()
 	st := t.state.Load()
-	asked := rec.Questions != f.asked[0] || rec.Recoveries != f.asked[1] && st.down
+	now := time.Now()
+	asked := rec.Questions != f.asked[0] && !now.Before(f.answerAfter) || rec.Recoveries != f.asked[1] && st.down
 	asked = asked && !f.looking && !st.closed
 	f.asked = [2]uint64{rec.Questions, rec.Recoveries}
-	f.looking = f.looking || asked
+	if asked {
+		f.looking, f.answerAfter = true, now.Add(firstPace/2)
+	}
 	t.mu.Unlock()
 	if asked {
 		t.wg.Go(func() { t.look(st) })
