@@ -2,6 +2,7 @@ package failover
 
 import (
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,8 +20,8 @@ import (
 const maxRun = 10 * time.Minute
 
 const (
-	// maxReports is how many reports are kept, and maxGuards how many records are guarded,
-	// unless one report lists more.
+	// maxReports is how many reports are kept, and maxGuards how many records of earlier
+	// ones stay guarded when a report adds its own.
 	maxReports = 16
 	maxGuards  = 1 << 16
 	// maxRiskLines bounds the log lines about the writes of one report.
@@ -240,6 +241,7 @@ func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason
 	}
 	b.accounts = append(b.accounts, a)
 	b.expireLocked(r.Time)
+	b.boundGuardsLocked()
 	for i := range r.AtRisk {
 		b.guardLocked(&r.AtRisk[i], epoch)
 	}
@@ -360,21 +362,17 @@ func (b *books) guardLocked(w *Write, epoch uint64) {
 	if b.guarded == nil {
 		b.guarded = make(map[string]guard)
 	}
-	if len(b.guarded) >= maxGuards {
-		b.dropGuardsLocked(epoch)
-	}
 	b.guarded[recordKey(w.Entity)] = guard{epoch: epoch, until: time.Now().Add(guardTime)}
 	b.guarding.Store(true)
 }
 
-// dropGuardsLocked ends the guards of the earliest report that has any, unless that is the
-// one of an epoch.
-func (b *books) dropGuardsLocked(epoch uint64) {
-	first := epoch
-	for _, g := range b.guarded {
-		first = min(first, g.epoch)
-	}
-	if first != epoch {
+// boundGuardsLocked ends the guards of the earliest reports if there are too many.
+func (b *books) boundGuardsLocked() {
+	for len(b.guarded) > maxGuards {
+		first := uint64(math.MaxUint64)
+		for _, g := range b.guarded {
+			first = min(first, g.epoch)
+		}
 		maps.DeleteFunc(b.guarded, func(_ string, g guard) bool { return g.epoch == first })
 	}
 }

@@ -102,13 +102,14 @@ func TestGuardsAreBounded(t *testing.T) {
 	b := newBooks(8)
 	b.guarded = make(map[string]guard, maxGuards)
 	for i := range maxGuards {
-		b.guarded[strconv.Itoa(i)] = guard{epoch: 1 + uint64(i%2)}
+		b.guarded[strconv.Itoa(i)] = guard{epoch: 1 + uint64(i%2), until: time.Now().Add(guardTime)}
 	}
+	b.report(Primary, Alternate, 3, time.Now(), "")
 	assert.Len(t, b.guarded, maxGuards)
-	w := created(accountB, 0).addressed()
-	b.guardLocked(&w, 1)
-	assert.Len(t, b.guarded, maxGuards+1, "those of one report go together")
-	b.guardLocked(&w, 3)
-	assert.Len(t, b.guarded, maxGuards/2+1)
-	assert.EqualValues(t, 3, b.guarded[recordKey(accountB)].epoch)
+	b.record(created(accountB, 3))
+	b.report(Primary, Alternate, 4, time.Now(), "")
+	assert.Len(t, b.guarded, maxGuards+1, "its own come on top")
+	b.report(Primary, Alternate, 5, time.Now(), "")
+	assert.Len(t, b.guarded, maxGuards/2+1, "those of one report go together, the earliest first")
+	assert.Contains(t, b.guarded, recordKey(accountB))
 }
