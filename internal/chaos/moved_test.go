@@ -49,7 +49,9 @@ func judgeMoves(t *testing.T, all []movedCell) {
 	if testing.Verbose() {
 		writeMoved(os.Stdout, results)
 	}
+	atRisk := 0
 	for _, r := range results {
+		atRisk += r.atRisk
 		assert.Empty(t, r.wrong, "%v", r.cell)
 		assert.Less(t, r.first, 10*time.Second, "%v: a probe interval", r.cell)
 		assert.Positive(t, r.reports, "%v", r.cell)
@@ -60,4 +62,5 @@ func judgeMoves(t *testing.T, all []movedCell) {
 			assert.Zero(t, r.failed, "%v", r.cell)
 		}
 	}
+	assert.Positive(t, atRisk, "or the lists were not tested")
 }
