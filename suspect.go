@@ -176,7 +176,7 @@ func (w *waits) look() {
 		w.quiet = min(max(2*w.quiet, suspectTicks), maxQuiet)
 		w.ask = now + w.quiet
 		w.t.suspect(w.pool)
-	case !long && int32(now-w.ask) > suspectTicks+2:
+	case int32(now-w.ask) > suspectTicks+2: // nobody has waited for long since
 		w.quiet = 0
 	}
 	time.AfterFunc(w.interval, w.look)
@@ -248,7 +248,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	p, w := c.st.pool, c.sending
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
-	if w != nil && c.t.books.keeps() && !c.isRead() {
+	if c.t.books.keeps() && !c.isRead() {
 		w.underway = underway{req: c.req, at: c.st.active, began: c.st.epoch}
 		c.t.books.begin(&w.underway)
 		defer c.t.books.end(&w.underway)
@@ -272,9 +272,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	over = true
 	leave()
 	if again := second.end(); again != nil {
-		if resp != nil {
-			discard(resp)
-		}
+		discard(resp)
 		return again, nil
 	}
 	if err != nil && context.Cause(c.out.Context()) == errAbandoned {
