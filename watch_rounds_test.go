@@ -214,3 +214,40 @@ func TestWhyTheTrafficStaysAway(t *testing.T) {
 		})
 	}
 }
+
+// A probe of the primary counts for the fleet. Down, an endpoint that fails is left once
+// enough of the fleet have seen that; one that says itself that it does not serve, at once.
+func TestRoundsOfAMemberOfAFleet(t *testing.T) {
+	t.Parallel()
+	for _, end := range []error{nil, errRefused} {
+		synctest.Test(t, func(t *testing.T) {
+			away := Record{Version: 1, Active: Alternate, Generation: 7, Risen: 1}
+			s := &scripted{record: away}
+			transport := s.member(t, Config{Probe: (&probers{ends: [2]error{end, nil}}).probe})
+			transport.Pin(Alternate)
+			transport.Unpin()
+			transport.fleet.known, transport.fleet.holds, transport.fleet.status.Record = away, failbackTopic, away
+			transport.tryFailback(transport.state.Load())
+			assert.Equal(t, end == nil, s.record.Risen == 2)
+			assert.Equal(t, end != nil, s.record.Risen == 0)
+			transport.fleet.holds = ""
+		})
+	}
+	for _, fenced := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &scripted{holds: Holders{Count: 1}}
+			ends := [2]error{errRefused, nil}
+			if fenced {
+				ends[Primary] = &Fault{Class: ClassUnavailable, Definitive: true, Status: 503}
+			}
+			transport := s.member(t, Config{Quorum: 2, Probe: answersProbes(&ends)})
+			assert.Equal(t, fenced, transport.tryRecovery(goDown(transport)))
+			assert.Equal(t, fenced, transport.state.Load().active == Alternate)
+			if !fenced {
+				transport.mu.Lock()
+				transport.endOutageLocked(time.Now())
+				transport.mu.Unlock()
+			}
+		})
+	}
+}
