@@ -46,8 +46,8 @@ func (b *slowBody) Close() error {
 	return nil
 }
 
-// An answer that may be wanted yet is kept if it comes whole, within 64 KiB and 100 ms. Its
-// body is closed once in any case, and one that is known to be too long is not read.
+// An answer that may be wanted yet is kept if it comes whole, within 64 KiB and 100 ms,
+// whatever length it claims: that of an answer to HEAD has no body. Its body is closed in any case.
 func TestWhichAnswersAreKept(t *testing.T) {
 	t.Parallel()
 	const most = 64 << 10
@@ -62,8 +62,9 @@ func TestWhichAnswersAreKept(t *testing.T) {
 		"short":                         {length: 7, size: 7, kept: true, read: 7},
 		"empty":                         {length: 0, size: 0, kept: true},
 		"as long as may be":             {length: most, size: most, kept: true, read: most},
-		"too long":                      {length: most + 1, size: most + 1},
-		"far too long":                  {length: 4 * most, size: 4 * most},
+		"too long":                      {length: most + 1, size: most + 1, read: most + 1},
+		"far too long":                  {length: 4 * most, size: 4 * most, read: most + 1},
+		"to HEAD":                       {length: 4 * most, size: 0, kept: true},
 		"of unknown length":             {length: -1, size: most, kept: true, read: most},
 		"of unknown length, too long":   {length: -1, size: most + 1, read: most + 1},
 		"of unknown length, far longer": {length: -1, size: 16 * most, read: most + 1},

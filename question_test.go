@@ -84,6 +84,7 @@ func TestAnAlarmWithoutAVerdictIsTold(t *testing.T) {
 				assert.Empty(t, told, "no request has failed")
 			} else if assert.Len(t, told, 1) {
 				assert.Equal(t, []any{Primary, Alternate, f}, []any{told[0].From, told[0].To, told[0].Fault})
+				assert.Equal(t, "the probe of the primary is inconclusive: "+ends[Primary].Error(), told[0].Reason)
 			}
 			assert.Equal(t, slow, transport.endpoints[Primary].suspect.Load(), "after a fault it begins anew")
 			assert.Same(t, before, transport.state.Load())

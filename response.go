@@ -167,9 +167,13 @@ const (
 	drainTimeout = 100 * time.Millisecond
 )
 
-// discard ends a response that is not returned.
+// discard ends a response that is not returned. One that is known to be long is not read.
 func discard(resp *http.Response) {
-	drain(resp, io.Discard, maxDrain)
+	if resp == nil || resp.ContentLength <= maxDrain {
+		drain(resp, io.Discard, maxDrain)
+	} else if resp.Body != nil {
+		resp.Body.Close()
+	}
 }
 
 // keep ends a response like discard, and returns it with its body in memory. It returns
@@ -184,16 +188,13 @@ func keep(resp *http.Response) *http.Response {
 	return &whole
 }
 
-// drain reads at most that many bytes of a body, unless it is known to be long, and closes
-// it. It reports whether the body has ended before.
+// drain reads at most that many bytes of a body and closes it. It reports whether the body
+// has ended before.
 func drain(resp *http.Response, to io.Writer, most int64) (ended bool) {
 	if resp == nil || resp.Body == nil {
 		return false
 	}
 	defer resp.Body.Close()
-	if resp.ContentLength > maxDrain {
-		return false
-	}
 	defer time.AfterFunc(drainTimeout, func() { resp.Body.Close() }).Stop()
 	n, err := io.Copy(to, io.LimitReader(resp.Body, most))
 	return err == nil && n < most

@@ -141,10 +141,7 @@ func (t *Transport) decide(ctx context.Context, q *question) {
 	case rule.GoDown:
 		t.downLocked(found.faults)
 	case rule.Stay:
-		why := fmt.Sprintf("the %v answers its probe", q.st.active)
-		if found.slow {
-			why = fmt.Sprintf("the %v answers requests", q.st.active)
-		}
+		why := found.whyStay(q.st.active)
 		if renewed {
 			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q)
 		} else if evidence.Kinds != rule.Slow {
@@ -315,6 +312,18 @@ type findings struct {
 	faults    [2]*Fault // by endpoint
 	slow      bool      // the active endpoint answers requests, and not its probe
 	addresses string    // of the active endpoint, see addresses.see
+}
+
+// whyStay says what the traffic stays at the active endpoint for.
+func (f *findings) whyStay(active Endpoint) string {
+	switch fault := f.faults[active]; {
+	case f.slow:
+		return fmt.Sprintf("the %v answers requests", active)
+	case fault != nil:
+		return fmt.Sprintf("the probe of the %v is inconclusive: %v", active, fault)
+	default:
+		return fmt.Sprintf("the %v answers its probe", active)
+	}
 }
 
 // probeBoth probes both endpoints at the same time until the rule has a verdict. Since

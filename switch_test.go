@@ -69,6 +69,21 @@ func TestHowAProbeIsRead(t *testing.T) {
 	}
 }
 
+// A reason does not claim that an endpoint answers its probe unless it does.
+func TestWhyTheTrafficStays(t *testing.T) {
+	t.Parallel()
+	for want, found := range map[string]findings{
+		"the alternate answers its probe": {},
+		"the alternate answers requests":  {slow: true, faults: [2]*Fault{Alternate: {Class: ClassTransient}}},
+		"the probe of the alternate is inconclusive: auth, request answered: status 403": {
+			faults: [2]*Fault{Alternate: {Class: ClassAuth, Delivery: Answered, Status: 403}}},
+		"the probe of the alternate is inconclusive: local, request not sent: too many open files": {
+			faults: [2]*Fault{Alternate: {Class: ClassLocal, Delivery: NotSent, Err: errors.New("too many open files")}}},
+	} {
+		assert.Equal(t, want, found.whyStay(Alternate))
+	}
+}
+
 // textless is an error that claims to be a fault and is none.
 type textless struct{}
 

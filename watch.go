@@ -176,7 +176,7 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	verdict := t.rule.Recover(rule.View{Epoch: st.epoch}, found.Findings)
 	switch verdict {
 	case rule.Stay:
-		t.upLocked(p, fmt.Sprintf("the %v answers its probe%s", st.active, found.addresses))
+		t.upLocked(p, found.whyStay(st.active)+found.addresses)
 	case rule.GoDown, rule.Move: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {

@@ -41,7 +41,7 @@ func (m *model) observe(e failover.Event) {
 		}
 		m.switched = e.Time
 	case failover.EventSwitchRefused:
-		if strings.HasSuffix(e.Reason, "answers its probe") {
+		if strings.HasSuffix(e.Reason, "answers its probe") || strings.Contains(e.Reason, "is inconclusive: ") {
 			m.cleared = e.Time
 		}
 	case failover.EventRenewed:
