@@ -38,24 +38,37 @@ func TestACallThatMayNotGoOnDoesNotPause(t *testing.T) {
 	for name, row := range map[string]struct {
 		down  bool
 		spend func(*http.Request) // what Base does with the body
+		after string              // Retry-After
 		sends int
 		takes time.Duration
 	}{
-		"goes on":           {sends: 2, spend: func(*http.Request) {}, takes: 50 * time.Millisecond},
-		"down":              {down: true, sends: 1, spend: func(*http.Request) {}},
-		"the body is spent": {sends: 1, spend: func(req *http.Request) { req.Body.Read(make([]byte, 1)) }},
+		"goes on":              {sends: 2, spend: func(*http.Request) {}, takes: 50 * time.Millisecond},
+		"down":                 {down: true, sends: 1, spend: func(*http.Request) {}},
+		"the body is spent":    {sends: 1, spend: func(req *http.Request) { req.Body.Read(make([]byte, 1)) }},
+		"down, and up by then": {down: true, sends: 1, spend: func(*http.Request) {}},
+		"to be left alone":     {sends: 1, spend: func(*http.Request) {}, after: "1"},
 		"the body is spent by then": {sends: 1, takes: 50 * time.Millisecond, spend: func(req *http.Request) {
 			time.AfterFunc(10*time.Millisecond, func() { req.Body.Read(make([]byte, 1)) })
 		}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			sends := 0
-			transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			var transport *Transport
+			transport = newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				sends++
 				row.spend(req)
 				resp, _ := answering(req, 503)
+				if row.after != "" {
+					resp.Header.Set("Retry-After", row.after)
+				}
+				if name == "down, and up by then" {
+					up := *transport.state.Load()
+					up.down = false
+					up.epoch++
+					transport.state.Store(&up)
+				}
 				return resp, nil
-			}), Config{ProbeInterval: -1, MaxAttempts: 2, MaxBody: -1, FailureThreshold: 9, SuspectAfter: -1, Probe: (&probers{}).probe})
+			}), Config{ProbeInterval: -1, RetryThrottled: 5 * time.Second, MaxAttempts: 2, MaxBody: -1, FailureThreshold: 9, SuspectAfter: -1, Probe: (&probers{}).probe})
 			if row.down {
 				goDown(transport)
 			}
@@ -286,9 +299,14 @@ func TestAWriteThatHasPanicked(t *testing.T) {
 				}
 				panic("contoso")
 			}), Config{ProbeInterval: -1, OnEvent: func(e Event) { told = append(told, e) }})
+			transport.connections.direct = true // so that hooks are about the whole of the attempt
 			assert.Panics(t, func() { sendOnce(t, t.Context(), transport, "POST", strings.NewReader("{}")) })
 			synctest.Wait()
-			assert.Equal(t, got, len(told) == 1 && told[0].Kind == EventOutcomeUnknown)
+			require.Equal(t, got, len(told) == 1)
+			if got {
+				assert.Equal(t, EventOutcomeUnknown, told[0].Kind)
+				assert.Equal(t, ClassTransient, told[0].Fault.Class)
+			}
 		})
 	}
 }

@@ -30,13 +30,13 @@ func TestAPlainReadIsSentAsItIs(t *testing.T) {
 		req, resp := read(t, transport, "Bearer contoso")
 		assert.Same(t, req, resp.Request)
 		assert.Same(t, req, sent)
+		assert.Equal(t, []bool{major == 1, major == 2}, []bool{transport.protocols[Primary].speaksHTTP1(), transport.protocols[Primary].speaksHTTP2()})
 		write, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/", nil)
 		require.NoError(t, err)
 		write.Header.Set("Authorization", "Bearer contoso")
 		_, err = transport.RoundTrip(write)
 		require.NoError(t, err)
 		assert.Empty(t, transport.credentials.kept)
-		assert.Equal(t, []bool{major == 1, major == 2}, []bool{transport.protocols[Primary].speaksHTTP1(), transport.protocols[Primary].speaksHTTP2()})
 		require.NoError(t, transport.Close())
 		sent = nil
 		_, err = transport.RoundTrip(req)
@@ -55,37 +55,36 @@ func TestARequestWithoutAURLPassesThrough(t *testing.T) {
 	assert.Equal(t, io.ErrNoProgress, err)
 }
 
-// An HTML page in place of data is no answer, and a healthy answer while an outage begins
-// ends it with its headers.
+// A plain read that is answered with an HTML page in place of data is sent again, and one
+// during which an outage begins ends that with the headers of its answer.
 func TestAPlainReadIsJudged(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := 0
-		var during func()
-		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
-			n++
-			resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader("{}")), Request: req}
-			switch n {
-			case 2:
-				resp.Header.Set("Content-Type", "text/html")
-			case 4:
-				during()
-			}
-			return resp, nil
-		}), Config{ProbeInterval: -1, Probe: func(context.Context, *http.Client, *url.URL) error { return nil }})
-		during = func() {
+	for name, during := range map[string]func(*Transport, *http.Response){
+		"page": func(_ *Transport, resp *http.Response) { resp.Header.Set("Content-Type", "text/html") },
+		"outage": func(transport *Transport, _ *http.Response) {
 			goDown(transport)
 			transport.endpoints[Primary].suspect.Store(true)
-		}
-		for _, want := range []int{1, 3, 4} {
-			time.Sleep(10 * time.Second)
-			_, resp := read(t, transport, "")
-			assert.Equal(t, want, n)
-			assert.Equal(t, "application/json", resp.Header.Get("Content-Type"))
-			assert.False(t, transport.state.Load().down)
-			require.NoError(t, resp.Body.Close())
-		}
-	})
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			var transport *Transport
+			transport = newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader("{}")), Request: req}
+				if n++; n == 2 {
+					during(transport, resp)
+				}
+				return resp, nil
+			}), Config{ProbeInterval: -1, Probe: func(context.Context, *http.Client, *url.URL) error { return nil }})
+			for range 2 { // after silence, the first is watched
+				_, resp := read(t, transport, "")
+				assert.Equal(t, "application/json", resp.Header.Get("Content-Type"))
+				assert.False(t, transport.state.Load().down)
+				require.NoError(t, resp.Body.Close())
+			}
+			assert.Equal(t, name == "page", n == 3)
+		})
+	}
 }
 
 // tellingBody tells whether it was read and closed.
@@ -137,4 +136,23 @@ func TestABodyWhileDown(t *testing.T) {
 			assert.Equal(t, "Bearer contoso", transport.credentials.pick(Primary), name)
 		})
 	}
+}
+
+// A request that waits while down ends with Request.Cancel, too, for which its context knows
+// no reason.
+func TestRequestCancelWhileDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, WaitForUp: true})
+		goDown(transport)
+		req, err := http.NewRequest("GET", "https://contoso.api.crm.dynamics.com/", nil)
+		require.NoError(t, err)
+		over := make(chan struct{})
+		req.Cancel = over //lint:ignore SA1019 callers still set it
+		time.AfterFunc(time.Second, func() { close(over) })
+		_, err = transport.RoundTrip(req)
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, []error{ErrUnavailable}, e.is)
+	})
 }

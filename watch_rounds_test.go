@@ -176,12 +176,15 @@ func TestWhyTheTrafficStaysAway(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		objects bool
-		ago     time.Duration // four other switches
+		ago     time.Duration // four other switches, when the traffic leaves
+		stays   time.Duration
 		want    []string
 	}{
-		{true, 3 * time.Hour, []string{"alternate>primary: not confirmed: " + errObjection.Error()}},
-		{false, 30 * time.Minute, []string{"alternate>primary: latched after 4 switches within an hour"}},
-		{false, 61 * time.Minute, nil},
+		{true, 3 * time.Hour, time.Minute, []string{"alternate>primary: not confirmed: " + errObjection.Error()}},
+		{false, 30 * time.Minute, time.Minute, []string{"alternate>primary: latched after 4 switches within an hour"}},
+		{false, 61 * time.Minute, time.Minute, nil},
+		{false, 50 * time.Minute, 10*time.Minute - time.Second, []string{"alternate>primary: latched after 4 switches within an hour"}},
+		{false, 50 * time.Minute, 30 * time.Minute, nil},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			transport := tellAll(t, Config{ProbeInterval: -1, MinDwell: time.Second, Probe: (&probers{}).probe, ConfirmSwitch: func(context.Context, Switch) error {
@@ -201,7 +204,7 @@ func TestWhyTheTrafficStaysAway(t *testing.T) {
 			transport.moveLocked(move{to: Alternate}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
 			transport.unlock()
 			transport.endpoints[Primary].reset()
-			time.Sleep(time.Minute)
+			time.Sleep(row.stays)
 			assert.Equal(t, row.want == nil, transport.tryFailback(transport.state.Load()))
 			synctest.Wait()
 			var told []string
