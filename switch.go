@@ -219,7 +219,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	number, _ := t.rule.Question()
-	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Closed && !t.rule.Pinned {
+	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Pinned {
 		t.rule.Refuse(time.Now(), q.number, t.holdLocked())
 		q.loud = true
 		t.refusedLocked(q, refusal.Error())
