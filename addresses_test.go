@@ -32,8 +32,8 @@ func TestAnAddressIsNewsUntilItIsKnown(t *testing.T) {
 	assert.Equal(t, " (2001:db8::3 before, 192.0.2.1 now)", s.see(at(a), later), "nobody remembers it")
 }
 
-// The answers of name servers rotate: that is told once, and not with each probe.
-func TestARotatingNameCriesWolfOnce(t *testing.T) {
+// Rotating answers of a name server are reported once, not with each probe.
+func TestARotatingNameIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	var s addresses
 	now, told := time.Now(), 0
@@ -56,7 +56,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	assert.Len(t, s.seen, maxAddresses)
 }
 
-// path is an address without a port.
+// path is an address without its port.
 type path string
 
 func (path) Network() string  { return "unix" }

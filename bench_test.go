@@ -22,13 +22,12 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// What the Transport costs over the bare RoundTripper below it. One run of one
-// binary holds both, and only their difference means something:
+// What the Transport costs over the bare RoundTripper below it. One run of one binary measures
+// both, and only their difference means anything:
 //
 //	go test -run='^$' -bench=. -benchmem .
 //
-// docs/performance.md has the ratios, measured in turns, beside those of other
-// libraries.
+// docs/performance.md has the ratios, measured in turns, beside those of other libraries.
 
 const (
 	listPath   = "/api/data/v9.2/accounts?$select=name,revenue&$top=50"
@@ -36,12 +35,12 @@ const (
 	actionPath = "/api/data/v9.2/contoso_Approve"
 )
 
-// memory is a Base without a network: it answers at once, as the Web API does,
-// with two allocations. It writes to nothing that calls share, so that what
-// parallel calls contend for is not of its making.
+// memory is a Base without a network: it answers at once, as the Web API does, with two
+// allocations. Calls write to nothing that they share, so it adds no contention to parallel
+// calls.
 type memory struct {
-	down    string       // name that connections to are refused; "*": all
-	refused atomic.Int64 // calls to it
+	down    string       // the host that refuses connections; "*": all hosts
+	refused atomic.Int64 // refused calls
 }
 
 var (
@@ -96,8 +95,8 @@ func (b *memoryBody) Read(p []byte) (int, error) {
 
 func (b *memoryBody) Close() error { return nil }
 
-// inMemory returns a Transport over base that logs nothing, pauses for nothing and
-// probes only to decide.
+// inMemory returns a Transport over base that logs nothing, does not pause, and probes only
+// for decisions.
 func inMemory(tb testing.TB, base http.RoundTripper) *failover.Transport {
 	transport, err := failover.New(orgURL, &failover.Config{
 		Base: base, FailFast: true, RetryBackoff: -1, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler),
@@ -128,7 +127,7 @@ func (b *bareBreaker) RoundTrip(req *http.Request) (*http.Response, error) {
 	return b.cb.Execute(func() (*http.Response, error) { return b.base.RoundTrip(req) })
 }
 
-// peers are the round trippers that a healthy path is measured with, the floor first.
+// peers are the round trippers on the healthy path that are compared, the floor first.
 func peers(tb testing.TB) []struct {
 	name string
 	rt   http.RoundTripper
@@ -144,8 +143,8 @@ func peers(tb testing.TB) []struct {
 	}
 }
 
-// benchCall sends one request over and over, as http.Client would, and reads the
-// answers. It is for one goroutine.
+// A benchCall sends one request over and over, as http.Client would, and reads the answers.
+// One goroutine may use it.
 type benchCall struct{ req *http.Request }
 
 // newBenchCall returns a call of GET, or of POST with a body of 1 KiB.
@@ -205,7 +204,7 @@ func BenchmarkHealthyGetParallel(b *testing.B) {
 	}
 }
 
-// A create of 1 KiB, and an action, whose answer has a body.
+// A create of 1 KiB, and an action whose answer has a body.
 func BenchmarkHealthyPost(b *testing.B) {
 	for _, p := range peers(b) {
 		b.Run("create/"+p.name, func(b *testing.B) { benchmark(b, p.rt, http.MethodPost, createPath) })
@@ -225,8 +224,8 @@ func benchmark(b *testing.B, rt http.RoundTripper, method, path string) {
 	}
 }
 
-// failedOver returns a Transport whose primary refuses connections and whose
-// traffic has moved, and its Base.
+// failedOver returns a Transport that has failed over from a primary that refuses connections,
+// and its Base.
 func failedOver(tb testing.TB) (*failover.Transport, *memory) {
 	base := &memory{down: "contoso.api.crm.dynamics.com"}
 	transport := inMemory(tb, base)
@@ -278,8 +277,8 @@ func BenchmarkDownFailingFast(b *testing.B) {
 	})
 }
 
-// Over HTTP/1.1 keep-alive connections with TLS to a server in this process. The
-// callers share two cores with the server, so p99 is noisy.
+// Over HTTP/1.1 keep-alive connections with TLS, to a server in this process. Callers and
+// server share two cores, so p99 is noisy.
 func BenchmarkLoopbackTLS(b *testing.B) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -322,7 +321,7 @@ func BenchmarkLoopbackTLS(b *testing.B) {
 	}
 }
 
-// The memory of a Transport is what New allocates: B/op is its upper bound.
+// New allocates the memory of a Transport: B/op is an upper bound of it.
 func BenchmarkNew(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {

@@ -22,192 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/d365failover/failover"
-	"github.com/d365failover/failover/failovertest"
 )
-
-const soapService = "/XRMServices/2011/Organization.svc"
-
-// soap12 returns a SOAP 1.2 message as a .NET-like client sends it: addressed
-// to the organization's own URL.
-func soap12(operation, content string) string {
-	const services = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
-	return `<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://www.w3.org/2005/08/addressing"><s:Header>` +
-		`<a:Action s:mustUnderstand="1">` + services + `/IOrganizationService/` + operation + `</a:Action>` +
-		`<a:To s:mustUnderstand="1">` + orgURL + soapService + `</a:To></s:Header>` +
-		`<s:Body><` + operation + ` xmlns="` + services + `" xmlns:i="http://www.w3.org/2001/XMLSchema-instance"` +
-		` xmlns:x="http://schemas.microsoft.com/xrm/2011/Contracts" xmlns:b="http://schemas.datacontract.org/2004/07/System.Collections.Generic"` +
-		` xmlns:c="http://schemas.microsoft.com/crm/2011/Contracts">` + content + `</` + operation + `></s:Body></s:Envelope>`
-}
-
-var soapWhoAmI = soap12("Execute", `<request i:type="c:WhoAmIRequest"><x:Parameters/><x:RequestId i:nil="true"/><x:RequestName>WhoAmI</x:RequestName></request>`)
-
-var soapCreate = soap12("Create", `<entity><x:Attributes><x:KeyValuePairOfstringanyType><b:key>name</b:key>`+
-	`<b:value i:type="d:string" xmlns:d="http://www.w3.org/2001/XMLSchema">see `+orgURL+`/notes</b:value></x:KeyValuePairOfstringanyType></x:Attributes>`+
-	`<x:EntityState i:nil="true"/><x:FormattedValues/><x:Id>00000000-0000-0000-0000-000000000000</x:Id><x:LogicalName>account</x:LogicalName><x:RelatedEntities/></entity>`)
-
-// send posts a body of any type and returns the status and the answer.
-func (s *story) send(method, path, contentType, body string, header ...string) (int, string) {
-	s.Helper()
-	req, err := http.NewRequest(method, s.org.URL()+path, strings.NewReader(body))
-	require.NoError(s, err)
-	req.Header.Set("Content-Type", contentType)
-	for i := 0; i+1 < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	resp, err := s.client.Do(req)
-	require.NoError(s, err)
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	require.NoError(s, err)
-	return resp.StatusCode, string(answer)
-}
-
-// everywhere runs a check at home, failed over, and back at home.
-func everywhere(t *testing.T, check func(s *story, where string)) {
-	tell(t, failover.Config{}, func(s *story) {
-		check(s, "at home")
-		s.org.FailOver()
-		check(s, "failed over")
-		require.Equal(s, failover.Alternate, s.active())
-		s.org.FailBack()
-		check(s, "back at home")
-		require.Equal(s, failover.Primary, s.active())
-	})
-}
-
-// Organization.svc refuses a message that is not addressed to it, as WCF does.
-func TestSOAPCallsWorkOnEitherSide(t *testing.T) {
-	everywhere(t, func(s *story, where string) {
-		status, answer := s.send("POST", soapService, "application/soap+xml; charset=utf-8", soapWhoAmI)
-		require.Equal(s, 200, status, "%s: %s", where, answer)
-		assert.Contains(s, answer, "OrganizationId", where)
-		status, answer = s.send("POST", soapService, "application/soap+xml; charset=utf-8", soapCreate)
-		require.Equal(s, 200, status, "%s: %s", where, answer)
-		assert.Contains(s, answer, "CreateResult", where)
-	})
-}
-
-func TestSOAPWithoutAddressingWorksOnEitherSide(t *testing.T) {
-	everywhere(t, func(s *story, where string) {
-		envelope := strings.ReplaceAll(soapWhoAmI, "http://www.w3.org/2003/05/soap-envelope", "http://schemas.xmlsoap.org/soap/envelope/")
-		start, end := strings.Index(envelope, "<s:Header>"), strings.Index(envelope, "<s:Body>")
-		status, answer := s.send("POST", soapService+"/web", "text/xml; charset=utf-8", envelope[:start]+envelope[end:],
-			"SOAPAction", `"http://schemas.microsoft.com/xrm/2011/Contracts/Services/IOrganizationService/Execute"`)
-		require.Equal(s, 200, status, "%s: %s", where, answer)
-		assert.Contains(s, answer, "OrganizationId", where)
-	})
-}
-
-// A SOAP read is repeated after an unknown outcome, a SOAP write never.
-func TestSOAPInDoubt(t *testing.T) {
-	tell(t, failover.Config{}, func(s *story) {
-		s.org.Primary().FailNext(1, failovertest.Reset(failovertest.BeforeAnswer))
-		status, _ := s.send("POST", soapService, "application/soap+xml; charset=utf-8", soapWhoAmI)
-		assert.Equal(s, 200, status)
-		assert.Equal(s, 2, deliveries(s.org.Primary(), "POST"))
-
-		s.org.Primary().FailNext(1, failovertest.Reset(failovertest.AfterApply))
-		req, err := http.NewRequest("POST", s.org.URL()+soapService, strings.NewReader(soapCreate))
-		require.NoError(s, err)
-		req.Header.Set("Content-Type", "application/soap+xml; charset=utf-8")
-		_, err = s.client.Do(req)
-		require.ErrorIs(s, err, failover.ErrOutcomeUnknown)
-		assert.Equal(s, 3, deliveries(s.org.Primary(), "POST"))
-	})
-}
-
-// The service refuses a batch part that is addressed to another host.
-func TestBatchesWorkOnEitherSide(t *testing.T) {
-	const host = "contoso.api.crm.dynamics.com"
-	forms := map[string]string{
-		"absolute URL":           "GET " + orgURL + accounts + "?$top=1 HTTP/1.1\r\nAccept: application/json\r\n\r\n",
-		"absolute path and Host": "GET " + accounts + "?$top=1 HTTP/1.1\r\nHost: " + host + "\r\nAccept: application/json\r\n\r\n",
-		"relative":               "GET accounts?$top=1 HTTP/1.1\r\nAccept: application/json\r\n\r\n",
-	}
-	for name, form := range forms {
-		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(s *story, where string) {
-				s.get(accounts) // moves the traffic: a batch is not repeated on the word of a fence
-				write := strings.Replace(form, "GET ", "POST ", 1)
-				write = strings.Replace(write, "?$top=1", "", 1)
-				write = strings.Replace(write, "Accept: application/json\r\n\r\n", "Content-Type: application/json\r\n\r\n", 1) +
-					`{"name":"see ` + orgURL + `/notes"}`
-				body := "--b\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n" + form + "\r\n" +
-					"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n" +
-					"--c\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 1\r\n\r\n" + write + "\r\n--c--\r\n--b--\r\n"
-				status, answer := s.send("POST", "/api/data/v9.2/$batch", "multipart/mixed; boundary=b", body)
-				require.Equal(s, 200, status, "%s: %s", where, answer)
-				assert.Equal(s, 1, strings.Count(answer, "HTTP/1.1 200"), "%s: %s", where, answer)
-				assert.Equal(s, 1, strings.Count(answer, "HTTP/1.1 204"), "%s: %s", where, answer)
-			})
-		})
-	}
-}
-
-// The service refuses a binding to a record of another host.
-func TestBindingsWorkOnEitherSide(t *testing.T) {
-	for _, stored := range []string{orgURL, "https://contoso--s.api.crm.dynamics.com"} {
-		t.Run(stored, func(t *testing.T) {
-			everywhere(t, func(s *story, where string) {
-				link := fmt.Sprintf("%s%s(%s)", stored, accounts, failovertest.SeedID(1))
-				status, answer := s.send("POST", "/api/data/v9.2/contacts", "application/json",
-					`{"lastname":"Contoso","description":"`+link+`","parentcustomerid_account@odata.bind":"`+link+`"}`, "Prefer", "return=representation")
-				require.Equal(s, 201, status, "%s: %s", where, answer)
-				assert.Contains(s, answer, `"description":"`+link+`"`, "column values are the caller's: %s", where)
-			})
-		})
-	}
-}
-
-func TestAReferenceIsRemovedOnEitherSide(t *testing.T) {
-	everywhere(t, func(s *story, where string) {
-		record := fmt.Sprintf("%s(%s)", accounts, failovertest.SeedID(1))
-		contact := fmt.Sprintf("%s/api/data/v9.2/contacts(%s)", orgURL, failovertest.SeedID(7))
-		status, answer := s.send("PATCH", strings.TrimPrefix(contact, orgURL), "application/json", `{"lastname":"Contoso"}`)
-		require.Equal(s, 204, status, "%s: %s", where, answer)
-		status, answer = s.send("POST", record+"/contact_customer_accounts/$ref", "application/json", `{"@odata.id":"`+contact+`"}`)
-		require.Equal(s, 204, status, "%s: %s", where, answer)
-		status, answer = s.send("DELETE", record+"/contact_customer_accounts/$ref?$id="+contact, "application/json", "")
-		require.Equal(s, 204, status, "%s: %s", where, answer)
-	})
-}
-
-// A body that has to change is sent with the length it then has, and can be had
-// again by Base.
-func TestAMappedBodyIsWhole(t *testing.T) {
-	t.Parallel()
-	link := orgURL + accounts + "(1)"
-	body := `{"parentaccountid@odata.bind":"` + link + `"}`
-	want := strings.Replace(body, "contoso.", "contoso--s.", 1)
-	for _, getBody := range []bool{true, false} {
-		var lengths []int64
-		base := &script{probe: onlyAlternateServes, answers: answers(fence, func(req *http.Request) (*http.Response, error) {
-			lengths = append(lengths, req.ContentLength)
-			again, err := req.GetBody()
-			require.NoError(t, err)
-			content, err := io.ReadAll(again)
-			require.NoError(t, err)
-			assert.Equal(t, want, string(content))
-			return answer(204, "")(req)
-		})}
-		transport, err := failover.New(orgURL, &failover.Config{Base: base, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
-		defer transport.Close()
-		req, err := http.NewRequestWithContext(failover.WithReplay(t.Context()), http.MethodPost, orgURL+accounts, bytes.NewReader([]byte(body)))
-		require.NoError(t, err)
-		req.Header.Set("Content-Type", "application/json")
-		if !getBody {
-			req.GetBody = nil
-		}
-		resp, err := transport.RoundTrip(req)
-		require.NoError(t, err)
-		assert.Equal(t, 204, resp.StatusCode)
-		require.Len(t, base.sent, 2)
-		assert.Equal(t, body, base.sent[0].body)
-		assert.Equal(t, want, base.sent[1].body)
-		assert.Equal(t, []int64{int64(len(want))}, lengths)
-	}
-}
 
 // received is a request as a server sees it.
 type received struct {
@@ -217,8 +32,8 @@ type received struct {
 	Header, Trailer    http.Header
 }
 
-// Whatever the kind of body, a server sees the request that a bare
-// http.Transport would have sent.
+// Whatever the kind of body, a server sees the request that a bare http.Transport would have
+// sent.
 func TestRequestsLookAsNetHTTPSendsThem(t *testing.T) {
 	t.Parallel()
 	var last received
@@ -275,8 +90,7 @@ func withLength(req *http.Request, err error) (*http.Request, error) {
 	return req, err
 }
 
-// rewinding is a body as azcore makes them: its GetBody returns the body itself,
-// rewound.
+// rewinding is a body as azcore makes them: GetBody rewinds and returns the body itself.
 type rewinding struct{ *strings.Reader }
 
 func (rewinding) Close() error { return nil }
@@ -313,7 +127,7 @@ func TestABodyWhoseGetBodyRewindsItIsSentWhole(t *testing.T) {
 	}
 }
 
-// Every attempt gets what is left to read of a body, wherever its reader stood.
+// Every attempt gets the unread rest of a body, wherever its reader stood.
 func TestABodyIsSentFromWhereItStands(t *testing.T) {
 	t.Parallel()
 	const content = `{"name":"Contoso"}`
@@ -356,8 +170,8 @@ func TestABodyIsSentFromWhereItStands(t *testing.T) {
 	}
 }
 
-// An attempt that was given up on may still be read from when its stall is over.
-// The caller's buffer has another content by then.
+// An abandoned attempt may read its body once more when its stall ends. By then the caller's
+// buffer holds something else.
 func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	t.Parallel()
 	start := func() *httptest.Server {
@@ -366,7 +180,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			io.WriteString(w, "{}")
 		}))
-		server.EnableHTTP2 = true // with HTTP/1.1, net/http waits for the writer
+		server.EnableHTTP2 = true // over HTTP/1.1, net/http waits for the write to end
 		server.StartTLS()
 		t.Cleanup(server.Close)
 		return server
@@ -376,7 +190,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	release := sync.OnceFunc(func() { close(stalled.open) })
 	defer release()
 	var dialed atomic.Bool
-	base := alternate.Client().Transport.(*http.Transport) // whose certificate the primary has, too
+	base := alternate.Client().Transport.(*http.Transport) // the primary has the same certificate
 	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil && address == primary.Listener.Addr().String() && dialed.CompareAndSwap(false, true) {
@@ -401,7 +215,7 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	buffer.Reset()
 	buffer.WriteString(second)
 	release()
-	for range 2 { // what was stalled, and that the stream is reset, or the connection closed
+	for range 2 { // the stalled write, and then either the reset of the stream or the end of the connection
 		select {
 		case <-stalled.wrote:
 		case <-stalled.closed:
@@ -412,12 +226,12 @@ func TestABufferIsTheCallersAgainOnceItIsAnswered(t *testing.T) {
 	assert.Equal(t, len(second), buffer.Len())
 }
 
-// stallingConn writes nothing after its first 20,000 bytes until open is closed.
+// stallingConn stops after about 20,000 bytes until open is closed.
 type stallingConn struct {
 	net.Conn
 	sent         int
 	open, closed chan struct{}
-	wrote        chan struct{} // sent to after every write since then
+	wrote        chan struct{} // gets a value for every write that was stalled
 	once         sync.Once
 }
 
@@ -438,8 +252,9 @@ func (c *stallingConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Without a GetBody, net/http does not send a write again either, whatever its headers.
-func TestNoReplayIsForNetHTTPAsWell(t *testing.T) {
+// NoReplay holds for net/http as well: without a GetBody, it does not repeat a write, whatever
+// its headers.
+func TestNoReplayHoldsForNetHTTP(t *testing.T) {
 	t.Parallel()
 	var posts atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -457,7 +272,7 @@ func TestNoReplayIsForNetHTTPAsWell(t *testing.T) {
 	defer transport.Close()
 	get, err := http.NewRequest(http.MethodGet, server.URL, nil)
 	require.NoError(t, err)
-	resp, err := transport.RoundTrip(get) // net/http sends again on a connection that was used before
+	resp, err := transport.RoundTrip(get) // net/http repeats requests only over connections that were used before
 	require.NoError(t, err)
 	resp.Body.Close()
 	post, err := http.NewRequestWithContext(failover.NoReplay(t.Context()), http.MethodPost, server.URL, strings.NewReader("{}"))
@@ -485,7 +300,7 @@ func TestABodyLongerOrShorterThanItsLengthIsRefusedByBase(t *testing.T) {
 	}
 }
 
-// Whatever MaxBody, the server gets all of every body.
+// Whatever MaxBody is, the server gets every body whole.
 func TestMaxBodyOfAnySize(t *testing.T) {
 	t.Parallel()
 	var got string
@@ -517,7 +332,7 @@ func TestMaxBodyOfAnySize(t *testing.T) {
 	}
 }
 
-// While an answer is read, perhaps for long, the body of its request is not kept.
+// While an answer is being read, which can take long, the request's body is not kept.
 func TestALongAnswerDoesNotKeepTheRequestsBody(t *testing.T) { // not parallel: it measures the memory of the process
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {
 		io.Copy(io.Discard, req.Body)

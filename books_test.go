@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A write that ends after the report was made belongs to it if it was made before.
+// A write that was sent before a report and ends after it still belongs to the report.
 func TestLateWrites(t *testing.T) {
 	t.Parallel()
 	b := newBooks(64)
@@ -47,8 +47,8 @@ func TestLateWrites(t *testing.T) {
 	assert.Len(t, next.AtRisk, 4, "each is in the ledger once, whatever reports it is in")
 }
 
-// The cost of late writes is in proportion to their number.
-// Not parallel: it counts the bytes that all goroutines allocate.
+// The cost of late writes is proportional to their number. Not parallel: it counts the bytes
+// that all goroutines allocate.
 func TestLateWritesAreLinear(t *testing.T) {
 	cost := func(n int) uint64 {
 		b := newBooks(16)
@@ -93,7 +93,7 @@ func TestTheLastReportsAreKept(t *testing.T) {
 	assert.Equal(t, "19", reports[15].Reason)
 }
 
-// The success that ends an outage is not what its report starts from.
+// A report is anchored on the last success before the outage, not on the one that ends it.
 func TestTheAnchorIsHeldFromTheFirstFault(t *testing.T) {
 	t.Parallel()
 	started := time.Now()
@@ -119,7 +119,7 @@ func TestAnEndpointHoldsItsAnchorForAnOutage(t *testing.T) {
 	started := time.Now()
 	e.succeeded(time.Second)
 	e.fault(&Fault{Class: ClassTransient})
-	e.succeeded(2 * time.Second) // answers a request from before the outage
+	e.succeeded(2 * time.Second) // a request from before the outage is answered
 	assert.Equal(t, started.Add(time.Second), e.anchor.time(started))
 	e.success()
 	assert.Equal(t, started.Add(2*time.Second), e.anchor.time(started), "it was a blip")
@@ -133,8 +133,8 @@ func TestAnEndpointHoldsItsAnchorForAnOutage(t *testing.T) {
 	assert.Equal(t, started.Add(3*time.Second), e.anchor.time(started))
 }
 
-// A request that is answered ends an outage, whatever the probes say. Its own success is
-// not the anchor, however soon the breaker closes.
+// A request that is answered ends an outage, whatever the probes say. Its own success is not
+// the anchor, however soon the breaker closes.
 func TestTheAnswerThatEndsAnOutageIsNotItsAnchor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestTheAnswerThatEndsAnOutageIsNotItsAnchor(t *testing.T) {
 	})
 }
 
-// A page that something in front of the service has made up says nothing about it.
+// A page that a front end makes up is no sign of the service, and no anchor.
 func TestAPageOfAFrontEndIsNoAnchor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestAPageOfAFrontEndIsNoAnchor(t *testing.T) {
 	})
 }
 
-// A guard that is over takes no other with it, and a draft says what it is for.
+// The guard of a report ends without taking others with it, and a draft says what it is for.
 func TestGuardsEndOneByOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -229,8 +229,9 @@ func TestGuardsEndOneByOne(t *testing.T) {
 	})
 }
 
-// A report that is forgotten has its growth told all the same, and one at a time tells.
-func TestAReportThatIsForgottenIsToldOf(t *testing.T) {
+// The growth of a report is announced even if the report is no longer kept. One goroutine at a
+// time announces it.
+func TestTheGrowthOfAForgottenReportIsAnnounced(t *testing.T) {
 	t.Parallel()
 	b := newBooks(16)
 	late := func(began uint64, label string) bool {

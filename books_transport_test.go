@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newTestTransport returns a Transport over base that is closed with the test.
+// newTestTransport returns a Transport over base, and closes it at the end of the test.
 func newTestTransport(t *testing.T, base http.RoundTripper, cfg Config) *Transport {
 	t.Helper()
 	cfg.Base = base
@@ -35,7 +35,7 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// post sends a labelled POST and returns its status, 0 for an error.
+// post sends a labelled POST and returns its status, or 0 for an error.
 func post(t *testing.T, transport *Transport, path, label, contentType, body string) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(WithLabel(t.Context(), label), "POST", "https://contoso.api.crm.dynamics.com"+path, strings.NewReader(body))
@@ -50,7 +50,7 @@ func post(t *testing.T, transport *Transport, path, label, contentType, body str
 	return resp.StatusCode
 }
 
-// What a batch had done before it failed is at risk as much as anything else.
+// What a batch did before it failed is at risk like any other write.
 func TestWhatFailsHalfWayIsInTheBooks(t *testing.T) {
 	t.Parallel()
 	const badRequest = `{"error":{"code":"0x80040217","message":"no such record"}}`
@@ -118,7 +118,7 @@ func TestWritesSince(t *testing.T) {
 		born := time.Now()
 		post(t, transport, "/api/data/v9.2/accounts", "1", "", "")
 		time.Sleep(time.Minute)
-		lastSync := time.Now().Round(0) // as a person reads it off a page
+		lastSync := time.Now().Round(0) // with the precision that a page shows
 		post(t, transport, "/api/data/v9.2/accounts", "2", "", "")
 		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
 		time.Sleep(time.Minute)
@@ -140,14 +140,14 @@ func TestWritesSince(t *testing.T) {
 	})
 }
 
-func TestOnWriteIsToldInOrder(t *testing.T) {
+func TestOnWriteIsCalledInOrder(t *testing.T) {
 	t.Parallel()
-	for _, ledgerSize := range []int{0, -1} { // with a ledger and without
+	for _, ledgerSize := range []int{0, -1} { // with and without a ledger
 		synctest.Test(t, func(t *testing.T) {
 			var told []string
 			var transport *Transport
 			transport = newTestTransport(t, acknowledging, Config{LedgerSize: ledgerSize, OnWrite: func(w Write) {
-				transport.Status() // it may call the Transport
+				transport.Status() // calling the Transport is allowed
 				told = append(told, w.Label)
 				if w.Label == "1" {
 					panic("OnWrite has a bug")
@@ -172,7 +172,7 @@ func TestOnWriteThatIsSlow(t *testing.T) {
 			OnWrite: func(Write) { <-block; told++ },
 		})
 		post(t, transport, "/api/data/v9.2/accounts", "", "", "")
-		synctest.Wait() // the first is being told
+		synctest.Wait() // OnWrite has the first
 		for range 4096 + 7 {
 			post(t, transport, "/api/data/v9.2/accounts", "", "", "")
 		}
@@ -229,7 +229,7 @@ func TestEachWriteAtRiskIsALineOfTheLog(t *testing.T) {
 	})
 }
 
-// syncBuffer may be written to and read at the same time.
+// syncBuffer may be written and read concurrently.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -247,9 +247,9 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-// A write that waits as the traffic moves goes on waiting, and is listed until its
+// A write that is in progress during a switch stays in progress, and is listed until its
 // answer says more.
-func TestWritesThatAreUnderWayAreListed(t *testing.T) {
+func TestWritesInProgressAreListed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -294,15 +294,15 @@ func TestWritesThatAreUnderWayAreListed(t *testing.T) {
 	})
 }
 
-// A Base that panics leaves no write under way.
-func TestABaseThatPanicsLeavesNothingUnderWay(t *testing.T) {
+// After a panic of Base, no write counts as in progress.
+func TestABaseThatPanicsLeavesNothingInProgress(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) { panic("bug") }), Config{})
 	assert.Panics(t, func() { post(t, transport, "/api/data/v9.2/accounts", "", "", "") })
 	assert.Nil(t, transport.books.sent)
 }
 
-// Four thousand callers wait as the traffic moves: one event a second tells of them.
+// Four thousand writes are in progress during a switch: one event a second reports them.
 func TestManyLateWritesAreFewEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -342,8 +342,9 @@ func TestManyLateWritesAreFewEvents(t *testing.T) {
 	})
 }
 
-// A write that ends after Close grows the report, and starts no goroutine to tell of it.
-func TestNobodyTellsAfterClose(t *testing.T) {
+// A write that ends after Close is added to the report, but starts no goroutine to announce
+// it.
+func TestNothingIsAnnouncedAfterClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := newTestTransport(t, acknowledging, Config{MinDwell: time.Hour, ProbeInterval: -1, OnWrite: func(Write) { t.Error("reported") }})

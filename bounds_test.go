@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The bounds that the documentation names, in numbers of their own: what is within
-// one is there, and what is beyond it is not.
+// The limits that the documentation states, tested with literal numbers: what is just within a
+// limit is there, and what is just beyond it is not.
 
 func TestTextsOfAFaultAreAsLongAsPromised(t *testing.T) {
 	t.Parallel()
@@ -87,7 +87,7 @@ func TestWSDLsAreReadAsFarAsPromised(t *testing.T) {
 	read := func(docs map[string]string) (Policy, error) {
 		return DiscoverPolicy(t.Context(), &http.Client{Transport: &policySite{docs: docs}}, contoso(t))
 	}
-	filled := func(n int) string { // a WSDL of n bytes with a policy at its end
+	filled := func(n int) string { // a WSDL of n bytes whose policy comes last
 		const text = 32 << 10
 		rest := n - len(wsdl(policyOf("true", "true")))
 		var b strings.Builder
@@ -104,7 +104,7 @@ func TestWSDLsAreReadAsFarAsPromised(t *testing.T) {
 	assert.Error(t, err, "the policy ends beyond 4 MiB")
 	assert.Equal(t, Policy{}, policy)
 
-	// The root and four documents that it imports, not a fifth.
+	// The root and its first four imports are read; the fifth import is not.
 	for last, known := range map[int]bool{3: true, 4: false} {
 		docs := map[string]string{}
 		var imports strings.Builder
@@ -122,7 +122,7 @@ func TestWSDLsAreReadAsFarAsPromised(t *testing.T) {
 		assert.Equal(t, known, err == nil, "import %d", last)
 	}
 
-	// 128 elements within each other: the definitions are one.
+	// Elements nest 128 deep at most; the definitions are one of them.
 	for depth, ok := range map[int]bool{127: true, 128: false} {
 		_, _, err := parseWSDL(strings.NewReader(wsdl(strings.Repeat("<a>", depth) + strings.Repeat("</a>", depth))))
 		assert.Equal(t, ok, err == nil, "%d elements", depth)
@@ -134,7 +134,7 @@ func TestWSDLsAreReadAsFarAsPromised(t *testing.T) {
 	}
 }
 
-// A program's own Classify decides about answers in both directions.
+// A program's own Classify has the last word on answers, in both directions.
 func TestAProgramsOwnClassifyDecides(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

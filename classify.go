@@ -9,6 +9,7 @@ import (
 
 	"github.com/d365failover/failover/internal/answer"
 	"github.com/d365failover/failover/internal/ascii"
+	"github.com/d365failover/failover/internal/message"
 	"github.com/d365failover/failover/internal/redact"
 )
 
@@ -28,7 +29,9 @@ var errNoResult = errors.New("failover: round tripper returned neither response 
 // A response is classified by the code in its body, then by the kind of fault or page in the
 // body, then by its status. An answer to a request for several operations ($batch,
 // ExecuteMultiple, CreateMultiple and the like) is never [Refused], except by
-// service-protection limits, because some of the operations may have been carried out.
+// service-protection limits, because some of the operations may have been carried out. What
+// a SOAP message asks for is looked up in its first 64 KiB, if the request has a GetBody; a
+// [Transport] looks into what it holds.
 //
 // Classify reads at most 64 KiB of the body, and only if the response is neither 1xx nor
 // 2xx, or is an HTML page in place of an API's answer. It replaces resp.Body by one that
@@ -70,7 +73,7 @@ func misplacedPage(resp *http.Response) bool {
 		return false
 	}
 	return resp.Body != nil && resp.Body != http.NoBody &&
-		resp.Request.Method != http.MethodHead && apiPath(resp.Request.URL.Path) &&
+		resp.Request.Method != http.MethodHead && apiPath(message.Target(resp.Request.URL).Path) &&
 		resp.Header["Odata-Version"] == nil && resp.Header["Dataserviceversion"] == nil
 }
 
@@ -144,7 +147,7 @@ func faultOfResponse(resp *http.Response) *Fault {
 // people who open its address in a browser.
 func helpPage(req *http.Request, a *answer.Answer) bool {
 	title, _, _ := strings.Cut(a.Page, "\n")
-	path := ascii.Lower(req.URL.Path)
+	path := ascii.Lower(message.Target(req.URL).Path)
 	return req.Method == http.MethodGet && (strings.HasSuffix(path, ".svc") || strings.HasSuffix(path, ".asmx")) &&
 		strings.HasSuffix(title, " service")
 }
@@ -174,7 +177,7 @@ func (f *Fault) judge(a *answer.Answer) {
 	case f.bySubcode(a):
 	case f.byDetail(a):
 	case f.byException(a):
-	case a.Token != "":
+	case a.Token != "" && (a.Described || f.Status < 500): // others have such a word for their own troubles
 		f.Code, f.Class, f.Delivery = a.Token, ClassAuth, Answered
 	case f.byPage(a):
 	default:
@@ -186,6 +189,7 @@ func (f *Fault) judge(a *answer.Answer) {
 // organization ran the request, whatever the status; a word does not.
 func (f *Fault) byCode(a *answer.Answer) bool {
 	n, ok := codeNumber(a.Code)
+	passedOn := !ok
 	if !ok {
 		n, ok = codeNumber(a.PassedOn)
 	}
@@ -193,7 +197,9 @@ func (f *Fault) byCode(a *answer.Answer) bool {
 		f.Code = answer.Word(a.Code)
 		if status, ok := codeStatus(a.Code); ok {
 			f.byStatus(status)
-			f.Delivery = Answered
+			if f.Delivery = Answered; f.Status > http.StatusInternalServerError { // of a gateway, perhaps about itself
+				f.Delivery = Unknown
+			}
 			return true
 		}
 		return false
@@ -208,7 +214,14 @@ func (f *Fault) byCode(a *answer.Answer) bool {
 	case n == codeGenericSQL:
 		f.Class, f.Delivery = sqlFault(a.Message)
 	case listed:
-		f.Class, f.Delivery, f.Definitive = known.class, known.delivery, definitive(n)
+		f.Class, f.Delivery, f.Definitive = known.class, known.delivery, definitive(n) && !a.Running
+		switch {
+		case f.Delivery != Refused:
+		case a.Running: // the operation, or another organization that a plug-in has called
+			f.Delivery = Answered
+		case passedOn && f.Status != http.StatusTooManyRequests: // for one of the requests that the gateway has made of it
+			f.Delivery = Unknown
+		}
 	default:
 		f.Class, f.Delivery = ClassApplication, Answered
 		switch f.Status {
@@ -255,6 +268,9 @@ func (f *Fault) bySubcode(a *answer.Answer) bool {
 // and Operations or a service of the customer's. The detail that WCF itself has
 // for exceptions nobody expected says nothing.
 func (f *Fault) byDetail(a *answer.Answer) bool {
+	if f.Status > http.StatusInternalServerError {
+		return false // which no service sends with a fault, but a bus that has got none
+	}
 	switch a.Detail.Space {
 	case "", "http://www.w3.org/2005/08/addressing", "http://schemas.xmlsoap.org/ws/2004/08/addressing",
 		"http://schemas.datacontract.org/2004/07/System.ServiceModel":

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An answerRow is a response and the fault it has to be.
+// An answerRow is a response and the fault that it must be classified as.
 type answerRow struct {
 	name   string // unique
 	why    string // the rule or experience behind the row
@@ -183,7 +183,7 @@ var answerRows = []answerRow{
 	{name: "sign-in redirect", why: "no API client can sign in", status: 302, header: map[string]string{"Location": "https://login.microsoftonline.com/common/oauth2/authorize?x=1"}, class: ClassAuth, delivery: Answered},
 	{name: "AD FS redirect", why: "on premises the sign-in host is the customer's", status: 302, header: map[string]string{"Location": "https://sts.contoso.com/adfs/ls/?wa=wsignin1.0"}, class: ClassAuth, delivery: Answered},
 
-	// Kinds seen in the field.
+	// Answers seen in the field.
 	{name: "lock while customizations are published", why: "transient like the other locks", method: http.MethodPost, status: 503, header: typed(jsonType), body: odata("0x80048D3D", "x"), class: ClassTransient, delivery: Answered, code: "0x80048D3D", message: "x"},
 	{name: "catch-all around a database failover", why: "ExceptionRetriable always says false", method: http.MethodPost, path: orgService, status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", orgFault("detail", "-2147220970", "SqlException: Database is not currently available (40613)", "<ExceptionRetriable>false</ExceptionRetriable>")), class: ClassTransient, delivery: Unknown, code: "0x80040216", message: "SqlException: Database is not currently available (40613)"},
 	{name: "catch-all that is retriable", why: "nor does the opposite say anything", method: http.MethodPost, path: orgService, status: 400, header: typed("text/xml"), body: soap11Fault(senderCode, "x", orgFault("detail", "-2147220970", "x", "<ExceptionRetriable>true</ExceptionRetriable>")), class: ClassApplication, delivery: Answered, code: "0x80040216", message: "x"},
@@ -195,13 +195,13 @@ var answerRows = []answerRow{
 	{name: "empty detail", why: "says nothing", method: http.MethodPost, path: orgService, status: 500, header: typed("text/xml"), body: soap11Fault(`<faultcode>e:Server</faultcode>`, "x", `<detail/>`), class: ClassTransient, delivery: Unknown, message: "x"},
 	{name: "typed detail with a subcode of WCF", why: "the dispatcher knows better", method: http.MethodPost, path: orgService, status: 500, header: typed("application/soap+xml"), body: soap12Fault(subcode(dispatcher, "InternalServiceFault"), `<env:Detail><X xmlns="urn:contoso"/></env:Detail>`), class: ClassTransient, delivery: Unknown, code: "InternalServiceFault", message: "Contoso said no."},
 	{name: "finance action that failed", why: "a wrapped exception does not say what it was", method: http.MethodPost, path: "/data/ContosoJobs/Microsoft.Dynamics.DataEntities.Run", status: 500, header: typed(jsonType), body: `{"error":{"code":"","message":"An error has occurred.","innererror":{"message":"Exception occurred while executing action Run on Entity ContosoJob","type":"System.InvalidOperationException"}}}`, class: ClassTransient, delivery: Unknown, message: "An error has occurred."},
-	{name: "organization's code behind a gateway", why: "the Flow API quotes it", path: "/providers/Contoso.Flow/flows", status: 404, header: typed("application/json"), body: `{"error":{"message":"no","extendedData":{"code":"0x8004A104"}}}`, class: ClassUnavailable, delivery: Refused, definitive: true, code: "0x8004A104", message: "no"},
+	{name: "organization's code behind a gateway", why: "the Flow API quotes it, of one of its own requests", path: "/providers/Contoso.Flow/flows", status: 404, header: typed("application/json"), body: `{"error":{"message":"no","extendedData":{"code":"0x8004A104"}}}`, class: ClassUnavailable, delivery: Unknown, definitive: true, code: "0x8004A104", message: "no"},
 	{name: "another code behind a gateway", why: "any code of an organization can stand there", path: "/providers/Contoso.Flow/flows", status: 500, header: typed("application/json"), body: `{"error":{"extendedData":{"code":"-2147220969"},"code":"Failed"}}`, class: ClassApplication, delivery: Answered, code: "0x80040217"},
 	{name: "word behind a gateway", why: "only the number of an organization counts there", path: "/providers/Contoso.Flow/flows", status: 502, header: typed("application/json"), body: `{"error":{"code":"BadGateway","extendedData":{"code":"Oops"}}}`, class: ClassUnavailable, delivery: Unknown, code: "BadGateway"},
 	{name: "own code before one that is passed on", why: "the organization that answers decides", status: 400, header: typed(jsonType), body: `{"error":{"code":"0x80040203","extendedData":{"code":"0x8004A104"}}}`, class: ClassApplication, delivery: Answered, code: "0x80040203"},
 	{name: "503 of Varnish", why: "it puts a wait on every 503 of its own", status: 503, header: typed(htmlType, "Retry-After", "5", "Via", "1.1 contoso (Varnish/7.1)"), body: "<html><head><title>503 Backend fetch failed</title></head><body><h1>Error 503 Backend fetch failed</h1></body></html>", class: ClassUnavailable, delivery: Unknown, message: "503 Backend fetch failed", retryAfter: 5 * time.Second},
 
-	// APIs that never answer in HTML, and pages that are meant.
+	// APIs that never answer in HTML, and pages that are what was requested.
 	{name: "page at the message queue", why: "Finance and Operations' recurring integrations are an API", path: "/api/connector/jobstatus/7", status: 200, header: typed(htmlType), body: "<title>Service Unavailable</title>", class: ClassUnavailable, delivery: Unknown, message: "Service Unavailable"},
 	{name: "page at the search", why: "Dataverse search is an API", method: http.MethodPost, path: "/api/search/v1.0/query", status: 200, header: typed(htmlType), body: "<title>Hello</title>", class: ClassTransient, delivery: Unknown, message: "Hello"},
 	{name: "page at the upload", why: "uploads are an API", method: http.MethodPost, path: "/api/fileupload", status: 200, header: typed(htmlType), body: "<title>Hello</title>", class: ClassTransient, delivery: Unknown, message: "Hello"},
@@ -213,7 +213,7 @@ var answerRows = []answerRow{
 	{name: "help page in answer to a message", why: "a POST is no browser", method: http.MethodPost, path: "/XRMServices/2011/Organization.svc", status: 200, header: typed(htmlType), body: "<title>OrganizationService Service</title>", class: ClassTransient, delivery: Unknown, message: "OrganizationService Service"},
 	{name: "help page with an error", why: "a status that is no success decides", path: "/XRMServices/2011/Organization.svc", status: 503, header: typed(htmlType), body: "<title>OrganizationService Service</title>", class: ClassUnavailable, delivery: Unknown, message: "OrganizationService Service"},
 
-	// Answers to long and large operations.
+	// Answers to long-running and large operations.
 	{name: "job under way", why: "202 with a wait is how jobs are polled", status: 202, header: map[string]string{"Retry-After": "10", "Location": "https://contoso.api.crm.dynamics.com/api/data/v9.2/jobs(1)"}, healthy: true},
 	{name: "job done", why: "200 with a wait is healthy", status: 200, header: typed(jsonType, "Retry-After", "10"), body: "{}", healthy: true},
 	{name: "accepted for later", why: "the preference was applied", method: http.MethodPost, status: 202, header: map[string]string{"Preference-Applied": "respond-async"}, healthy: true},
@@ -232,7 +232,7 @@ var answerRows = []answerRow{
 	{name: "bulk refused by service protection", why: "its limits come before the request runs", method: http.MethodPost, path: "/api/data/v9.2/contoso_logs/Microsoft.Dynamics.CRM.CreateMultiple", status: 429, header: typed(jsonType), body: odata("0x80072326", "x"), class: ClassThrottled, delivery: Refused, code: "0x80072326", message: "x"},
 	{name: "single create throttled", why: "nothing else could have been carried out", method: http.MethodPost, path: "/api/data/v9.2/contoso_multiples", status: 429, class: ClassThrottled, delivery: Refused},
 
-	// Subcodes, types and namespaces, one of each that has a rule of its own.
+	// Subcodes, types and namespaces: one of each that has a rule of its own.
 	{name: "wcf body of another type", why: "the caller's mistake", method: http.MethodPost, path: orgService, status: 500, header: typed("application/soap+xml"), body: soap12Fault(subcode(dispatcher, "DeserializationFailed"), ""), class: ClassApplication, delivery: Answered, code: "DeserializationFailed", message: "Contoso said no."},
 	{name: "soap of another version", why: "the caller's mistake", method: http.MethodPost, path: orgService, status: 500, header: typed("text/xml"), body: soap11Fault(`<faultcode>e:VersionMismatch</faultcode>`, "x", ""), class: ClassApplication, delivery: Answered, code: "VersionMismatch", message: "x"},
 	{name: "soap header not understood", why: "the caller's mistake", method: http.MethodPost, path: orgService, status: 500, header: typed("text/xml"), body: soap11Fault(`<faultcode>e:MustUnderstand</faultcode>`, "x", ""), class: ClassApplication, delivery: Answered, code: "MustUnderstand", message: "x"},

@@ -59,8 +59,8 @@ func utf16Bytes(s, mark string, bigEndian bool) []byte {
 	return b
 }
 
-// TestClassifyEncodings sends every row in every encoding: the verdict must be the
-// same, and the caller must get the bytes as they were sent.
+// Every row is sent in every encoding: the verdict must be the same, and the caller must get
+// the bytes as they were sent.
 func TestClassifyEncodings(t *testing.T) {
 	t.Parallel()
 	encodings := []struct {
@@ -91,7 +91,7 @@ func TestClassifyEncodings(t *testing.T) {
 			t.Parallel()
 			for _, row := range answerRows {
 				if row.body == "" || strings.ContainsRune(row.body, 0) || enc.name == "leading blanks" && strings.HasPrefix(row.body, "<?xml") {
-					continue // nothing to encode; binary; an XML declaration must come first
+					continue // has nothing to encode, or is binary; an XML declaration must come first
 				}
 				raw := enc.encode(t, row.body)
 				resp := row.response(io.NopCloser(iotest.HalfReader(bytes.NewReader(raw))))
@@ -130,9 +130,8 @@ func TestClassifyLatin1(t *testing.T) {
 	assert.Equal(t, "Zugriff f\ufffdr alle", f.Message)
 }
 
-// TestClassifyCut cuts every row at every byte, as a connection does that breaks.
-// The code is known or not, but never half a code, and the caller meets the same
-// bytes and the same error.
+// Every row is cut at every byte, as by a connection that breaks. The code is either known or
+// not, but never half a code, and the caller gets the same bytes and the same error.
 func TestClassifyCut(t *testing.T) {
 	t.Parallel()
 	errCut := errors.New("connection cut")
@@ -160,7 +159,7 @@ func TestClassifyCut(t *testing.T) {
 	}
 }
 
-// A countingBody is an endless or long body that counts what is read of it.
+// A countingBody is an endless or long body that counts how much of it is read.
 type countingBody struct {
 	io.Reader
 	read   int
@@ -222,7 +221,7 @@ func TestClassifyFindsCodeBeforeCut(t *testing.T) {
 	assert.Equal(t, "0x8004B065", f.Code)
 }
 
-// TestClassifyBombs is not parallel: it measures what the process allocates.
+// Not parallel: it measures what the process allocates.
 func TestClassifyBombs(t *testing.T) {
 	zeros := make([]byte, 4<<20)
 	var entities strings.Builder
@@ -284,7 +283,7 @@ func TestClassifyLeavesBodiesAlone(t *testing.T) {
 	}
 }
 
-// An upgraded body fails the test that reads it.
+// An upgraded body fails the test if it is read.
 type upgraded struct{ io.ReadWriteCloser }
 
 func TestPeekGivesUpOnEmptyReads(t *testing.T) {
@@ -293,7 +292,7 @@ func TestPeekGivesUpOnEmptyReads(t *testing.T) {
 	assert.Equal(t, ClassTransient, Classify(resp, nil).Class)
 }
 
-// An idleReader never has anything to say.
+// An idleReader blocks for ever.
 type idleReader struct{}
 
 func (idleReader) Read([]byte) (int, error) { return 0, nil }

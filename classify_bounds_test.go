@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fill returns begin, then as much of part as fits into n bytes.
+// fill returns begin, followed by as many copies of part as fit into n bytes.
 func fill(n int, begin, part string) []byte {
 	b := make([]byte, 0, n)
 	b = append(b, begin...)
@@ -27,12 +27,12 @@ func fill(n int, begin, part string) []byte {
 	return b
 }
 
-// within returns n bytes of what is within a SOAP fault.
+// within returns n bytes that are inside a SOAP fault.
 func within(n int, begin, part string) []byte {
 	return fill(n, `<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body><e:Fault>`+begin, part)
 }
 
-// A worstCase makes n bytes of a body that is as expensive as can be.
+// A worstCase makes n bytes of a body that is as expensive as possible.
 type worstCase struct {
 	name, why, contentType, encoding string
 	body                             func(n int) []byte
@@ -136,18 +136,18 @@ func gzipBytes(b []byte) []byte {
 	return buf.Bytes()
 }
 
-// gzipOf returns a gzip member without an end around deflated bytes.
+// gzipOf returns a gzip member, without a trailer, around deflated bytes.
 func gzipOf(deflated []byte) []byte {
 	head := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
 	return append(head, deflated...)
 }
 
-// hostileBlock is a block of deflate with codes of 15 bits, for which a reader makes
-// tables of 32 KiB, and 40 bytes of text.
+// hostileBlock is a block of deflate with 15-bit codes, for which a reader builds tables of 32
+// KiB, and 40 bytes of text.
 const hostileBlock = "\x34\xe0\x03\x00\x00\x84\xc2\x70\x3d\xef\x64\xdb\xb6\x6d\xdb\xb6\x6d\xdb\xb6\x6d\xdb" +
 	"\xb6\x6d\xdb\xb6\x6d\xd7\x7d\xde\xef\xff\x07\x00\x00\x00\x00\xf0\x1f\x00\x00\x00\xff\xff"
 
-// allocated returns what f allocates: bytes and objects.
+// allocated returns what f allocates, in bytes and objects.
 func allocated(f func()) (size, objects uint64) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -156,10 +156,9 @@ func allocated(f func()) (size, objects uint64) {
 	return after.TotalAlloc - before.TotalAlloc, after.Mallocs - before.Mallocs
 }
 
-// Four times the input takes about four times the memory, and no input takes more
-// than 16 MiB. What is allocated is what time goes into as well: none
-// of the loops runs without reading a token. Not parallel: it measures the memory
-// of the whole program.
+// Four times the input takes about four times the memory, and no input takes more than 16 MiB.
+// Time grows with the allocations, because none of the loops runs without reading a token. Not
+// parallel: it measures the memory of the process.
 func TestClassifyIsLinearInAnyInput(t *testing.T) {
 	const large, small = maxPeek, maxPeek / 4
 	for _, tt := range worstCases {
@@ -169,7 +168,7 @@ func TestClassifyIsLinearInAnyInput(t *testing.T) {
 				body := tt.body(n)
 				row := answerRow{status: 500, header: typed(tt.contentType, "Content-Encoding", tt.encoding)}
 				size, objects = 1<<62, 1<<62
-				for range 3 { // the least: others may allocate meanwhile
+				for range 3 { // the minimum, because other goroutines may allocate meanwhile
 					resp := row.response(io.NopCloser(bytes.NewReader(body)))
 					s, o := allocated(func() { Classify(resp, nil) })
 					size, objects = min(size, s), min(objects, o)
@@ -185,7 +184,8 @@ func TestClassifyIsLinearInAnyInput(t *testing.T) {
 	}
 }
 
-// Long documents of both kinds, and one pass of their decoder over them.
+// longDocuments returns long documents of both kinds, and functions that read them once with
+// the standard decoder.
 func longDocuments() map[string]struct {
 	contentType string
 	body        []byte
@@ -214,8 +214,8 @@ func longDocuments() map[string]struct {
 	}
 }
 
-// A long answer costs what one pass of the decoder costs, and its bytes once more.
-// Not parallel, like all that measure memory.
+// Classifying a long answer costs one pass of the standard decoder and a copy of the bytes.
+// Not parallel: it measures memory.
 func TestClassifyTakesOnePassOfTheDecoder(t *testing.T) {
 	for name, doc := range longDocuments() {
 		size, objects := allocated(doc.pass)
@@ -227,7 +227,7 @@ func TestClassifyTakesOnePassOfTheDecoder(t *testing.T) {
 	}
 }
 
-// Programs that look whether a record exists meet many of these.
+// Programs that check whether a record exists get many of these.
 func TestAnOrdinary404IsCheap(t *testing.T) {
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		t.Skip("the race detector allocates as well")
@@ -235,11 +235,11 @@ func TestAnOrdinary404IsCheap(t *testing.T) {
 	body := odata("0x80040217", "account With Id = 11111111-2222-3333-4444-555555555555 Does Not Exist")
 	row := answerRow{status: 404, header: typed(jsonType, "OData-Version", "4.0", "x-ms-service-request-id", "11111111-2222-3333-4444-555555555555")}
 	resp := row.response(nil)
-	for _, length := range []int64{int64(len(body)), -1} { // as HTTP/2 and chunks have none
+	for _, length := range []int64{int64(len(body)), -1} { // answers over HTTP/2, or in chunks, have no length
 		resp.ContentLength = length
 		const runs = 100
 		size, objects := uint64(1<<62), uint64(1<<62)
-		for range 5 { // the least: others may allocate meanwhile
+		for range 5 { // the minimum, because other goroutines may allocate meanwhile
 			var bodies [runs]io.ReadCloser
 			for i := range bodies {
 				bodies[i] = io.NopCloser(strings.NewReader(body))

@@ -27,7 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A timeoutError is a net.Error of a package that nobody knows.
+// A timeoutError is a net.Error of an unknown package.
 type timeoutError struct{ timeout bool }
 
 func (timeoutError) Error() string   { return "waited" }
@@ -151,9 +151,8 @@ func roundTrip(t *testing.T, rt http.RoundTripper, target string) *Fault {
 	return Classify(resp, err)
 }
 
-// refusingAddr returns an address that refuses connections until the test ends. It
-// is the near end of an open connection: the port of a listener that was closed
-// could go to the next one.
+// refusingAddr returns an address that refuses connections until the test ends. It is the
+// local end of an open connection: the port of a closed listener could go to the next one.
 func refusingAddr(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -216,7 +215,8 @@ func TestClassifyRealErrors(t *testing.T) {
 	}
 }
 
-// A forward proxy refuses CONNECT in every way. The default Base says so by type.
+// A forward proxy refuses CONNECT in every way. The default Base turns each into a typed
+// error.
 func TestClassifyProxies(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -253,7 +253,7 @@ func TestClassifyProxies(t *testing.T) {
 	}
 }
 
-// A wrong password of the proxy is wrong for both endpoints, and no outage of either.
+// The wrong proxy password concerns both endpoints, and is no outage of either.
 func TestAProxyThatRefusesIsNoOutage(t *testing.T) {
 	t.Parallel()
 	var refusals atomic.Int64
@@ -302,9 +302,9 @@ func TestTypedConnectErrorsLeaveAProgramsOwnHookItsSay(t *testing.T) {
 	}
 }
 
-// A server resets every stream of HTTP/2, in frames made by hand, until net/http
-// gives up retrying. It does so after about a minute, hence the bubble. No code
-// proves anything: HAProxy sends REFUSED_STREAM for requests that its backend took.
+// A server resets every HTTP/2 stream, in handmade frames, until net/http gives up retrying.
+// That takes about a minute, hence the bubble. No code proves anything: HAProxy sends
+// REFUSED_STREAM for requests that its backend has accepted.
 func TestResetStreamsProveNothing(t *testing.T) {
 	t.Parallel()
 	for name, code := range map[string]byte{"PROTOCOL_ERROR": 1, "INTERNAL_ERROR": 2, "REFUSED_STREAM": 7, "CANCEL": 8, "ENHANCE_YOUR_CALM": 11} {
@@ -339,8 +339,8 @@ func resetStreams(t *testing.T, code byte) {
 	assert.Equal(t, Unknown, f.Delivery, err)
 }
 
-// serveResets serves HTTP/2 on conn and answers every HEADERS frame with
-// RST_STREAM and the code.
+// serveResets serves HTTP/2 on conn, and answers every HEADERS frame with RST_STREAM and the
+// code.
 func serveResets(conn net.Conn, code byte) {
 	defer conn.Close()
 	const (

@@ -68,8 +68,7 @@ func TestRequestID(t *testing.T) {
 	assert.Equal(t, "only", Classify(&http.Response{StatusCode: 500, Header: http.Header{"Req_id": {"only"}}}, nil).RequestID)
 }
 
-// TestClassifyHealthyAllocatesNothing is not parallel: testing.AllocsPerRun counts
-// for the whole process.
+// Not parallel: testing.AllocsPerRun counts for the whole process.
 func TestClassifyHealthyAllocatesNothing(t *testing.T) {
 	for _, resp := range healthyAnswers() {
 		assert.Zero(t, testing.AllocsPerRun(100, func() {
@@ -102,7 +101,7 @@ func TestDocumentsAreReadToABoundedDepth(t *testing.T) {
 	}
 }
 
-// The word of a gateway comes before the code that it passes on.
+// A gateway may put its own message before the error that it passes on.
 func TestAGatewaysWordDoesNotHideTheCodeItPassesOn(t *testing.T) {
 	t.Parallel()
 	row := answerRow{status: 404, header: typed(jsonType)}
@@ -113,7 +112,7 @@ func TestAGatewaysWordDoesNotHideTheCodeItPassesOn(t *testing.T) {
 	assert.True(t, f.Definitive)
 }
 
-// Of a SOAP message only the body says whether several operations are asked for.
+// Only the body of a SOAP message shows that it asks for several operations.
 func TestAFenceAfterSeveralOperationsIsNoProof(t *testing.T) {
 	t.Parallel()
 	const services = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
@@ -151,7 +150,7 @@ func TestAFenceAfterSeveralOperationsIsNoProof(t *testing.T) {
 	}
 }
 
-// An answer that the service did not give is no sign of its life.
+// Only an answer of the service itself is a sign of its life.
 func TestAnswersOfTheServiceAreKnown(t *testing.T) {
 	t.Parallel()
 	page := "<html><title>404 Not Found</title></html>"

@@ -13,7 +13,7 @@ import (
 	"github.com/d365failover/failover/internal/answer"
 )
 
-// Where somebody is sent to sign in, whatever the case of the name.
+// Sign-in hosts are recognized in any case.
 func TestWhereCallersAreSentToSignIn(t *testing.T) {
 	t.Parallel()
 	for location, want := range map[string]bool{
@@ -31,7 +31,7 @@ func TestWhereCallersAreSentToSignIn(t *testing.T) {
 	assert.False(t, toSignIn(&http.Response{Header: http.Header{}}))
 }
 
-// A page in place of an answer is one only where it is known what was asked.
+// An HTML page counts as misplaced only where an API was called.
 func TestAPageIsMisplacedWhereAnAPIWasAsked(t *testing.T) {
 	t.Parallel()
 	asked := func(method, path string) *http.Request {
@@ -70,7 +70,7 @@ func TestStatusesThatAreHealthy(t *testing.T) {
 	}
 }
 
-// The statuses that say something by themselves.
+// Statuses that are conclusive by themselves.
 func TestWhatAStatusSays(t *testing.T) {
 	t.Parallel()
 	type judgement struct {
@@ -90,7 +90,7 @@ func TestWhatAStatusSays(t *testing.T) {
 	}
 }
 
-// The words of pages that mislead with their statuses.
+// Words on pages whose statuses mislead.
 func TestWhatPagesSay(t *testing.T) {
 	t.Parallel()
 	for phrase, class := range map[string]Class{
@@ -113,7 +113,7 @@ func TestWhatPagesSay(t *testing.T) {
 	assert.False(t, new(Fault).byPage(&answer.Answer{Page: "contoso"}))
 }
 
-// The types of exceptions that Finance and Operations name.
+// Exception types that Finance and Operations names.
 func TestWhatExceptionsSay(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]Fault{
@@ -135,7 +135,7 @@ func TestWhatExceptionsSay(t *testing.T) {
 	}
 }
 
-// The subcodes of SOAP faults, in the namespaces that give them a meaning.
+// Subcodes of SOAP faults, in the namespaces that give them a meaning.
 func TestWhatSubcodesSay(t *testing.T) {
 	t.Parallel()
 	const wcf, security = "http://schemas.microsoft.com/ws/2005/05/addressing/none", "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
@@ -182,7 +182,7 @@ func TestWhatSubcodesSay(t *testing.T) {
 	}
 }
 
-// The numbers of SQL errors that are about the infrastructure, and their neighbours.
+// SQL error numbers that concern the infrastructure, and their neighbours.
 func TestSQLErrorsOfTheInfrastructure(t *testing.T) {
 	t.Parallel()
 	numbers := []int{-2, -1, 0, 2, 20, 35, 53, 64, 121, 233, 258, 997, 10053, 10054, 10060, 10061, 11001, 615, 617, 669, 921, 926, 976, 978, 979, 983, 4060, 4221, 9001, 17142, 18401,
@@ -202,7 +202,7 @@ func TestSQLErrorsOfTheInfrastructure(t *testing.T) {
 	assert.Equal(t, Answered, delivery)
 }
 
-// A code can be the status of an error of the client.
+// A code may be the status of a client error.
 func TestCodesThatAreStatuses(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[string]int{"400": 400, "429": 429, " 499 ": 499, "0x1ad": 429, "0X190": 400, "399": 0, "500": 0, "0x1f4": 0, "0x": 0, "x": 0, "": 0, "65937": 0} {
@@ -214,7 +214,7 @@ func TestCodesThatAreStatuses(t *testing.T) {
 	}
 }
 
-// Retry-After in seconds and as a date, which is relative to the Date of the answer.
+// Retry-After in seconds, and as a date, which is relative to the answer's Date.
 func TestRetryAfterAtItsBounds(t *testing.T) {
 	t.Parallel()
 	date := "Sat, 14 Mar 2026 05:00:00 GMT"
@@ -226,7 +226,8 @@ func TestRetryAfterAtItsBounds(t *testing.T) {
 	}
 }
 
-// Only the services themselves set some headers: what has one comes from them.
+// Some headers are set only by the services themselves: an answer that has one comes from
+// them.
 func TestWhatComesFromAService(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{"OData-Version": true, "DataServiceVersion": true, "x-ms-service-request-id": true, "REQ_ID": true, "ms-dyn-aid": true, "x-ms-request-id": false, "Server": false} {
@@ -239,7 +240,8 @@ func TestWhatComesFromAService(t *testing.T) {
 	assert.True(t, fromService(replyWith(200, ""), nil))
 }
 
-// What an endpoint has rejected is not offered to its probes; what only met a fault is.
+// Credentials that an endpoint has rejected are not offered to its probes; those of a request
+// that met a fault are.
 func TestWhatIsLentToProbes(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {

@@ -179,9 +179,9 @@ func fromPlugin(n uint32) bool {
 	return n >= codePluginFirst && n <= codePluginLast || n == codePluginException || n == codePluginAborted
 }
 
-// codeNumber returns the number of an organization service code: an HRESULT with
-// the failure bit set, in hexadecimal after 0x or in decimal, signed or not, with
-// any number of leading zeros.
+// codeNumber returns the number of an organization service code: an HRESULT of a
+// failure (0x80......), in hexadecimal after 0x or in decimal, signed or not, with any
+// number of leading zeros. Gateways have small negative numbers for their troubles.
 func codeNumber(s string) (uint32, bool) {
 	s = strings.TrimSpace(s)
 	if ascii.HasPrefixFold(s, "0x") {
@@ -189,13 +189,13 @@ func codeNumber(s string) (uint32, bool) {
 		if err != nil || n>>32 != 0 && n>>32 != 0xFFFFFFFF { // sign-extended to 64 bits is the same code
 			return 0, false
 		}
-		return uint32(n), uint32(n)>>31 == 1
+		return uint32(n), uint32(n)>>24 == 0x80
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < -1<<31 || n >= 1<<32 {
 		return 0, false
 	}
-	return uint32(n), uint32(n)>>31 == 1
+	return uint32(n), uint32(n)>>24 == 0x80
 }
 
 // formatCode returns the form in which codes appear in a [Fault].

@@ -26,14 +26,21 @@ func TestCodeNumber(t *testing.T) {
 		{"0xFFFFFFFF8004B065", 0x8004B065, true}, // sign-extended
 		{"0x0000000000000000000000008004B065", 0x8004B065, true},
 		{"0x18004B065", 0, false}, // another number, not a longer form
-		{"8004B065", 0, false},    // a word: nobody sends hexadecimal without 0x
+		{"8004B065", 0, false},    // a word: hexadecimal numbers always come with 0x
 		{"0x", 0, false},
 		{"0x0", 0, false},
 		{"0", 0, false},
 		{"429", 0, false},
 		{"", 0, false},
 		{"-2147483649", 0, false},
-		{"-4294967297", 0, false}, // whose last 32 bits would be a code
+		{"-6442143643", 0, false}, // whose last 32 bits would be a code
+		{"-4294967297", 0, false},
+		{"-2147483648", 0x80000000, true},
+		{"-1", 0, false}, // no HRESULT
+		{"-32603", 0, false},
+		{"0x7FFFFFFF", 0, false},
+		{"0x80FFFFFF", 0x80FFFFFF, true},
+		{"0x81000000", 0, false},
 		{"6442450944", 0, false},
 		{"0x1FFFFFFFFFFFFFFFF", 0, false},
 		{"4294967296", 0, false},
@@ -50,7 +57,7 @@ func TestCodeNumber(t *testing.T) {
 	}
 }
 
-// TestCodes checks what the rules rely on for every code of the table.
+// The rules rely on these properties of every code in the table.
 func TestCodes(t *testing.T) {
 	t.Parallel()
 	names := make(map[string]uint32)
@@ -102,8 +109,8 @@ func TestSQLFault(t *testing.T) {
 	}
 }
 
-// Every code is as in testdata/codes.tsv, where its source is, and none is missing.
-// A throttling code that became Refused, for one, would let a write be sent twice.
+// Every code matches testdata/codes.tsv, which names its source, and none is missing. Among
+// other things, a throttling code that became Refused would let a write be sent twice.
 func TestCodesAreAsInTheirSources(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("testdata/codes.tsv")
@@ -126,7 +133,7 @@ func TestCodesAreAsInTheirSources(t *testing.T) {
 		assert.Regexp(t, "^(table|live): .", row[4])
 
 		if n == codeGenericSQL {
-			continue // by its message: TestSQLFault
+			continue // depends on its message: see TestSQLFault
 		}
 		resp := (&answerRow{status: 500, header: typed(jsonType)}).response(io.NopCloser(strings.NewReader(odata(row[0], "x"))))
 		f := Classify(resp, nil)
@@ -136,7 +143,7 @@ func TestCodesAreAsInTheirSources(t *testing.T) {
 	assert.Len(t, seen, len(codes), "a code without a source")
 }
 
-// Codes on both sides of the range of plug-ins, which chose their status.
+// Codes at both ends of the plug-in range, for which plug-ins choose the status.
 func TestPluginCodes(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[uint32]bool{

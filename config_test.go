@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Zero is the default of a field, and negative means off, as its comment says; anything
-// else stays as it is.
+// As the comment of each field says: zero is the default, negative means off, and any other
+// value stays as it is.
 func TestTheDefaultsOfConfig(t *testing.T) {
 	t.Parallel()
 	org := mustOrg(t, "https://contoso.crm.dynamics.com", "")

@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the library clones shares no connection with the original, keeps what that says, and
-// notices dead connections.
+// A clone of Base shares no connection with the original, keeps its settings, and notices dead
+// connections.
 func TestClonesOfBase(t *testing.T) {
 	t.Parallel()
 	none := fresh(new(http.Transport))
@@ -59,8 +59,8 @@ func TestClonesOfBase(t *testing.T) {
 	assert.Equal(t, http.HTTP2Config{PingTimeout: time.Second, MaxConcurrentStreams: 7}, *theirs.HTTP2, "the original is not changed")
 }
 
-// Close closes the idle connections of clones, and leaves those of the program alone;
-// CloseIdleConnections closes those of both.
+// Close closes the idle connections of clones and leaves the program's own alone;
+// CloseIdleConnections closes both.
 func TestWhoseConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
 	for n := range 8 {
@@ -85,7 +85,7 @@ func TestWhoseConnectionsAreClosed(t *testing.T) {
 			defer base.CloseIdleConnections()
 			cfg := Config{Alternate: NoAlternate, ProbeInterval: -1}
 			if instrumented {
-				cfg.Instrument = func(rt http.RoundTripper) http.RoundTripper { return nil } // as it is
+				cfg.Instrument = func(rt http.RoundTripper) http.RoundTripper { return nil } // nil leaves it as it is
 			}
 			client := &http.Client{Transport: base}
 			if set {
@@ -105,7 +105,7 @@ func TestWhoseConnectionsAreClosed(t *testing.T) {
 			closing := [2]bool{true, true}
 			if closes {
 				transport.Close()
-				closing = [2]bool{pool.own, false} // those to other hosts are the program's own
+				closing = [2]bool{pool.own, false} // connections to other hosts are the program's own
 			} else {
 				transport.CloseIdleConnections()
 			}
@@ -120,7 +120,7 @@ func TestWhoseConnectionsAreClosed(t *testing.T) {
 	}
 }
 
-// idleClosings notes when idle connections are closed.
+// idleClosings records calls of CloseIdleConnections.
 type idleClosings struct {
 	http.RoundTripper
 	mu sync.Mutex
@@ -133,9 +133,9 @@ func (c *idleClosings) CloseIdleConnections() {
 	c.at = append(c.at, time.Now())
 }
 
-// The connections of a pool that is out of use are let go of at once, when a call ends
-// that used one, and 100 ms after either, for net/http may be a little late.
-func TestWhenConnectionsAreLetGoOf(t *testing.T) {
+// The connections of a retired pool are closed at once, when a call that used one ends, and
+// 100 ms after either, because net/http may be late.
+func TestWhenConnectionsAreReleased(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start, c := time.Now(), new(idleClosings)
@@ -156,12 +156,11 @@ func TestWhenConnectionsAreLetGoOf(t *testing.T) {
 		}
 		const ms = time.Millisecond
 		assert.Equal(t, []time.Duration{0, 100 * ms, 1000 * ms, 1060 * ms, 1160 * ms}, after)
-		(&pool{}).closeIdle() // of a Base that cannot close any
+		(&pool{}).closeIdle() // for a Base that cannot close any
 	})
 }
 
-// A probe does not share connections: it opens one, outside the limits of Base, which is
-// the last of it.
+// A probe shares no connections: it opens its own, outside the limits of Base, and closes it.
 func TestAProbeOpensAConnectionOfItsOwn(t *testing.T) {
 	t.Parallel()
 	release, entered, addresses := make(chan struct{}), make(chan struct{}), make(chan string, 9)
@@ -190,10 +189,10 @@ func TestAProbeOpensAConnectionOfItsOwn(t *testing.T) {
 	assert.True(t, a != b && b != c && a != c)
 }
 
-// connecting is a Base that is no *http.Transport, and that has old connections.
+// connecting is a Base that is not an *http.Transport, and has old connections.
 type connecting struct {
 	idleClosings
-	old     int // as many tries get one
+	old     int // how many attempts get an old connection
 	fails   bool
 	bodies  []*opaqueBody
 	causes  []error
@@ -221,7 +220,7 @@ func (c *connecting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Body: body}, nil
 }
 
-// A probe through a wrapped Base wears out old connections, seven at the most.
+// A probe through a wrapped Base uses up old connections, seven at most.
 func TestAProbeWearsOutOldConnections(t *testing.T) {
 	t.Parallel()
 	for old, tries := range map[int]int{0: 1, 1: 2, 7: 8, 8: 8, 100: 8} {

@@ -22,7 +22,7 @@ import (
 
 const formEncoded = "application/x-www-form-urlencoded"
 
-// control sends a request to a handler, with pairs of header fields.
+// control sends a request to a handler, with header fields given in pairs.
 func control(h http.Handler, method, path, contentType, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if contentType != "" {
@@ -36,7 +36,7 @@ func control(h http.Handler, method, path, contentType, body string, header ...s
 	return w
 }
 
-// controlled is the answer for machines.
+// controlled is the JSON answer.
 type controlled struct {
 	OK     bool
 	Error  string
@@ -51,7 +51,7 @@ type controlled struct {
 	}
 }
 
-// command sends a command as a machine does.
+// command sends an action as a program would.
 func command(t testing.TB, h http.Handler, action string, fields url.Values) (int, controlled) {
 	t.Helper()
 	w := control(h, http.MethodPost, "/ops/"+action, formEncoded, fields.Encode(), "Accept", "application/json")
@@ -62,8 +62,7 @@ func command(t testing.TB, h http.Handler, action string, fields url.Values) (in
 	return w.Code, answer
 }
 
-// What can be done by hand can be done through the handler, and the same things
-// are refused.
+// The handler does what the methods do, and refuses the same things.
 func TestControlDoesWhatTheMethodsDo(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		h := s.transport.ControlHandler()
@@ -103,8 +102,8 @@ func TestControlDoesWhatTheMethodsDo(t *testing.T) {
 	})
 }
 
-// A fleet is frozen and unfrozen through the handler of any member, whose page says so
-// and why; without a fleet nothing is frozen.
+// The handler of any member freezes and unfreezes the fleet, and its page says so and why.
+// Without a fleet, it freezes nothing.
 func TestControlFreezesAFleet(t *testing.T) {
 	tellOfAFleet(t, 3, failover.Config{}, func(s *fleetStory) {
 		h, other := s.fleet[0].ControlHandler(), s.fleet[1].ControlHandler()
@@ -127,7 +126,7 @@ func TestControlFreezesAFleet(t *testing.T) {
 		status, answer = command(s, other, "unfreeze", nil)
 		assert.Equal(s, http.StatusOK, status, answer.Error)
 		assert.Empty(s, answer.Status.Fleet.Frozen)
-		time.Sleep(10 * time.Second) // after which a refused switch is asked about again
+		time.Sleep(10 * time.Second) // after which a refused switch is considered again
 		assert.Equal(s, 200, s.fleet[2].get())
 		s.allAt(failover.Alternate)
 		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), `href="./freeze"`)
@@ -203,16 +202,16 @@ func TestControlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	t.Cleanup(func() { assert.Empty(t, transport.Status().Events, "none of them did anything") })
 }
 
-// A request of the same site, and one of no browser, are carried out.
+// Requests of the same site, and requests that no browser sends, are accepted.
 func TestControlTakesRequestsOfItsOwnSite(t *testing.T) {
 	t.Parallel()
 	for name, header := range map[string][]string{
 		"browser":     {"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"},
-		"old browser": {"Origin", "http://example.com"}, // which is what httptest asks
+		"old browser": {"Origin", "http://example.com"}, // the host that httptest requests
 		"program":     nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			tell(t, failover.Config{}, func(s *story) { // in parallel
+			tell(t, failover.Config{}, func(s *story) { // calls t.Parallel
 				w := control(s.transport.ControlHandler(), http.MethodPost, "/pin", "application/json", `{"endpoint":"primary","reason":"x"}`, header...)
 				assert.Equal(s, http.StatusSeeOther, w.Code)
 				assert.Equal(s, "./", w.Header().Get("Location"))
@@ -222,8 +221,8 @@ func TestControlTakesRequestsOfItsOwnSite(t *testing.T) {
 	}
 }
 
-// A reason goes into logs, events, the fleet's record and the page: one bounded
-// line without secrets.
+// A reason appears in logs, events, the fleet's record and the page: as one line of bounded
+// length, without secrets.
 func TestReasonsAreRedactedAndBounded(t *testing.T) {
 	var log strings.Builder
 	tell(t, failover.Config{}, func(s *story) {
@@ -254,8 +253,7 @@ func TestReasonsAreRedactedAndBounded(t *testing.T) {
 	})
 }
 
-// The page leads to the forms, and a form back to the page, wherever the handler is
-// mounted.
+// The page links to the forms, and a form back to the page, wherever the handler is mounted.
 func TestControlWorksWhereverItIsMounted(t *testing.T) {
 	t.Parallel()
 	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Logger: slog.New(slog.DiscardHandler)})
@@ -308,99 +306,7 @@ func TestControlWorksWhereverItIsMounted(t *testing.T) {
 	assert.Positive(t, resp.ContentLength)
 }
 
-// lossStory is told after a failover that has lost some of its last writes: the
-// oldest is copied, the others are not.
-func lossStory(t *testing.T, writes int, plot func(*story)) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newStory(t, &failovertest.Config{Lag: 2 * time.Second}, failover.Config{})
-		defer s.close()
-		status, err := s.create("copied")
-		require.NoError(t, err)
-		require.Equal(t, 204, status)
-		time.Sleep(3 * time.Second)
-		for range writes - 1 {
-			_, err := s.create("lost")
-			require.NoError(t, err)
-		}
-		s.org.Disaster(failovertest.Refuse())
-		require.Equal(t, 200, s.get(accounts))
-		require.Len(t, s.transport.Status().Loss.AtRisk, writes)
-		plot(s)
-	})
-}
-
-func states(answer controlled) map[string]int {
-	n := make(map[string]int)
-	for _, w := range answer.Status.Losses[0].AtRisk {
-		n[w.State]++
-	}
-	return n
-}
-
-func TestControlVerifies(t *testing.T) {
-	lossStory(t, 3, func(s *story) {
-		h := s.transport.ControlHandler()
-		before := control(h, http.MethodGet, "/", "", "").Body.String()
-		assert.Contains(s, before, "3 writes are at risk and were not verified")
-		status, answer := command(s, h, "verify", nil)
-		assert.Equal(s, http.StatusOK, status, answer.Error)
-		assert.Equal(s, map[string]int{"present": 1, "missing": 2}, states(answer))
-		assert.False(s, answer.Status.Verifying)
-		assert.Equal(s, "writes missing", answer.Status.Situation)
-		assert.NotContains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "were not verified")
-	})
-}
-
-// A browser is not kept waiting: Verify goes on without it, once, whoever asks.
-func TestVerifyOutlivesTheBrowser(t *testing.T) {
-	lossStory(t, 101, func(s *story) {
-		h := s.transport.ControlHandler()
-		begin := time.Now()
-		w := control(h, http.MethodPost, "/ops/verify", formEncoded, "", "Accept", "text/html")
-		assert.Equal(s, http.StatusSeeOther, w.Code)
-		assert.Equal(s, 5*time.Second, time.Since(begin))
-		assert.Contains(s, control(h, http.MethodGet, "/", "", "").Body.String(), "Verify is reading the records.")
-		before := deliveries(s.org.Alternate(), http.MethodGet)
-
-		status, answer := command(s, h, "verify", nil) // joins the one under way
-		assert.Equal(s, http.StatusOK, status)
-		assert.Equal(s, 10*time.Second, time.Since(begin))
-		assert.Equal(s, map[string]int{"present": 1, "missing": 100}, states(answer))
-		assert.Less(s, deliveries(s.org.Alternate(), http.MethodGet), before+60, "each record was read once")
-	})
-}
-
-func TestCloseEndsVerify(t *testing.T) {
-	lossStory(t, 101, func(s *story) {
-		h := s.transport.ControlHandler()
-		answers := make(chan controlled)
-		go func() {
-			_, answer := command(s, h, "verify", nil)
-			answers <- answer
-		}()
-		time.Sleep(1050 * time.Millisecond) // between two reads
-		begin := time.Now()
-		s.transport.Close()
-		assert.Zero(s, time.Since(begin))
-		answer := <-answers
-		assert.False(s, answer.OK)
-		assert.NotEmpty(s, answer.Error)
-	})
-}
-
-func TestVerifyNeedsCredentials(t *testing.T) {
-	t.Parallel()
-	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer transport.Close()
-	status, answer := command(t, transport.ControlHandler(), "verify", nil)
-	assert.Equal(t, http.StatusConflict, status)
-	assert.Contains(t, answer.Error, "Config.Authorize")
-}
-
-// After a switch every request gets 401, and the page does not say that there is
-// nothing to do.
+// After a switch every request gets 401. The page must not say that there is nothing to do.
 func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
 	situation := func(s *story) (string, string) {
 		var r struct {
@@ -412,7 +318,7 @@ func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
 		return r.Situation, r.Findings[0].Summary
 	}
 	tell(t, failover.Config{}, func(s *story) {
-		for range 5 { // apart: one in a millisecond is counted
+		for range 5 { // spaced out: one in a millisecond is counted
 			require.Equal(s, 200, s.get(accounts))
 			time.Sleep(2 * time.Millisecond)
 		}
@@ -435,7 +341,7 @@ func TestThePageJudgesWhatRequestsMeet(t *testing.T) {
 	})
 }
 
-// Brown-outs, refused switches and writes in doubt are findings, each of them counted
+// Brown-outs, refused switches and writes in doubt are findings on the page, each counted
 // where it happens.
 func TestThePageCountsRefusalsAndDoubts(t *testing.T) {
 	tell(t, failover.Config{MaxAttempts: -1}, func(s *story) {
@@ -481,8 +387,8 @@ func TestThePageCountsRefusalsAndDoubts(t *testing.T) {
 	})
 }
 
-// An organization with one address has a page, JSON, readiness and control like any
-// other, and no word of an alternate.
+// An organization with one address has a page, JSON, readiness and control like any other, but
+// no mention of an alternate.
 func TestControlOfOneAddress(t *testing.T) {
 	tell(t, failover.Config{Alternate: failover.NoAlternate}, func(s *story) {
 		h := s.transport.ControlHandler()

@@ -21,11 +21,10 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// What calls and organizations cost, counted exactly: allocations, bytes, memory,
-// round trips. (What goes over the wire is in wire_cost_test.go, times are in the
-// benchmarks.)
+// What calls and organizations cost, counted exactly: allocations, bytes, memory, round trips.
+// (wire_cost_test.go counts what goes over the wire; the benchmarks measure times.)
 
-// costed is a request that is sent over and over.
+// A costed is a request that is sent over and over.
 type costed struct {
 	method, path, contentType, action string
 	body                              []byte
@@ -42,7 +41,7 @@ var (
 	aMiss  = costed{method: http.MethodGet, path: missingPath}
 )
 
-// missingPath is answered by missing as the service does it.
+// missingPath is the path of a record that missing answers with the service's own 404.
 const missingPath = "/api/data/v9.2/accounts(00000000-0000-0000-0000-000000000404)"
 
 // longSOAP returns a Create of 5 KB.
@@ -60,7 +59,7 @@ func batchOfCreates(n int) []byte {
 	return []byte(strings.Repeat(part, n) + "--batch--\r\n")
 }
 
-// missing is memory, but for missingPath.
+// missing is memory, except for missingPath.
 type missing struct{ memory }
 
 func (m *missing) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -72,7 +71,7 @@ func (m *missing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// counted returns what one of many calls allocates.
+// counted returns what one call allocates.
 func (c costed) counted(t *testing.T, rt http.RoundTripper) (mallocs, size float64) {
 	t.Helper()
 	var body io.Reader
@@ -90,12 +89,12 @@ func (c costed) counted(t *testing.T, rt http.RoundTripper) (mallocs, size float
 	}
 	call := benchCall{req}
 	const n = 2000
-	for range 5000 { // past the ledger's growth
+	for range 5000 { // until the ledger has stopped growing
 		call.call(rt)
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	least, smallest := uint64(1<<63), uint64(1<<63)
-	for range 5 { // the least of several runs: something else may allocate in one of them
+	for range 5 { // the minimum of several runs, because other goroutines may allocate meanwhile
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		for range n {
@@ -107,7 +106,7 @@ func (c costed) counted(t *testing.T, rt http.RoundTripper) (mallocs, size float
 	return float64(least / n), float64(smallest / n)
 }
 
-// What a call may allocate beyond what Base does by itself. More is a regression.
+// What a call may allocate on top of what Base does. More is a regression.
 func TestAllocations(t *testing.T) { // not parallel: it counts the allocations of the process
 	if raceDetector() {
 		t.Skip("with the race detector, a sync.Pool drops some of what it is given")
@@ -168,16 +167,16 @@ func raceDetector() bool {
 	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// A program may serve thousands of organizations: memory grows by the same small
-// amount for each, and while they are healthy nothing runs.
+// A program may serve thousands of organizations. Each takes the same small amount of memory,
+// and while they are healthy, nothing runs.
 func TestOrganizationsAreSmall(t *testing.T) { // not parallel: it measures the memory of the process
 	if raceDetector() {
 		t.Skip("the race detector takes memory of its own")
 	}
-	organizations(t, 4000)                // what the process takes for it stays
-	for _, n := range []int{1000, 4000} { // linear
+	organizations(t, 4000)                // memory that the process takes now, it keeps
+	for _, n := range []int{1000, 4000} { // memory grows linearly
 		idle, written, goroutines := organizations(t, n)
-		for range 2 { // what other tests have left behind may be let go of, or not, meanwhile
+		for range 2 { // memory of other tests may or may not be freed meanwhile
 			i, w, g := organizations(t, n)
 			idle, written, goroutines = min(idle, i), min(written, w), min(goroutines, g)
 		}
@@ -188,8 +187,8 @@ func TestOrganizationsAreSmall(t *testing.T) { // not parallel: it measures the 
 	}
 }
 
-// organizations returns the bytes that each of n Transports takes, some time after a
-// read and after a write, and how many goroutines all of them have.
+// organizations returns the bytes that each of n Transports takes, some time after a read and
+// after a write, and the number of goroutines that all of them have.
 func organizations(t *testing.T, n int) (idle, written, goroutines int) {
 	synctest.Test(t, func(t *testing.T) {
 		base := new(memory)
@@ -242,10 +241,9 @@ func TestNothingRunsWhileHealthy(t *testing.T) {
 	})
 }
 
-// How long the first caller of an outage waits for an answer, in round trips of
-// 20 ms. Once the breaker has tripped it takes two: the probe of the alternate
-// and the repeated request. Before that come the attempts that make it trip and
-// the pauses between them.
+// How long the first caller of an outage waits for an answer, in round trips of 20 ms. Once
+// the breaker has tripped it takes two: the probe of the alternate and the repeated request.
+// Before that come the attempts that trip it, and the pauses between them.
 func TestTheFirstGoodAnswerOfAnOutage(t *testing.T) {
 	t.Parallel()
 	const rtt = 20 * time.Millisecond
@@ -288,14 +286,15 @@ func TestTheFirstGoodAnswerOfAnOutage(t *testing.T) {
 				require.NoError(t, newBenchCall(t, http.MethodGet, orgURL+listPath).call(transport))
 				t.Logf("%v: %d attempts of %v", time.Since(start), attempts, rtt)
 				assert.Equal(t, test.attempts, attempts)
-				// An early question takes as long as a repeat, and so the fence: a probe, and the answer.
+				// An early question takes as long as a repeat; so does a fence: a probe, and
+				// the answer.
 				assert.LessOrEqual(t, time.Since(start), time.Duration(test.attempts+2)*rtt, "no pause")
 			})
 		})
 	}
 }
 
-// The inner round tripper of the benchmarks is what they take it for.
+// The floor of the benchmarks costs what they assume.
 func TestTheFloorAllocatesTwice(t *testing.T) { // not parallel: it counts the allocations of the process
 	mallocs, _ := aGet.counted(t, new(memory))
 	assert.EqualValues(t, 2, mallocs)

@@ -27,12 +27,12 @@ var (
 	switches = flag.Int("switches", 30, "number of switches for TestNoWriteIsMissingFromTheBooks")
 )
 
-// bothSides answers for both endpoints in memory. Some writes it answers only after
-// the next switch, some not at all. It takes down which report each write has to be in.
+// bothSides answers for both endpoints, in memory. It answers some writes only after the next
+// switch, and others never. It records in which report each write must be.
 type bothSides struct {
-	moved    atomic.Int64                  // switches so far, which lead to and fro
+	moved    atomic.Int64                  // switches so far, back and forth
 	next     atomic.Pointer[chan struct{}] // closed after the next switch
-	expected []atomic.Int64                // by write: number of the report, from 1
+	expected []atomic.Int64                // by write: the number of the report, from 1
 	waiting  atomic.Int64                  // writes that wait for the next switch
 	late     atomic.Int64                  // writes that were answered after a switch
 }
@@ -51,8 +51,8 @@ func (s *bothSides) RoundTrip(req *http.Request) (*http.Response, error) {
 	if strings.Contains(req.URL.Host, "--s") {
 		at = 1
 	}
-	// The next switch leaves this endpoint, or else has passed while the write was on
-	// its way, so that the one after it does.
+	// The next switch leaves this endpoint. If it happened while the write was on its way, the
+	// one after it does.
 	report := moved + 1
 	if at != moved%2 {
 		report++
@@ -76,13 +76,13 @@ func (s *bothSides) RoundTrip(req *http.Request) (*http.Response, error) {
 	return answer(204, ""), nil
 }
 
-// Whatever moves while writes end: each one, acknowledged or in doubt, is in the
-// report of the first switch after it was made that leaves the endpoint it was sent
-// to. The recovery point objective is so long that no write is outside the window.
+// Whatever switches while writes end: each write that was acknowledged or is in doubt is in
+// the report of the next switch away from its endpoint. The RPO is so long that no write is
+// outside the window.
 func TestNoWriteIsMissingFromTheBooks(t *testing.T) {
 	t.Parallel()
 	const writers, slack = 8, 8
-	interval := int64(*booked / (*switches + 1)) // between two switches
+	interval := int64(*booked / (*switches + 1)) // writes between two switches
 	side := &bothSides{expected: make([]atomic.Int64, *booked)}
 	next := make(chan struct{})
 	side.next.Store(&next)
@@ -94,13 +94,13 @@ func TestNoWriteIsMissingFromTheBooks(t *testing.T) {
 	defer transport.Close()
 
 	var count, doubts atomic.Int64
-	var since [writers]atomic.Int64 // the number of switches before the write under way
+	var since [writers]atomic.Int64 // the number of switches before the current write
 	var wg sync.WaitGroup
 	for n := range writers {
 		wg.Go(func() {
 			defer since[n].Store(math.MaxInt64)
 			for id := count.Add(1) - 1; id < int64(*booked); id = count.Add(1) - 1 {
-				for id > (side.moved.Load()+3)*interval { // the ledger has room for so many
+				for id > (side.moved.Load()+3)*interval { // the ledger has room for that many
 					runtime.Gosched()
 				}
 				since[n].Store(side.moved.Load())
@@ -117,8 +117,8 @@ func TestNoWriteIsMissingFromTheBooks(t *testing.T) {
 	}
 
 	found := make([]bool, *booked)
-	number := int64(0)                     // of the last report that was looked at
-	look := func(r *failover.LossReport) { // which does not grow any more
+	number := int64(0)                     // of the latest report
+	look := func(r *failover.LossReport) { // the report no longer grows
 		number++
 		last := -1
 		ids := make([]int, 0, len(r.AtRisk)+len(r.Unknown))
@@ -141,7 +141,7 @@ func TestNoWriteIsMissingFromTheBooks(t *testing.T) {
 		passed := side.next.Swap(&fresh)
 		side.moved.Add(1)
 		close(*passed)
-		for n := range since { // reports that are kept no longer do not grow
+		for n := range since { // reports that are no longer kept do not grow
 			for since[n].Load() < side.moved.Load()-slack {
 				runtime.Gosched()
 			}
@@ -159,11 +159,11 @@ func TestNoWriteIsMissingFromTheBooks(t *testing.T) {
 		}
 		move()
 	}
-	close(*side.next.Load()) // nobody waits any more
+	close(*side.next.Load()) // nothing waits any more
 	wg.Wait()
 	fresh := make(chan struct{})
 	side.next.Store(&fresh)
-	move() // both endpoints are left once more
+	move() // so that both endpoints are left once more
 	move()
 	losses := transport.Status().Losses
 	for _, r := range losses[int64(len(losses))-(side.moved.Load()-number):] {

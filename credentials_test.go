@@ -25,11 +25,11 @@ type lender struct {
 
 	mu     sync.Mutex
 	down   map[string]bool   // by host: refuses connections
-	fenced map[string]bool   // by host: says that it does not serve
+	fenced map[string]bool   // by host: answers with the fence
 	good   map[string]bool   // tokens
-	only   map[string]string // by host: one more that is good there
+	only   map[string]string // by host: one more good token
 	probes []string          // the Authorization header of each probe of the primary
-	seen   map[string]int    // how often each was probed with, anywhere
+	seen   map[string]int    // how often each token was used to probe either endpoint
 }
 
 const (
@@ -52,8 +52,8 @@ func lend(t *testing.T, cfg failover.Config, plot func(*lender)) {
 	})
 }
 
-// RoundTrip answers as the organization does: who brings no good token gets a 401, or
-// what the path asks for.
+// RoundTrip answers as the organization does: 401 without a good token, and otherwise what the
+// path asks for.
 func (l *lender) RoundTrip(req *http.Request) (*http.Response, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,14 +90,14 @@ func (l *lender) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// set changes the world.
+// set changes the organization.
 func (l *lender) set(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change()
 }
 
-// tokens returns those of all probes so far.
+// tokens returns the tokens of all probes so far, with the number of probes that used each.
 func (l *lender) tokens() map[string]int {
 	synctest.Wait()
 	l.mu.Lock()
@@ -105,7 +105,8 @@ func (l *lender) tokens() map[string]int {
 	return maps.Clone(l.seen)
 }
 
-// call reads something with tokens, and returns the status, 0 for an error.
+// call sends a read with tokens as its Authorization headers, and returns the status, or 0 for
+// an error.
 func (l *lender) call(tokens ...string) int {
 	l.Helper()
 	req, err := http.NewRequestWithContext(l.Context(), http.MethodGet, "https://"+lenderPrimary+accounts, nil)
@@ -120,7 +121,8 @@ func (l *lender) call(tokens ...string) int {
 	return resp.StatusCode
 }
 
-// failOver has the primary refuse and the good token go to the alternate.
+// failOver makes the primary refuse connections. The next call, which has a good token, fails
+// over.
 func (l *lender) failOver() {
 	l.Helper()
 	l.set(func() { l.down[lenderPrimary] = true })
@@ -129,7 +131,7 @@ func (l *lender) failOver() {
 	l.set(func() { l.probes = nil })
 }
 
-// nextProbe waits for a probe of the primary and returns what it carries.
+// nextProbe waits for a probe of the primary and returns its token.
 func (l *lender) nextProbe() string {
 	l.Helper()
 	n := 0
@@ -182,7 +184,7 @@ func TestAnExpiredTokenDoesNotFreezeDown(t *testing.T) {
 			time.Sleep(5 * time.Second)
 		}
 		require.True(l, l.transport.Status().Down)
-		// The alternate serves now, and one caller has a token that is good there.
+		// The alternate now serves, and one caller has a token that is good there.
 		l.set(func() { l.down[lenderAlternate] = false })
 		l.call("Bearer expired")
 		l.call("Bearer good")
@@ -201,7 +203,7 @@ func TestARejectedTokenIsNotBorrowedAgain(t *testing.T) {
 		l.set(func() { l.down[lenderPrimary], l.good = false, map[string]bool{"Bearer new": true} })
 		require.Equal(l, "Bearer good", l.nextProbe(), "which is rejected now")
 		for range 5 {
-			l.call("Bearer good") // refused as well
+			l.call("Bearer good") // also refused
 			assert.Empty(l, l.nextProbe())
 		}
 		l.call("Bearer new")
@@ -209,14 +211,14 @@ func TestARejectedTokenIsNotBorrowedAgain(t *testing.T) {
 	})
 }
 
-// A token that is good at the alternate, but forbidden at the primary, does not keep the
-// traffic from home as long as there is another one.
+// A token that is good at the alternate but forbidden at the primary does not prevent the
+// fail-back as long as there is another one.
 func TestATokenThatIsForbiddenIsTriedLast(t *testing.T) {
 	lend(t, failover.Config{MinDwell: time.Minute}, func(l *lender) {
 		l.failOver()
 		l.set(func() { l.down[lenderPrimary], l.only[lenderAlternate] = false, "Bearer clerk 403" })
 		for range 20 {
-			time.Sleep(7 * time.Second) // at no time at which the dwell may end
+			time.Sleep(7 * time.Second) // not at a time when the dwell may end
 			if l.transport.Status().Active == failover.Primary {
 				return
 			}
@@ -242,11 +244,11 @@ func TestWhatProbesDoNotBorrow(t *testing.T) {
 			lend(t, failover.Config{}, func(l *lender) {
 				l.failOver()
 				l.set(func() { l.good[strings.Join(tokens, ", ")] = true })
-				l.call(tokens...) // answered in good health
+				l.call(tokens...) // a healthy answer
 				assert.Equal(l, "Bearer good", l.nextProbe())
 				l.set(func() { l.down[lenderAlternate], l.good = true, map[string]bool{} })
 				for range 5 {
-					l.call(tokens...) // while down, too
+					l.call(tokens...) // also while down
 					time.Sleep(5 * time.Second)
 				}
 				for token := range l.tokens() {
@@ -257,7 +259,7 @@ func TestWhatProbesDoNotBorrow(t *testing.T) {
 	}
 }
 
-// However many tokens that have not been tried callers bring, probes keep their pace.
+// However many new tokens callers bring, the pace of the probes stays the same.
 func TestManyTokensAreNoStormOfProbes(t *testing.T) {
 	lend(t, failover.Config{}, func(l *lender) {
 		l.set(func() { l.down[lenderPrimary], l.down[lenderAlternate] = true, true })
@@ -274,8 +276,8 @@ func TestManyTokensAreNoStormOfProbes(t *testing.T) {
 	})
 }
 
-// Requests that are answered at the alternate lend their tokens without allocating.
-// It counts allocations and is not parallel for that.
+// Requests that the alternate answers lend their tokens without allocating. Not parallel: it
+// counts allocations.
 func TestLendingTakesNoMemory(t *testing.T) {
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {
 		if req.URL.Host == lenderPrimary {

@@ -21,8 +21,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// These tests keep the documents true as far as a program can: snippets are compiled
-// and run elsewhere, and whatever a document names exists.
+// These tests keep the documents true as far as a program can: snippets are compiled and run
+// elsewhere, and everything that a document names exists.
 
 // snippetSources are the files that the snippets of a document come from.
 var snippetSources = map[string][]string{
@@ -32,7 +32,7 @@ var snippetSources = map[string][]string{
 	"docs/operations.md":    {"example_test.go"},
 }
 
-// A snippet is part of a file that is compiled, and run by a test.
+// Every snippet is part of a file that is compiled and run by a test.
 func TestSnippetsArePartOfExamples(t *testing.T) {
 	t.Parallel()
 	for document := range snippetSources {
@@ -47,8 +47,8 @@ func TestSnippetsArePartOfExamples(t *testing.T) {
 	}
 }
 
-// A reader can take a snippet as it stands: every name in it is declared there or above, is
-// that of a package, or is explained in the text.
+// Readers can use a snippet as it stands: every name in it is declared there or above, is a
+// package, or is explained in the text.
 func TestSnippetsUseNothingUndefined(t *testing.T) {
 	t.Parallel()
 	for document := range snippetSources {
@@ -58,7 +58,7 @@ func TestSnippetsUseNothingUndefined(t *testing.T) {
 		for _, snippet := range snippets(text) {
 			source, found := sourceOf(t, document, snippet)
 			if !found {
-				continue // as TestSnippetsArePartOfExamples says
+				continue // see TestSnippetsArePartOfExamples
 			}
 			packages := importsOf(t, source)
 			declared, undeclared := namesIn(t, snippet)
@@ -74,8 +74,7 @@ func TestSnippetsUseNothingUndefined(t *testing.T) {
 	}
 }
 
-// sourceOf returns the file that a snippet of a document is a part of, but for its
-// indentation.
+// sourceOf returns the file that contains a snippet of a document, whatever its indentation.
 func sourceOf(t *testing.T, document, snippet string) (file string, found bool) {
 	for _, file := range snippetSources[document] {
 		if strings.Contains(withoutIndent(readDocument(t, file)), withoutIndent(snippet)) {
@@ -103,8 +102,8 @@ func withoutIndent(s string) string {
 	return regexp.MustCompile(`(?m)^[\t ]+`).ReplaceAllString(s, "")
 }
 
-// namesIn returns the names that a snippet, which is statements or declarations, declares,
-// and those that it uses without declaring them.
+// namesIn returns the names that a snippet of statements or declarations declares, and those
+// that it uses without declaring them.
 func namesIn(t *testing.T, snippet string) (declared, undeclared []string) {
 	file, err := parser.ParseFile(token.NewFileSet(), "", "package p\n"+snippet, 0)
 	if err != nil {
@@ -143,7 +142,7 @@ func readDocument(t *testing.T, file string) string {
 	return string(text)
 }
 
-// repository is what documents may refer to.
+// repository returns what documents may refer to.
 var repository = sync.OnceValues(func() (*contents, error) {
 	c := &contents{tests: make(map[string]bool), symbols: make(map[string]bool)}
 	err := filepath.WalkDir(".", func(name string, entry fs.DirEntry, err error) error {
@@ -162,14 +161,14 @@ var repository = sync.OnceValues(func() (*contents, error) {
 	return c, err
 })
 
-// contents are the documents of the repository, and what they can name.
+// contents are the documents of the repository, and what they may name.
 type contents struct {
 	documents []string
-	tests     map[string]bool // functions of test files
+	tests     map[string]bool // functions in test files
 	symbols   map[string]bool // exported ones: "package.Name", "Type.Member" and "package.Type.Member"
 }
 
-// read takes note of what a Go file declares.
+// read records what a Go file declares.
 func (c *contents) read(name string) error {
 	file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 	if err != nil {
@@ -237,7 +236,8 @@ func (c *contents) add(pkg, name string) {
 	c.symbols[name], c.symbols[pkg+"."+name] = true, true
 }
 
-// hasTest reports whether there is a test with a name, or with one that begins so.
+// hasTest reports whether there is a test with a name, or, if orBegins is set, with that
+// prefix.
 func (c *contents) hasTest(name string, orBegins bool) bool {
 	if orBegins {
 		for test := range c.tests {
@@ -249,7 +249,7 @@ func (c *contents) hasTest(name string, orBegins bool) bool {
 	return c.tests[name]
 }
 
-// Tests, benchmarks and exported names that documents put between backticks exist.
+// Tests, benchmarks and exported names that documents put in backticks exist.
 func TestDocumentsNameWhatExists(t *testing.T) {
 	t.Parallel()
 	c, err := repository()
@@ -260,7 +260,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 	members := regexp.MustCompile(`(?:^|[^\w.])((?:Config|Transport|Status|EndpointStatus|Error|Event|Fault|LossReport|Org|Policy|Verification|Attempt)\.[A-Z]\w*)`)
 	for _, document := range c.documents {
 		if document == "CHANGELOG.md" {
-			continue // which names what is gone
+			continue // names removed ones too
 		}
 		for _, span := range code.FindAllString(withoutSnippets(readDocument(t, document)), -1) {
 			for _, name := range tests.FindAllString(span, -1) {
@@ -276,7 +276,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 	}
 }
 
-// Log lines that the runbook names are those of events, or begin with a text of the source.
+// Log lines that the runbook quotes are those of events, or begin with a text in the source.
 func TestTheRunbookNamesLogLines(t *testing.T) {
 	t.Parallel()
 	var lines []string
@@ -301,7 +301,7 @@ func TestTheRunbookNamesLogLines(t *testing.T) {
 	}
 }
 
-// Links within the repository lead to a file, and to a heading in it.
+// Links within the repository lead to an existing file, and to an existing heading.
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	c, err := repository()
@@ -311,7 +311,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 		for _, match := range link.FindAllStringSubmatch(withoutSnippets(readDocument(t, document)), -1) {
 			target, fragment, _ := strings.Cut(match[1], "#")
 			if strings.Contains(target, ":") {
-				continue // of the web
+				continue // on the web
 			}
 			file := document
 			if target != "" {

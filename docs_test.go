@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every exported name and every field of an exported struct says what it promises.
+// Every exported name, and every field of an exported struct, has a doc comment.
 func TestEverythingExportedIsDocumented(t *testing.T) {
 	t.Parallel()
 	files, err := os.ReadDir(".")
@@ -45,7 +45,7 @@ func TestEverythingExportedIsDocumented(t *testing.T) {
 	}
 }
 
-// wellKnown methods mean what they mean everywhere.
+// wellKnown methods need no comment.
 var wellKnown = map[string]bool{"Error": true, "Unwrap": true, "Timeout": true, "Temporary": true, "Read": true, "Close": true, "RoundTrip": true}
 
 func receiverIsExported(d *ast.FuncDecl) bool {
@@ -76,8 +76,7 @@ func checkSpec(t *testing.T, file string, decl *ast.GenDecl, spec ast.Spec) {
 
 var updateAPI = flag.Bool("update-api", false, "write testdata/api anew")
 
-// The exported API is as committed, so that a change of it is seen in review:
-// what users have compiled against does not change by accident.
+// The exported API is as committed, so that no change to it escapes review.
 func TestTheAPIIsAsCommitted(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{".", "failovertest", "sharedtest", "failoverredis", "failoverotel"} {

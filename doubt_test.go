@@ -28,7 +28,8 @@ func coded(status int, code string) func(*http.Request) (*http.Response, error) 
 	return answer(status, `{"error":{"code":"`+code+`","message":"Contoso"}}`, "Content-Type", "application/json")
 }
 
-// Only an answer that says what became of an earlier attempt ends the doubt about it.
+// A later answer ends the doubt about an earlier attempt only if it says what became of that
+// attempt.
 func TestALaterAnswerEndsADoubtOnlyIfItSaysWhatBecameOfThat(t *testing.T) {
 	t.Parallel()
 	type response = func(*http.Request) (*http.Response, error)
@@ -105,7 +106,7 @@ func TestALaterAnswerEndsADoubtOnlyIfItSaysWhatBecameOfThat(t *testing.T) {
 	}
 }
 
-// What a client returns tells of a doubt, whatever it has wrapped around the body.
+// InDoubt recognizes what a client returns, whatever the client has wrapped around the body.
 func TestInDoubtOfWhatAClientReturns(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{"", "Service Unavailable"} {
@@ -135,7 +136,7 @@ func TestInDoubtOfWhatAClientReturns(t *testing.T) {
 	}
 }
 
-// A client that times out keeps the text of an error only.
+// A client that times out keeps only the text of an error.
 func TestInDoubtOfAClientThatTimesOut(t *testing.T) {
 	t.Parallel()
 	hang := make(chan struct{})
@@ -149,7 +150,7 @@ func TestInDoubtOfAClientThatTimesOut(t *testing.T) {
 	require.NoError(t, err)
 	defer transport.Close()
 	inDoubt := false
-	for range 10 { // a busy machine may not get to send it in time
+	for range 10 { // a busy machine may be too slow to send it in time
 		resp, err := client.Post(server.URL+accounts, "application/json", strings.NewReader("{}"))
 		require.Error(t, err)
 		if _, inDoubt = failover.InDoubt(resp, err); inDoubt {
@@ -181,13 +182,13 @@ func TestInDoubtOfOtherThings(t *testing.T) {
 	}
 }
 
-// timeout is an error of a client that has timed out, with a text.
+// timeout is the error of a client that has timed out.
 type timeout string
 
 func (t timeout) Error() string { return string(t) }
 func (timeout) Timeout() bool   { return true }
 
-// The error decides, and of its text only what no address and no other error can hold.
+// The error decides. Its text counts only where no address and no other error can contain it.
 func TestInDoubtByTheTextOfAnError(t *testing.T) {
 	t.Parallel()
 	const unknown = ": outcome of the write is unknown: "
@@ -221,7 +222,7 @@ func TestInDoubtByTheTextOfAnError(t *testing.T) {
 	})
 }
 
-// Each attempt in doubt is listed where it was made.
+// Each attempt in doubt is listed at the endpoint where it was made.
 func TestEveryAttemptInDoubtIsListedWhereItWasMade(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -263,7 +264,7 @@ func TestTheLogNamesTheWriteInDoubt(t *testing.T) {
 	assert.NotContains(t, log.String(), "canary")
 }
 
-// Bulk requests may be half done when something says that it refused them.
+// A bulk request may be half done when an answer says that it was refused.
 func TestABulkRequestIsNotRepeatedOnTheWordOfAFence(t *testing.T) {
 	t.Parallel()
 	executeMultiple := soap12("Execute", `<request i:type="c:OrganizationRequest"><x:RequestName>ExecuteMultiple</x:RequestName></request>`)
@@ -298,7 +299,7 @@ func TestABulkRequestIsNotRepeatedOnTheWordOfAFence(t *testing.T) {
 	}
 }
 
-// The error of a call that its context has ended says so, in a pause as well.
+// The error of a call whose context ended says so, even if it ended during a pause.
 func TestTheErrorAfterAPauseNamesTheEndOfTheContext(t *testing.T) {
 	t.Parallel()
 	enough := fmt.Errorf("enough")

@@ -13,7 +13,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// goDown takes the region away, with the alternate still fenced.
+// goDown takes down the primary's region while the alternate is still fenced.
 func (s *story) goDown() {
 	s.Helper()
 	s.org.Primary().Fail(failovertest.Refuse())

@@ -54,7 +54,7 @@ func TestFaultCounted(t *testing.T) {
 	}
 }
 
-// A GOAWAY that leaves a request out is proof, if nothing else is joined to it.
+// A GOAWAY that leaves a request out is proof, unless other errors are joined to it.
 func TestWhatAGOAWAYLeavesOut(t *testing.T) {
 	t.Parallel()
 	gone := errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY] after Request.Body was written; define Request.GetBody to avoid this error")
@@ -62,7 +62,7 @@ func TestWhatAGOAWAYLeavesOut(t *testing.T) {
 	assert.Equal(t, Unknown, Classify(nil, errors.Join(gone, io.EOF)).Delivery)
 }
 
-// quick says that it is no timeout, whatever it wraps.
+// quick denies being a timeout, whatever it wraps.
 type quick struct{ error }
 
 func (quick) Timeout() bool   { return false }
@@ -88,7 +88,7 @@ func TestWhatIsATimeout(t *testing.T) {
 	assert.NotErrorIs(t, fmt.Errorf("contoso: %w", none), io.EOF)
 }
 
-// Errors that prove by their type that nothing was sent, and those that do not.
+// Error types that prove that nothing was sent, and error types that do not.
 func TestWhatTheTypeOfAnErrorProves(t *testing.T) {
 	t.Parallel()
 	other := errors.New("contoso")
@@ -146,7 +146,7 @@ func TestWhatIsTemporary(t *testing.T) {
 	}
 }
 
-// Texts of errors that are shown or kept are cut at their bounds, and not before.
+// Error texts that are shown or kept are cut at their limits, and not before.
 func TestTheTextsOfErrorsAreBounded(t *testing.T) {
 	t.Parallel()
 	text := strings.Repeat("x ", maxErrorKept)
@@ -188,7 +188,7 @@ func TestFaultText(t *testing.T) {
 	}
 }
 
-// canary is planted where secrets are; it must never come out.
+// canary stands for a secret. It must never appear.
 const canary = "s3cr3t"
 
 func TestErrorsHideSecrets(t *testing.T) {
@@ -240,7 +240,7 @@ func TestError(t *testing.T) {
 		"alternate: transient, request outcome unknown: context deadline exceeded", e.Error())
 	assert.Equal(t, []error{ErrOutcomeUnknown, first, second}, e.Unwrap())
 
-	var err error = &url.Error{Op: "Post", URL: e.URL, Err: e} // what http.Client makes of it
+	var err error = &url.Error{Op: "Post", URL: e.URL, Err: e} // as http.Client wraps it
 	assert.ErrorIs(t, err, ErrOutcomeUnknown)
 	assert.NotErrorIs(t, err, ErrUnavailable)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A hundred writes in doubt are one trouble; the switch that led to them is to be seen.
+// A hundred writes in doubt are one problem. They must not hide the switch that caused them.
 func TestTheLastEventsKeepWhatIsRare(t *testing.T) {
 	t.Parallel()
 	var recent []Event
@@ -32,8 +32,7 @@ func TestTheLastEventsKeepWhatIsRare(t *testing.T) {
 	assert.EqualValues(t, 10*maxRecent-2, recent[maxRecent-2].Generation, "in order")
 }
 
-// Every kind of event is logged with its level in docs/operations.md, and with the
-// fields that are named there.
+// Every kind of event is logged with the level and the fields that docs/operations.md names.
 func TestEventsAreLoggedAsDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("docs/operations.md")
@@ -69,7 +68,7 @@ func TestEventsAreLoggedAsDocumented(t *testing.T) {
 	assert.Equal(t, "unknown", (EventRenewed + 1).String())
 }
 
-// What a function of the program panics with is bounded in the log.
+// The log bounds the value that a program's own function panics with.
 func TestTheTextOfAPanicIsBounded(t *testing.T) {
 	t.Parallel()
 	var line bytes.Buffer
@@ -81,7 +80,7 @@ func TestTheTextOfAPanicIsBounded(t *testing.T) {
 	assert.Equal(t, "Config.OnEvent", got.Function)
 }
 
-// Of a record that is full, the oldest event of the most frequent kind goes.
+// When the events are full, the oldest one of the most frequent kind is dropped.
 func TestTheMostFrequentEventsGoFirst(t *testing.T) {
 	t.Parallel()
 	for pattern := range 200 {
@@ -106,7 +105,7 @@ func TestTheMostFrequentEventsGoFirst(t *testing.T) {
 	}
 }
 
-// A program without OnEvent has none to panic.
+// Without OnEvent, nothing can panic.
 func TestEventsNeedNoFunction(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer

@@ -20,7 +20,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// pipes is a listener in memory.
+// pipes is an in-memory listener.
 type pipes struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -38,10 +38,10 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// distant returns a Base to an organization a round trip away, over HTTP/1.1: a
-// connection takes two of them to make (TCP and TLS 1.3), and a request one. The
-// primary does what is said, unless that is nil, and the time of its first fault is
-// kept; the alternate serves if the primary does not.
+// distant returns a Base for an organization that is one round trip away, over HTTP/1.1:
+// opening a connection takes two round trips (TCP and TLS 1.3), a request takes one. The
+// primary runs a handler or refuses connections, and fault gets the time of its first fault.
+// The alternate serves.
 func distant(t *testing.T, rtt time.Duration, primary http.HandlerFunc, refuses bool, fault *atomic.Pointer[time.Time]) *http.Transport {
 	met := func() {
 		now := time.Now()
@@ -83,8 +83,8 @@ func distant(t *testing.T, rtt time.Duration, primary http.HandlerFunc, refuses 
 	return base
 }
 
-// How long the first caller waits once it has met the outage, when every connection
-// has to be made: a probe takes three round trips then, and so does the request.
+// How long the first caller waits after its first fault if every connection has to be opened.
+// A probe and a request then take three round trips each.
 func TestTheFirstGoodAnswerOverNewConnections(t *testing.T) {
 	t.Parallel()
 	const rtt = 20 * time.Millisecond
@@ -122,7 +122,7 @@ func TestTheFirstGoodAnswerOverNewConnections(t *testing.T) {
 	}
 }
 
-// A black hole takes what a suspicion and a probe take.
+// Out of a black hole, an answer takes the time of a suspicion and a probe.
 func TestTheFirstGoodAnswerOutOfABlackHole(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestTheFirstGoodAnswerOutOfABlackHole(t *testing.T) {
 	})
 }
 
-// Whoever writes a body may wait for the response first: a conversation goes on.
+// A body may wait for its response: a two-way conversation goes on.
 func TestABodyThatWaitsForItsResponse(t *testing.T) {
 	t.Parallel()
 	for name, protocols := range map[string]func(*http.Protocols, bool){
@@ -160,7 +160,7 @@ func TestABodyThatWaitsForItsResponse(t *testing.T) {
 				p := &pipes{make(chan net.Conn), make(chan struct{})}
 				server := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					answer := http.NewResponseController(w)
-					answer.EnableFullDuplex() // of HTTP/1.1, HTTP/2 always is
+					answer.EnableFullDuplex() // HTTP/2 is full duplex in any case
 					w.Header().Set("OData-Version", "4.0")
 					for said := bufio.NewScanner(r.Body); said.Scan(); answer.Flush() {
 						fmt.Fprintf(w, "you said %s\n", said.Text())

@@ -12,20 +12,21 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// A switch is told to the fleet at once; one that was made alone only when the quorum is
-// there, unless a hand insists, and it is taken back if the fleet's endpoint serves.
-func TestWhenASwitchIsToldToTheFleet(t *testing.T) {
+// A switch is announced to the fleet at once. One that a process made alone is announced only
+// when there is a quorum for it, or if a person insists, and is undone if the fleet's endpoint
+// serves.
+func TestWhenASwitchIsAnnouncedToTheFleet(t *testing.T) {
 	t.Parallel()
 	failed := errors.New("no route to host")
 	for name, row := range map[string]struct {
 		alone, insisted bool
 		fleet           Endpoint
-		probe           error // of the primary
-		count           int   // of the witnesses
+		probe           error // result of the primary's
+		count           int   // number of witnesses
 		err             error // of the store
-		lost, late      bool  // the store, and the record that is to be replaced
+		lost, late      bool  // the store is lost; the record changed meanwhile
 		told            bool
-		tried           int // writes
+		tried           int // number of writes
 		active, record  Endpoint
 	}{
 		"made by a quorum":                  {told: true, tried: 1, active: Alternate, record: Alternate},

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Who has seen an outage asks for a quorum only if it takes one, and if somebody can be
-// asked.
+// A process that has seen an outage asks the others only if that takes a quorum, and if there
+// is anybody to ask.
 func TestWhenAQuorumIsThere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -74,8 +74,8 @@ func TestWhenAQuorumIsThere(t *testing.T) {
 	})
 }
 
-// After a quorum the pace at which a process asks begins anew.
-func TestThePaceOfQuestionsBeginsAnew(t *testing.T) {
+// After a quorum was found, the intervals between questions start again from the shortest.
+func TestTheIntervalsBetweenQuestionsStartAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := new(scripted)
@@ -101,7 +101,7 @@ func TestThePaceOfQuestionsBeginsAnew(t *testing.T) {
 		assert.EqualValues(t, 1, s.record.Recoveries)
 		last := s.claims[len(s.claims)-1]
 		assert.Equal(t, Claim{Topic: "recovery", Member: "contoso#1", TTL: 5 * time.Second, Places: 1}, last)
-		s.holds.Names = []string{"contoso#2"} // has asked just now
+		s.holds.Names = []string{"contoso#2"} // it has just asked
 		f.askAfter = time.Now()
 		assert.True(t, transport.askOthers(), "its answers are worth waiting for")
 		transport.tellRecovery()
@@ -111,8 +111,9 @@ func TestThePaceOfQuestionsBeginsAnew(t *testing.T) {
 	})
 }
 
-// A member that is asked looks once at its active endpoint, within half a second, and is a
-// witness if that fails: only of what it has found itself, and where it still is.
+// A member that is asked probes its active endpoint once, within half a second, and is a
+// witness if the probe fails. It testifies only about what it found itself, and only while it
+// is still there.
 func TestHowAMemberAnswers(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -156,7 +157,7 @@ func TestHowAMemberAnswers(t *testing.T) {
 				transport.rule.Down = row.down
 				start, rec := time.Now(), s.record
 				row.ask(&rec)
-				for range 3 { // it is looking already, or has answered
+				for range 3 { // repeated questions while it probes, and after it has answered
 					transport.answer(rec)
 					assert.Equal(t, [2]uint64{rec.Questions, rec.Recoveries}, f.asked)
 				}
@@ -176,7 +177,7 @@ func TestHowAMemberAnswers(t *testing.T) {
 				assert.Equal(t, row.demanded, len(transport.wake) == 1)
 				assert.Equal(t, row.witness, !f.witnessed.IsZero())
 				assert.False(t, f.looking)
-				if name == "serves" { // and again when it is asked again
+				if name == "serves" { // a new question is answered with a new probe
 					rec.Questions++
 					transport.answer(rec)
 					transport.wg.Wait()
@@ -190,7 +191,7 @@ func TestHowAMemberAnswers(t *testing.T) {
 	}
 }
 
-// The list of witnesses is of interest for as long as this process is one of them.
+// A process keeps the list of witnesses as long as it is a witness itself.
 func TestTheListOfWitnesses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -214,7 +215,7 @@ func TestTheListOfWitnesses(t *testing.T) {
 	})
 }
 
-// What others have written is bounded, on one line, and shows no credentials.
+// Texts that other processes wrote are bounded, on one line, and without credentials.
 func TestTheTextsOfARecord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -257,8 +258,7 @@ func TestTheTextsOfARecord(t *testing.T) {
 	})
 }
 
-// A record that this Transport writes is the one that it has read, but for what it means to
-// change.
+// A process writes the record that it has read, changed only in what it means to change.
 func TestWhatIsWrittenOfASwitch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

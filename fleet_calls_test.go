@@ -16,7 +16,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// observedStore keeps what is asked of a store, and when.
+// observedStore records what is requested of a store, and when.
 type observedStore struct {
 	failover.Shared
 	mu     sync.Mutex
@@ -43,7 +43,7 @@ func (o *observedStore) Claim(ctx context.Context, organization string, c failov
 	return o.Shared.Claim(ctx, organization, c)
 }
 
-// clear forgets what was asked so far.
+// clear forgets the requests so far.
 func (o *observedStore) clear() {
 	synctest.Wait()
 	o.mu.Lock()
@@ -51,7 +51,7 @@ func (o *observedStore) clear() {
 	o.loads, o.claims = nil, nil
 }
 
-// about returns the claims on topics that begin with a text.
+// about returns the claims on topics with a prefix.
 func (o *observedStore) about(topic string) (found []observedClaim) {
 	synctest.Wait()
 	o.mu.Lock()
@@ -75,7 +75,7 @@ func (o *observedStore) gaps() (gaps []float64) {
 	return gaps
 }
 
-// observed tells the story of a fleet whose store is observed.
+// observed runs a story of a fleet with an observed store.
 func observed(t *testing.T, n int, cfg failover.Config, plot func(*fleetStory, *observedStore)) {
 	t.Helper()
 	tellOfAFleet(t, 0, cfg, func(s *fleetStory) {
@@ -88,8 +88,8 @@ func observed(t *testing.T, n int, cfg failover.Config, plot func(*fleetStory, *
 	})
 }
 
-// requireBetween checks times in seconds against those that are promised: each between
-// its least and its most, the last row for all that follow.
+// requireBetween checks that times in seconds are within promised limits. The last row of
+// limits applies to all further times.
 func requireBetween(t require.TestingT, got []float64, want ...[2]float64) {
 	require.GreaterOrEqual(t, len(got), len(want))
 	for i, g := range got {
@@ -98,8 +98,9 @@ func requireBetween(t require.TestingT, got []float64, want ...[2]float64) {
 	}
 }
 
-// The record is read once a minute, from a second on while something is unsettled, and
-// every two seconds or so while the store counts as lost; all jittered by a fifth.
+// The record is read once a minute; at intervals that grow from a second while something is
+// unsettled; and about every two seconds while the store is lost. All intervals are jittered
+// by a fifth.
 func TestHowOftenTheRecordIsRead(t *testing.T) {
 	t.Parallel()
 	jittered := func(all ...float64) (rows [][2]float64) {
@@ -114,7 +115,7 @@ func TestHowOftenTheRecordIsRead(t *testing.T) {
 			requireBetween(s, o.gaps(), jittered(60)...)
 		})
 	})
-	// A follower waits for up to 0.8 s before it probes, which comes on top.
+	// A follower waits for up to 0.8 s before it probes, which is added.
 	growing := [][2]float64{{0.8, 2.01}, {1.6, 3.21}, {3.2, 5.61}, {6.4, 10.41}, {12.8, 20.01}, {25.6, 39.21}, {48, 72.81}}
 	for name, word := range map[string]bool{"apart": true, "apart without word of it": false} {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +126,7 @@ func TestHowOftenTheRecordIsRead(t *testing.T) {
 				}
 				s.start()
 				s.org.Alternate().Fail(failovertest.Refuse())
-				for generation := range uint64(2) { // the second time the times begin anew
+				for generation := range uint64(2) { // the second time, the intervals start again from the shortest
 					time.Sleep(5 * time.Minute)
 					o.clear()
 					s.poison(failover.Record{Active: failover.Alternate, Generation: 2*generation + 1})
@@ -148,13 +149,13 @@ func TestHowOftenTheRecordIsRead(t *testing.T) {
 	})
 }
 
-// silentStore tells of no change.
+// silentStore reports no changes.
 type silentStore struct{ failover.Shared }
 
 func (silentStore) Changes(context.Context, string) <-chan struct{} { return nil }
 
-// A process that has seen an endpoint fail is a witness for a minute after that, however
-// often its claim is renewed, and the claim names the process.
+// A process that has seen an endpoint fail is a witness for the next minute, however often its
+// claim is renewed. The claim names the process.
 func TestAWitnessCountsForAMinute(t *testing.T) {
 	observed(t, 1, failover.Config{}, func(s *fleetStory, o *observedStore) {
 		s.org.Primary().Fail(failovertest.Refuse())
@@ -176,8 +177,8 @@ func TestAWitnessCountsForAMinute(t *testing.T) {
 	})
 }
 
-// Who asks the others for a quorum looks for their answers every 150 ms, for 1.5 s. It asks
-// again after 5 s, and ever less often, up to a minute.
+// A process that asks the others for a quorum looks for answers every 150 ms, for 1.5 s. It
+// asks again after 5 s, and then at growing intervals of up to a minute.
 func TestHowAQuorumIsAskedFor(t *testing.T) {
 	observed(t, 2, failover.Config{Quorum: 2}, func(s *fleetStory, o *observedStore) {
 		s.org.Alternate().Serve()
@@ -216,8 +217,8 @@ func TestHowAQuorumIsAskedFor(t *testing.T) {
 	})
 }
 
-// Turns at probes are held for one and a half intervals, but no longer than a claim may
-// last, and for a second while down.
+// A turn at probing lasts one and a half intervals, but no longer than a claim may; while
+// down, it lasts a second.
 func TestHowLongATurnLasts(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -256,7 +257,7 @@ func TestHowLongATurnLasts(t *testing.T) {
 	}
 }
 
-// What was asked before a process started is no question to it.
+// A process does not answer questions from before its start.
 func TestANewcomerAnswersNoOldQuestions(t *testing.T) {
 	tellOfAFleet(t, 0, failover.Config{}, func(s *fleetStory) {
 		s.poison(failover.Record{Generation: 1, Since: time.Now(), Questions: 7, Recoveries: 3})
@@ -266,7 +267,8 @@ func TestANewcomerAnswersNoOldQuestions(t *testing.T) {
 	})
 }
 
-// Who is about to follow looks again if there is word: the fleet may be elsewhere by then.
+// Before it follows, a process reads the record again if that has changed: the fleet may be
+// elsewhere by then.
 func TestAFollowerLooksAgainBeforeItMoves(t *testing.T) {
 	tellOfAFleet(t, 10, failover.Config{}, func(s *fleetStory) {
 		s.org.Alternate().Serve()

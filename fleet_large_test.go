@@ -18,8 +18,8 @@ import (
 	"github.com/d365failover/failover/sharedtest"
 )
 
-// All of 200 processes have traffic, and the service carries out 52 requests at a time:
-// a failover and a fail-back fail no request.
+// All of 200 processes have traffic, and the service handles 52 requests at a time. A failover
+// and a fail-back fail no request.
 func TestALargeBusyFleetLosesNoRequest(t *testing.T) {
 	const n = 200
 	t.Parallel()
@@ -72,8 +72,8 @@ func TestALargeBusyFleetLosesNoRequest(t *testing.T) {
 	})
 }
 
-// A record with the greatest generation is a record like any other, and to delete it is
-// enough to be rid of it.
+// A record with the largest generation is a record like any other. Deleting it is enough to be
+// rid of it.
 func TestNoGenerationIsTheLast(t *testing.T) {
 	for name, poison := range map[string]failover.Record{
 		"agreed":  {Active: failover.Primary, Generation: math.MaxUint64},
@@ -92,7 +92,7 @@ func TestNoGenerationIsTheLast(t *testing.T) {
 				assert.Equal(s, 200, s.fleet[0].get())
 				s.allAt(failover.Alternate)
 
-				s.poison(failover.Record{Active: failover.Alternate, Generation: math.MaxUint64, Since: time.Now()}) // and left there
+				s.poison(failover.Record{Active: failover.Alternate, Generation: math.MaxUint64, Since: time.Now()}) // not deleted
 				s.org.FailBack()
 				s.org.Alternate().Fence()
 				assert.Equal(s, 200, s.fleet[1].get())
@@ -115,7 +115,7 @@ func TestAFrozenFleetMovesByHandOnly(t *testing.T) {
 		assert.Equal(s, "the fleet is frozen: migration", refused.Reason)
 		late := s.start()
 		assert.NotEqual(s, 200, late.get())
-		s.poison(failover.Record{}) // the store forgets
+		s.poison(failover.Record{}) // the store loses its record
 		s.allAt(failover.Primary)
 		time.Sleep(2 * time.Minute)
 		assert.Equal(s, "migration", s.record().Frozen)
@@ -138,8 +138,8 @@ func TestAFrozenFleetMovesByHandOnly(t *testing.T) {
 	})
 }
 
-// 200 processes follow one, there and back, and the service carries out 52 requests at a
-// time: nobody is turned away.
+// 200 processes follow one, there and back, while the service handles 52 requests at a time:
+// it turns none away.
 func TestALargeFleetFollowsWithoutAStampede(t *testing.T) {
 	const n = 200
 	t.Parallel()

@@ -16,7 +16,7 @@ import (
 
 func TestAQuorumKeepsAProcessFromMovingTheFleetAlone(t *testing.T) {
 	tellOfAFleet(t, 3, failover.Config{Quorum: 2}, func(s *fleetStory) {
-		s.org.Alternate().Serve() // so that its probe passes
+		s.org.Alternate().Serve() // to pass its probe
 		alone := s.fleet[0]
 		alone.cut[failover.Primary].Store(true)
 		assert.Equal(s, 0, alone.get())
@@ -66,7 +66,7 @@ func TestAFenceNeedsNoQuorum(t *testing.T) {
 	})
 }
 
-func TestAProcessThatIsAloneWithAnOutageCanBeTold(t *testing.T) {
+func TestAProcessAloneWithAnOutageCanBeRecognized(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
 		s.fleet[0].cut[failover.Primary].Store(true)
 		s.fleet[0].get()
@@ -99,7 +99,7 @@ func TestAWitnessOfOneEndpointIsNoneOfTheOther(t *testing.T) {
 	})
 }
 
-func TestADecisionThatAHandEndsMakesNoWitness(t *testing.T) {
+func TestADecisionThatAPersonEndsMakesNoWitness(t *testing.T) {
 	tellOfAFleet(t, 1, failover.Config{AttemptTimeout: time.Second}, func(s *fleetStory) {
 		s.org.Disaster(failovertest.BlackHole())
 		s.org.Alternate().Fail(failovertest.BlackHole())
@@ -111,9 +111,9 @@ func TestADecisionThatAHandEndsMakesNoWitness(t *testing.T) {
 	})
 }
 
-// A broken network usually takes the store along. Whoever then moves alone does not
-// take the others along when the store is back, nor does one whose store is slow.
-func TestWhoMovesAloneIsFollowedByNobody(t *testing.T) {
+// A broken network often cuts off the store as well. A process that then switches alone does
+// not take the others along when the store is back; nor does one whose store is slow.
+func TestASwitchMadeAloneIsNotFollowed(t *testing.T) {
 	for name, trouble := range map[string]func(context.Context) error{
 		"refused": refuses, "hangs": hangs, "slow": takes(1200 * time.Millisecond),
 	} {
@@ -148,8 +148,9 @@ func TestWhoMovesAloneIsFollowedByNobody(t *testing.T) {
 	}
 }
 
-// Of a move that was made alone the others hear once enough of them have seen the same.
-func TestWhoMovesAloneTellsOnceTheQuorumIsThere(t *testing.T) {
+// The others learn of a switch that a process made alone once enough of them have seen the
+// same outage.
+func TestASwitchMadeAloneIsAnnouncedOnceThereIsAQuorum(t *testing.T) {
 	tellOfAFleet(t, 5, failover.Config{Quorum: 3}, func(s *fleetStory) {
 		s.fleet[0].suffer(refuses)
 		time.Sleep(2 * time.Minute)
@@ -162,7 +163,7 @@ func TestWhoMovesAloneTellsOnceTheQuorumIsThere(t *testing.T) {
 	})
 }
 
-// One process has traffic, nine have none: they are asked, and look for themselves.
+// One process has traffic, and nine have none. They are asked, and probe for themselves.
 func TestAQuorumIsThereWithoutTraffic(t *testing.T) {
 	for name, quorum := range map[string]int{"two": 2, "all": 10} {
 		t.Run(name, func(t *testing.T) {
@@ -181,7 +182,7 @@ func TestAQuorumIsThereWithoutTraffic(t *testing.T) {
 	}
 }
 
-// Into a black hole it takes the others as long to look as it takes the first.
+// In a black hole, the others take as long to see the outage as the first one.
 func TestAQuorumFindsABlackHole(t *testing.T) {
 	tellOfAFleet(t, 10, failover.Config{Quorum: 2, AttemptTimeout: 2 * time.Second}, func(s *fleetStory) {
 		s.org.Disaster(failovertest.BlackHole())
@@ -194,9 +195,9 @@ func TestAQuorumFindsABlackHole(t *testing.T) {
 	})
 }
 
-// A process whose own network is broken asks the others, who find nothing: ever less
-// often, and not for ever at the cost of all.
-func TestWhoIsAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
+// A process whose own network is broken asks the others, who see no outage. It asks at growing
+// intervals, so that it does not burden them for ever.
+func TestAProcessAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
 	tellOfAFleet(t, 10, failover.Config{Quorum: 3}, func(s *fleetStory) {
 		s.org.Alternate().Serve()
 		s.fleet[0].cut[failover.Primary].Store(true)
@@ -211,9 +212,9 @@ func TestWhoIsAloneWithAnOutageDoesNotKeepAsking(t *testing.T) {
 	})
 }
 
-// Who catches up with the fleet by itself, at the moment at which the fleet goes home, does
-// not take its own move for a contradiction.
-func TestWhoCatchesUpTellsNothing(t *testing.T) {
+// A process that follows late, just as the fleet returns to the primary, must not take its own
+// switch for a contradiction.
+func TestALateFollowerAnnouncesNothing(t *testing.T) {
 	for i := range 20 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			tellOfAFleet(t, 5, failover.Config{MinDwell: -1, Rise: 2, ProbeInterval: 500 * time.Millisecond, MaxProbeInterval: time.Second}, func(s *fleetStory) {

@@ -21,9 +21,8 @@ var (
 	fleetSchedules = flag.Int("fleet.schedules", 40, "how many random schedules of a fleet are run")
 )
 
-// Whatever happens to the processes, their networks and the store: once all that
-// is over, the fleet is together at the endpoint that serves, soon, and the
-// record says so.
+// Whatever happens to the processes, their networks and the store: soon after the trouble is
+// over, the whole fleet is at the endpoint that serves, and the record says so.
 func TestAFleetComesTogetherAgain(t *testing.T) {
 	t.Parallel()
 	for n := range *fleetSchedules {
@@ -40,7 +39,7 @@ func TestAFleetComesTogetherAgain(t *testing.T) {
 	}
 }
 
-// anything makes one thing happen that may happen.
+// anything causes one random kind of trouble.
 func (s *fleetStory) anything(random *rand.Rand) {
 	p := s.fleet[random.IntN(len(s.fleet))]
 	e := failover.Endpoint(random.IntN(2))
@@ -93,8 +92,8 @@ func (s *fleetStory) anything(random *rand.Rand) {
 	time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Minute)))
 }
 
-// comeTogether ends all trouble, with the organization at one of its endpoints,
-// and checks that the fleet finds it.
+// comeTogether ends all trouble, with the organization at one of its endpoints, and checks
+// that the fleet finds it.
 func (s *fleetStory) comeTogether(failedOver bool) {
 	s.store.Fail(nil)
 	home := failover.Primary
@@ -111,7 +110,7 @@ func (s *fleetStory) comeTogether(failedOver bool) {
 		p.suffer(nil)
 	}
 	assert.NoError(s, s.fleet[0].Unfreeze(context.Background()))
-	for range 40 { // requests go on, of which some fail until the fence is found
+	for range 40 { // of these requests, some fail until the fence is found
 		time.Sleep(3 * time.Second)
 		for _, p := range s.fleet {
 			p.get()

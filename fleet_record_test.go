@@ -22,7 +22,7 @@ func TestHowAProcessIsNamed(t *testing.T) {
 	assert.NotEqual(t, processName("contoso-7", nil), processName("contoso-7", nil))
 }
 
-// Generations are counted on past the largest; 0 is none, and older than any.
+// Generations wrap around at the largest number. 0 means none, and is older than any.
 func TestWhichGenerationIsOlder(t *testing.T) {
 	t.Parallel()
 	const most = math.MaxUint64
@@ -42,9 +42,9 @@ func TestWhichGenerationIsOlder(t *testing.T) {
 	}
 }
 
-// Times in a record are as long ago here as they are by the store's clock, whatever that
-// says. What is yet to come has not happened: a switch counts as made now, and earlier
-// ones that are more than a minute ahead are dropped.
+// Times in a record are converted by age, so the store's clock need not be right. Nothing may
+// lie in the future: a switch in the future counts as made now, and earlier switches that are
+// more than a minute ahead are dropped.
 func TestTheTimesOfARecord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestTheTimesOfARecord(t *testing.T) {
 			now := time.Now()
 			clock := now.Add(skew)
 			ago := func(d time.Duration) time.Time { return now.Add(-d) }
-			for _, row := range []struct{ at, want time.Duration }{ // ago
+			for _, row := range []struct{ at, want time.Duration }{ // how long ago
 				{time.Hour, time.Hour}, {1, 1}, {0, 0}, {-1, 0}, {-time.Hour, 0},
 			} {
 				rec := Record{Generation: 7, Since: clock.Add(-row.at)}
@@ -75,8 +75,9 @@ func TestTheTimesOfARecord(t *testing.T) {
 	})
 }
 
-// A fleet contradicts itself if its generation changes four times within a minute: by one
-// at a time, or by more between two looks, as nobody knows which way.
+// The fleet contradicts itself if its generation changes four times within a minute. A step of
+// more than one between two looks counts as more than one change, because nobody knows what
+// happened in between.
 func TestWhenTheRecordIsDisputed(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {

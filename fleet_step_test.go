@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// member returns a Transport of a fleet without the goroutine that keeps it in step.
+// member returns a member of a fleet without the goroutine that keeps it in step.
 func member(t *testing.T, cfg Config) *Transport {
 	cfg.ProbeInterval, cfg.Logger = -1, slog.New(slog.DiscardHandler)
 	transport := newTestTransport(t, acknowledging, cfg)
@@ -21,7 +21,7 @@ func member(t *testing.T, cfg Config) *Transport {
 	return transport
 }
 
-// What is to be done about a record, in every situation.
+// What a record asks for, in every situation.
 func TestWhatARecordAsksFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -79,8 +79,8 @@ func TestWhatARecordAsksFor(t *testing.T) {
 	})
 }
 
-// A store is lost with its first error, in reading or writing, and found once it has
-// answered without one, each time within half a second, for 15 s.
+// A store is lost at its first error, in reading or writing. It is found when calls of the
+// kind that failed have succeeded for 15 s, each within half a second.
 func TestWhenAStoreIsLostAndFound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestWhenAStoreIsLostAndFound(t *testing.T) {
 			use(way.bad, 0, 0, refused)
 			assert.Empty(t, transport.fleet.wake)
 
-			use(way.bad, 0, half+1, nil) // the time does not begin
+			use(way.bad, 0, half+1, nil) // too slow: the 15 s do not start
 			use(way.bad, 2*good, half, nil)
 			assert.True(t, lost(), "from here on")
 			use(way.other, good-1, 0, nil)
@@ -135,13 +135,13 @@ func TestWhenAStoreIsLostAndFound(t *testing.T) {
 			assert.False(t, lost())
 			assert.Equal(t, []EventKind{EventFleetFound}, kinds())
 
-			for n, want := range []time.Duration{2 * good, 4 * good, 8 * good, 8 * good} { // up to two minutes
+			for n, want := range []time.Duration{2 * good, 4 * good, 8 * good, 8 * good} { // doubles up to two minutes
 				if n == 0 {
 					use(way.bad, time.Hour, 0, refused)
 				}
 				use(way.bad, 0, 0, nil)
 				use(way.bad, time.Second, 0, refused)
-				use(way.bad, time.Second, 0, refused) // it did not answer well in between
+				use(way.bad, time.Second, 0, refused) // no success in between
 				use(way.bad, time.Second, 0, nil)
 				if n == 3 {
 					use(way.bad, want-1, 0, nil)
@@ -151,7 +151,7 @@ func TestWhenAStoreIsLostAndFound(t *testing.T) {
 				} else {
 					use(way.bad, want-1, 0, nil)
 					assert.True(t, lost(), "%d", n)
-					use(way.bad, 0, half+1, nil) // or it would be found
+					use(way.bad, 0, half+1, nil) // too slow, or the store would be found
 					use(way.bad, 0, 0, refused)
 				}
 			}
@@ -167,16 +167,16 @@ func TestWhenAStoreIsLostAndFound(t *testing.T) {
 	})
 }
 
-// scripted is a store that does as a test says.
+// A scripted store does as a test says.
 type scripted struct {
 	Shared
 	record Record
 	err    error
-	swaps  []bool // what comes of the next ones; true after that
+	swaps  []bool // results of the next swaps; true after that
 	tried  int
 	claims []Claim
 	holds  Holders
-	times  []time.Duration // until the end of the contexts
+	times  []time.Duration // the timeouts of the contexts
 	ctxs   []context.Context
 }
 
@@ -205,7 +205,7 @@ func (s *scripted) Claim(ctx context.Context, _ string, c Claim) (Holders, error
 	return s.holds, s.err
 }
 
-// with returns a member whose store is s.
+// member returns a member whose store is s.
 func (s *scripted) member(t *testing.T, cfg Config) *Transport {
 	transport := member(t, cfg)
 	transport.fleet.store, transport.fleet.claimant, transport.fleet.member = s, "contoso#1", "contoso"
@@ -213,7 +213,7 @@ func (s *scripted) member(t *testing.T, cfg Config) *Transport {
 	return transport
 }
 
-// A change that others have come before is tried again, three times at the most.
+// A change that collides with others is tried again, up to three times.
 func TestHowOftenAChangeIsTried(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -247,7 +247,7 @@ func TestHowOftenAChangeIsTried(t *testing.T) {
 	})
 }
 
-// Freeze writes until it is the first, or cannot.
+// Freeze keeps trying until its write is the first, or fails.
 func TestFreezeIsPersistent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -273,7 +273,7 @@ func TestFreezeIsPersistent(t *testing.T) {
 	})
 }
 
-// A turn is this Transport's if it is the first holder, or if nobody can tell.
+// A turn belongs to this Transport if it is the first holder, or if nobody can tell.
 func TestWhoseTurnItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -360,8 +360,8 @@ func TestWhoProbesWithoutATurn(t *testing.T) {
 	})
 }
 
-// The fleet counts good probes of the primary, of whoever has the turn, up to Rise; a bad
-// one begins anew.
+// The fleet counts passed probes of the primary, whoever made them, up to Rise. A failed one
+// starts the count again.
 func TestTheFleetCountsProbes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -387,7 +387,7 @@ func TestTheFleetCountsProbes(t *testing.T) {
 			transport := s.member(t, Config{})
 			transport.fleet.known, transport.fleet.holds = away, failbackTopic
 			row.change(transport, &s.record)
-			if name != "counted by another one" { // else the record was read before
+			if name != "counted by another one" { // otherwise the record was read before
 				transport.fleet.status.Record = s.record
 			}
 			before := s.record
@@ -408,7 +408,7 @@ func TestTheFleetCountsProbes(t *testing.T) {
 	})
 }
 
-func TestWhatTheFleetIsToldOfASwitch(t *testing.T) {
+func TestWhatTheFleetLearnsOfASwitch(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		m      move
@@ -441,7 +441,7 @@ func TestWhatTheFleetIsToldOfASwitch(t *testing.T) {
 	none.wakeUp()
 }
 
-// How many processes have to see an endpoint fail before the traffic leaves it.
+// How many processes must see an endpoint fail before the traffic leaves it.
 func TestTheQuorumOfAMove(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{Quorum: 3})

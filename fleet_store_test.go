@@ -71,7 +71,7 @@ func TestAStoreThatHangsDelaysNoRequestAndNoSwitch(t *testing.T) {
 	})
 }
 
-func TestAStoreThatHasLostItsMemoryIsTold(t *testing.T) {
+func TestARecordThatTheStoreHasLostIsRestored(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{}, func(s *fleetStory) {
 		s.org.FailOver()
 		s.fleet[0].get()
@@ -97,8 +97,8 @@ func TestAStoreThatCannotBeWrittenToDoesNotFlap(t *testing.T) {
 	})
 }
 
-// The store dies with the region and comes back empty. One has switched meanwhile, and
-// the others restore what they know: the switch is not hidden by that.
+// The store is lost with the region and comes back empty. Meanwhile one process has switched.
+// The records that the others restore do not hide that switch.
 func TestARestoredRecordHidesNoSwitch(t *testing.T) {
 	tellOfAFleet(t, 10, failover.Config{MinDwell: -1}, func(s *fleetStory) {
 		s.org.FailOver()
@@ -124,7 +124,7 @@ func TestARestoredRecordHidesNoSwitch(t *testing.T) {
 	})
 }
 
-// told is a store that tells of changes as soon as it is asked to.
+// told is a store that reports a change as soon as it is watched.
 type told struct{ failover.Shared }
 
 func (told) Changes(context.Context, string) <-chan struct{} {
@@ -133,8 +133,7 @@ func (told) Changes(context.Context, string) <-chan struct{} {
 	return c
 }
 
-// Word of a change that comes early does not keep a process from beginning where the
-// fleet is.
+// An early report of a change does not keep a process from starting where the fleet is.
 func TestWordDoesNotDelayTheStart(t *testing.T) {
 	tellOfAFleet(t, 0, failover.Config{}, func(s *fleetStory) {
 		s.org.FailOver()
@@ -144,7 +143,7 @@ func TestWordDoesNotDelayTheStart(t *testing.T) {
 	})
 }
 
-// However a store is out of order: it is lost once and found once.
+// However a store fails, it is lost once and found once.
 func TestAStoreIsLostOnceAndFoundOnce(t *testing.T) {
 	var n atomic.Int64
 	for name, trouble := range map[string]func(context.Context) error{
@@ -185,14 +184,14 @@ func TestAStoreIsLostOnceAndFoundOnce(t *testing.T) {
 	})
 }
 
-// A store counts as found once it has worked for 15 s without an error; each relapse
-// doubles that, up to two minutes.
+// A store is found after it has worked for 15 s without an error. Each relapse doubles that
+// time, up to two minutes.
 func TestHowLongAStoreWorksUntilItIsFound(t *testing.T) {
 	for relapses, want := range []time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 2 * time.Minute} {
 		t.Run(fmt.Sprint(relapses), func(t *testing.T) {
 			tellOfAFleet(t, 1, failover.Config{}, func(s *fleetStory) {
 				var fails atomic.Bool
-				var good atomic.Int64 // when the first call since the last error ended
+				var good atomic.Int64 // when the first call after the latest error ended
 				p := s.fleet[0]
 				p.suffer(func(context.Context) error {
 					if fails.Load() {
@@ -222,7 +221,7 @@ func TestHowLongAStoreWorksUntilItIsFound(t *testing.T) {
 	}
 }
 
-// outOfOrder has the processes of a fleet that is away from home suffer for some minutes.
+// outOfOrder makes the processes of a fleet that has failed over suffer for some minutes.
 func (s *fleetStory) outOfOrder(begin, end func(*process)) {
 	s.Helper()
 	for _, p := range s.fleet {
@@ -245,7 +244,7 @@ func (s *fleetStory) outOfOrder(begin, end func(*process)) {
 	}
 }
 
-// outOfMemory is a store that deletes, but does not write while it is full.
+// outOfMemory is a store that is full: it deletes, but does not write.
 type outOfMemory struct {
 	failover.Shared
 	full *atomic.Bool
@@ -265,8 +264,8 @@ func (o outOfMemory) Claim(ctx context.Context, organization string, c failover.
 	return o.Shared.Claim(ctx, organization, c)
 }
 
-// A store that hangs, and an organization that is a black hole to a Transport without a
-// probe time-out, keep nobody from starting and stopping.
+// Neither a store that hangs, nor a black hole without a probe timeout, delays New and Close
+// beyond a bound.
 func TestNewAndCloseAreBounded(t *testing.T) {
 	tellOfAFleet(t, 0, failover.Config{ProbeTimeout: -1}, func(s *fleetStory) {
 		s.poison(failover.Record{Active: failover.Alternate, Generation: 1})

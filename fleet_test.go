@@ -22,15 +22,15 @@ import (
 	"github.com/d365failover/failover/sharedtest"
 )
 
-// fleetStory is an organization in memory and the processes of a fleet, each
-// with a network and a Transport of its own.
+// A fleetStory is an organization in memory and the processes of a fleet, each with its own
+// network and Transport.
 type fleetStory struct {
 	*testing.T
 	org   *failovertest.Org
 	store *sharedtest.Memory
 	cfg   failover.Config
 	fleet []*process
-	born  int // processes so far
+	born  int // number of processes so far
 }
 
 type process struct {
@@ -38,10 +38,9 @@ type process struct {
 	s    *fleetStory
 	name string
 	cut  [2]atomic.Bool // its network does not reach the endpoint
-	// trouble, if set, is what its way to the store does to a call: an error is the
-	// end of it.
+	// trouble, if set, is called for each call to the store. An error ends the call.
 	trouble atomic.Pointer[func(context.Context) error]
-	fenced  [2]atomic.Bool // the endpoint tells this process that it does not serve
+	fenced  [2]atomic.Bool // the endpoint answers this process with the fence
 
 	mu     sync.Mutex
 	events []failover.Event
@@ -103,14 +102,14 @@ func (s *fleetStory) start() *process {
 	return p
 }
 
-// seat is a process's view of the store. All processes of a story are one to the
-// operating system, so it is the seat that gives each a name of its own.
+// A seat is one process's view of the store. To the operating system all of them are one
+// process, so the seat gives each a name.
 type seat struct {
 	failover.Shared
 	p *process
 }
 
-// through is what becomes of a call on the process's way to the store.
+// through runs the trouble on the way to the store.
 func (v *seat) through(ctx context.Context) error {
 	if trouble := v.p.trouble.Load(); trouble != nil {
 		return (*trouble)(ctx)
@@ -142,13 +141,13 @@ func (v *seat) Claim(ctx context.Context, organization string, c failover.Claim)
 	return v.Shared.Claim(ctx, organization, c)
 }
 
-// What a way to a store may do to a call.
+// Kinds of trouble on the way to a store.
 var (
 	refuses = func(context.Context) error { return errors.New("connection refused") }
 	hangs   = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 )
 
-// takes is a way on which a call takes a time.
+// takes returns a trouble that delays a call.
 func takes(d time.Duration) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
@@ -160,7 +159,7 @@ func takes(d time.Duration) func(context.Context) error {
 	}
 }
 
-// get reads the accounts and returns the status, 0 if there is no answer.
+// get reads the accounts and returns the status, or 0 without an answer.
 func (p *process) get() int {
 	client := &http.Client{Transport: p.Transport}
 	resp, err := client.Get(p.s.org.URL() + accounts)
@@ -194,8 +193,8 @@ func (s *fleetStory) record() failover.Record {
 	return rec
 }
 
-// poison puts a record into the store that no process has made. The zero Record is
-// what a store has that was restarted without its memory.
+// poison puts a record into the store that no process wrote. The zero Record is that of a
+// store that restarted empty.
 func (s *fleetStory) poison(rec failover.Record) {
 	present := s.record().Version
 	if rec.Generation != 0 {
@@ -207,13 +206,13 @@ func (s *fleetStory) poison(rec failover.Record) {
 	s.settle()
 }
 
-// settle gives the fleet the time that followers take.
+// settle waits for the followers.
 func (s *fleetStory) settle() {
 	time.Sleep(850 * time.Millisecond)
 	synctest.Wait()
 }
 
-// allAt checks that every process is at an endpoint, as soon as they can be.
+// allAt checks that every process is at an endpoint, after the time that it may take.
 func (s *fleetStory) allAt(e failover.Endpoint) {
 	s.Helper()
 	s.settle()
@@ -312,7 +311,7 @@ func TestARecordThatTheEndpointItselfDeniesIsCorrected(t *testing.T) {
 		s.fleet[0].get()
 		s.allAt(failover.Alternate)
 		for _, p := range s.fleet {
-			p.Close() // the fleet stops there, and nobody sees the fail-back
+			p.Close() // the fleet ends there, and nobody sees the fail-back
 		}
 		s.fleet = nil
 		s.org.FailBack()
@@ -349,7 +348,7 @@ func TestARecordWithoutSenseIsAnErrorOfTheStore(t *testing.T) {
 	})
 }
 
-// probes counts the probes of an endpoint that a process has made.
+// probes counts the probes of an endpoint by one process.
 func (p *process) probes(of failover.Endpoint) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -361,7 +360,7 @@ func (p *process) probes(of failover.Endpoint) (n int) {
 	return n
 }
 
-// probes counts those of all processes.
+// probes counts the probes of an endpoint by all processes.
 func (s *fleetStory) probes(of failover.Endpoint) (n int) {
 	synctest.Wait()
 	for _, p := range s.fleet {
@@ -370,7 +369,7 @@ func (s *fleetStory) probes(of failover.Endpoint) (n int) {
 	return n
 }
 
-// suffer has something happen to the calls of a process to the store; nil ends that.
+// suffer puts trouble between a process and the store; nil ends it.
 func (p *process) suffer(trouble func(context.Context) error) {
 	if trouble == nil {
 		p.trouble.Store(nil)
@@ -400,7 +399,7 @@ func TestClocksThatDisagreeChangeNothing(t *testing.T) {
 	}
 }
 
-func TestAHandMovesTheFleet(t *testing.T) {
+func TestAManualSwitchMovesTheFleet(t *testing.T) {
 	tellOfAFleet(t, 3, failover.Config{}, func(s *fleetStory) {
 		s.org.Alternate().Serve()
 		require.NoError(s, s.fleet[1].Switch(s.Context(), failover.Alternate, "drill"))
@@ -450,7 +449,7 @@ func (readOnly) Claim(context.Context, string, failover.Claim) (failover.Holders
 	return failover.Holders{}, errors.New("NOPERM")
 }
 
-func TestTwoWhoSwitchAtOnceAreOneSwitch(t *testing.T) {
+func TestTwoProcessesThatSwitchAtOnceMakeOneSwitch(t *testing.T) {
 	tellOfAFleet(t, 8, failover.Config{}, func(s *fleetStory) {
 		s.org.FailOver()
 		var wg sync.WaitGroup
@@ -478,12 +477,12 @@ func TestAHealthyFleetLeavesTheStoreAlone(t *testing.T) {
 
 func TestFollowersOvertakeTheirOwnDecision(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{AttemptTimeout: time.Second}, func(s *fleetStory) {
-		// A black hole: to see it takes a probe 5 s. The fleet is faster.
+		// A probe takes 5 s to find a black hole. The fleet is faster.
 		s.org.Disaster(failovertest.BlackHole())
 		var wg sync.WaitGroup
 		start := time.Now()
 		wg.Go(func() { assert.Equal(s, 200, s.fleet[0].get()) })
-		time.Sleep(4 * time.Second) // its decision is under way
+		time.Sleep(4 * time.Second) // it is still deciding
 		require.NoError(s, s.fleet[1].Switch(s.Context(), failover.Alternate, "by hand"))
 		wg.Wait()
 		assert.Less(s, time.Since(start), 5*time.Second)

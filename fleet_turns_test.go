@@ -56,7 +56,7 @@ func TestTheTurnPassesWhenItsHolderDies(t *testing.T) {
 					s.fleet[holder].Close()
 				} else {
 					s.fleet[holder].cut[failover.Primary].Store(true)
-					s.fleet[holder].Pin(failover.Alternate) // it probes and claims no more
+					s.fleet[holder].Pin(failover.Alternate) // it stops probing and claiming
 				}
 				time.Sleep(20 * time.Minute)
 				for i, p := range s.fleet {
@@ -77,7 +77,7 @@ func TestAProcessThatIsNotToGoBackDoesNotKeepTheFleetAway(t *testing.T) {
 		s.fleet[0].get()
 		s.org.FailBack()
 		s.org.Alternate().Serve()
-		time.Sleep(20 * time.Minute) // its turn is over now and then
+		time.Sleep(20 * time.Minute) // its turn ends now and then
 		s.cfg.ManualFailback = false
 		s.start()
 		time.Sleep(20 * time.Minute)
@@ -110,7 +110,7 @@ func TestDwellAndLatchCountForTheFleet(t *testing.T) {
 	tellOfAFleet(t, 2, failover.Config{MinDwell: -1, ProbeInterval: time.Second, MaxProbeInterval: time.Second}, func(s *fleetStory) {
 		s.org.Alternate().Serve()
 		s.store.Skew(3 * time.Hour)
-		for i := range 2 { // each process leads the way once
+		for i := range 2 { // each process is the first to switch once
 			s.org.Primary().Fail(failovertest.Refuse())
 			assert.Equal(s, 200, s.fleet[i].get())
 			s.allAt(failover.Alternate)
@@ -154,14 +154,14 @@ func TestTheDwellGoesOnWhereTheProcessThatCountedItEnds(t *testing.T) {
 	})
 }
 
-// Processes that live for 30 s and are killed find the way home together: none of them
-// sees Rise good probes.
+// Processes that live for 30 s and are then killed bring the traffic back together, although
+// none of them sees Rise passed probes.
 func TestShortLivesDoNotKeepTheFleetAway(t *testing.T) {
 	tellOfAFleet(t, 0, failover.Config{}, func(s *fleetStory) {
 		lives := make(map[*process]time.Time)
-		tend := func() { // three at a time, one born every ten seconds
+		tend := func() { // three at a time, a new one every ten seconds
 			for p, born := range lives {
-				if time.Since(born) >= 30*time.Second { // it does not say good-bye
+				if time.Since(born) >= 30*time.Second { // killed, not closed
 					p.suffer(refuses)
 					p.cut[failover.Primary].Store(true)
 					p.cut[failover.Alternate].Store(true)
@@ -205,7 +205,7 @@ func TestShortLivesDoNotKeepTheFleetAway(t *testing.T) {
 	})
 }
 
-// Forty that are not to go back and one that may: it does so when it is time.
+// Forty members have ManualFailback and one has not: it returns when the time has come.
 func TestThoseWhoStayDoNotKeepTheFleetAway(t *testing.T) {
 	tellOfAFleet(t, 0, failover.Config{ManualFailback: true}, func(s *fleetStory) {
 		for range 40 {
@@ -227,7 +227,7 @@ func TestThoseWhoStayDoNotKeepTheFleetAway(t *testing.T) {
 	})
 }
 
-// While neither endpoint serves, one probes for all, and tells what it has found.
+// While neither endpoint serves, one process probes for all and tells them the result.
 func TestAFleetThatIsDownProbesOnceASecond(t *testing.T) {
 	tellOfAFleet(t, 30, failover.Config{}, func(s *fleetStory) {
 		s.org.Primary().Fail(failovertest.OutagePage())
@@ -255,8 +255,8 @@ func TestAFleetThatIsDownProbesOnceASecond(t *testing.T) {
 	})
 }
 
-// Half of the processes are told by one endpoint that it does not serve, the others by
-// the other one. They do not drag each other to and fro.
+// One endpoint answers half of the processes with the fence, and the other endpoint answers
+// the other half with it. They must not drag each other back and forth.
 func TestAFleetThatDisagreesStaysApartQuietly(t *testing.T) {
 	for _, n := range []int{4, 40} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {

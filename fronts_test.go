@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A frontRow is what the answers of a real front end have to be judged.
+// A frontRow says how the answers of a real front end must be classified.
 type frontRow struct {
 	front, situation, why string
 	status                int
@@ -26,9 +26,9 @@ type frontRow struct {
 	retryAfter            time.Duration
 }
 
-// What internal/chaos/record has recorded. None of these proves that a write was
-// not carried out, so none is sent again: not even where the backend was dead,
-// which looks like one that died after it took the request.
+// The recordings are from internal/chaos/record. None of these answers proves that a write was
+// not carried out, so no write is sent again. That includes the dead backend, which looks like
+// one that died after it had accepted the request.
 var frontRows = []frontRow{
 	{"nginx", "dead", "no backend", 502, false, ClassUnavailable, Unknown, 0},
 	{"nginx", "slow", "no answer in time", 504, false, ClassTransient, Unknown, 0},
@@ -72,7 +72,7 @@ var frontRows = []frontRow{
 	{"caddy", "unrouted", "its own page", 404, false, ClassApplication, Answered, 0},
 }
 
-// A frontAnswer is one that was recorded.
+// A frontAnswer is a recorded answer.
 type frontAnswer struct {
 	Situation, Method string
 	Status            int
@@ -87,7 +87,7 @@ func (a *frontAnswer) response(req *http.Request) *http.Response {
 	}
 }
 
-// recorded returns all answers of a front end.
+// recorded returns the recorded answers of a front end.
 func recorded(t *testing.T, front string) []frontAnswer {
 	data, err := os.ReadFile("testdata/fronts/" + front + ".json")
 	require.NoError(t, err)
@@ -143,7 +143,7 @@ func TestAnswersOfRealFrontEnds(t *testing.T) {
 	assert.Empty(t, left, "every answer needs a row")
 }
 
-// posts returns how many times a POST is sent if each is answered so.
+// posts returns how often a POST is sent if each attempt gets that answer.
 func posts(t *testing.T, a *frontAnswer) (n int64) {
 	synctest.Test(t, func(t *testing.T) {
 		base := &frontEnd{answer: a}
@@ -161,7 +161,7 @@ func posts(t *testing.T, a *frontAnswer) (n int64) {
 	return n
 }
 
-// A frontEnd gives one answer to every request.
+// A frontEnd gives the same answer to every request.
 type frontEnd struct {
 	answer *frontAnswer
 	posts  atomic.Int64

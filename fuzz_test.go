@@ -13,9 +13,9 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// FuzzRoundTrip lets a server answer with any bytes. Whatever they are, a round
-// trip gives a response or an error, closes the request's body once, ends in
-// time, and leaves a Transport that can be closed.
+// FuzzRoundTrip lets a server answer with arbitrary bytes. Whatever they are, a round trip
+// returns a response or an error in bounded time, closes the request's body once, and leaves a
+// Transport that can be closed.
 func FuzzRoundTrip(f *testing.F) {
 	for _, answer := range []string{
 		"", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n",
@@ -76,7 +76,7 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
-// serveBytes reads what comes and answers with the bytes.
+// serveBytes reads the request and answers with the bytes.
 func serveBytes(conn net.Conn, answer []byte) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(5 * time.Second))

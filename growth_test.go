@@ -30,8 +30,8 @@ func TestTheTextOfAGrowth(t *testing.T) {
 	}
 }
 
-// Each write of a report has one line in the log, whatever version it is in, up to a
-// hundred; the rest is counted.
+// Each write of a report is logged on one line, whichever version of the report lists it, up
+// to a hundred lines. The rest are counted.
 func TestTheLinesAboutALoss(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -82,7 +82,7 @@ func TestTheLinesAboutALoss(t *testing.T) {
 	assert.Empty(t, got)
 }
 
-// A report lets go of the anchor that it started from.
+// A report releases its anchor.
 func TestAReportReleasesItsAnchor(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1})

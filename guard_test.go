@@ -110,7 +110,7 @@ func TestWhatIsGuarded(t *testing.T) {
 			if tt.header != nil {
 				req.Header = tt.header
 			}
-			for _, to := range []Endpoint{Alternate, Primary} { // with a switch, and at the end of an outage without
+			for _, to := range []Endpoint{Alternate, Primary} { // with a switch, and at the end of an outage without one
 				b, w := newBooks(8), endedWrite{Write: tt.risk, named: tt.named}
 				w.Time = time.Now()
 				b.record(&w)
@@ -125,7 +125,7 @@ func TestWhatIsGuarded(t *testing.T) {
 	}
 }
 
-// On the wire, with credentials of the Transport and with the caller's own.
+// On the wire, with credentials of the Transport and with the caller's.
 func TestTheGuardIsACondition(t *testing.T) {
 	t.Parallel()
 	for _, authorize := range []func(*http.Request) error{nil, func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return nil }} {

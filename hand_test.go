@@ -16,8 +16,8 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// A hand that changes nothing is told of nowhere, and after Close none does anything.
-func TestHandsThatChangeNothing(t *testing.T) {
+// Manual actions that change nothing are not reported, and after Close there is no action.
+func TestManualActionsThatChangeNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
@@ -74,7 +74,7 @@ func TestHandsThatChangeNothing(t *testing.T) {
 	})
 }
 
-// A hand confirms a move on weak evidence by asking for it again.
+// Switching by hand to the endpoint of a provisional switch confirms it.
 func TestASwitchToWhereTheTrafficIsConfirmsIt(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, Probe: func(context.Context, *http.Client, *url.URL) error { return nil }})
@@ -87,7 +87,7 @@ func TestASwitchToWhereTheTrafficIsConfirmsIt(t *testing.T) {
 	assert.False(t, transport.Status().Provisional)
 }
 
-// A Transport that is closed while a hand is at it does not move any more.
+// A Transport that is closed during a manual switch no longer switches.
 func TestCloseInTheMiddleOfASwitch(t *testing.T) {
 	t.Parallel()
 	var transport *Transport
@@ -95,7 +95,7 @@ func TestCloseInTheMiddleOfASwitch(t *testing.T) {
 	transport = newTestTransport(t, new(http.Transport), Config{ProbeInterval: -1,
 		Probe: func(context.Context, *http.Client, *url.URL) error { return nil },
 		Instrument: func(rt http.RoundTripper) http.RoundTripper {
-			if calls++; calls == 2 { // the connections of the endpoint that the traffic would move to
+			if calls++; calls == 2 { // the connections of the endpoint to be switched to
 				transport.Close()
 			}
 			return rt
@@ -105,8 +105,8 @@ func TestCloseInTheMiddleOfASwitch(t *testing.T) {
 	assert.Equal(t, 2, calls)
 }
 
-// Status shares no memory with what is known of a fleet, and tells of witnesses for a
-// minute. A hand that moves a pinned Transport moves nobody else.
+// Status shares no memory with the state of the fleet, and lists witnesses for a minute. A
+// manual switch of a pinned Transport is not imposed on the fleet.
 func TestStatusOfAFleetIsACopy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -40,25 +40,25 @@ func (s State) String() string {
 	}
 }
 
-// endpoint is the health of one side. The atomics are read by every request,
-// addresses has a lock of its own, and the rest is guarded by Transport.mu.
+// endpoint is the health of one endpoint. The atomics are read by every request, addresses has
+// a lock of its own, and Transport.mu guards the rest.
 type endpoint struct {
 	anchor
-	// suspect: the breaker holds faults that a success has to clear. While it
-	// is false, successes need not ask the breaker.
+	// suspect: the breaker has faults that a success must clear. While it is false, successes
+	// need not touch the breaker.
 	suspect   atomic.Bool
 	lastFault atomic.Pointer[pastFault]
 	recent    recent
 	addresses addresses
 
 	breaker breaker
-	// fenced: the endpoint itself said that it does not serve; only an
-	// authorized answer proves that it does again.
+	// fenced: the endpoint has answered with a fence; only an authorized answer proves that it
+	// serves again.
 	fenced    bool
-	lastProbe *pastProbe // nil for none
-	explained *explained // nil for none
-	// lastWhole is the last success whose body came to its end, since Transport.started,
-	// while a question is open about the endpoint.
+	lastProbe *pastProbe // nil: none
+	explained *explained // nil: none
+	// lastWhole is the time of the last success whose body ended, since Transport.started,
+	// while there is a question about the endpoint.
 	lastWhole time.Duration
 }
 
@@ -68,38 +68,38 @@ type pastProbe struct {
 	err error
 }
 
-// explained is the last fault of the service that a passed probe has shown to be no
-// outage, and until when it counts as none: an action that fails whenever it is called
-// says nothing about the rest.
+// explained is the last fault of the service that a passed probe has shown to be no outage,
+// and how long it does not count. An action that always fails says nothing about the rest of
+// the endpoint.
 type explained struct {
 	subject uint64 // see subjectOf
 	until   time.Time
 }
 
-// explainTime is how long a fault is explained by a passed probe.
+// explainTime is how long a passed probe explains a fault.
 const explainTime = 10 * time.Minute
 
-// subjectSeed keeps callers from choosing paths whose faults are taken for each other.
+// subjectSeed keeps callers from choosing paths whose faults are confused.
 var subjectSeed = maphash.MakeSeed()
 
-// subjectOf returns what req asked the service and how that answered.
+// subjectOf identifies what req asked of the service, and how the service answered.
 func subjectOf(req *http.Request, f *Fault) uint64 {
 	return max(1, maphash.Comparable(subjectSeed, [4]string{req.Method, message.Target(req.URL).Path, f.Code, strconv.Itoa(f.Status)}))
 }
 
-// explain takes note that a passed probe has shown f to be no outage.
+// explain records that a passed probe has shown f to be no outage.
 func (e *endpoint) explain(f *Fault) {
 	if f != nil && f.subject != 0 {
 		e.explained = &explained{f.subject, time.Now().Add(explainTime)}
 	}
 }
 
-// knows reports whether f is one that a probe has explained.
+// knows reports whether a probe has explained f.
 func (e *endpoint) knows(f *Fault) bool {
 	return e.explained != nil && f.subject == e.explained.subject && time.Now().Before(e.explained.until)
 }
 
-// succeeded records that the service answered in good health at now, a time since
+// succeeded records that the service gave a healthy answer at now, a time since
 // Transport.started. A page of a front end is no such answer.
 func (e *endpoint) succeeded(now time.Duration) {
 	if e.anchor.succeeded(now) {
@@ -113,7 +113,7 @@ func (e *endpoint) record(f *Fault) {
 	e.lastFault.Store(&pastFault{f, time.Now()})
 }
 
-// pastFault is a fault and when it was met.
+// pastFault is a fault and its time.
 type pastFault struct {
 	*Fault
 	at time.Time
@@ -129,7 +129,7 @@ func (e *endpoint) fault(f *Fault) (open bool) {
 	return e.breaker.fault(f.Definitive)
 }
 
-// success clears the faults on record.
+// success clears the recorded faults.
 func (e *endpoint) success() {
 	e.breaker.success()
 	if closed := e.breaker.state() == StateClosed; closed {
@@ -138,7 +138,7 @@ func (e *endpoint) success() {
 	}
 }
 
-// reset forgets all faults: the endpoint is in good health.
+// reset forgets all faults.
 func (e *endpoint) reset() {
 	e.breaker.reset()
 	e.suspect.Store(false)
@@ -146,7 +146,7 @@ func (e *endpoint) reset() {
 	e.addresses.settle()
 }
 
-// trip opens the breaker: the endpoint has to earn its way back.
+// trip opens the breaker. The endpoint then has to pass Rise probes.
 func (e *endpoint) trip() {
 	e.suspect.Store(true)
 	e.breaker.fault(true)
@@ -158,7 +158,7 @@ func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 		State: e.breaker.state(), Faults: e.recent.faults(),
 		Recent: e.recent.status(time.Now()),
 	}
-	if u != nil { // an organization with one address has no alternate
+	if u != nil { // nil: an organization with one address has no alternate
 		s.URL = u.String()
 	}
 	if e.lastProbe != nil {
@@ -173,20 +173,20 @@ func (e *endpoint) status(u *url.URL, started time.Time) EndpointStatus {
 	return s
 }
 
-// breaker judges one endpoint by its faults. Closed, it opens after threshold
-// faults in a row or one conclusive fault. Open, it becomes half-open after a
-// while, and closes after rise successes in a row. Not safe for concurrent use.
+// A breaker judges one endpoint by its faults. Closed, it opens after threshold faults in a
+// row or one conclusive fault. Open, it becomes half-open after a while, and closes after rise
+// successes in a row. Not safe for concurrent use.
 type breaker struct {
-	cb              *gobreaker.CircuitBreaker[struct{}] // nil as long as there is no fault
+	cb              *gobreaker.CircuitBreaker[struct{}] // nil until there is a fault
 	threshold, rise uint32
-	timeout         time.Duration // until it is half-open
-	conclusive      bool          // the fault being counted trips by itself
+	timeout         time.Duration // until it becomes half-open
+	conclusive      bool          // the current fault trips by itself
 }
 
 func newBreaker(threshold, rise int, probeInterval time.Duration) breaker {
 	return breaker{
 		threshold: uint32(min(threshold, math.MaxInt32)), rise: uint32(min(rise, math.MaxInt32)),
-		// Half-open by the time of the next probe, however jittered.
+		// It must be half-open by the time of the next probe, whatever the jitter.
 		timeout: max(1, min(probeInterval, time.Minute)/2),
 	}
 }
@@ -252,10 +252,10 @@ type Recent struct {
 // recent is what an endpoint counts for its status.
 type recent struct {
 	succeeded recentCount
-	made      atomic.Pointer[trouble] // nil as long as there was none
+	made      atomic.Pointer[trouble] // nil until there is trouble
 }
 
-// trouble are the counts that an endpoint in good health has no use for.
+// trouble has the counts that a healthy endpoint does not need.
 type trouble struct {
 	inDoubt, refused recentCount
 	faults           [ClassLocal + 1]struct { // by class
@@ -264,7 +264,7 @@ type trouble struct {
 	}
 }
 
-// trouble returns the counts, which it makes when they are first needed.
+// trouble returns the counts, and makes them when they are first needed.
 func (r *recent) trouble() *trouble {
 	if r.made.Load() == nil {
 		r.made.CompareAndSwap(nil, new(trouble))
@@ -279,7 +279,7 @@ func (r *recent) fault(c Class) {
 	n.recent.add(time.Now())
 }
 
-// faults returns how many there were in all.
+// faults returns the total by class.
 func (r *recent) faults() map[Class]uint64 {
 	all := make(map[Class]uint64)
 	if t := r.made.Load(); t != nil {
@@ -308,12 +308,12 @@ func (r *recent) status(now time.Time) Recent {
 	return s
 }
 
-// recentCount counts by the minute: a ring of words, each with the minute that it
-// is about in the upper half and the number in the lower one. So a word that is
-// out of date is replaced and counted up in one step, without a lock.
+// A recentCount counts by the minute. It is a ring of words, each with its minute in the upper
+// half and the number in the lower one, so that an outdated word can be replaced and
+// incremented in one step, without a lock.
 type recentCount [recentMinutes]atomic.Uint64
 
-// minuteOf returns the minutes since 1970, which do for 8,000 years.
+// minuteOf returns the minutes since 1970, in 32 bits, which last for 8,000 years.
 func minuteOf(t time.Time) uint64 { return uint64(t.Unix()/60) & (1<<32 - 1) }
 
 func (c *recentCount) add(now time.Time) {
@@ -325,7 +325,7 @@ func (c *recentCount) add(now time.Time) {
 		if old>>32 != minute {
 			next = minute<<32 | 1
 		} else if uint32(next) == 0 {
-			return // full
+			return // the count is full
 		}
 		if word.CompareAndSwap(old, next) {
 			return
@@ -337,7 +337,7 @@ func (c *recentCount) sum(now time.Time) (n int) {
 	minute := minuteOf(now)
 	for i := range c {
 		word := c[i].Load()
-		if age := minute - word>>32; age < recentMinutes { // not of a time to come either
+		if age := minute - word>>32; age < recentMinutes { // nor from a minute in the future
 			n += int(uint32(word))
 		}
 	}

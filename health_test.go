@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,8 +20,8 @@ func TestStatesAreNamed(t *testing.T) {
 	}
 }
 
-// A breaker opens with as many faults in a row as it takes, or a conclusive one, is
-// half-open by the time of the next probe, and closes after as many successes as it takes.
+// A breaker opens after a threshold of faults in a row, or one conclusive fault; is half-open
+// in time for the next probe; and closes after Rise successes.
 func TestBreakers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -34,13 +35,13 @@ func TestBreakers(t *testing.T) {
 					for range row - 1 {
 						require.False(t, b.fault(false))
 					}
-					b.success() // that was no row
+					b.success() // which ends the row
 					for n := 1; n <= row; n++ {
 						require.Equal(t, n == threshold, b.fault(false), "fault %d of %d", n, threshold)
 					}
 					require.True(t, b.fault(true))
 					require.Equal(t, StateOpen, b.state())
-					b.success() // while it is open, it does not count
+					b.success() // does not count while the breaker is open
 					require.Equal(t, StateOpen, b.state())
 					time.Sleep(max(soonest, time.Millisecond))
 					for n := range rise {
@@ -54,7 +55,8 @@ func TestBreakers(t *testing.T) {
 				}
 			}
 		}
-		b := newBreaker(1<<32+1, 1<<32+1, time.Second)
+		const large = 1<<(strconv.IntSize/2) + 1
+		b := newBreaker(large, large, time.Second)
 		assert.False(t, b.fault(false), "a large number is not a small one")
 		b.fault(true)
 		time.Sleep(time.Second)
@@ -63,8 +65,8 @@ func TestBreakers(t *testing.T) {
 	})
 }
 
-// What a passed probe has shown to be no outage counts as none for ten minutes: the same
-// answer to the same request.
+// A fault that a passed probe has explained does not count for ten minutes, if the same
+// request meets it again.
 func TestHowLongAFaultIsExplained(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -79,7 +81,7 @@ func TestHowLongAFaultIsExplained(t *testing.T) {
 		var e endpoint
 		assert.False(t, e.knows(f))
 		e.explain(nil)
-		e.explain(&Fault{}) // about no request
+		e.explain(&Fault{}) // concerns no request
 		assert.False(t, e.knows(&Fault{}), "nothing was explained")
 		e.explain(f)
 		assert.True(t, e.knows(subject("GET", "/a", "0x1", 500)))
@@ -130,7 +132,7 @@ func TestTheHealthOfAnEndpoint(t *testing.T) {
 		assert.True(t, e.suspect.Load())
 		assert.Equal(t, StateOpen, e.breaker.state())
 
-		for class := range ClassLocal + 3 { // of the program's own, too
+		for class := range ClassLocal + 3 { // including a class of the program's own
 			for range class + 1 {
 				e.record(&Fault{Class: class})
 			}

@@ -18,10 +18,10 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// nosyBase looks at the Transport when it is told to close its connections.
+// nosyBase calls the Transport when it is told to close its connections.
 type nosyBase struct {
 	transport atomic.Pointer[failover.Transport]
-	down      atomic.Bool // the primary
+	down      atomic.Bool // whether the primary is
 	closed    atomic.Int32
 	stuck     atomic.Bool
 }
@@ -47,7 +47,7 @@ func (b *nosyBase) CloseIdleConnections() {
 	}
 }
 
-// To close connections is I/O, and Base may be the program's own: no lock is held.
+// Closing connections is I/O, and Base may be the program's own: no lock is held meanwhile.
 func TestNoLockIsHeldWhileConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
 	for name, move := range map[string]func(*testing.T, *failover.Transport, *nosyBase){
@@ -84,7 +84,7 @@ func TestNoLockIsHeldWhileConnectionsAreClosed(t *testing.T) {
 	}
 }
 
-// What begins after Close, or at the same time, begins nothing that outlives it.
+// Nothing that is started after Close, or at the same time, outlives it.
 func TestNothingBeginsAfterClose(t *testing.T) {
 	t.Parallel()
 	var probes atomic.Int32
@@ -99,8 +99,8 @@ func TestNothingBeginsAfterClose(t *testing.T) {
 	assert.Equal(t, failover.Primary, transport.Status().Active)
 }
 
-// Close, hands, traffic and outages, all at the same time: everybody gets an answer, and
-// nothing is left. It is for the race detector.
+// Close, manual actions, traffic and outages at the same time: every call returns, and nothing
+// is left running. For the race detector.
 func TestEverythingAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	for range 30 {
@@ -150,7 +150,7 @@ func TestEverythingAtTheSameTime(t *testing.T) {
 	}
 }
 
-// hasty is a base of which every other request waits for a while.
+// hasty is a Base that delays every other request.
 type hasty struct{ *nosyBase }
 
 func (b hasty) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -16,11 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowBody is a body that stalls, or fails, after some bytes. To close it ends a read.
+// slowBody is a body that stalls, or fails, after some bytes. Closing it ends a read.
 type slowBody struct {
 	counted
-	err    error         // at its end, nil for EOF
-	stalls time.Duration // before its end
+	err    error         // at the end; nil for EOF
+	stalls time.Duration // before the end
 	closes chan struct{}
 }
 
@@ -46,8 +46,9 @@ func (b *slowBody) Close() error {
 	return nil
 }
 
-// An answer that may be wanted yet is kept if it comes whole, within 64 KiB and 100 ms,
-// whatever length it claims: that of an answer to HEAD has no body. Its body is closed in any case.
+// An answer that may still be needed is kept if it arrives whole, within 64 KiB and 100 ms,
+// whatever length it claims: that of an answer to HEAD has no body. Its body is closed in any
+// case.
 func TestWhichAnswersAreKept(t *testing.T) {
 	t.Parallel()
 	const most = 64 << 10
@@ -96,11 +97,11 @@ func TestWhichAnswersAreKept(t *testing.T) {
 	assert.Nil(t, keep(&http.Response{StatusCode: 502}), "there is no body")
 }
 
-// What an attempt holds is released at the end of its answer, and not before; an HTTP/2
-// answer that breaks off ends its request as well.
+// What an attempt holds is released when its answer ends, and not earlier. An HTTP/2 answer
+// that breaks off ends its request as well.
 func TestAnAttemptIsNotReleasedBeforeItsAnswerEnds(t *testing.T) {
 	t.Parallel()
-	givenUp, cancel := context.WithCancel(t.Context()) // how a body ends counts for nothing then
+	givenUp, cancel := context.WithCancel(t.Context()) // so that the end of the body does not count
 	cancel()
 	for _, row := range []struct {
 		healthy  bool
@@ -135,7 +136,7 @@ func TestAnAttemptIsNotReleasedBeforeItsAnswerEnds(t *testing.T) {
 	}
 }
 
-// The last answer is the caller's, and one before that only if there is no other.
+// The last answer is returned, and an earlier one only if there is no other.
 func TestTheLastAnswerCounts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,7 +146,7 @@ func TestTheLastAnswerCounts(t *testing.T) {
 				return nil, io.ErrUnexpectedEOF
 			}
 			if calls++; calls == 2 {
-				time.Sleep(2 * time.Second) // and does not heed the deadline
+				time.Sleep(2 * time.Second) // ignoring the deadline
 			}
 			resp := replyWith(501+calls, "contoso")
 			resp.Request = req
@@ -163,7 +164,7 @@ func TestTheLastAnswerCounts(t *testing.T) {
 	})
 }
 
-// A Transport that is closed while the caller's reader takes its time sends nothing.
+// A Transport that is closed while the caller's body is being read sends nothing.
 func TestClosedWhileABodyIsRead(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) {
@@ -181,8 +182,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// Who asks for no faults is not called, and nothing of that is logged.
-func TestNobodyIsToldOfFaults(t *testing.T) {
+// Without OnFault nothing is called, and no panic is logged.
+func TestWithoutOnFaultNothingIsCalled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -196,8 +197,8 @@ func TestNobodyIsToldOfFaults(t *testing.T) {
 	})
 }
 
-// A body that was read and can be read only once is not waited for: its call ends with its
-// first fault, at once. It is closed whatever Base does with it.
+// A body that can be read only once, and was read, does not delay the end of its call: the
+// call ends with its first fault, at once. The body is closed whatever Base does with it.
 func TestABodyThatIsSpentIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ reads, closes, answers bool }{{}, {closes: true}, {reads: true, closes: true}, {answers: true}} {
@@ -223,7 +224,7 @@ func TestABodyThatIsSpentIsNotWaitedFor(t *testing.T) {
 			req.Header.Set("Idempotency-Key", "contoso")
 			start := time.Now()
 			resp, err := transport.RoundTrip(req)
-			if row.answers { // in memory by then: no attempt has the body
+			if row.answers { // the body is in memory by then, and no attempt has it
 				require.NoError(t, err)
 				assert.Equal(t, 503, resp.StatusCode)
 				require.NoError(t, resp.Body.Close())

@@ -25,7 +25,7 @@ func labels(writes []Write) []string {
 	return s
 }
 
-// newBooks returns books with room for size writes.
+// newBooks returns books with room for that many writes.
 func newBooks(size int) *books {
 	b := new(books)
 	org := Org{Primary: &url.URL{Scheme: "https", Host: "contoso.api.crm.dynamics.com"}}
@@ -170,7 +170,7 @@ func TestBooksWithoutALedger(t *testing.T) {
 	}
 }
 
-// A write in doubt may be carried out for as long as its product lets a call run.
+// A write in doubt may still be carried out for as long as its product lets a call run.
 func TestHowLongAWriteMayRun(t *testing.T) {
 	t.Parallel()
 	for host, want := range map[string]time.Duration{"contoso.crm.dynamics.com": 10 * time.Minute, "contoso.operations.dynamics.com": never, "crm.contoso.example": 10 * time.Minute} {
@@ -181,8 +181,8 @@ func TestHowLongAWriteMayRun(t *testing.T) {
 	}
 }
 
-// An organization is to take 3 KiB while idle and 12 KiB once it has written; this is
-// the share of the books.
+// An organization may take 3 KiB while idle, and 12 KiB once it has written. This is the share
+// of the books.
 func TestBooksAreSmall(t *testing.T) {
 	t.Parallel()
 	b := newBooks(4096)
@@ -209,8 +209,8 @@ func TestBooksAreSmall(t *testing.T) {
 	assert.Equal(t, 4096, slots())
 }
 
-// The ledger keeps as many writes as it is told to, whatever the number.
-func TestTheLedgerKeepsAsManyAsItIsTold(t *testing.T) {
+// The ledger keeps as many writes as configured, whatever the number.
+func TestTheLedgerKeepsAsManyAsConfigured(t *testing.T) {
 	t.Parallel()
 	for size := 1; size < 70; size++ {
 		b, now := newBooks(size), time.Now()
@@ -263,7 +263,7 @@ func TestASlotHoldsOneWriteAfterAnother(t *testing.T) {
 	}
 }
 
-// Whoever takes an entry out finds its time among what was taken out at once.
+// An entry that was dropped is known to have been dropped at once, to whoever dropped it.
 func TestWhatOverflowTakesOutIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	l := &ledger{size: 1}
@@ -286,8 +286,8 @@ func TestWhatOverflowTakesOutIsNotForgotten(t *testing.T) {
 	assert.False(t, l.hasDropped(Primary, true, began) || l.hasDropped(Alternate, false, began))
 }
 
-// The last success is to the millisecond, so that a busy endpoint writes to one place as
-// seldom as that.
+// The last success is exact to a millisecond, so that a busy endpoint seldom writes to memory
+// that its callers share.
 func TestTheLastSuccessIsToTheMillisecond(t *testing.T) {
 	t.Parallel()
 	var a anchor
@@ -301,8 +301,8 @@ func TestTheLastSuccessIsToTheMillisecond(t *testing.T) {
 	}
 }
 
-// A report either holds every write that was recorded before it, or says that it
-// is truncated; it holds none twice.
+// A report either has every write that was recorded before it, or says that it is truncated.
+// It has no write twice.
 func TestLedgerReportsWhileWritesGoOn(t *testing.T) {
 	t.Parallel()
 	const writers, writesEach, size = 4, 500, 1000
@@ -378,7 +378,7 @@ func TestNamesOfEntitySets(t *testing.T) {
 	}
 }
 
-// An address is that of a record up to the length that is kept of paths.
+// A path counts as the address of a record up to the length at which paths are cut.
 func TestTheAddressOfARecord(t *testing.T) {
 	t.Parallel()
 	for address, want := range map[string]string{

@@ -15,9 +15,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// While it is not known that an endpoint serves, the headers of an answer prove it: a
-// body may take as long as it likes. In ordinary times an answer is one when its body has
-// ended.
+// While an endpoint is not known to serve, the headers of an answer prove that it does; the
+// body may take its time. Otherwise an answer counts when its body has ended.
 func TestHeadersProveThatAnEndpointServes(t *testing.T) {
 	t.Parallel()
 	body, sender := io.Pipe()

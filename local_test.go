@@ -23,8 +23,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Troubles of this machine and mistakes of the caller are no faults of the endpoint:
-// they do not count, leave no write in doubt, and lend nothing to the probes.
+// Trouble of this machine and mistakes of the caller are no faults of the endpoint: they do
+// not count, leave no write in doubt, and lend no credentials to the probes.
 func TestLocalTroublesAreNoFaults(t *testing.T) {
 	t.Parallel()
 	limited := func(errno syscall.Errno) func(*http.Transport) {
@@ -116,7 +116,7 @@ func TestLocalTroublesAreNoFaults(t *testing.T) {
 						req = test.change(req)
 					}
 					if method == http.MethodGet && test.name == "GetBody fails" {
-						return // it has no body
+						return // a GET has no body
 					}
 					resp, err := transport.RoundTrip(req)
 					require.Error(t, err)
@@ -143,7 +143,7 @@ func TestLocalTroublesAreNoFaults(t *testing.T) {
 	}
 }
 
-// Nor are headers that are longer than the endpoint has said over HTTP/2 that it takes.
+// Headers longer than the endpoint's HTTP/2 limit are no fault of the endpoint.
 func TestHeadersThatAreTooLongAreNoFault(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -152,7 +152,7 @@ func TestHeadersThatAreTooLongAreNoFault(t *testing.T) {
 	defer server.Close()
 	transport, _ := overTLS(t, server, failover.Config{})
 	client := &http.Client{Transport: transport}
-	_, err := client.Get(server.URL + accounts) // the connection, and what the endpoint says
+	_, err := client.Get(server.URL + accounts) // opens the connection, over which the endpoint states its limit
 	require.NoError(t, err)
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
 		req, err := http.NewRequest(method, server.URL+accounts, strings.NewReader("{}"))
@@ -182,8 +182,8 @@ func lastFault(t *testing.T, err error) *failover.Fault {
 	return all[len(all)-1]
 }
 
-// A call that ends in the queue for one of Base's connections has learnt nothing
-// about the endpoint; one that ends while a connection is made for it has.
+// A call that ends in the queue for a connection of Base says nothing about the endpoint. One
+// that ends while a connection is being opened for it does.
 func TestWaitingForAPlaceInThePoolIsNoFault(t *testing.T) {
 	t.Parallel()
 	hang, hung := make(chan struct{}), make(chan struct{}, 1)
@@ -238,14 +238,14 @@ func TestRequestCancelIsTheCallers(t *testing.T) {
 	require.Error(t, err)
 	assert.Equal(t, failover.ClassCanceled, lastFault(t, err).Class)
 
-	// The Timeout of a client, which uses Request.Cancel too, is how a black hole looks.
+	// The Timeout of a client, which also uses Request.Cancel, is how a black hole looks.
 	client.Timeout = time.Second
 	_, err = client.Get(server.URL)
 	require.Error(t, err)
 	assert.Equal(t, failover.ClassTransient, transport.Status().Primary.LastFault.Class)
 }
 
-// A body that blocks, also one with GetBody, does not outlast the deadline.
+// A body that blocks, even one with GetBody, does not outlast the deadline.
 func TestABodyThatBlocksDoesNotOutlastTheDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -268,7 +268,7 @@ func TestABodyThatBlocksDoesNotOutlastTheDeadline(t *testing.T) {
 	})
 }
 
-// A body that fails while it is sent is the caller's, whether it can be had again or not.
+// A body that fails while it is being sent is the caller's fault, with GetBody or without.
 func TestABodyThatFailsOnTheWayIsTheCallers(t *testing.T) {
 	t.Parallel()
 	gone := errors.New("disk gone")
@@ -280,7 +280,7 @@ func TestABodyThatFailsOnTheWayIsTheCallers(t *testing.T) {
 	for _, again := range []bool{true, false} {
 		for i := range 4 {
 			gone := gone
-			if i == 3 { // which is no proof that this request was not sent
+			if i == 3 { // does not prove that this request was not sent
 				gone = &net.OpError{Op: "dial", Err: gone}
 			}
 			open := func() (io.ReadCloser, error) {
@@ -302,7 +302,7 @@ func TestABodyThatFailsOnTheWayIsTheCallers(t *testing.T) {
 	assert.Equal(t, failover.StateClosed, transport.Status().Primary.State)
 }
 
-// An answer that comes before the request's body was read leaves that to Base.
+// If an answer comes before the request's body was read, the body is left to Base.
 func TestABodyIsNotWithdrawnFromAnAttemptThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 413, 503} {
@@ -336,8 +336,8 @@ func TestABodyIsNotWithdrawnFromAnAttemptThatWasAnswered(t *testing.T) {
 	}
 }
 
-// A program's own functions may panic or return a nil pointer as an error: the
-// request goes on, and the log says whose it was.
+// A program's own functions may panic, or return a nil pointer as an error: the request goes
+// on, and the log names the function.
 func TestAPanicOfTheProgramsOwnFunctions(t *testing.T) {
 	t.Parallel()
 	var nothing *failover.Fault

@@ -31,7 +31,7 @@ func (s *story) createLabelled(label string) string {
 	return strings.TrimPrefix(resp.Header.Get("OData-EntityId"), s.org.URL())
 }
 
-// labels of the writes, in order.
+// labels returns the labels of the writes, in order.
 func labels(writes []failover.Write) []string {
 	var list []string
 	for _, w := range writes {
@@ -40,7 +40,7 @@ func labels(writes []failover.Write) []string {
 	return list
 }
 
-// lagging tells a story of an organization whose replication lags.
+// lagging runs a story of an organization with a replication lag.
 func lagging(t *testing.T, lag time.Duration, plot func(*story)) {
 	t.Helper()
 	t.Parallel()
@@ -71,7 +71,7 @@ func TestTheLossReportListsWhatIsAtRisk(t *testing.T) {
 		assert.ErrorContains(s, err, "primary")
 
 		s.org.Disaster(failovertest.Refuse())
-		time.Sleep(10 * time.Minute) // nobody notices for a while
+		time.Sleep(10 * time.Minute) // nobody calls for a while
 		require.Equal(s, 200, s.get(accounts))
 
 		report := s.transport.Status().Loss
@@ -111,8 +111,8 @@ func TestReadsAreNotInTheLedger(t *testing.T) {
 	})
 }
 
-// An update without a condition of a record that the failover has lost would
-// create it anew, with nothing in it but the update.
+// An unconditional update of a record that the failover lost would create the record anew,
+// with nothing in it but the update.
 func TestAnUpdateOfALostRecordCreatesNoStub(t *testing.T) {
 	lagging(t, time.Minute, func(s *story) {
 		lost := s.createLabelled("lost")
@@ -165,7 +165,7 @@ func TestALossReportIsJSON(t *testing.T) {
 	})
 }
 
-// Behind one address, too, another place may serve after an outage than before.
+// Behind one address, too, another place may serve after an outage than before it.
 func TestTheEndOfAnOutageAtTheSameEndpointIsReported(t *testing.T) {
 	lagging(t, 0, func(s *story) {
 		s.createLabelled("long ago")

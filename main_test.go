@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestMain fails the run if a goroutine of a Transport outlives the tests. The
-// bubbles of testing/synctest see to their own.
+// TestMain fails the run if a goroutine of a Transport outlives the tests. Within bubbles,
+// testing/synctest checks that itself.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if leaked := leakedGoroutines(5 * time.Second); code == 0 && leaked != "" {
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// ours is in the stack of every goroutine that a Transport starts.
+// ours matches the stack of every goroutine that a Transport starts.
 var ours = regexp.MustCompile(`failover\.\(\*(Transport|call|payload|readAhead)\)`)
 
 // leakedGoroutines returns the stacks of goroutines that do not end in time.

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// SOAP messages and batches that write are inspected no further than it takes to
-// see that they do: what a call costs does not depend on their length.
+// SOAP messages and batches that write are inspected only until that is clear, so the cost of
+// a call does not depend on their length.
 func TestMessagesThatWriteAllocateLittle(t *testing.T) { // not parallel: it counts the allocations of the process
 	if raceDetector() {
 		t.Skip("the race detector allocates")

@@ -22,8 +22,8 @@ import (
 	"github.com/d365failover/failover/sharedtest"
 )
 
-// A drill takes minutes. With WaitForUp a batch job does not notice, and neither does a
-// call that was under way.
+// A drill takes minutes. With WaitForUp, neither a batch job nor a call in progress notices
+// it.
 func TestADrillIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	for name, old := range map[string]failovertest.Failure{"fence": {}, "refused": failovertest.Refuse(), "503": failovertest.Status(http.StatusServiceUnavailable, nil, "")} {
@@ -46,7 +46,7 @@ func TestADrillIsWaitedFor(t *testing.T) {
 	}
 }
 
-// A program that does little, and one slow call: nothing speaks for a failover.
+// A program with little traffic and one slow call: nothing suggests a failover.
 func TestASlowCallIsNoDrill(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,14 +83,14 @@ func TestASlowCallIsNoDrill(t *testing.T) {
 	})
 }
 
-// A read that waits for long on an old connection, while the endpoint answers new ones,
-// is made anew; the first answer wins, and nobody is cut off.
-func TestAReadThatWaitsForLongIsMadeAnew(t *testing.T) {
+// A read that waits for long on an old connection, while the endpoint answers over new ones,
+// is sent again. The first answer wins, and neither try is cut off.
+func TestAReadThatWaitsForLongIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		method string
 		first  time.Duration // until the first try is answered
-		second time.Duration // the second one takes
+		second time.Duration // how long the second try takes
 		want   time.Duration
 		tries  int32
 	}{
@@ -153,7 +153,7 @@ func answerWith(req *http.Request, status int, body string) *http.Response {
 		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Request: req}
 }
 
-// An organization with one address: nothing names an alternate, in no state, alone and
+// Nothing names the alternate of an organization that has one address: in no state, alone or
 // in a fleet.
 func TestNothingNamesAnAlternateThatDoesNotExist(t *testing.T) {
 	t.Parallel()
@@ -240,7 +240,7 @@ func TestNothingNamesAnAlternateThatDoesNotExist(t *testing.T) {
 	}
 }
 
-// connTo is a connection that leads to an address.
+// connTo is a connection to an address.
 type connTo struct {
 	net.Conn
 	ip string
@@ -248,9 +248,8 @@ type connTo struct {
 
 func (c connTo) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 443} }
 
-// An outage that a request's answer ends: its event names the addresses of before and now
-// if the connection of the request is known, as it is from the first fault on, and leads
-// elsewhere.
+// When an answer to a request ends an outage, the event names the old and the new address if
+// the request's connection is known, as it is after the first fault, and leads elsewhere.
 func TestTheEndOfAnOutageNamesTheAddressesThatAreKnown(t *testing.T) {
 	t.Parallel()
 	const beforeFault, beforeDown, whileDown = 0, 1, 2
@@ -354,7 +353,7 @@ func TestTheEndOfAnOutageNamesTheAddressesThatAreKnown(t *testing.T) {
 	}
 }
 
-// waitThenEOF is a reader that ends once it is told to.
+// waitThenEOF is a reader that ends when it is told to.
 type waitThenEOF chan struct{}
 
 func (w waitThenEOF) Read([]byte) (int, error) {

@@ -18,9 +18,9 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// pairBase is a pair of endpoints as a Base, which counts.
+// pairBase is a pair of endpoints as a Base that counts requests.
 type pairBase struct {
-	primary, alternate             atomic.Pointer[func(*http.Request) (*http.Response, error)] // probes included
+	primary, alternate             atomic.Pointer[func(*http.Request) (*http.Response, error)] // including probes
 	probes, atPrimary, atAlternate atomic.Int32
 }
 
@@ -53,7 +53,8 @@ func silence(req *http.Request) (*http.Response, error) {
 	return nil, req.Context().Err()
 }
 
-// reader returns what reads with a token, and reports whether it was answered in good health.
+// reader returns a function that reads with a token, and reports whether it got a healthy
+// answer.
 func reader(t *testing.T, rt http.RoundTripper, path string) func(token string, patience time.Duration) bool {
 	return func(token string, patience time.Duration) bool {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -95,7 +96,8 @@ func TestTenThousandReadersInSilence(t *testing.T) {
 	})
 }
 
-// While Down, every token that is new is a reason to ask, but many are no storm.
+// While Down, every new token is a reason to probe, but many new tokens cause no storm of
+// probes.
 func TestManyTokensWhileDownAreNoStormOfProbes(t *testing.T) {
 	for name, cfg := range map[string]failover.Config{"fails open": {}, "fails fast": {FailFast: true}, "waits": {WaitForUp: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -125,8 +127,8 @@ func TestManyTokensWhileDownAreNoStormOfProbes(t *testing.T) {
 	}
 }
 
-// One mistake of many callers must not hide a real outage: here a query that fails by
-// itself, all the time, while the endpoint passes its probes.
+// One mistake of many callers must not hide a real outage: here a query that always fails
+// while the endpoint passes its probes.
 func TestAPoisonousQueryDoesNotHideAnOutage(t *testing.T) {
 	for name, test := range map[string]struct {
 		outage func(*http.Request) (*http.Response, error)
@@ -175,8 +177,8 @@ func TestAPoisonousQueryDoesNotHideAnOutage(t *testing.T) {
 	}
 }
 
-// What Authorize does to requests it does to probes: a nil pointer for an error is none,
-// and a panic goes no further and names it.
+// Authorize treats probes as it does requests: a nil pointer returned as an error is none, and
+// a panic is contained and named.
 func TestAuthorizeOfProbesMayDoWhatItLikes(t *testing.T) {
 	var nothing *failover.Fault
 	for name, test := range map[string]struct {
@@ -204,8 +206,8 @@ func TestAuthorizeOfProbesMayDoWhatItLikes(t *testing.T) {
 	}
 }
 
-// A ConfirmSwitch that returns a nil pointer for an error has agreed; an error of which
-// the text cannot be had has not.
+// A ConfirmSwitch that returns a nil pointer as an error has agreed; one that returns an error
+// without a text has not.
 func TestConfirmSwitchMayReturnWhatItLikes(t *testing.T) {
 	var nothing *failover.Fault
 	for name, test := range map[string]struct {

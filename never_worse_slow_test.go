@@ -24,7 +24,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// silences are ways for the primary to take requests and not to answer.
+// silences are ways for the primary to accept requests without answering.
 var silences = map[string]func(*story){
 	"black hole": func(s *story) { s.org.Disaster(failovertest.BlackHole()) },
 	"a server that takes requests": func(s *story) {
@@ -33,8 +33,8 @@ var silences = map[string]func(*story){
 	},
 }
 
-// A reader is answered within 16 s with the zero Config, whatever its connection; a
-// write is not cut off.
+// With the zero Config, a reader is answered within 16 s, whatever its connection; a write is
+// not cut off.
 func TestOutOfSilence(t *testing.T) {
 	for name, begin := range silences {
 		for _, warm := range []bool{true, false} {
@@ -48,8 +48,8 @@ func TestOutOfSilence(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/warm=%v/%s", name, warm, setting), func(t *testing.T) {
 					tell(t, test.cfg, func(s *story) {
 						if warm {
-							s.org.Primary().FailNext(2, failovertest.Delay(time.Second)) // at the same time
-							require.Equal(s, 2, s.reads(2, time.Minute))                 // two connections that are kept
+							s.org.Primary().FailNext(2, failovertest.Delay(time.Second)) // both at the same time
+							require.Equal(s, 2, s.reads(2, time.Minute))                 // leaves two idle connections
 							time.Sleep(time.Minute)
 						}
 						begin(s)
@@ -84,8 +84,7 @@ func TestOutOfSilence(t *testing.T) {
 	}
 }
 
-// Of many readers, those too are answered within 16 s who set out after the first
-// seconds of silence.
+// Many readers that start after the first seconds of silence are answered within 16 s, too.
 func TestManyReadersOutOfSilence(t *testing.T) {
 	for name, begin := range silences {
 		t.Run(name, func(t *testing.T) {
@@ -99,7 +98,7 @@ func TestManyReadersOutOfSilence(t *testing.T) {
 	}
 }
 
-// Nothing is cut off that is answered in the end.
+// A call that is answered in the end is never cut off.
 func TestLongCallsLive(t *testing.T) {
 	for _, takes := range []time.Duration{149 * time.Second, 151 * time.Second, 10 * time.Minute, 3 * time.Hour} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
@@ -120,7 +119,7 @@ func TestLongCallsLive(t *testing.T) {
 					assert.InDelta(s, takes, time.Since(begun), float64(time.Second))
 					sent := 1
 					if method == http.MethodGet && takes > 150*time.Second {
-						sent = 2 // over a connection newer than the suspicion, too
+						sent = 2 // the second over a connection newer than the suspicion
 					}
 					assert.Equal(s, sent, deliveries(s.org.Primary(), method))
 					assert.Equal(s, failover.Primary, s.active())
@@ -188,7 +187,7 @@ func TestTenThousandCallersAtTheMomentOfAnOutage(t *testing.T) {
 	}
 }
 
-// The first caller of all is answered within eight round trips, and without a pause.
+// The very first caller is answered within eight round trips, without a pause.
 func TestTheFirstAnswerOfTheAlternateTakesEightRoundTrips(t *testing.T) {
 	const trip = 100 * time.Millisecond
 	for name, fault := range map[string]func(*http.Request) (*http.Response, error){"refused": refuse(errDial), "503": answer(503, ""), "fence": fence, "reset": refuse(errReset),
@@ -219,7 +218,7 @@ func TestTheFirstAnswerOfTheAlternateTakesEightRoundTrips(t *testing.T) {
 	}
 }
 
-// A brown-out does not storm a pager.
+// A brown-out does not flood a pager.
 func TestABrownOutTellsLittle(t *testing.T) {
 	for _, share := range []float64{0.17, 0.5, 0.9} {
 		t.Run(fmt.Sprint(share), func(t *testing.T) {
@@ -259,12 +258,12 @@ func TestABrownOutTellsLittle(t *testing.T) {
 	}
 }
 
-// While Down a program has the choice.
+// While Down, the program decides what happens to its calls.
 func TestWhatDownMeansToACaller(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg        failover.Config
 		deliveries int           // of ten reads while down
-		fails      time.Duration // after that time
+		fails      time.Duration // the time until a call fails
 	}{
 		"fails open": {failover.Config{}, 10, 0},
 		"FailFast":   {failover.Config{FailFast: true}, 0, 0},
@@ -275,7 +274,7 @@ func TestWhatDownMeansToACaller(t *testing.T) {
 			tell(t, test.cfg, func(s *story) {
 				s.org.Primary().Fail(failovertest.OutagePage())
 				ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
-				s.try(ctx, http.MethodGet, s.org.URL()+accounts, "") // which waits as well
+				s.try(ctx, http.MethodGet, s.org.URL()+accounts, "") // waits as well
 				cancel()
 				require.True(s, s.transport.Status().Down)
 				before, begun := deliveries(s.org.Primary(), http.MethodGet), time.Now()
@@ -302,7 +301,7 @@ func TestWhatDownMeansToACaller(t *testing.T) {
 	}
 }
 
-// A machine without files for new connections goes on over those that are open.
+// A process that has run out of files for new connections goes on over the open ones.
 func TestAMachineWithoutFilesGoesOnOverOpenConnections(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}, 1), make(chan struct{})
@@ -337,7 +336,7 @@ func TestAMachineWithoutFilesGoesOnOverOpenConnections(t *testing.T) {
 	require.NoError(t, get(""))
 	full.Store(true)
 	var wg sync.WaitGroup
-	wg.Go(func() { assert.NoError(t, get("?wait")) }) // over the one that is open
+	wg.Go(func() { assert.NoError(t, get("?wait")) }) // over the open connection
 	<-entered
 	for range 20 {
 		err := get("")
@@ -399,8 +398,8 @@ func TestTheDefaultBaseIsWhatTheProgramUses(t *testing.T) {
 	transport.Close()
 }
 
-// The default Base has no limit for headers of its own, and that of the program if it
-// has set one.
+// The default Base has no timeout for headers of its own, but keeps one that the program has
+// set.
 func TestTheDefaultBaseCutsNothing(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []time.Duration{0, 3 * time.Minute} {
@@ -429,7 +428,7 @@ func TestTheDefaultBaseCutsNothing(t *testing.T) {
 	}
 }
 
-// The guard against stubs ends: a program that repairs by upsert may do so.
+// The guard against stubs ends, so a program may repair records by upsert.
 func TestTheGuardAgainstStubsEnds(t *testing.T) {
 	for _, within := range []bool{true, false} {
 		t.Run(fmt.Sprint(within), func(t *testing.T) {

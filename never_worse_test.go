@@ -23,11 +23,10 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// A program is never worse off with a Transport than without one: stories in which that
-// was not so. The measurement, over faults of every kind and rate, is TestNeverWorse of
-// internal/chaos.
+// A program is never worse off with a Transport than without one: stories in which it once
+// was. TestNeverWorse of internal/chaos measures it, over faults of every kind and rate.
 
-// withoutAuthorize has the callers of a story bring their tokens themselves.
+// withoutAuthorize makes the callers of a story bring their own tokens.
 func withoutAuthorize(s *story, cfg failover.Config, token func() string) {
 	s.transport.Close()
 	cfg.Base, cfg.Logger = s.org.Transport(), slog.New(slog.DiscardHandler)
@@ -41,8 +40,8 @@ func withoutAuthorize(s *story, cfg failover.Config, token func() string) {
 	})
 }
 
-// reads has callers read at the same time, each with a deadline of its own, and returns
-// how many were answered in good health.
+// reads lets callers read at the same time, each with a deadline of its own, and returns the
+// number of healthy answers.
 func (s *story) reads(callers int, patience time.Duration) int {
 	var good atomic.Int32
 	var all sync.WaitGroup
@@ -63,7 +62,7 @@ func TestImpatientCallersDoNotCostThePatientTheirAnswers(t *testing.T) {
 	for _, impatient := range []int{1, 3, 30} {
 		t.Run(fmt.Sprint(impatient), func(t *testing.T) {
 			tell(t, failover.Config{}, func(s *story) {
-				s.org.Primary().SetLatency(7 * time.Second) // of probes, too
+				s.org.Primary().SetLatency(7 * time.Second) // also of probes
 				for range 5 {
 					var all sync.WaitGroup
 					all.Go(func() { assert.Zero(s, s.reads(impatient, 2*time.Second)) })
@@ -76,7 +75,7 @@ func TestImpatientCallersDoNotCostThePatientTheirAnswers(t *testing.T) {
 	}
 }
 
-// gateways answer everybody, whether the organization is served behind them or not.
+// gateways answer everybody, whether or not the organization is served behind them.
 var gateways = map[string]failovertest.Failure{
 	"401": failovertest.Status(401, http.Header{"Www-Authenticate": {"Bearer"}}, ""),
 	"429": failovertest.Throttle(30 * time.Second),
@@ -112,8 +111,9 @@ func TestABlipWithAStandbyThatAnswersEverybody(t *testing.T) {
 	}
 }
 
-// A trial that has failed neither costs the call its answer, nor latches the Transport.
-func TestTrialsOfAStandbyCostNothing(t *testing.T) {
+// A provisional switch that fails neither costs the call its answer, nor latches the
+// Transport.
+func TestFailedProvisionalSwitchesCostNothing(t *testing.T) {
 	for name, gateway := range map[string]failovertest.Failure{"401": gateways["401"], "429": gateways["429"]} {
 		t.Run(name, func(t *testing.T) {
 			tell(t, failover.Config{}, func(s *story) {
@@ -142,9 +142,9 @@ func TestTrialsOfAStandbyCostNothing(t *testing.T) {
 	}
 }
 
-// A call that has met a failed trial goes on at the endpoint that was left, a write as
-// well: a 401 or 429 has not applied it.
-func TestACallGoesOnAfterAFailedTrial(t *testing.T) {
+// A call that met a failed provisional switch goes on at the endpoint that was left, even if
+// it is a write: a 401 or 429 shows that it was not carried out.
+func TestACallGoesOnAfterAFailedProvisionalSwitch(t *testing.T) {
 	for name, gateway := range map[string]failovertest.Failure{"401": gateways["401"], "429": gateways["429"]} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			t.Run(name+"/"+method, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestACallGoesOnAfterAFailedTrial(t *testing.T) {
 	}
 }
 
-// What cannot be sent lends its token to no probe.
+// The token of a request that cannot be sent is not lent to probes.
 func TestARequestThatCannotBeSentLendsNothing(t *testing.T) {
 	for name, spoil := range map[string]func(*http.Request){
 		"token with a line break": func(r *http.Request) { r.Header.Set("Authorization", r.Header.Get("Authorization")+"\n") },
@@ -200,7 +200,7 @@ func TestARequestThatCannotBeSentLendsNothing(t *testing.T) {
 				s.get(accounts)
 				require.True(s, s.transport.Status().Down)
 				bad()
-				s.org.Alternate().Serve() // the fence takes an authorized answer
+				s.org.Alternate().Serve() // clearing the fence takes an authorized answer
 				time.Sleep(10 * time.Second)
 				assert.Equal(s, 200, s.get(accounts))
 				assert.Equal(s, failover.Alternate, s.active())
@@ -209,7 +209,7 @@ func TestARequestThatCannotBeSentLendsNothing(t *testing.T) {
 	}
 }
 
-// The token that probes have borrowed expires during an outage; callers bring new ones.
+// The token that probes borrowed expires during an outage, and callers bring new ones.
 func TestDownDoesNotOutliveABorrowedToken(t *testing.T) {
 	for name, cfg := range map[string]failover.Config{"fails open": {}, "fails fast": {FailFast: true}, "waits": {WaitForUp: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -225,9 +225,9 @@ func TestDownDoesNotOutliveABorrowedToken(t *testing.T) {
 				time.Sleep(time.Hour)
 				s.org.Primary().AcceptAudiences(s.org.Alternate().Host())
 				s.org.Primary().Serve()
-				time.Sleep(time.Hour) // what is borrowed is not accepted any more
+				time.Sleep(time.Hour) // the borrowed token is no longer accepted
 				token = "Bearer " + s.org.Token(s.org.Alternate().Host())
-				for range 2 { // the first call brings it
+				for range 2 { // the first call brings the new token
 					ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 					s.try(ctx, http.MethodGet, s.org.URL()+accounts, "")
 					cancel()
@@ -243,7 +243,7 @@ func TestDownDoesNotOutliveABorrowedToken(t *testing.T) {
 // identities is a pair of endpoints that name their organizations.
 type identities struct {
 	mu  sync.Mutex
-	ids [2]string // "" for one that refuses
+	ids [2]string // "" for an endpoint that refuses connections
 }
 
 func (i *identities) set(primary, alternate string) {
@@ -275,10 +275,9 @@ func TestARestoredOrganizationHasANewID(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				world := new(identities)
-				client, transport, err := failover.Wrap(nil, orgURL, &failover.Config{Base: world, Logger: quiet})
+				transport, err := failover.New(orgURL, &failover.Config{Base: world, Logger: quiet})
 				require.NoError(t, err)
 				defer transport.Close()
-				client.Transport = world // alone
 				for _, id := range []string{before, after} {
 					world.set(id, "")
 					require.NoError(t, transport.Switch(t.Context(), failover.Primary, "makes a probe"))
@@ -298,8 +297,8 @@ func TestARestoredOrganizationHasANewID(t *testing.T) {
 	}
 }
 
-// A Probe of the program's own may do what it likes: the process lives, no reader is held,
-// and requests go on.
+// Whatever a Probe of the program does, the process lives, no reader is delayed, and requests
+// go on.
 func TestAProbeMayDoWhatItLikes(t *testing.T) {
 	var nothing *failover.Fault
 	for name, test := range map[string]struct {
@@ -345,7 +344,7 @@ func TestAProbeMayDoWhatItLikes(t *testing.T) {
 	}
 }
 
-// A Base that panics does so in the calls of its program, and nowhere else.
+// A Base that panics does so only in calls of its program.
 func TestABaseThatPanicsOnAProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -391,7 +390,7 @@ func TestFunctionsOfTheProgramMayPanic(t *testing.T) {
 	})
 }
 
-// panicking is a handler of log lines that does not get to handle any.
+// panicking is a log handler that panics.
 type panicking struct{ slog.Handler }
 
 func (panicking) Enabled(_ context.Context, level slog.Level) bool {
@@ -402,7 +401,7 @@ func (panicking) Enabled(_ context.Context, level slog.Level) bool {
 }
 func (panicking) Handle(context.Context, slog.Record) error { panic("canary") }
 
-func TestWhatIsToldOfEventsMayPanic(t *testing.T) {
+func TestOnEventAndLoggerMayPanic(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(){"panic": func() { panic("canary") }, "Goexit": runtime.Goexit} {
 		for _, logger := range []*slog.Logger{quiet, slog.New(panicking{slog.DiscardHandler})} {
@@ -416,7 +415,7 @@ func TestWhatIsToldOfEventsMayPanic(t *testing.T) {
 				transport.Pin(failover.Alternate)
 				transport.Unpin()
 				transport.Close()
-				assert.Greater(t, told, 1, "it is told of the next one all the same: %s", name)
+				assert.Greater(t, told, 1, "it is called for the next event as well: %s", name)
 			})
 		}
 	}

@@ -39,7 +39,7 @@ func TestAPinnedTransportStaysAndDoesNotFailFast(t *testing.T) {
 
 func TestPinMovesWithoutAProbe(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
-		s.transport.Pin(failover.Alternate) // which is fenced
+		s.transport.Pin(failover.Alternate) // the alternate is fenced
 		assert.Equal(s, failover.Alternate, s.active())
 		assert.Equal(s, 503, s.get(accounts))
 		s.transport.Pin(failover.Primary)
@@ -71,7 +71,7 @@ func TestSwitchByHandNeedsAProbeThatPasses(t *testing.T) {
 	})
 }
 
-func TestAHandEndsTheDecisionUnderWay(t *testing.T) {
+func TestAManualSwitchEndsTheDecisionInProgress(t *testing.T) {
 	var asked atomic.Int32
 	confirm := func(context.Context, failover.Switch) error { asked.Add(1); return nil }
 	tell(t, failover.Config{AttemptTimeout: time.Second, ConfirmSwitch: confirm}, func(s *story) {
@@ -79,7 +79,7 @@ func TestAHandEndsTheDecisionUnderWay(t *testing.T) {
 		var wg sync.WaitGroup
 		start := time.Now()
 		wg.Go(func() { assert.Equal(s, 200, s.get(accounts)) })
-		time.Sleep(4 * time.Second) // the alternate has passed, the primary is waited for
+		time.Sleep(4 * time.Second) // the alternate has passed; the primary is still being probed
 		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
 		wg.Wait()
 		assert.Less(s, time.Since(start), 5*time.Second)
@@ -109,7 +109,7 @@ func TestFourSwitchesWithinAnHourLatch(t *testing.T) {
 		}
 		assert.Equal(s, failover.Primary, s.active(), "latched")
 
-		s.org.FailOver() // the fence is exempt
+		s.org.FailOver() // a fence is exempt
 		s.org.Primary().Heal()
 		assert.Equal(s, 200, s.get(accounts))
 		assert.Equal(s, failover.Alternate, s.active())

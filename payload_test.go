@@ -24,9 +24,9 @@ type opaqueBody struct {
 func (b *opaqueBody) Read(p []byte) (int, error) { b.reads++; return b.Reader.Read(p) }
 func (b *opaqueBody) Close() error               { b.closes++; return nil }
 
-// A body is held if it is not longer than MaxBody, of whatever kind it is and whether or
-// not its length is known. A longer one goes to the first attempt whole, and to a second
-// one if it can be had again.
+// A body of up to MaxBody is buffered, of whatever kind it is and whether or not its length is
+// known. A longer one goes to the first attempt whole, and to the next ones only if it can be
+// obtained again.
 func TestBodiesUpToMaxBodyAreHeld(t *testing.T) {
 	t.Parallel()
 	for _, maxBody := range []int64{1, 300, 511, 512, 700, 5000} {
@@ -121,7 +121,7 @@ func TestWhichBodiesAreReadAhead(t *testing.T) {
 	assert.Zero(t, long.reads, "it says itself that it is too long")
 }
 
-// What is shorter or longer than it says is refused, as by net/http.
+// As with net/http, a body that is shorter or longer than its length says is refused.
 func TestABodyIsAsLongAsItSays(t *testing.T) {
 	t.Parallel()
 	for length, refused := range map[int64]bool{-1: false, 0: false, 1: true, 6: true, 7: false, 8: true} {
@@ -154,7 +154,8 @@ func TestWhatIsInMemory(t *testing.T) {
 	}
 }
 
-// Only the caller's own reader, and its own GetBody, count as failed.
+// Only failures of the caller's own reader, and of its own GetBody, count as failures of the
+// body.
 func TestWhenTheCallersReaderHasFailed(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -195,7 +196,7 @@ func TestWhenTheCallersReaderHasFailed(t *testing.T) {
 	assert.False(t, (&payload{held: []byte{}}).none())
 }
 
-// Whatever an attempt and the call do to a body that can be read once, in any order.
+// Whatever an attempt and the call do, in any order, to a body that can be read only once.
 func TestAStreamGoesToOneAttempt(t *testing.T) {
 	t.Parallel()
 	const fresh, touched, withdrawn = 0, 1, 2
@@ -245,7 +246,7 @@ func TestAStreamGoesToOneAttempt(t *testing.T) {
 					p.close(answered)
 					switch {
 					case state == fresh && answered:
-						state = touched // it is the attempt's from now on
+						state = touched // from now on the attempt has the body
 					case state == fresh || state == withdrawn:
 						state = withdrawn
 						closes++
@@ -262,7 +263,7 @@ func TestAStreamGoesToOneAttempt(t *testing.T) {
 	try("")
 }
 
-// A body is read to its end, or until that it is too long.
+// A body is read to its end, or until it is known to be too long.
 func TestHowFarABodyIsRead(t *testing.T) {
 	t.Parallel()
 	for _, maxBody := range []int64{1, 600, 5000} {
@@ -285,7 +286,7 @@ func TestHowFarABodyIsRead(t *testing.T) {
 	}
 }
 
-// What was read ahead of a body is followed by the same error, and by nothing else.
+// Reading a body ahead does not change its error, or what precedes that.
 func TestABodyThatWasReadAheadFailsAsBefore(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, firstRead, maxPeek - 1} {
@@ -317,8 +318,8 @@ func (f *failingOnce) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// The caller's body is closed at the end of a call to which it was of no use, and by the
-// attempt to which it was given.
+// The caller's body is closed by the attempt that got it, or at the end of the call if none
+// did.
 func TestABodyThatWasNotUsedIsClosed(t *testing.T) {
 	t.Parallel()
 	for _, used := range []bool{false, true} {

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What RoundTrip sends without a call of its own is a read of which nothing has to be
-// known, and to which nothing may happen but that it is sent.
+// RoundTrip sends a read without a call of its own only if nothing needs to be known about it,
+// and nothing can happen to it except being sent.
 func TestOnlyAReadThatNeedsNothingIsPlain(t *testing.T) {
 	t.Parallel()
 	ended, cancel := context.WithCancel(t.Context())
@@ -28,7 +28,7 @@ func TestOnlyAReadThatNeedsNothingIsPlain(t *testing.T) {
 		cfg          Config
 		state        func(*state)
 		request      func(*http.Request) *http.Request
-		suspect      bool          // the endpoint has met a fault
+		suspect      bool          // the endpoint had a fault
 		after        time.Duration // since the last answer
 	}{
 		{name: "GET", reason: "most calls", plain: true},
@@ -111,13 +111,13 @@ func method(m string) func(*http.Request) *http.Request {
 	}
 }
 
-// A limited number of connections is known of an *http.Transport only.
+// Only an *http.Transport is known to limit its connections.
 func TestAReadThatMayWaitForAConnectionIsNotPlain(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{0, 1} {
 		transport := newTestTransport(t, &http.Transport{MaxConnsPerHost: limit}, Config{})
 		st := transport.state.Load()
-		st.pool.waits.armed.Store(true) // as with an answer just now
+		st.pool.waits.armed.Store(true) // as right after an answer
 		st.pool.waits.last.Store(st.pool.waits.tick.Load())
 		req, err := http.NewRequest(http.MethodGet, "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
 		require.NoError(t, err)
@@ -125,8 +125,8 @@ func TestAReadThatMayWaitForAConnectionIsNotPlain(t *testing.T) {
 	}
 }
 
-// A plain read leaves behind what any call does: it is waited for, its answer is a sign of
-// life, and shows the protocol.
+// A plain read has the effects of any call: its wait is watched, its answer is a sign of life,
+// and shows the protocol.
 func TestAPlainReadIsTakenNoteOf(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -146,8 +146,8 @@ func TestAPlainReadIsTakenNoteOf(t *testing.T) {
 	})
 }
 
-// At the alternate, it is the caller's request still, links name the primary, and what
-// probes of the primary may need is kept.
+// At the alternate, the response still names the caller's request, links name the primary, and
+// what probes of the primary may need is kept.
 func TestAPlainReadAtTheAlternate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -74,24 +74,24 @@ func ProbeWSDL(ctx context.Context, client *http.Client, endpoint *url.URL) erro
 
 var errNotEnabled = errors.New("failover: the failover policy says that the endpoint is not enabled")
 
-// Bounds of what is read for a policy. The WSDL of an organization imports one
-// document, of some hundred kilobytes.
+// Limits of what is read for a policy. The WSDL of an organization imports one document, of
+// some hundred kilobytes.
 const (
 	maxWSDL        = 4 << 20  // bytes of one document
-	maxWSDLTag     = 64 << 10 // bytes of one tag, or text
-	maxWSDLDepth   = 128      // elements within each other
+	maxWSDLTag     = 64 << 10 // bytes of one tag or text
+	maxWSDLDepth   = 128      // nested elements
 	maxImports     = 4
 	maxImportDepth = 2
 	maxPolicyValue = 64 // bytes
 )
 
-// wsdlAddress is where a document of the WSDL is, and how many imports lead there.
+// A wsdlAddress is where a document of the WSDL is, and how many imports lead there.
 type wsdlAddress struct {
 	url   *url.URL
 	depth int
 }
 
-// findPolicy reads the WSDL at root and what that imports until it has found a policy.
+// findPolicy reads the WSDL at root, and what that imports, until it finds a policy.
 func findPolicy(ctx context.Context, client *http.Client, root *url.URL) (Policy, error) {
 	queue := []wsdlAddress{{url: root}}
 	seen := map[string]bool{root.String(): true}
@@ -134,8 +134,8 @@ func sameOrigin(u, root *url.URL) bool {
 		cmp.Or(port, defaultPort(u.Scheme)) == cmp.Or(rootPort, defaultPort(root.Scheme))
 }
 
-// withoutRedirects returns a copy of client that returns redirects as they are:
-// one leads to a sign-in page, or elsewhere where the answer proves nothing.
+// withoutRedirects returns a copy of client that returns redirects instead of following them:
+// they lead to a sign-in page, or elsewhere, where an answer proves nothing.
 func withoutRedirects(client *http.Client) *http.Client {
 	if client == nil {
 		client = http.DefaultClient
@@ -145,8 +145,8 @@ func withoutRedirects(client *http.Client) *http.Client {
 	return &c
 }
 
-// readWSDL reads one document of a WSDL and returns the policy or else the
-// locations of the imports in it.
+// readWSDL reads one document of a WSDL, and returns the policy, or else the locations of its
+// imports.
 func readWSDL(ctx context.Context, client *http.Client, u *url.URL) (Policy, []string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -177,15 +177,15 @@ func readWSDL(ctx context.Context, client *http.Client, u *url.URL) (Policy, []s
 	return policy, imports, nil
 }
 
-// wsdlFault is the fault of an endpoint that answers, but not with a WSDL that
-// says what is asked. It proves nothing about the endpoint.
+// wsdlFault is the fault of an endpoint that answers, but not with a WSDL that has the policy.
+// It proves nothing about the endpoint.
 func wsdlFault(message string) *Fault {
 	return &Fault{Class: ClassApplication, Delivery: Answered, Status: http.StatusOK, Message: redact.Line(message, maxRequestText)}
 }
 
-// wsdlReader is the body of a WSDL. It keeps the error of the body, which the XML
-// decoder mixes with its own, and bounds the tags: they take the decoder several
-// times their size, and none can hold a "<".
+// wsdlReader is the body of a WSDL. It keeps the error of the body, which the XML decoder
+// mixes with its own. It also bounds the tags, which take several times their size in the
+// decoder; no tag can contain a "<".
 type wsdlReader struct {
 	r   io.Reader
 	err error // of r, other than io.EOF
@@ -224,8 +224,8 @@ var (
 	errLongTag = errors.New("WSDL has a tag or text longer than 64 KiB")
 )
 
-// parseWSDL reads a WSDL until its end or a policy that is known. It holds no
-// more than one token, the names of the open elements and the imports.
+// parseWSDL reads a WSDL to its end, or to a policy that is known. It keeps no more than one
+// token, the names of the open elements, and the imports.
 func parseWSDL(r io.Reader) (policy Policy, imports []string, err error) {
 	x := xmlpath.NewReader(r, maxWSDLDepth)
 	rooted := false
@@ -258,7 +258,7 @@ func parseWSDL(r io.Reader) (policy Policy, imports []string, err error) {
 	}
 }
 
-// location returns the attribute that says where an import is.
+// location returns the attribute that names the location of an import.
 func location(attributes []xml.Attr) string {
 	for _, a := range attributes {
 		if a.Name.Space == "" && a.Name.Local == "location" {
@@ -268,7 +268,7 @@ func location(attributes []xml.Attr) string {
 	return ""
 }
 
-// parsePolicy reads what follows the start of a FailoverPolicy up to its end.
+// parsePolicy reads from the start of a FailoverPolicy to its end.
 func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 	var available, enabled string
 	values := map[xml.Name]*string{nameAvailable: &available, nameEnabled: &enabled}
@@ -299,8 +299,8 @@ func parsePolicy(x *xmlpath.Reader) (Policy, error) {
 	return policy, nil
 }
 
-// xsBoolean reads a boolean of XML Schema (part 2, section 3.2.2), in any case
-// because .NET writes True.
+// xsBoolean reads an XML Schema boolean (part 2, section 3.2.2), in any case because .NET
+// writes True.
 func xsBoolean(s string) (value, ok bool) {
 	switch strings.ToLower(strings.TrimSpace(s)) {
 	case "true", "1":

@@ -14,19 +14,18 @@ import (
 	"time"
 )
 
-// This file holds the connections that requests and probes go over, and how they are
-// renewed.
+// This file holds the connections that requests and probes use, and renews them.
 
-// pool is what the requests of one epoch go over. Where Base is an *http.Transport,
-// its connections were all opened since the epoch began, but for the first pool, which
-// may be the caller's own Transport with what it has.
+// A pool has the connections for the requests of one epoch. Where Base is an *http.Transport,
+// all of them were opened since the epoch began. The exception is the first pool, which may be
+// the caller's own Transport with its connections.
 type pool struct {
 	base    http.RoundTripper
-	closer  closesIdle // base or what it is built around, nil if nothing can be closed
+	closer  closesIdle // Base, or what it is built around; nil if nothing can be closed
 	own     bool       // its connections belong to the Transport
 	waits   waits
 	retired atomic.Bool
-	closing *time.Timer // closes what is idle, once p is retired
+	closing *time.Timer // closes idle connections after p was retired
 }
 
 // firstPool returns the pool that a Transport begins with.
@@ -39,20 +38,20 @@ func (t *Transport) firstPool() *pool {
 	return t.poolOver(t.base, closer)
 }
 
-// newPool returns the pool for another epoch. It has no connection yet.
+// newPool returns the pool for the next epoch. It has no connection yet.
 func (t *Transport) newPool() (p *pool) {
 	base, plain := t.base.(*http.Transport)
 	if !plain {
 		closer, _ := t.base.(closesIdle)
 		return t.poolOver(t.base, closer)
 	}
-	// If Instrument panics, traffic goes on over the connections that there are.
+	// If Instrument panics, traffic continues over the existing connections.
 	t.protect("Instrument", func() { p = t.freshPool(base) })
 	return p
 }
 
-// poolAfter returns the pool to go on over if what the probes have found is that the
-// active endpoint serves, nil if it is not.
+// poolAfter returns the pool for an active endpoint that, by the findings, serves. It returns
+// nil if it does not.
 func (t *Transport) poolAfter(found findings) *pool {
 	if !found.Reached {
 		return nil
@@ -74,7 +73,7 @@ func (t *Transport) poolOver(base http.RoundTripper, closer closesIdle) *pool {
 	return p
 }
 
-// instrument wraps a Transport that is the library's own, if the program wants that.
+// instrument applies Config.Instrument to an *http.Transport of the library's own.
 func (t *Transport) instrument(base *http.Transport) http.RoundTripper {
 	if t.cfg.Instrument == nil {
 		return base
@@ -85,15 +84,15 @@ func (t *Transport) instrument(base *http.Transport) http.RoundTripper {
 	return base
 }
 
-// idleTimeout is how long a connection of a pool of ours is kept idle if Base does not
-// say: one of a pool that is retired is not to stay for ever.
+// idleTimeout is how long an idle connection of our own pools is kept if Base does not say.
+// Without a limit, a retired pool could keep one for ever.
 const idleTimeout = 90 * time.Second
 
 // fresh returns a copy of an *http.Transport that shares no connection with it.
 func fresh(base *http.Transport) *http.Transport {
 	c := base.Clone()
 	if c.TLSNextProto["h2"] != nil {
-		// Set up by golang.org/x/net/http2, or by net/http itself: it leads to the
+		// golang.org/x/net/http2, or net/http itself, has set it up, and it leads to the
 		// connections of the original.
 		c.TLSNextProto = nil
 		c.ForceAttemptHTTP2 = true
@@ -103,28 +102,28 @@ func fresh(base *http.Transport) *http.Transport {
 	return c
 }
 
-// leaveTime is after how long a connection is idle, at the latest, whose last call has
-// ended: over HTTP/2, net/http takes note of the end of a stream a little later than its
-// caller, and keeps the connection of a dial that was given up too late.
+// leaveTime is the time after which a connection is idle whose last call has ended. Over
+// HTTP/2, net/http notices the end of a stream a little later than its caller does, and keeps
+// a connection whose dial was abandoned too late.
 const leaveTime = 100 * time.Millisecond
 
-// retire puts the connections out of use, once, and lets go of those that nobody uses.
-// The rest are let go of when the last call over them has ended: see leave.
+// retire puts the pool out of use, once, and closes its idle connections. The others are
+// closed when the last call over them has ended: see leave.
 func (p *pool) retire() {
 	p.closing = time.AfterFunc(leaveTime, p.closeIdle)
 	p.retired.Store(true)
 	p.closeIdle()
 }
 
-// leave lets go of the connections that nobody uses, if p is out of use. It is called
-// when a call has ended that went over p.
+// leave closes the idle connections of a retired pool. It is called at the end of each call
+// that used p.
 func (p *pool) leave() {
 	if p.retired.Load() {
 		p.letGo()
 	}
 }
 
-// letGo is leave for a pool that is out of use.
+// letGo is leave for a retired pool.
 func (p *pool) letGo() {
 	p.closeIdle()
 	p.closing.Reset(leaveTime)
@@ -136,9 +135,9 @@ func (p *pool) closeIdle() {
 	}
 }
 
-// defaultBase returns the RoundTripper used when Config.Base is nil, and whether it is
-// a copy that belongs to the Transport: of base, which the program uses now. If that is no
-// *http.Transport, it is used as it is.
+// defaultBase returns the RoundTripper for a Config without Base, and whether it belongs to
+// the Transport. It is a copy of base, which the program uses now. A base that is not an
+// *http.Transport is used as it is.
 func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 	plain, ok := base.(*http.Transport)
 	if !ok {
@@ -166,21 +165,20 @@ func (t *Transport) CloseIdleConnections() {
 	p.closeIdle()
 }
 
-// closeConnections lets go of the connections that are the Transport's own.
+// closeConnections closes the connections that belong to the Transport.
 func (t *Transport) closeConnections() {
 	if p := t.state.Load().pool; p.own {
 		p.retire()
 	}
 }
 
-// maxProbeTries is how many connections of a wrapped Base a probe wears out at the
-// most to get a new one.
+// maxProbeTries is how many connections of a wrapped Base a probe may use up to get a new one.
 const maxProbeTries = 8
 
-// dialAnew sends a request of a probe over a connection of its own: it neither waits
-// for the traffic nor keeps its connections alive, and an endpoint of which only an
-// old connection is left does not pass. What a wrapped Base does with connections is
-// its own affair: there the request asks to be the last of its connection, and is
+// dialAnew sends a request of a probe over a connection of its own. Therefore a probe neither
+// waits behind the traffic nor keeps the traffic's connections alive, and an endpoint that
+// answers only over an old connection does not pass. A wrapped Base decides itself which
+// connection to use: there the request asks that its connection be closed afterwards, and is
 // repeated if that was an old one.
 func (t *Transport) dialAnew(req *http.Request) (*http.Response, error) {
 	base := t.cfg.ProbeBase
@@ -190,12 +188,12 @@ func (t *Transport) dialAnew(req *http.Request) (*http.Response, error) {
 	if plain, ok := base.(*http.Transport); ok {
 		c := fresh(plain)
 		c.DisableKeepAlives, c.MaxConnsPerHost = true, 0
-		// A dial may outlast its request. Giving it up can come too late; over HTTP/2 its
-		// connection then stays, idle, for as long as this.
+		// A dial may outlast its request. If it is abandoned too late, its connection stays
+		// idle over HTTP/2 for this long.
 		c.IdleConnTimeout = time.Second
 		resp, err := c.RoundTrip(req)
 		if err != nil {
-			c.CloseIdleConnections() // gives up the dial
+			c.CloseIdleConnections() // abandons the dial
 		}
 		return resp, err
 	}
@@ -215,8 +213,8 @@ func (t *Transport) dialAnew(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// lastOfConnection sends a request after which no other is to use its connection. If
-// that is an old one, the answer is not waited for, unless any connection will do.
+// lastOfConnection sends a request and asks that its connection be closed afterwards. If the
+// connection is an old one, it does not wait for the answer, unless any connection will do.
 func lastOfConnection(base http.RoundTripper, req *http.Request, anyWill bool) (resp *http.Response, err error, old bool) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	var reused atomic.Bool
@@ -241,30 +239,30 @@ func lastOfConnection(base http.RoundTripper, req *http.Request, anyWill bool) (
 
 var errOldConnection = errors.New("failover: not a new connection")
 
-// The answers of name servers rotate, are capped, and flicker between old and new for a
-// while. Therefore what a name leads to is remembered for addressMemory, and an address
-// is another one than before for addressNews, or until a judgement.
+// Name servers rotate their answers, limit their number, and for a while flicker between old
+// and new ones. Therefore addresses are remembered for addressMemory. An address that differs
+// from the earlier ones is news for addressNews, or until a judgement.
 const (
 	addressMemory = time.Hour
 	addressNews   = time.Minute
 	maxAddresses  = 16
 )
 
-// addresses are those that connections to an endpoint have led to lately.
+// addresses are those that the latest connections to an endpoint led to.
 type addresses struct {
 	mu   sync.Mutex
-	seen []seenAddress // the latest last
+	seen []seenAddress // the latest is last
 }
 
 type seenAddress struct {
 	host        string
 	first, last time.Time
-	known       bool // a judgement has passed since
+	known       bool // there was a judgement since
 }
 
-// see takes note of the address that a connection leads to. If all connections before
-// addressNews have led elsewhere, it says so: what is behind the name may have moved. The
-// text is what was seen, such as " (192.0.2.1 before, 192.0.2.9 now)".
+// see records the address of a connection. If all connections before addressNews led
+// elsewhere, what is behind the name may have moved; see then returns what it saw, such as "
+// (192.0.2.1 before, 192.0.2.9 now)".
 func (a *addresses) see(address net.Addr, now time.Time) string {
 	if address == nil {
 		return ""
@@ -287,7 +285,7 @@ func (a *addresses) see(address net.Addr, now time.Time) string {
 	return a.newsLocked(now)
 }
 
-// news says again what the last call of see did, if it still is news.
+// news repeats what the last call of see returned, if that is still news.
 func (a *addresses) news(now time.Time) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -308,7 +306,7 @@ func (a *addresses) newsLocked(now time.Time) string {
 	return ""
 }
 
-// settle takes note of a judgement: what was seen is no news any more.
+// settle records a judgement, after which nothing seen before is news.
 func (a *addresses) settle() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

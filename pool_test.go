@@ -19,8 +19,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// lateConn is a connection whose dial ends just after it was given up: too late to be of
-// use, and too late to be canceled.
+// lateConn is a connection whose dial ends just after it was abandoned: too late to be used,
+// and too late to be cancelled.
 type lateConn struct {
 	net.Conn
 	closed chan struct{}
@@ -32,8 +32,8 @@ func (c *lateConn) Close() error {
 	return c.Conn.Close()
 }
 
-// dialLate returns a Base for a server, and a channel with the connections whose dial is
-// not over before it is given up: those of requests, or of probes.
+// dialLate returns a Base for a server, and a channel with the connections whose dials end
+// only after they were abandoned: those of requests, or those of probes.
 func dialLate(t *testing.T, server *httptest.Server, probes bool) (*http.Transport, <-chan *lateConn) {
 	base := server.Client().Transport.(*http.Transport).Clone()
 	t.Cleanup(base.CloseIdleConnections)
@@ -64,16 +64,16 @@ func dialLate(t *testing.T, server *httptest.Server, probes bool) (*http.Transpo
 	return base, late
 }
 
-// ofCaller is in the context of a request that is no probe.
+// ofCaller marks the context of a request that is not a probe.
 type ofCaller struct{}
 
-// A connection that is made although nobody waits for it any more is closed: net/http
-// finishes a dial on its own, and over HTTP/2 keeps what comes of it.
+// A connection that is opened although nothing waits for it any more is closed. (net/http
+// finishes an abandoned dial and, over HTTP/2, keeps the connection.)
 func TestNoConnectionOutlivesItsUse(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name   string
-		probes bool // the late connections are theirs
+		probes bool // the late connections are those of probes
 		end    func(transport *failover.Transport, giveUp context.CancelFunc)
 	}{
 		{"probe that times out", true, nil},

@@ -51,7 +51,7 @@ func ProbePath(path string) Probe {
 	}
 }
 
-// defaultProbe returns the probe of an organization for which none is configured.
+// defaultProbe returns the probe for an organization without a configured one.
 func defaultProbe(org *Org) Probe {
 	path := org.probePath()
 	if !strings.HasSuffix(path, "/WhoAmI") {
@@ -62,17 +62,17 @@ func defaultProbe(org *Org) Probe {
 	}
 }
 
-// errNoAlternate: the organization has one address.
+// errNoAlternate says that the organization has one address.
 var errNoAlternate = errors.New("failover: the organization has no alternate endpoint")
 
-// probeTerms travel to the probes of this package in the context.
+// probeTerms are passed to the probes of this package in the context.
 type probeTerms struct {
-	// fenced: the endpoint has said that it does not serve; only an authorized
-	// answer takes that back.
+	// fenced: the endpoint has answered with a fence; only an authorized answer takes that
+	// back.
 	fenced         bool
-	organizationID string       // that has to be found, "" for any
-	found          func(string) // is told which one was found
-	weak           atomic.Bool  // it passed by no more than a 401 or 429
+	organizationID string       // the id to be found; "": any
+	found          func(string) // called with the id that was found
+	weak           atomic.Bool  // passed only by a 401 or 429
 	address        atomic.Pointer[net.Addr]
 }
 
@@ -91,7 +91,7 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	req.Header.Set("OData-MaxVersion", "4.0")
 	resp, err := client.Do(req)
 	if f := (*Fault)(nil); errors.As(err, &f) {
-		return f // of Authorize
+		return f // an error of Authorize
 	}
 	if err != nil {
 		return Classify(nil, err)
@@ -115,8 +115,8 @@ func probePath(ctx context.Context, client *http.Client, endpoint *url.URL, path
 	return check(ctx, body)
 }
 
-// passWeakly returns the result of a probe that has found no more than that something
-// answers, as f says: enough, unless the endpoint has said that it does not serve.
+// passWeakly returns the result of a probe that only found something that answers: f says how.
+// That suffices unless the endpoint has answered with a fence.
 func passWeakly(ctx context.Context, f *Fault) error {
 	terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms)
 	if terms != nil && terms.fenced {
@@ -135,7 +135,7 @@ func namesOrganization(ctx context.Context, body []byte) error {
 		return &Fault{Class: ClassApplication, Delivery: Answered, Status: http.StatusOK, Message: "answer does not name an organization"}
 	}
 	terms, _ := ctx.Value(probeTermsKey{}).(*probeTerms)
-	if terms == nil { // not called by a Transport
+	if terms == nil { // the caller is not a Transport
 		return nil
 	}
 	if want := terms.organizationID; want != "" && !strings.EqualFold(strings.Trim(want, "{}"), who.OrganizationID) {
@@ -160,13 +160,13 @@ func asksForBearer(h http.Header) bool {
 	return false
 }
 
-// runProbe probes an endpoint and takes note of the result. It returns nil if it passes.
+// runProbe probes an endpoint and records the result. It returns nil if the endpoint passes.
 func (t *Transport) runProbe(ctx context.Context, e Endpoint) error {
 	p := t.probe(ctx, e)
 	return p.err
 }
 
-// probe probes an endpoint and takes note of the result.
+// probe probes an endpoint and records the result.
 func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 	endpoint := t.url(e)
 	if endpoint == nil {
@@ -176,7 +176,7 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 	terms := &probeTerms{fenced: t.endpoints[e].fenced, organizationID: t.organizationID}
 	t.mu.Unlock()
 	if e == Primary && t.cfg.OrganizationID == "" {
-		terms.organizationID, terms.found = "", t.learn // what it is, the primary says
+		terms.organizationID, terms.found = "", t.learn // the primary says which organization it is
 	}
 	parent := ctx
 	if t.cfg.ProbeTimeout != never {
@@ -187,7 +187,7 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 	start := time.Now()
 	err := t.callProbe(context.WithValue(ctx, probeTermsKey{}, terms), e, endpoint)
 	if ended := cmp.Or(parent.Err(), t.ctx.Err()); ended != nil {
-		return probed{err: ended} // nobody waits for it any more; it proves nothing
+		return probed{err: ended} // abandoned, so it proves nothing
 	}
 	if f, ok := err.(*Fault); ok {
 		found := *f
@@ -198,7 +198,7 @@ func (t *Transport) probe(ctx context.Context, e Endpoint) (p probed) {
 	return p
 }
 
-// callProbe calls Config.Probe. It is not waited for longer than the context lasts.
+// callProbe calls Config.Probe. It waits no longer than the context lasts.
 func (t *Transport) callProbe(ctx context.Context, e Endpoint, endpoint *url.URL) error {
 	target := *endpoint
 	client := &http.Client{
@@ -206,13 +206,13 @@ func (t *Transport) callProbe(ctx context.Context, e Endpoint, endpoint *url.URL
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	err := t.outsource(ctx, "Probe", func() error { return t.cfg.Probe(ctx, client, &target) })
-	if err == errPanicked { // trouble of the program's own says nothing of the endpoint
+	if err == errPanicked { // a panic of the program's own function says nothing about the endpoint
 		return &Fault{Class: ClassLocal, Delivery: NotSent, Err: err}
 	}
 	return err
 }
 
-// noteProbe takes note of how a probe ended.
+// noteProbe records how a probe ended.
 func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -221,7 +221,7 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 	if p.err == nil {
 		side.fenced = false
 	} else if e == Primary && t.rule.Active == rule.Alternate {
-		side.trip() // whoever has asked: it has to rise anew
+		side.trip() // whatever the probe was for, the rise starts again
 	}
 	if address := terms.address.Load(); address != nil && p.reached() {
 		p.moved = side.addresses.see(*address, time.Now())
@@ -229,8 +229,8 @@ func (t *Transport) noteProbe(e Endpoint, p *probed, terms *probeTerms, took tim
 	t.emit(Event{Kind: EventProbed, From: e, To: e, Reason: probeReason(p.err), Err: p.err, Duration: took})
 }
 
-// learn keeps the id of the organization that the primary has named. A restored
-// organization has another one than before.
+// learn keeps the organization id that the primary named. A restored organization has a new
+// one.
 func (t *Transport) learn(organizationID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -244,8 +244,8 @@ func probeReason(err error) string {
 	return "probe passed"
 }
 
-// probeTransport sends the requests of a probe, with credentials if they go to
-// the endpoint that is probed.
+// probeTransport sends the requests of a probe, with credentials if they go to the probed
+// endpoint.
 type probeTransport struct {
 	t        *Transport
 	at       Endpoint
@@ -283,45 +283,45 @@ func (p *probeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// credentials are Authorization headers that probes borrow from requests where
-// Config.Authorize does not give them any. Headers come from callers, who may be wrong
-// or hostile: one that an endpoint has rejected is not tried there again, and one of a
-// request that was answered in good health goes before any other.
+// credentials are Authorization headers that probes borrow from requests if Config.Authorize
+// is not set. Callers, who may be wrong or hostile, supply them. Therefore a header that an
+// endpoint has rejected is not tried there again, and that of a request with a healthy answer
+// precedes all others.
 type credentials struct {
-	// proven is the header of the last request that was answered in good health, as
-	// long as there is no need for another one. Requests that are answered read it.
+	// proven is the header of the last request with a healthy answer, as long as no other is
+	// needed. Requests that are answered read it.
 	proven atomic.Pointer[provenCredential]
 
 	mu   sync.Mutex
-	kept []credential // the best first, at most maxCredentials
+	kept []credential // the best is first; at most maxCredentials
 }
 
 type provenCredential struct {
 	header string
-	until  time.Time // that of another request is as good
+	until  time.Time // until then no other proven header is considered
 }
 
-// credential is a header and what is known of it.
+// A credential is a header, and what is known about it.
 type credential struct {
 	header   string
-	proven   bool    // a request that carried it was answered in good health
-	rejected [2]bool // by endpoint: 401
-	useless  [2]bool // 403, which says nothing about the endpoint
+	proven   bool    // a request with it got a healthy answer
+	rejected [2]bool // by endpoint: answered with 401
+	useless  [2]bool // by endpoint: answered with 403, which says nothing about the endpoint
 }
 
 const (
-	// maxCredentials bounds what is kept, the rejected ones included, so that nobody
-	// has them tried again by turns.
+	// maxCredentials bounds what is kept, rejected ones included, so that callers cannot make
+	// the probes try the same ones over and over.
 	maxCredentials = 8
 	// maxCredential bounds the length of each.
 	maxCredential = 32 << 10
-	// provenFor is for how long no other proven header is looked at.
+	// provenFor is how long no other proven header is considered.
 	provenFor = 5 * time.Second
 )
 
-// borrowable returns the Authorization header of a request, "" if probes cannot do
-// anything with it: it cannot be sent, or belongs to one connection (RFC 4559, section
-// 6) or request (RFC 7616).
+// borrowable returns the Authorization header of a request, or "" if probes cannot use it: it
+// cannot be sent, or belongs to one connection (RFC 4559, section 6) or one request (RFC
+// 7616).
 func borrowable(h http.Header) string {
 	values := h["Authorization"]
 	if len(values) != 1 || len(values[0]) > maxCredential || !validHeaderValue(values[0]) {
@@ -336,8 +336,8 @@ func borrowable(h http.Header) string {
 	return values[0]
 }
 
-// offer keeps the header of a request. Proven: the request was answered in good health.
-// It reports whether the header was not known before.
+// offer keeps the header of a request, and reports whether it is new. Proven: the request got
+// a healthy answer.
 func (c *credentials) offer(h http.Header, proven bool) (isNew bool) {
 	if proven {
 		if p := c.proven.Load(); p != nil && (p.header == valueOf(h, "Authorization") || time.Now().Before(p.until)) {
@@ -369,8 +369,8 @@ func (c *credentials) offer(h http.Header, proven bool) (isNew bool) {
 	return false
 }
 
-// worst returns which one to do without: the oldest that is rejected, else the oldest
-// that is not proven, else the oldest. mu is held.
+// worst returns the index of the one to drop: the oldest that is rejected, else the oldest
+// that is not proven, else the oldest. The caller holds mu.
 func (c *credentials) worst() int {
 	worst, rank := len(c.kept)-1, -1
 	for i, k := range c.kept {
@@ -388,7 +388,7 @@ func (c *credentials) worst() int {
 	return worst
 }
 
-// pick returns the header for a probe of an endpoint, "" if there is none.
+// pick returns the header for a probe of an endpoint, or "" if there is none.
 func (c *credentials) pick(at Endpoint) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -408,7 +408,7 @@ func (c *credentials) pick(at Endpoint) string {
 	return best
 }
 
-// answered takes note of what an endpoint has said to a header.
+// answered records an endpoint's answer to a header.
 func (c *credentials) answered(at Endpoint, header string, status int) {
 	if status != http.StatusUnauthorized && status != http.StatusForbidden {
 		return
@@ -424,11 +424,11 @@ func (c *credentials) answered(at Endpoint, header string, status int) {
 	} else {
 		c.kept[i].rejected[at] = true
 	}
-	c.proven.Store(nil) // another one may be of use
+	c.proven.Store(nil) // another header may be of use
 }
 
-// lend offers the header of a request to the probes. While down, one that they have
-// not tried yet has them try at once.
+// lend offers the header of a request to the probes. While down, a header that they have not
+// tried yet makes them try at once.
 func (t *Transport) lend(h http.Header, proven bool) {
 	if t.cfg.Authorize != nil || !t.credentials.offer(h, proven) {
 		return

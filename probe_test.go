@@ -30,9 +30,9 @@ func credentialsOf(header string) (all []credential) {
 	return all
 }
 
-// Of what is not rejected there, a probe borrows what is proven, then what is not
-// forbidden there, then the newest. What both endpoints reject is forgotten first, then
-// what is not proven, then the oldest.
+// Among the credentials that were not rejected there, a probe borrows a proven one first, then
+// one that is not forbidden there, then the newest. The first to be forgotten are those that
+// both endpoints reject, then those not proven, then the oldest.
 func TestWhichCredentialIsBorrowedAndWhichForgotten(t *testing.T) {
 	t.Parallel()
 	for _, newer := range credentialsOf("newer") {
@@ -70,8 +70,8 @@ func compareBools(a, b bool) int {
 	return -1
 }
 
-// Eight credentials are kept, the newest first; the proven one goes before them, and is
-// not replaced by another within five seconds.
+// The eight newest credentials are kept, and the proven one before them, which is not replaced
+// within five seconds.
 func TestWhichCredentialsAreKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -130,8 +130,8 @@ func TestWhichCredentialsAreKept(t *testing.T) {
 	})
 }
 
-// What can be borrowed: one header that can be sent, up to 32 KiB, of a scheme that is
-// bound to nothing.
+// A credential can be borrowed if it is a single header that can be sent, of up to 32 KiB,
+// with a scheme that is not bound to a connection or request.
 func TestWhatCanBeBorrowed(t *testing.T) {
 	t.Parallel()
 	long := "Bearer " + strings.Repeat("x", 32<<10-len("Bearer "))
@@ -147,7 +147,7 @@ func TestWhatCanBeBorrowed(t *testing.T) {
 	assert.Empty(t, borrowable(http.Header{}))
 }
 
-// A 401 that asks for a token shows that somebody is there who knows tokens.
+// A 401 that asks for a token shows that something there knows tokens.
 func TestWhatAsksForABearerToken(t *testing.T) {
 	t.Parallel()
 	for challenge, want := range map[string]bool{
@@ -160,7 +160,8 @@ func TestWhatAsksForABearerToken(t *testing.T) {
 	assert.False(t, asksForBearer(http.Header{}))
 }
 
-// What a probe asks, and what it makes of the answer: before and after a fence.
+// What a probe requests, and what it concludes from the answer, with and without a fence
+// before it.
 func TestWhatAProbeMakesOfAnAnswer(t *testing.T) {
 	t.Parallel()
 	const (
@@ -257,7 +258,7 @@ func TestWhatAProbeMakesOfAnAnswer(t *testing.T) {
 	}
 }
 
-// What a Transport takes note of once a probe has ended.
+// What a Transport records at the end of a probe.
 func TestWhatIsKnownAfterAProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -294,7 +295,7 @@ func TestWhatIsKnownAfterAProbe(t *testing.T) {
 		cancel()
 		probe = returns(io.EOF)
 		assert.ErrorIs(t, transport.runProbe(ctx, Primary), context.Canceled)
-		synctest.Wait() // for the probe that it has left alone
+		synctest.Wait() // for the abandoned probe
 		assert.Zero(t, transport.Status().Primary.LastProbe, "nobody waits for it any more; it proves nothing")
 
 		assert.NoError(t, ask(Primary, who("00000000-0000-0000-0000-000000000001")))
@@ -328,7 +329,7 @@ func TestWhatIsKnownAfterAProbe(t *testing.T) {
 	})
 }
 
-// A probe takes note of the address that its connection led to, if that has answered.
+// A probe records the address that its connection led to, if that answered.
 func TestTheAddressesThatProbesReach(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -369,7 +370,7 @@ func (a addressed) RemoteAddr() net.Addr {
 }
 
 // The requests of a probe carry the credentials of Authorize, or else those of a request,
-// unless the probe has its own.
+// unless the probe sets its own.
 func TestTheCredentialsOfProbes(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("no token")
@@ -423,8 +424,7 @@ func TestTheCredentialsOfProbes(t *testing.T) {
 	}
 }
 
-// A credential that is new has the probes try at once, while down. With Authorize, none
-// is kept.
+// While down, a new credential makes the probes try at once. With Authorize, none is kept.
 func TestWhatLendingDoes(t *testing.T) {
 	t.Parallel()
 	for _, down := range []bool{false, true} {

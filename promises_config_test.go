@@ -24,8 +24,8 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// Sentences of the documentation of New, Config and the handlers of a Transport that no
-// other test would miss.
+// Sentences in the documentation of New, Config and a Transport's handlers that no other test
+// checks.
 
 func TestTheURLsOfOrgAreCopies(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
@@ -50,7 +50,7 @@ func TestTheURLOfTheAlternateStartsAtThePrimary(t *testing.T) {
 	}
 }
 
-// New copies the Config: a change of it afterwards is not noticed.
+// New copies the Config, so later changes to it have no effect.
 func TestAConfigMayBeReused(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int32
@@ -118,7 +118,7 @@ func TestLabelsAreCutAt256Bytes(t *testing.T) {
 	})
 }
 
-// counting counts requests by path, and can be an http.RoundTripper in place of another.
+// counting counts requests by path, and can wrap another http.RoundTripper.
 type counting struct {
 	http.RoundTripper
 	mu    sync.Mutex
@@ -132,7 +132,7 @@ func (c *counting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.RoundTripper.RoundTrip(req)
 }
 
-// counts returns the number of requests so far, once nobody is at it.
+// counts returns the number of requests so far, once nothing runs.
 func (c *counting) counts() map[string]int {
 	synctest.Wait()
 	c.mu.Lock()
@@ -144,8 +144,8 @@ func count(rt http.RoundTripper) *counting {
 	return &counting{RoundTripper: rt, paths: make(map[string]int)}
 }
 
-// New and every renewal build the wrapper of Instrument, which requests go through and
-// probes do not. A Base that is wrapped already is left as it is.
+// New and every renewal call Instrument. Requests go through its wrapper, probes do not. A
+// Base that is already wrapped is left as it is.
 func TestInstrumentWrapsWhatSendsRequests(t *testing.T) {
 	t.Parallel()
 	var wrappers []*counting
@@ -192,8 +192,8 @@ func TestProbeBaseSendsTheProbes(t *testing.T) {
 	})
 }
 
-// Without a ProbeBase a wrapped Base sends the probes, and is asked to close the connection
-// after each; one that uses an old connection regardless is asked eight times.
+// Without a ProbeBase, a wrapped Base sends the probes and is asked to close the connection
+// after each. If it uses an old connection regardless, it is asked eight times.
 func TestAProbeThroughAWrappedBaseAsksForANewConnection(t *testing.T) {
 	t.Parallel()
 	for _, reused := range []bool{false, true} {
@@ -217,8 +217,8 @@ func TestAProbeThroughAWrappedBaseAsksForANewConnection(t *testing.T) {
 	}
 }
 
-// The first pause before a repeat is RetryBackoff, later ones are longer by half, and all
-// are jittered by half; a negative RetryBackoff leaves them out.
+// The first pause before a repeat is RetryBackoff. Each further one is longer by half, and all
+// are jittered by half. A negative RetryBackoff means no pauses.
 func TestThePausesBeforeRepeats(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -262,7 +262,7 @@ func TestThePausesBeforeRepeats(t *testing.T) {
 	}
 }
 
-// Close leaves the connections of a Base that was set to whoever set it.
+// Close does not close the connections of a Base that the program has set.
 func TestCloseLeavesABaseThatWasSet(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -338,12 +338,11 @@ func TestASwitchOfAPinnedTransportStaysPinned(t *testing.T) {
 	})
 }
 
-// After three outages within 10 minutes a further one is reported only once it has lasted
-// for 30 s.
+// After three outages within 10 minutes, a further one is reported only if it lasts 30 s.
 func TestOutagesThatComeAndGoAreReportedSparingly(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
-		apart, last time.Duration // between the outages, and of the fourth
+		apart, last time.Duration // the time between the outages, and of the fourth
 		want        int
 	}{
 		"four within 10 minutes":   {190 * time.Second, 29 * time.Second, 3},
@@ -372,8 +371,8 @@ func TestOutagesThatComeAndGoAreReportedSparingly(t *testing.T) {
 	}
 }
 
-// NoReplay means one attempt, at the active endpoint, and a body that is streamed as it
-// is written.
+// NoReplay means one attempt, at the active endpoint, with a body that is streamed as it is
+// written.
 func TestNoReplayIsOneAttemptThatStreams(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.FailOver()
@@ -417,7 +416,7 @@ func TestNoReplayIsOneAttemptThatStreams(t *testing.T) {
 	}
 }
 
-// ConfirmSwitch is asked about a provisional switch, and not about undoing it.
+// ConfirmSwitch is called before a provisional switch, but not before undoing it.
 func TestUndoingAProvisionalSwitchIsNotConfirmed(t *testing.T) {
 	var asked []failover.Endpoint
 	tell(t, failover.Config{ConfirmSwitch: func(_ context.Context, s failover.Switch) error { asked = append(asked, s.To); return nil }}, func(s *story) {

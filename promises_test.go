@@ -20,7 +20,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// Small promises, each of which was broken once.
+// Small promises that were once broken.
 
 func TestReadingABodyAheadEndsWithTheContext(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
@@ -110,10 +110,10 @@ func TestAuthorizeMaySignTheBody(t *testing.T) {
 		}
 		return nil
 	}}, func(s *story) {
-		s.create("Contoso") // the answer is 401
+		s.create("Contoso") // is answered with 401
 		assert.Equal(s, []string{`{"name":"Contoso"}`}, signed)
 		require.Len(s, s.org.Primary().Deliveries(), 1)
-		assert.NotEmpty(s, s.org.Primary().Deliveries()[0].BodyHash, "it was sent all the same")
+		assert.NotEmpty(s, s.org.Primary().Deliveries()[0].BodyHash, "it was sent nevertheless")
 	})
 }
 
@@ -141,7 +141,7 @@ func TestADayOfRetryAfterIsNotWaitedForInPart(t *testing.T) {
 	})
 }
 
-func TestAWriteUnderWayDuringTheSwitchIsReported(t *testing.T) {
+func TestAWriteInProgressDuringTheSwitchIsReported(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()
 		s.org.Primary().FailWhen(func(r *http.Request) bool { return r.Method == http.MethodPost }, failovertest.Delay(10*time.Second))
@@ -163,7 +163,7 @@ func TestAWriteUnderWayDuringTheSwitchIsReported(t *testing.T) {
 		assert.Empty(s, first.AtRisk, "what was given out does not change")
 		assert.Equal(s, 1, s.count(failover.EventLossGrown))
 
-		// Its record may not exist here, so an update must not create a stub.
+		// The record may not exist here, so an update must not create a stub of it.
 		_, err := s.try(s.Context(), http.MethodPatch, orgURL+loss.AtRisk[0].Entity, `{"name":"stub"}`)
 		require.NoError(s, err)
 		sent := s.org.Alternate().Deliveries()
@@ -200,7 +200,7 @@ func TestAWriteInDoubtHasNoStatusOfAnotherAttempt(t *testing.T) {
 	})
 }
 
-// Not even a Config.Classify brings a text into a report that is not bounded.
+// Not even a Config.Classify puts an unbounded text into a report.
 func TestALongRequestIDIsCut(t *testing.T) {
 	classify := func(resp *http.Response, err error) *failover.Fault {
 		f := failover.Classify(resp, err)
@@ -233,7 +233,7 @@ func TestWhoMeetsTheOutageKnowsWhenToTryAgain(t *testing.T) {
 	})
 }
 
-func TestARefusedFailBackIsToldOnce(t *testing.T) {
+func TestARefusedFailBackIsReportedOnce(t *testing.T) {
 	var asked atomic.Int32
 	tell(t, failover.Config{ConfirmSwitch: func(context.Context, failover.Switch) error {
 		asked.Add(1)
@@ -247,9 +247,8 @@ func TestARefusedFailBackIsToldOnce(t *testing.T) {
 	})
 }
 
-// A probe that the primary does not pass counts against its rise, also while it is
-// made for the sake of Status only.
-func TestAPrimaryThatFailsWhilePinnedHasToRiseAnew(t *testing.T) {
+// A failed probe of the primary starts its Rise again, even if it was made only for Status.
+func TestAPrimaryThatFailsWhilePinnedStartsItsRiseAgain(t *testing.T) {
 	tell(t, failover.Config{}, func(s *story) {
 		s.org.Alternate().Serve()
 		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
@@ -283,8 +282,8 @@ func TestABreakerClosesWithoutFailBackProbesToo(t *testing.T) {
 	})
 }
 
-// A question about a decision that is overtaken is withdrawn, and does not keep
-// the next decision waiting.
+// When a decision is overtaken, its call of ConfirmSwitch is cancelled, and the next decision
+// does not wait for it.
 func TestAFenceDoesNotWaitForAnOvertakenQuestion(t *testing.T) {
 	var asked atomic.Bool
 	tell(t, failover.Config{ConfirmSwitch: func(ctx context.Context, _ failover.Switch) error {
@@ -295,7 +294,7 @@ func TestAFenceDoesNotWaitForAnOvertakenQuestion(t *testing.T) {
 		return nil
 	}}, func(s *story) {
 		s.org.FailOver()
-		go s.try(s.Context(), http.MethodGet, orgURL+accounts, "") // asks
+		go s.try(s.Context(), http.MethodGet, orgURL+accounts, "") // leads to ConfirmSwitch
 		time.Sleep(time.Second)
 		require.NoError(s, s.transport.Switch(s.Context(), failover.Alternate, "by hand"))
 		s.org.FailBack()

@@ -17,8 +17,8 @@ func unansweredAt(at Endpoint) *Fault {
 	return &Fault{Class: ClassTransient, Endpoint: at, Err: context.DeadlineExceeded}
 }
 
-// A fault at the endpoint that is not active, where a redirect has led, asks nothing and
-// trips nothing, though it is on record.
+// A fault at the endpoint that is not active, where a redirect has led, is recorded but raises
+// no question and trips nothing.
 func TestAFaultWhereTheTrafficIsNot(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, FailureThreshold: 1})
@@ -30,8 +30,7 @@ func TestAFaultWhereTheTrafficIsNot(t *testing.T) {
 	assert.NotNil(t, transport.endpoints[Alternate].lastFault.Load())
 }
 
-// A question that ends while its probes are under way makes no witness of what they say
-// then.
+// A question that ends while its probes are running makes no witness of their later results.
 func TestAQuestionThatIsEndedMakesNoWitness(t *testing.T) {
 	t.Parallel()
 	for _, ended := range []bool{false, true} {
@@ -53,14 +52,14 @@ func TestAQuestionThatIsEndedMakesNoWitness(t *testing.T) {
 			defer transport.mu.Unlock()
 			assert.Equal(t, !ended, transport.fleet.witnessed.After(time.Now()))
 			assert.Equal(t, !ended, transport.rule.Down)
-			transport.fleet = nil // there is no store to tell of the rest
+			transport.fleet = nil // no store to report the rest to
 		})
 	}
 }
 
-// Where the active endpoint is not known to fail, the traffic stays. That is told once it is
-// known, over the connections that there are if no new one has led to an answer.
-func TestAnAlarmWithoutAVerdictIsTold(t *testing.T) {
+// Unless the active endpoint is known to fail, the traffic stays. The verdict is told once it
+// is known, over the open connections if no new one led to an answer.
+func TestAnAlarmWithoutAVerdictIsReported(t *testing.T) {
 	t.Parallel()
 	for _, slow := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -92,8 +91,7 @@ func TestAnAlarmWithoutAVerdictIsTold(t *testing.T) {
 	}
 }
 
-// A hand that pins the traffic overtakes a switch that waits to be confirmed: nothing is
-// refused any more.
+// Pinning overtakes a switch that waits for ConfirmSwitch, and nothing is refused any more.
 func TestAPinOvertakesWhatIsToBeConfirmed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -117,8 +115,8 @@ func TestAPinOvertakesWhatIsToBeConfirmed(t *testing.T) {
 	})
 }
 
-// One attempt that gets no answer in time decides; one whose caller has set the time does
-// not.
+// An attempt that exceeds a time limit of the Transport decides; one that exceeds the caller's
+// deadline does not.
 func TestWhoseTimeWasUp(t *testing.T) {
 	t.Parallel()
 	for _, own := range []bool{false, true} {

@@ -16,8 +16,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// carriedOut is a server that carries requests out and breaks their connections
-// before it has answered, but for those to /warm.
+// carriedOut is a server that carries out requests and breaks their connections before it
+// answers, except those to /warm.
 func carriedOut(t *testing.T, http2 bool) (server *httptest.Server, count *atomic.Int64) {
 	count = new(atomic.Int64)
 	server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -38,9 +38,8 @@ func carriedOut(t *testing.T, http2 bool) (server *httptest.Server, count *atomi
 	return server, count
 }
 
-// What a lenient server could take for a write is carried out once, over
-// connections that were in use before, which net/http itself repeats reads on. What
-// reads is asked for again.
+// What a lenient server could take for a write is carried out once, over a used connection, on
+// which net/http itself repeats reads. A read is sent again.
 func TestWhatSomebodyCouldTakeForAWriteIsSentOnce(t *testing.T) {
 	t.Parallel()
 	const services = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"

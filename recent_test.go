@@ -34,7 +34,7 @@ func TestRecentCountsForgetByTheMinute(t *testing.T) {
 	} {
 		assert.Equal(t, row.want, c.sum(row.now), row.why)
 	}
-	c.add(at(5, 0)) // in the place of the first minute
+	c.add(at(5, 0)) // replaces the first minute
 	assert.Equal(t, 2, c.sum(at(5, 0)))
 	word := &c[minuteOf(at(7, 0))%recentMinutes]
 	full := minuteOf(at(7, 0))<<32 | math.MaxUint32
@@ -43,12 +43,12 @@ func TestRecentCountsForgetByTheMinute(t *testing.T) {
 	assert.Equal(t, full, word.Load(), "a full count stays full")
 }
 
-// Counting from many goroutines loses nothing, also when a minute begins.
+// Concurrent counting loses nothing, even at the start of a minute.
 func TestRecentCountsAreExact(t *testing.T) {
 	t.Parallel()
 	const goroutines, each = 8, 2000
 	var c recentCount
-	c.add(time.Unix(0, 0)) // in the same place, long ago
+	c.add(time.Unix(0, 0)) // in the same slot, long ago
 	now := time.Unix(recentMinutes*60*1000, 0)
 	var all sync.WaitGroup
 	for range goroutines {

@@ -38,7 +38,7 @@ var writeOfTests = []struct {
 	status int // 0: no response
 	header http.Header
 	label  string
-	want   Write // Time and Method are checked for all
+	want   Write // Time and Method are checked in every row
 }{
 	{
 		name: "create", reason: "the answer names the record that the path cannot know",
@@ -219,7 +219,7 @@ var writeOfTests = []struct {
 	},
 }
 
-// writeOf returns what a report says of a write.
+// writeOf returns the write as a report lists it.
 func writeOf(req *http.Request, resp *http.Response, at time.Time, label string) Write {
 	w := describe(req, resp, at, "", label)
 	var e ledgerEntry
@@ -279,7 +279,7 @@ func TestTheFormOfAGUID(t *testing.T) {
 	}
 }
 
-// What a write is known to have done with its record.
+// What a write is known to have done to its record.
 func TestWhatCreatesAndDeletes(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -289,7 +289,7 @@ func TestWhatCreatesAndDeletes(t *testing.T) {
 		{Write{Method: "POST", Path: "/api/data/v9.2/accounts", Entity: accountA, Status: 204}, true, false},
 		{Write{Method: "PATCH", Path: accountA, Entity: accountA, Status: 201}, true, false},
 		{Write{Method: "PATCH", Path: accountA, Entity: accountA, Status: 204}, false, false},
-		{Write{Method: "PATCH", Path: "/api/data/v9.2/accounts(accountnumber='7')", Entity: accountA, Status: 204}, false, false}, // or found one with that key
+		{Write{Method: "PATCH", Path: "/api/data/v9.2/accounts(accountnumber='7')", Entity: accountA, Status: 204}, false, false}, // may have found a record with that key
 		{Write{Method: "POST", Path: accountA + "/Microsoft.Dynamics.CRM.Merge", Entity: accountA, Status: 204}, false, false},
 		{Write{Method: "POST", Path: accountB + "/contacts", Entity: accountA, Status: 204}, true, false},
 		{Write{Method: "POST", Path: accountB + "/contacts/$ref", Entity: accountA, Status: 204}, false, false},
@@ -301,14 +301,14 @@ func TestWhatCreatesAndDeletes(t *testing.T) {
 	}
 }
 
-// What the service is known to call a request is not asked of its answer again.
+// If it is known what the service calls a request, the answer is not searched for it again.
 func TestARequestIDThatIsKnown(t *testing.T) {
 	t.Parallel()
 	w := describe(&http.Request{URL: &url.URL{}, Header: headerWith("Client-Request-Id", "c-1")}, &http.Response{Header: headerWith("REQ_ID", "r-2")}, time.Now(), "r-1", "")
 	assert.Equal(t, "r-1", w.RequestID)
 }
 
-// The texts of a write are cut at their bounds, and not before.
+// The texts of a write are cut at their limits, and not before.
 func TestTheTextsOfAWriteAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {

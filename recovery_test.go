@@ -16,10 +16,10 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// errWeak is for a probe that passes by no more than a 401 or 429.
+// errWeak is the result of a probe that passes only by a 401 or 429.
 var errWeak = errors.New("passes weakly")
 
-// answersProbes returns a Config.Probe that ends as it is told, by endpoint.
+// answersProbes returns a Config.Probe with the given results, by endpoint.
 func answersProbes(ends *[2]error) func(context.Context, *http.Client, *url.URL) error {
 	return func(ctx context.Context, _ *http.Client, endpoint *url.URL) error {
 		err := ends[Primary]
@@ -34,7 +34,7 @@ func answersProbes(ends *[2]error) func(context.Context, *http.Client, *url.URL)
 	}
 }
 
-// goDown has a Transport believe that neither endpoint serves, and returns that state.
+// goDown makes a Transport believe that neither endpoint serves, and returns that state.
 func goDown(transport *Transport) *state {
 	transport.mu.Lock()
 	defer transport.mu.Unlock()
@@ -45,9 +45,10 @@ func goDown(transport *Transport) *state {
 	return &down
 }
 
-// What ends an outage, and where the traffic is then. Only an active endpoint that has
-// failed is told of, and left for good: reads that wait there are given up, on weak
-// evidence not before a healthy answer.
+// How an outage ends, and where the traffic goes then. The process is a witness against an
+// active endpoint only if that has failed. Only then is the endpoint left, and the reads that
+// wait there are abandoned: at once on a passed probe, after a healthy answer on weak
+// evidence.
 func TestTheWaysOutOfDown(t *testing.T) {
 	t.Parallel()
 	failed, unclear, local := errors.New("no route to host"), &Fault{Class: ClassApplication, Status: 404}, &Fault{Class: ClassLocal, Err: io.EOF}
@@ -66,7 +67,7 @@ func TestTheWaysOutOfDown(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ends := [2]error{row.active, row.other}
 			transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, Probe: answersProbes(&ends)})
-			if row.want != up { // the end of an outage is told to a store
+			if row.want != up { // the end of an outage is reported to a store
 				transport.fleet = &fleet{wake: make(chan struct{}, 1)}
 			}
 			st := goDown(transport)
@@ -81,7 +82,7 @@ func TestTheWaysOutOfDown(t *testing.T) {
 			case transport.rule.Down:
 				got = down
 				assert.NotNil(t, transport.outage.faults[Primary])
-				if row.active == failed { // else nobody waits for the other probe
+				if row.active == failed { // otherwise the other probe is not waited for
 					assert.NotNil(t, transport.outage.faults[Alternate])
 				}
 			case now.provisional:
@@ -94,12 +95,12 @@ func TestTheWaysOutOfDown(t *testing.T) {
 			assert.Equal(t, row.witness, transport.fleet != nil && transport.fleet.witnessed.After(time.Now()), "%v, %v", row.active, row.other)
 			assert.Equal(t, got == moved, cause == errAbandoned)
 			assert.Equal(t, got == trial, transport.leftOnTrial == st.pool)
-			transport.fleet = nil // there is no store to tell of the rest
+			transport.fleet = nil // no store to report the rest to
 		})
 	}
 }
 
-// A way out that is refused is none, which is told.
+// A recovery that ConfirmSwitch refuses does not happen, and is reported.
 func TestAWayOutOfDownMayBeRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -120,7 +121,7 @@ func TestAWayOutOfDownMayBeRefused(t *testing.T) {
 	})
 }
 
-// While pinned, every address that there is is probed.
+// While pinned, every endpoint is probed.
 func TestARoundOfProbesWhilePinned(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("no route to host")
@@ -143,7 +144,7 @@ func TestARoundOfProbesWhilePinned(t *testing.T) {
 	}
 }
 
-// A probe of the primary that began before a judgement is none of those that count.
+// A probe of the primary that began before a judgement does not count.
 func TestAProbeOfBeforeDoesNotCount(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

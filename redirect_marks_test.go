@@ -18,22 +18,22 @@ import (
 
 var contosoHosts = [2]string{"contoso.api.crm.dynamics.com", "contoso--s.api.crm.dynamics.com"}
 
-// redirectCase is an answer that may be a redirect, and where it was asked for.
+// A redirectCase is an answer that may be a redirect, and the request for it.
 type redirectCase struct {
 	method     string
 	status     int
-	active, at Endpoint // when it is asked for, and in its URL
+	active, at Endpoint // at the time of the request, and in its URL
 	location   string
-	follows    *Endpoint        // a redirect that led there
-	meanwhile  func(*Transport) // before it is answered
+	follows    *Endpoint        // the redirect that led to the request
+	meanwhile  func(*Transport) // before the answer
 }
 
-// redirected is what has become of it.
+// redirected is the outcome.
 type redirected struct {
 	marked            *Endpoint
 	location, content string // hosts in the headers
 	served            Endpoint
-	fault             *Fault // of the question that it has led to
+	fault             *Fault // that raised a question
 	evidence          rule.Evidence
 }
 
@@ -59,7 +59,7 @@ func (row redirectCase) try(t *testing.T) (got redirected) {
 		transport.moveLocked(move{to: Alternate}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
 		transport.unlock()
 	}
-	read(t, transport, "") // the next one is a plain read
+	read(t, transport, "") // so that the next one is a plain read
 	plain = false
 	req, err := http.NewRequest(row.method, "https://"+contosoHosts[row.at]+"/x", nil)
 	require.NoError(t, err)
@@ -90,9 +90,9 @@ func (row redirectCase) try(t *testing.T) (got redirected) {
 	return got
 }
 
-// A redirect to an endpoint is followed there. One from the active endpoint to the other is
-// its own word that it does not serve. Links name the host that the caller has named, where
-// the answer is a redirect, and the primary otherwise.
+// A redirect to an endpoint is followed to that endpoint. A redirect from the active endpoint
+// to the other one is its own word that it does not serve. In a redirect, links name the host
+// that the caller named; elsewhere, the primary.
 func TestWhatARedirectAsksAndTells(t *testing.T) {
 	t.Parallel()
 	redirects := []int{301, 302, 303, 307, 308}
@@ -132,7 +132,7 @@ func TestWhatARedirectAsksAndTells(t *testing.T) {
 	})
 }
 
-// A redirect that comes too late, or not from where the traffic is, asks nothing.
+// A redirect that comes too late, or not from the active endpoint, raises no question.
 func TestWhichRedirectsAskNothing(t *testing.T) {
 	t.Parallel()
 	p, a := Primary, Alternate

@@ -18,8 +18,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// redirecting is an organization with two servers that redirect as told, and a
-// client behind a Transport.
+// redirecting is an organization with two servers that redirect as told, and a client behind a
+// Transport.
 type redirecting struct {
 	primary, alternate *httptest.Server
 	serves             [2]atomic.Bool // passes its probe
@@ -28,7 +28,7 @@ type redirecting struct {
 	transport          *failover.Transport
 
 	mu   sync.Mutex
-	seen []string // "primary POST /x body", probes left out
+	seen []string // "primary POST /x body", except probes
 }
 
 func startRedirecting(t *testing.T) *redirecting {
@@ -59,7 +59,7 @@ func startRedirecting(t *testing.T) *redirecting {
 	}
 	r.primary, r.alternate = server(failover.Primary), server(failover.Alternate)
 	r.serves[failover.Primary].Store(true)
-	base := r.primary.Client().Transport // trusts both: they have one certificate
+	base := r.primary.Client().Transport // trusts both, which share a certificate
 	var err error
 	r.client, r.transport, err = failover.Wrap(nil, r.primary.URL, &failover.Config{
 		Base: base, Alternate: r.alternate.URL, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler)})
@@ -68,7 +68,7 @@ func startRedirecting(t *testing.T) *redirecting {
 	return r
 }
 
-// post sends a body, follows redirects and returns the answer or the error.
+// post sends a body, follows redirects, and returns the answer or the error.
 func (r *redirecting) post(t *testing.T, url string) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("contoso"))
@@ -89,13 +89,13 @@ func (r *redirecting) requests() []string {
 	return r.seen
 }
 
-// What a bare client does with a redirect between the two hosts of the pair, a
-// client behind a Transport does: the same requests in the same places.
+// A client behind a Transport follows a redirect between the two endpoints as a bare client
+// does: with the same requests to the same places.
 func TestARedirectBetweenTheEndpointsIsFollowed(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		name      string
-		redirects map[string]string // P and A are the origins
+		redirects map[string]string // P and A stand for the origins
 		active    failover.Endpoint
 		ask       string
 		want      []string
@@ -126,7 +126,7 @@ func TestARedirectBetweenTheEndpointsIsFollowed(t *testing.T) {
 				if i == 0 {
 					r.client = r.primary.Client()
 				}
-				r.transport.Pin(row.active) // the one that redirects; what it asks for is another test's
+				r.transport.Pin(row.active) // the endpoint that redirects; other tests check what the redirect leads to
 				assert.Equal(t, row.answer, r.post(t, origins.Replace(row.ask)))
 				got[i] = r.requests()
 			}
@@ -136,8 +136,8 @@ func TestARedirectBetweenTheEndpointsIsFollowed(t *testing.T) {
 	}
 }
 
-// A caller that names the primary while the alternate is active stays with the
-// alternate through its redirects to itself, which name the primary by then.
+// If the caller names the primary while the alternate is active, redirects within the
+// alternate stay there, although they name the primary by then.
 func TestARedirectWithinTheActiveAlternateStaysThere(t *testing.T) {
 	t.Parallel()
 	r := startRedirecting(t)
@@ -147,8 +147,8 @@ func TestARedirectWithinTheActiveAlternateStaysThere(t *testing.T) {
 	assert.Equal(t, []string{"alternate POST /x contoso", "alternate POST /y contoso"}, r.requests())
 }
 
-// http.Client takes credentials from a request that follows a redirect to another host.
-// Whichever endpoint its caller names, one that redirects to itself does not look so.
+// http.Client removes credentials from a request that follows a redirect to another host. A
+// redirect within an endpoint never looks like one, whichever endpoint the caller names.
 func TestAClientKeepsItsCredentialsWhereAnEndpointRedirectsToItself(t *testing.T) {
 	t.Parallel()
 	for _, host := range []string{"contoso.crm.dynamics.com", "contoso--s.crm.dynamics.com", "contoso.api.crm.dynamics.com", "contoso--s.api.crm.dynamics.com"} {
@@ -189,7 +189,7 @@ func TestEndpointsThatRedirectToEachOtherAreLeftToTheClient(t *testing.T) {
 	assert.Len(t, r.requests(), 10)
 }
 
-// A redirect to the other endpoint is the service's own word: both are asked.
+// A redirect to the other endpoint is the service's own word: both endpoints are probed.
 func TestARedirectToTheOtherEndpointAsksBoth(t *testing.T) {
 	t.Parallel()
 	t.Run("the other serves", func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestARedirectToTheOtherEndpointAsksBoth(t *testing.T) {
 	})
 }
 
-// The primary's faults are its own: what a redirect has led to counts for nobody.
+// Faults count for their own endpoint: one that a redirect led to counts for neither.
 func TestAFaultBehindARedirectDoesNotTripTheActiveEndpoint(t *testing.T) {
 	t.Parallel()
 	r := startRedirecting(t)

@@ -179,10 +179,21 @@ func (c *call) isBulk() bool {
 	if bulk(&http.Request{Method: c.req.Method, URL: c.req.URL, Header: c.req.Header}) {
 		return true
 	}
-	if _, ok := message.Action(c.req.Header); !ok || c.req.Method != http.MethodPost {
+	if !mayExecute(c.req) {
 		return false
 	}
-	return c.body.held == nil || executesMultiple(bytes.NewReader(c.body.held))
+	if c.body.held != nil {
+		return executesMultiple(bytes.NewReader(c.body.held))
+	}
+	if bodyless(c.req) || c.req.GetBody == nil || !inMemory(c.req.Body) {
+		return true // what is being sent cannot be had a second time, for all that is known
+	}
+	body, err := c.req.GetBody()
+	if err != nil || body == nil {
+		return true
+	}
+	defer body.Close()
+	return executesMultiple(body)
 }
 
 // ofBulk corrects what a fault says about a request for several operations: the limits
@@ -209,7 +220,7 @@ func bulk(req *http.Request) bool {
 	if name := operation(message.Target(req.URL).Path); ascii.Lower(name) == "$batch" || multiple(name) {
 		return true
 	}
-	if _, ok := message.Action(req.Header); !ok || req.Method != http.MethodPost || req.GetBody == nil {
+	if !mayExecute(req) || req.GetBody == nil {
 		return false
 	}
 	body, err := req.GetBody()
@@ -218,6 +229,12 @@ func bulk(req *http.Request) bool {
 	}
 	defer body.Close()
 	return executesMultiple(io.LimitReader(body, maxPeek))
+}
+
+// mayExecute reports whether req may be a SOAP message. Some servers do not mind the
+// case of a method.
+func mayExecute(req *http.Request) bool {
+	return ascii.EqualFold("post", req.Method) && message.MayBeSOAP(req.Header)
 }
 
 // operation returns what a path ends with, without its namespace and parameters.
@@ -239,6 +256,7 @@ func multiple(name string) bool {
 // UTF-16, compressed).
 func executesMultiple(body io.Reader) bool {
 	r := xmlpath.NewReader(body, maxSOAPDepth)
+	var name []byte // in RequestName, which may come in pieces
 	for {
 		token, err := r.Next()
 		if err != nil {
@@ -256,7 +274,10 @@ func executesMultiple(body io.Reader) bool {
 				}
 			}
 		case xml.CharData:
-			if len(path) == 5 && path[4].Local == "RequestName" && multiple(string(t)) {
+			if len(path) != 5 || path[4].Local != "RequestName" {
+				continue
+			}
+			if name = append(name, t...); len(name) > maxRequestName || multiple(string(name)) {
 				return true
 			}
 		}
@@ -269,8 +290,12 @@ func documentEnded(err error) bool {
 	return err == io.EOF || errors.As(err, &syntax) && syntax.Msg == "unexpected EOF"
 }
 
-// maxSOAPDepth is more than the way to the name of a request takes.
-const maxSOAPDepth = 64
+const (
+	// maxSOAPDepth is more than the way to the name of a request takes.
+	maxSOAPDepth = 64
+	// maxRequestName is more bytes than the name of a request has.
+	maxRequestName = 256
+)
 
 // budget bounds the repeats at one endpoint to a share of the requests, so that
 // an endpoint in trouble does not get several times its load. It is counted in

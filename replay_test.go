@@ -22,8 +22,8 @@ const (
 	executeAction  = servicesSpace + "/IOrganizationService/Execute"
 )
 
-// execute returns an envelope that executes the request of a name and an
-// xsi:type ("" for none); action goes into wsa:Action unless it is "".
+// execute returns an envelope that executes a request with that name and xsi:type ("" for
+// none). The action goes into wsa:Action unless it is "".
 func execute(action, kind, name string) string {
 	header, attr := "", ""
 	if action != "" {
@@ -37,8 +37,8 @@ func execute(action, kind, name string) string {
 		`</x:RequestName></request></Execute></s:Body></s:Envelope>`
 }
 
-// retrieve returns an envelope whose body holds the element of an operation;
-// action goes into wsa:Action unless it is "".
+// retrieve returns an envelope whose body holds the element of an operation. The action goes
+// into wsa:Action unless it is "".
 func retrieve(action, operation string) string {
 	header := ""
 	if action != "" {
@@ -59,7 +59,7 @@ func batchOf(lines ...string) string {
 
 type header map[string]string
 
-// noValue stands for a header with a list of values that is empty.
+// noValue stands for a header without values.
 const noValue = "\x00"
 
 var replayRows = []struct {
@@ -70,8 +70,8 @@ var replayRows = []struct {
 	body   string
 	mark   func(context.Context) context.Context
 	config Config
-	// may the request be sent again if the outcome of the attempt is unknown?
-	// After NotSent and Refused it always may, unless never is set.
+	// whether the request may be sent again if the outcome of the attempt is unknown; after
+	// NotSent and Refused it always may, unless never is set
 	unknown bool
 	never   bool
 	why     string
@@ -193,8 +193,7 @@ func TestMaySendAgain(t *testing.T) {
 	}
 }
 
-// A body that can be had only once rules a repeat out once it was touched,
-// whatever the request.
+// A body that can be read only once, and was touched, rules out a repeat of any request.
 func TestAStreamMayNotBeSentAgain(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"GET", "PUT", "POST"} {
@@ -220,7 +219,7 @@ func TestReadMethods(t *testing.T) {
 	}
 }
 
-// newCall returns a call of a POST with body to path.
+// newCall returns a call that POSTs body to path.
 func newCall(t *testing.T, path, contentType, body string, maxBody int64) *call {
 	org, err := ParseOrg("https://contoso.crm.dynamics.com")
 	require.NoError(t, err)
@@ -235,9 +234,8 @@ func newCall(t *testing.T, path, contentType, body string, maxBody int64) *call 
 	return c
 }
 
-// A gateway that answers 401 has not handed the request on. What the service says
-// itself, another status and a lost answer prove nothing, nor does a 401 after some of
-// several operations.
+// A gateway that answers 401 has not forwarded the request. A 401 of the service itself,
+// another status, or a lost answer proves nothing; nor does a 401 to several operations.
 func TestOnlyAChallengeOfAGatewayProvesThatAWriteWasNotMade(t *testing.T) {
 	t.Parallel()
 	challenge := Fault{Class: ClassAuth, Status: 401, Delivery: Answered}
@@ -256,7 +254,7 @@ func TestOnlyAChallengeOfAGatewayProvesThatAWriteWasNotMade(t *testing.T) {
 	assert.False(t, batch.maySendAgain(&challenge))
 }
 
-// Config.Replay is asked once for a request, however many attempts it takes.
+// Config.Replay is called once for a request, however many attempts that takes.
 func TestReplayIsAskedOnce(t *testing.T) {
 	t.Parallel()
 	asked := 0
@@ -312,8 +310,8 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// A request is one for several operations by its path or by what its SOAP message
-// executes, whether or not all of it can be seen.
+// A request has several operations by its path, or by what its SOAP message executes, whether
+// or not all of it can be inspected.
 func TestRequestsForSeveralOperations(t *testing.T) {
 	t.Parallel()
 	const soap = "/XRMServices/2011/Organization.svc/web"
@@ -355,7 +353,7 @@ func TestRequestsForSeveralOperations(t *testing.T) {
 	assert.False(t, c.isBulk(), "no message is sent by PUT")
 }
 
-// Classify sees a request only: its message can be had again, or it cannot.
+// Classify sees only a request, whose message may or may not be available again.
 func TestBulkRequestsAsClassifySeesThem(t *testing.T) {
 	t.Parallel()
 	closed := 0
@@ -390,8 +388,8 @@ type closing struct {
 
 func (c *closing) Close() error { *c.closed++; return nil }
 
-// What a message executes is the name or type of its request, and nothing else that
-// looks like it.
+// A message executes what the name or type of its request says, and nothing else that looks
+// like it.
 func TestWhereAMessageSaysWhatItExecutes(t *testing.T) {
 	t.Parallel()
 	const several = "ExecuteMultiple"
@@ -411,7 +409,7 @@ func TestWhereAMessageSaysWhatItExecutes(t *testing.T) {
 	}
 }
 
-// What refuses several operations may do so after some of them.
+// An answer that refuses a request with several operations may come after some of them.
 func TestWhatARefusalSaysAboutSeveralOperations(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -430,7 +428,7 @@ func TestWhatARefusalSaysAboutSeveralOperations(t *testing.T) {
 	}
 }
 
-// One repeat is paid for by ten requests, and ten repeats can be saved up.
+// Ten requests pay for one repeat, and up to ten repeats can be saved up.
 func TestTheBudgetForRepeats(t *testing.T) {
 	t.Parallel()
 	var b budget

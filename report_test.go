@@ -18,7 +18,7 @@ import (
 	"github.com/d365failover/failover/internal/statuspage"
 )
 
-// Texts of the report are cut at their bounds, and not before, and times are to the
+// The texts of a report are cut at their limits, and not before; its times are exact to a
 // millisecond.
 func TestTheTextsOfTheReportAreBounded(t *testing.T) {
 	t.Parallel()
@@ -47,7 +47,7 @@ func TestTheTextsOfTheReportAreBounded(t *testing.T) {
 	}
 }
 
-// What a report says of the configuration and of the record of events.
+// What a report says about the configuration and the recorded events.
 func TestTheReportKnowsTheConfiguration(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -76,7 +76,7 @@ func TestTheReportKnowsTheConfiguration(t *testing.T) {
 	assert.Empty(t, fleetView(&witnesses).Failed, "nobody has seen an endpoint fail")
 }
 
-// The process is named by what it was started as and built from.
+// A report names the program that the process runs, and the versions that it was built from.
 func TestTheProcessOfAReport(t *testing.T) {
 	t.Parallel()
 	library := &debug.Module{Path: module, Version: "v1.2.3"}
@@ -97,7 +97,7 @@ func TestTheProcessOfAReport(t *testing.T) {
 	}
 }
 
-// A page or a report that cannot be made is an error of the server.
+// A page or report that cannot be made is answered with a server error.
 func TestWhatCannotBeShown(t *testing.T) {
 	t.Parallel()
 	w := httptest.NewRecorder()
@@ -115,7 +115,7 @@ func TestWhatCannotBeShown(t *testing.T) {
 		"Content-Length", "4", "Cache-Control", "no-store", "X-Content-Type-Options", "nosniff"), w.Header())
 }
 
-// The page links to the actions below the path that the browser has asked for.
+// Links to the actions are relative to the path that the browser has requested.
 func TestThePathThatWasAskedFor(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ asked, seen, want string }{
@@ -167,7 +167,7 @@ func TestTheBodiesOfActions(t *testing.T) {
 	assert.Equal(t, "GET, HEAD, POST", w.Header().Get("Allow"))
 }
 
-// Every report is verified, the newest first, until one cannot be.
+// The reports are verified from the newest on, until one cannot be.
 func TestEveryReportIsVerified(t *testing.T) {
 	t.Parallel()
 	side := &readSide{answer: holding(accountA, accountB)}

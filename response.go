@@ -278,9 +278,11 @@ func (c *call) weigh(f *Fault) {
 // settles reports whether a fault says what became of an earlier attempt at the same
 // endpoint: the record of a DELETE is gone, or the condition of a conditional write
 // speaks against another one. Answers about the caller's credentials or pace do not,
-// nor do pages that carry no code of the organization.
+// nor do pages that carry no code of the organization, nor plug-ins, which may be
+// asked before the record is looked for, and choose their status.
 func (c *call) settles(f *Fault) bool {
-	if f.Class != ClassApplication || f.Delivery != Answered || f.Code == "" {
+	n, coded := codeNumber(f.Code)
+	if f.Class != ClassApplication || f.Delivery != Answered || !coded || fromPlugin(n) {
 		return false
 	}
 	h := c.req.Header

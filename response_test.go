@@ -24,8 +24,8 @@ type closings struct{ n atomic.Int32 }
 func (c *closings) RoundTrip(*http.Request) (*http.Response, error) { return nil, io.EOF }
 func (c *closings) CloseIdleConnections()                           { c.n.Add(1) }
 
-// When an answer has ended, healthy or not, whether or not it has a body, the context of
-// its attempt is released, and a pool that is out of use lets go of the connection.
+// When an answer has ended, healthy or not, with or without a body, the context of its attempt
+// is released, and a retired pool closes the connection.
 func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 	t.Parallel()
 	bodies := map[string]func() io.ReadCloser{
@@ -33,7 +33,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 		"no bytes": func() io.ReadCloser { return http.NoBody },
 		"bytes":    func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
 		"unread":   func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) },
-		"unclosed": func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) }, // read to its end only
+		"unclosed": func() io.ReadCloser { return io.NopCloser(strings.NewReader("contoso")) }, // read to the end, but not closed
 	}
 	for name, body := range bodies {
 		for _, healthy := range []bool{true, false} {
@@ -69,8 +69,8 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 	assert.NoError(t, bare.Close())
 }
 
-// A repeat that gets no answer does not cost the answer before it, but for one that says of
-// a write that it was not applied, as the repeat may have been.
+// If a repeat gets no answer, the answer before it is returned. The exception is an answer
+// saying that a write was not carried out, because the repeat may have been.
 func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 	t.Parallel()
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
@@ -79,7 +79,7 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 		status int
 		body   string
 		cancel bool
-		err    error // that the repeat meets before the deadline
+		err    error // of the repeat, before the deadline
 		want   bool
 	}{
 		"read":           {http.MethodGet, 502, "contoso", false, nil, true},
@@ -154,8 +154,8 @@ func TestTheAnswerBeforeARepeatIsKept(t *testing.T) {
 	}
 }
 
-// The answer of a trial that has failed is not returned, nor kept.
-func TestTheAnswerBeforeATrialIsKept(t *testing.T) {
+// The answer of a failed provisional switch is neither returned nor kept.
+func TestTheAnswerBeforeAProvisionalSwitchIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var met []string
@@ -183,8 +183,8 @@ func TestTheAnswerBeforeATrialIsKept(t *testing.T) {
 	})
 }
 
-// Over HTTP/2 an answer may end before its request has: the end of the context would cut
-// that off.
+// Over HTTP/2 an answer may end before its request does. Ending the context would cut the
+// request off.
 func TestTheEndOfAnAnswerCutsNoRequestOff(t *testing.T) {
 	t.Parallel()
 	for protocol, want := range map[int]error{1: context.Canceled, 2: nil} {
@@ -200,7 +200,7 @@ func TestTheEndOfAnAnswerCutsNoRequestOff(t *testing.T) {
 	}
 }
 
-// An upgraded connection is its caller's: only what belongs to the attempt is released.
+// An upgraded connection is the caller's: only what belongs to the attempt is released.
 func TestAnUpgradeReleasesTheAttemptOnly(t *testing.T) {
 	t.Parallel()
 	c := attempted(t, accountA, "", "", 0)
@@ -212,7 +212,7 @@ func TestAnUpgradeReleasesTheAttemptOnly(t *testing.T) {
 	assert.Equal(t, body, resp.Body)
 }
 
-// breaking is a body that ends as it is told.
+// breaking is a body that ends with a given error.
 type breaking struct {
 	err    error
 	closed int
@@ -221,8 +221,8 @@ type breaking struct {
 func (b *breaking) Read([]byte) (int, error) { return 0, b.err }
 func (b *breaking) Close() error             { b.closed++; return nil }
 
-// An answer that breaks off is a fault of the endpoint that it came from, once, unless
-// the caller has given it up.
+// An answer that breaks off is one fault of the endpoint that sent it, unless the caller has
+// given it up.
 func TestHowAnAnswerEnds(t *testing.T) {
 	t.Parallel()
 	canceled, cancel := context.WithCancel(t.Context())
@@ -264,8 +264,8 @@ func TestHowAnAnswerEnds(t *testing.T) {
 	}
 }
 
-// What nobody wants of an answer is read if it is short, so that the connection can be
-// used again, and closed in any case.
+// The rest of an unwanted answer is read if it is short, so that the connection can be reused.
+// The body is closed in any case.
 func TestWhatNobodyWantsIsReadIfItIsShort(t *testing.T) {
 	t.Parallel()
 	for length, read := range map[int64]bool{0: true, 10: true, 64 << 10: true, 64<<10 + 1: false, 1 << 30: false, -1: true} {
@@ -300,8 +300,8 @@ func (c *counted) Read(p []byte) (int, error) {
 
 func (c *counted) Close() error { c.closed++; return nil }
 
-// What is in doubt is so at one endpoint within one generation: a later answer there
-// settles it, and nothing that another endpoint says does.
+// A doubt belongs to one endpoint and one generation. A later answer there can settle it; one
+// of another endpoint cannot.
 func TestDoubtsAreOfAnEndpointAndAGeneration(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
@@ -323,7 +323,7 @@ func TestDoubtsAreOfAnEndpointAndAGeneration(t *testing.T) {
 	weigh(1, 1, Fault{Delivery: Unknown, Status: 1})
 	weigh(2, 1, Fault{Delivery: Unknown, Status: 2})
 	assert.Equal(t, []uint64{1}, began(), "the first attempt counts")
-	assert.Equal(t, 2, c.inDoubt().Status, "the last one is told of")
+	assert.Equal(t, 2, c.inDoubt().Status, "the last one is reported")
 	weigh(3, 2, Fault{Delivery: Unknown, Endpoint: Alternate, Status: 3})
 	weigh(4, 3, Fault{Delivery: Unknown, Status: 4})
 	assert.Equal(t, []uint64{1, 3, 4}, began())
@@ -345,8 +345,8 @@ type tooLate struct{ error }
 func (tooLate) Timeout() bool   { return true }
 func (e tooLate) Unwrap() error { return e.error }
 
-// A body that does not come in time is one fault, and reason enough to ask both
-// endpoints; not if the time was the caller's own.
+// A body that does not arrive in time is one fault, and reason enough to probe both endpoints,
+// unless the time limit was the caller's own.
 func TestABodyThatDoesNotComeInTime(t *testing.T) {
 	t.Parallel()
 	for _, own := range []bool{false, true} {
@@ -384,8 +384,8 @@ func TestABodyThatDoesNotComeInTime(t *testing.T) {
 	}
 }
 
-// An answer without a body ends a run of faults as any other does, and a Config.Classify
-// that finds nothing wrong with how a body ends is believed.
+// An answer without a body ends a run of faults as any other does. A Config.Classify that
+// finds nothing wrong with the end of a body is believed.
 func TestWhatEndsARunOfFaults(t *testing.T) {
 	t.Parallel()
 	classify := func(resp *http.Response, err error) *Fault {
@@ -415,8 +415,8 @@ func TestWhatEndsARunOfFaults(t *testing.T) {
 	assert.Nil(t, transport.endpoints[Primary].lastFault.Load())
 }
 
-// The body of an answer is part of what was made for its attempt, unless that would keep
-// the request's body in memory for as long as the answer takes.
+// The body of an answer shares an allocation with its attempt, unless that would keep the
+// request's body in memory for as long as the answer takes.
 func TestAnAnswerKeepsNoRequestBody(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, SuspectAfter: -1})

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ending is a body that tells whether it was closed.
+// ending is a body that records whether it was closed.
 type ending struct {
 	io.Reader
 	closed atomic.Int32
@@ -23,8 +23,8 @@ type ending struct {
 
 func (e *ending) Close() error { e.closed.Add(1); return nil }
 
-// twoTries is a Base under which a read is made twice: the first try ends after a time, or
-// as it likes when it is given up.
+// twoTries is a Base for a read that is tried twice. The first try ends after a time, or as it
+// likes once it is cancelled.
 type twoTries struct {
 	closings
 	first    func(ctx context.Context) (*http.Response, error)
@@ -80,7 +80,7 @@ func runTwoTries(t *testing.T, base *twoTries, cfg Config, meanwhile func(*Trans
 	})
 }
 
-// answers returns a first try that is answered after a time, or given up.
+// answersAfter returns a first try that is answered after a time, unless it is cancelled.
 func answersAfter(d time.Duration) func(context.Context) (*http.Response, error) {
 	return func(ctx context.Context) (*http.Response, error) {
 		select {
@@ -92,7 +92,7 @@ func answersAfter(d time.Duration) func(context.Context) (*http.Response, error)
 	}
 }
 
-// The answer of the second try holds what it needs until its body has ended, although the
+// The answer of the second try keeps what it needs until its body has ended, even if the
 // connections are renewed meanwhile.
 func TestTheAnswerOfASecondTryIsTheCallers(t *testing.T) {
 	t.Parallel()
@@ -101,7 +101,7 @@ func TestTheAnswerOfASecondTryIsTheCallers(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 202, resp.StatusCode)
 		assert.Equal(t, errAbandoned, context.Cause(base.contexts[0]))
-		transport.Pin(Alternate) // puts its pool out of use
+		transport.Pin(Alternate) // retires its pool
 		time.Sleep(time.Minute)
 		assert.NoError(t, base.contexts[1].Err())
 		text, err := io.ReadAll(io.LimitReader(resp.Body, 7))
@@ -115,7 +115,7 @@ func TestTheAnswerOfASecondTryIsTheCallers(t *testing.T) {
 	})
 }
 
-// Whatever becomes of the first try, the second one ends with it.
+// Whatever becomes of the first try decides about the second one as well.
 func TestHowTheFirstTryEndsTheSecond(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -123,7 +123,7 @@ func TestHowTheFirstTryEndsTheSecond(t *testing.T) {
 		second   time.Duration
 		status   int
 		err      string
-		bodies   [2]int32 // closed
+		bodies   [2]int32 // how often closed
 		canceled bool     // the second try
 	}{
 		"answered meanwhile": {first: answersAfter(155 * time.Second), second: time.Hour, status: 201, canceled: true},
@@ -162,9 +162,9 @@ func TestHowTheFirstTryEndsTheSecond(t *testing.T) {
 	}
 }
 
-// A read is not made anew where that is none of its business: the traffic has left the
-// endpoint, or is down, or the call may not repeat itself.
-func TestWhenAReadIsNotMadeAnew(t *testing.T) {
+// A read is not tried again if the traffic has left the endpoint, while down, or if its call
+// may not repeat it.
+func TestWhenAReadIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		cfg       Config
@@ -191,7 +191,7 @@ func TestWhenAReadIsNotMadeAnew(t *testing.T) {
 	}
 }
 
-// A read that is given up and answered all the same is answered.
+// A read that is answered although it was abandoned counts as answered.
 func TestAnAnswerThatComesAfterAll(t *testing.T) {
 	t.Parallel()
 	base := &twoTries{first: func(ctx context.Context) (*http.Response, error) {
@@ -206,8 +206,8 @@ func TestAnAnswerThatComesAfterAll(t *testing.T) {
 	})
 }
 
-// Without a ledger nothing is kept of a write under way.
-func TestNothingIsKeptUnderWayWithoutALedger(t *testing.T) {
+// Without a ledger, nothing is recorded about a write in progress.
+func TestNothingIsRecordedWithoutALedger(t *testing.T) {
 	t.Parallel()
 	for size, kept := range map[int]bool{-1: false, 1: true} {
 		var transport *Transport
@@ -222,7 +222,7 @@ func TestNothingIsKeptUnderWayWithoutALedger(t *testing.T) {
 	}
 }
 
-// A second try that comes after the first one has ended is not begun, and wins nothing.
+// A second try that is due after the end of the first one is not made, and wins nothing.
 func TestASecondTryThatComesTooLate(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, SuspectAfter: -1})

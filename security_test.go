@@ -28,26 +28,25 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// This file plays the adversaries of SECURITY.md against a whole Transport. The
-// unit tests of addresses, errors and bodies go into the details.
+// This file plays the adversaries of SECURITY.md against a whole Transport. The unit tests of
+// addresses, errors and bodies cover the details.
 
 const alternateURL = "https://contoso--s.api.crm.dynamics.com"
 
-// secret is what no stranger may see and no text may show; what follows it says
-// where it was planted.
+// secret marks what no stranger may see and no text may show. What follows it says where it
+// was planted.
 const secret = "CANARY-"
 
 var secrets = regexp.MustCompile(secret + "[a-z-]*")
 
 var quietLog = slog.New(slog.DiscardHandler)
 
-// hostileNetwork is a network in which every name leads to the same server, and
-// that has a certificate for every name: nothing but the client's own care keeps
-// credentials from strangers.
+// hostileNetwork is a network in which every name leads to the same server, which has a
+// certificate for every name. Only the client's own care keeps credentials from strangers.
 type hostileNetwork struct {
 	*http.Transport
 	mu      sync.Mutex
-	seen    map[string]bool  // origins that were sent a secret
+	seen    map[string]bool  // origins that received a secret
 	handler http.HandlerFunc // answers, if set
 }
 
@@ -72,12 +71,12 @@ func newHostileNetwork(t *testing.T) *hostileNetwork {
 	return n
 }
 
-// ServeHTTP notes who is sent a secret. It sends requests for /to elsewhere, as
-// the query says, and answers for the organization otherwise.
+// ServeHTTP records who receives a secret. It redirects requests for /to as the query says,
+// and otherwise answers for the organization.
 func (n *hostileNetwork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	origin := "http://" + r.Host
 	if r.TLS != nil {
-		origin = "https://" + r.TLS.ServerName // whom the client believes to talk to
+		origin = "https://" + r.TLS.ServerName // the host that the client believes it talks to
 		if _, port, err := net.SplitHostPort(r.Host); err == nil {
 			origin += ":" + port
 		}
@@ -105,7 +104,7 @@ func (n *hostileNetwork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// strangers returns who was sent a secret and is not of the pair.
+// strangers returns the origins outside the pair that received a secret.
 func (n *hostileNetwork) strangers() (list []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -143,8 +142,8 @@ var elsewhere = []struct{ name, url, why string }{
 	{"sign-in page", "https://login.microsoftonline.com/common/oauth2/authorize", "the most common redirect of all"},
 }
 
-// Config.Authorize is asked for credentials to hosts of the pair and to no other,
-// wherever redirects, absolute links and names of hosts lead.
+// Config.Authorize is called only for hosts of the pair, wherever redirects, absolute links
+// and Host headers lead.
 func TestAuthorizeIsForThePairOnly(t *testing.T) {
 	t.Parallel()
 	for _, active := range []failover.Endpoint{failover.Primary, failover.Alternate} {
@@ -167,9 +166,9 @@ func TestAuthorizeIsForThePairOnly(t *testing.T) {
 	}
 }
 
-// Credentials that requests bring along go nowhere that net/http would not take
-// them to without a Transport (it does take them to other ports and below the
-// host), and borrowing them for probes changes nothing about that.
+// Credentials of a request go nowhere that net/http would not take them without a Transport.
+// (It takes them to other ports, and to subdomains.) Borrowing them for probes does not change
+// that.
 func TestHeadersOfTheCallerGoNoFurtherThanWithoutATransport(t *testing.T) {
 	t.Parallel()
 	header := http.Header{"Authorization": {"Bearer " + secret + "token"}, "Cookie": {"session=" + secret + "cookie"}}
@@ -192,13 +191,13 @@ func TestHeadersOfTheCallerGoNoFurtherThanWithoutATransport(t *testing.T) {
 	}
 }
 
-// wander sends a request that is redirected to an address, and one to the
-// address itself, as a link in an answer would have it.
+// wander sends a request that is redirected to an address, and one to the address itself, as a
+// link in an answer would.
 func wander(client *http.Client, to string, header http.Header) {
 	for _, u := range []string{orgURL + "/to?url=" + url.QueryEscape(to), to} {
 		req, err := http.NewRequest(http.MethodGet, u, nil)
 		if err != nil {
-			continue // no address to net/http either
+			continue // net/http rejects the address as well
 		}
 		if strings.HasPrefix(u, orgURL+"/to") && header != nil {
 			req.Header = header.Clone()
@@ -209,7 +208,7 @@ func wander(client *http.Client, to string, header http.Header) {
 	}
 }
 
-// Headers that name a host decide nothing; the address does.
+// The URL decides where a request goes; headers that name a host do not.
 func TestHeadersDoNotRoute(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -249,8 +248,8 @@ func TestHeadersDoNotRoute(t *testing.T) {
 	}
 }
 
-// A probe carries the credentials of a recent request, or those of Authorize. It
-// takes them to the pair, follows no redirect, and no import of a stranger.
+// A probe carries the credentials of a recent request, or those of Authorize. It takes them
+// only to the pair, and follows neither redirects nor imports to strangers.
 func TestProbesKeepToThePair(t *testing.T) {
 	t.Parallel()
 	strays := func(_ context.Context, client *http.Client, endpoint *url.URL) error {
@@ -318,7 +317,7 @@ func (o *observer) add(texts ...string) {
 	o.texts = append(o.texts, texts...)
 }
 
-// see takes a value in every form that ends up in logs.
+// see records a value in every form that it can have in a log.
 func (o *observer) see(values ...any) {
 	for _, v := range values {
 		o.add(fmt.Sprint(v), fmt.Sprintf("%+v", v))
@@ -328,7 +327,7 @@ func (o *observer) see(values ...any) {
 	}
 }
 
-// seeError takes an error and all that is in it that is ours.
+// seeError records an error, and every error of ours within it.
 func (o *observer) seeError(err error) {
 	if err == nil {
 		return
@@ -343,13 +342,13 @@ func (o *observer) seeError(err error) {
 	}
 }
 
-// leakyError is an error as net/http words them: with the address.
+// leakyError returns an error as net/http words it: with the address.
 func leakyError(place string, err error) error {
 	return &url.Error{Op: "Post", URL: "https://contoso:" + secret + place + "-password@contoso.example/?sig=" + secret + place + "-query", Err: err}
 }
 
-// Secrets are planted wherever the caller, the organization and the program's own
-// callbacks can put them, and looked for in every text that comes out.
+// Secrets are planted wherever the caller, the organization and the program's own functions
+// can put them, and looked for in every text that comes out.
 func TestNoTextShowsASecret(t *testing.T) {
 	t.Parallel()
 	page := func(status int, header ...string) func(*http.Request) (*http.Response, error) {
@@ -431,7 +430,7 @@ func TestNoTextShowsASecret(t *testing.T) {
 	}
 }
 
-// send sends a request full of secrets and returns what went wrong.
+// send sends a request full of secrets, and returns its error or fault.
 func send(t *testing.T, transport *failover.Transport, method string) error {
 	u := "https://contoso:" + secret + "password@contoso.api.crm.dynamics.com" + accounts + "?$filter=" + secret + "query#" + secret + "fragment"
 	req, err := http.NewRequest(method, u, strings.NewReader(secret+"body"))
@@ -447,8 +446,8 @@ func send(t *testing.T, transport *failover.Transport, method string) error {
 	return err
 }
 
-// serviceMessage is the one field that is documented to quote the service; it is
-// part of the JSON of a fault and of no text.
+// serviceMessage is the one field that is documented to quote the service. It is in the JSON
+// of a fault, and in no text.
 var serviceMessage = regexp.MustCompile(`"Message":"` + secret + `message"`)
 
 func (o *observer) check(t *testing.T) {

@@ -30,10 +30,10 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// This file plays the adversaries of SECURITY.md that sit on the wire: proxies,
-// servers that answer without end, and bodies made to look like other requests.
+// This file plays the adversaries of SECURITY.md that are on the wire: proxies, servers that
+// answer without end, and bodies made to look like other requests.
 
-// tunnel is a proxy that writes down all that it sees.
+// A tunnel is a proxy that records everything it sees.
 type tunnel struct {
 	listener net.Listener
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
@@ -84,8 +84,8 @@ func (p *tunnel) Write(b []byte) (int, error) {
 	return p.passed.Write(b)
 }
 
-// through returns a Base that reaches an organization through the proxy, with a
-// password for that.
+// through returns a Base that reaches an organization through the proxy, with a password for
+// it.
 func (p *tunnel) through(t *testing.T, org *failovertest.Org) *http.Transport {
 	var err error
 	p.listener, err = net.Listen("tcp", "127.0.0.1:0")
@@ -101,8 +101,8 @@ func (p *tunnel) through(t *testing.T, org *failovertest.Org) *http.Transport {
 	return base
 }
 
-// A proxy learns the names of the pair and nothing else, before and after a
-// failover, and the organization does not learn the proxy's password.
+// A proxy learns nothing but the names of the pair, before and after a failover. The
+// organization does not learn the proxy's password.
 func TestAProxySeesNoMoreThanNames(t *testing.T) {
 	t.Parallel()
 	org := failovertest.Start(nil)
@@ -136,11 +136,11 @@ func TestAProxySeesNoMoreThanNames(t *testing.T) {
 	}
 }
 
-// A hostile proxy gets nothing and makes nothing of what it says come true.
+// A hostile proxy gets nothing, and none of its claims takes effect.
 func TestAHostileProxyGetsNothing(t *testing.T) {
 	t.Parallel()
 	impostor := httptest.NewUnstartedServer(nil)
-	impostor.StartTLS() // for its certificate, which the organization's authority has not signed
+	impostor.StartTLS() // its certificate is not signed by the organization's authority
 	defer impostor.Close()
 	says := func(s string) func(net.Conn) { return func(c net.Conn) { io.WriteString(c, s) } }
 	tests := []struct {
@@ -195,7 +195,7 @@ func TestAHostileProxyGetsNothing(t *testing.T) {
 	}
 }
 
-// blockedBody is a body of which nothing more comes until it is closed.
+// blockedBody is a body that blocks after its beginning until it is closed.
 type blockedBody struct {
 	io.Reader
 	closed chan struct{}
@@ -212,15 +212,15 @@ func (b *blockedBody) Read(p []byte) (int, error) {
 
 func (b *blockedBody) Close() error { b.once.Do(func() { close(b.closed) }); return nil }
 
-// withBody answers with a body that is made anew for every request.
+// withBody answers every request with a new body.
 func withBody(status int, contentType string, body func() io.ReadCloser) func(*http.Request) (*http.Response, error) {
 	return func(req *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {contentType}}, Request: req, Body: body(), ContentLength: -1}, nil
 	}
 }
 
-// A call without a deadline ends in bounded time whatever the body of a fault
-// does, and whatever probes meet.
+// A call without a deadline ends in bounded time, whatever the body of a fault does, and
+// whatever probes meet.
 func TestAnswersThatDoNotEndAreLeftInTime(t *testing.T) {
 	t.Parallel()
 	silent := func(beginning string) func() io.ReadCloser {
@@ -282,7 +282,7 @@ func silentProbe(status int) func(*http.Request) (*http.Response, error) {
 	}
 }
 
-// What a hostile server says of itself does not pile up.
+// Nothing that a hostile server says about itself accumulates.
 func TestHostileHeadersDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	network := newHostileNetwork(t)
@@ -315,13 +315,13 @@ func TestHostileHeadersDoNotPileUp(t *testing.T) {
 	assert.Less(t, len(errors.Unwrap(status.Primary.LastFault).Error()), 1<<12)
 }
 
-// batchOf is a batch with one part, whose content is given.
+// batchOf returns a batch with one part of the given content.
 func batchOf(headers, content string) string {
 	return "--b\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n" + headers + "\r\n" + content + "\r\n--b--\r\n"
 }
 
-// Mapping links changes names of hosts and lengths, and never where a request or
-// a part of a batch ends: a server reads as many as the caller has written.
+// Mapping links changes host names and lengths, but never where a request or a part of a batch
+// ends: a server reads as many as the caller has written.
 func TestMappedBodiesSmuggleNothing(t *testing.T) {
 	t.Parallel()
 	link := `{"a@odata.bind":"` + orgURL + `/x(1)"}`
@@ -358,7 +358,7 @@ func TestMappedBodiesSmuggleNothing(t *testing.T) {
 				body := make([]byte, length)
 				_, err = io.ReadFull(buf, body)
 				io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n")
-				// Whatever else comes on the connection was smuggled.
+				// Anything else on the connection was smuggled.
 				conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 				rest, _ := io.ReadAll(buf)
 				requests <- wireRequest{r, string(body), string(rest), err}
@@ -391,7 +391,7 @@ type wireRequest struct {
 	err        error
 }
 
-// withoutLengths leaves the numbers of Content-Length headers out of a body.
+// withoutLengths removes the numbers of Content-Length headers from a body.
 func withoutLengths(body string) string {
 	var b strings.Builder
 	for line := range strings.Lines(body) {
@@ -403,8 +403,8 @@ func withoutLengths(body string) string {
 	return b.String()
 }
 
-// shape returns how mime/multipart and net/http see a body, names of the pair
-// aside: for every part its method, its path, its body and what is behind that.
+// shape returns how mime/multipart and net/http read a body, apart from the names of the pair:
+// the method, path and body of every part, and what follows it.
 func shape(contentType, body string) []string {
 	_, params, err := mime.ParseMediaType(contentType)
 	if err != nil || params["boundary"] == "" {

@@ -17,8 +17,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// stalling answers with the beginning of a page; the rest comes after a while,
-// or never if that is zero.
+// stalling answers with the beginning of a page. The rest comes after a while, or never if
+// rest is zero.
 func stalling(begin string, rest time.Duration, end string) func(*http.Request) (*http.Response, error) {
 	return func(req *http.Request) (*http.Response, error) {
 		r, w := io.Pipe()
@@ -36,8 +36,8 @@ func stalling(begin string, rest time.Duration, end string) func(*http.Request) 
 	}
 }
 
-// A caller without a deadline must not wait for the end of an error page that
-// does not come: a bare transport returns the status at once.
+// A caller without a deadline must not wait for the end of an error page that does not come. A
+// bare transport would return the status at once.
 func TestAStalledErrorPageDoesNotHoldTheCaller(t *testing.T) {
 	t.Parallel()
 
@@ -78,7 +78,7 @@ func TestAStalledErrorPageDoesNotHoldTheCaller(t *testing.T) {
 	}
 }
 
-// What was looked at in vain is put back all the same, and so is what follows.
+// What was inspected in vain is put back, and the rest follows.
 func TestASlowErrorPageIsReadWhole(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestASlowErrorPageIsReadWhole(t *testing.T) {
 	})
 }
 
-// Closing a body whose beginning is still awaited ends the wait.
+// Closing a body ends the wait for its beginning.
 func TestAStalledErrorPageCanBeClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,54 +7,52 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file carries out what the rule has decided: it publishes where traffic goes,
-// with the connections that it goes over, and tells of it.
+// This file carries out what the rule has decided: it publishes where traffic goes and over
+// which connections, and reports it.
 
-// state is one immutable picture of where traffic goes. Every attempt loads it
-// once; a change replaces it and closes changed.
+// A state is an immutable picture of where traffic goes. Every attempt loads it once. A change
+// replaces it and closes changed.
 type state struct {
 	active      Endpoint
-	generation  uint64 // one more with every switch
-	epoch       uint64 // one more with every judgement: a switch, or the end of an outage
+	generation  uint64 // number of switches
+	epoch       uint64 // number of judgements: switches, and ends of outages
 	since       time.Time
 	pinned      bool
 	down        bool // neither endpoint has proved that it serves
 	provisional bool // see rule.View
 	closed      bool
-	pool        *pool // what requests go over
+	pool        *pool // the connections for requests
 	changed     chan struct{}
 }
 
-// outage is what is known while neither endpoint serves. Guarded by Transport.mu.
+// outage is what is known while neither endpoint serves. Transport.mu guards it.
 type outage struct {
 	since  time.Time
 	faults [2]*Fault // by endpoint, of the probes that failed
 	until  time.Time // when both are probed again
-	untold bool      // no event has told of it, see downQuiet
+	untold bool      // not reported yet: see downQuiet
 }
 
 const (
-	// damping is the time over which switches are remembered.
+	// damping is how long switches are remembered.
 	damping = time.Hour
-	// fenceDamping is that for switches which a fence asks for. They are not to
-	// wait for anything, but two endpoints that both answer probes and refuse
-	// requests must not pass every request back and forth.
+	// fenceDamping is the same for switches that a fence asks for. These must not wait, but
+	// two endpoints that pass their probes and refuse requests must not pass every request
+	// back and forth.
 	fenceDamping = time.Minute
-	// maxSwitches within that time latch the Transport: something is wrong that
-	// further switches, with a few seconds of writes at risk each time, will not mend.
+	// maxSwitches within that time latch the Transport: something is wrong that further
+	// switches will not fix, and each puts a few seconds of writes at risk.
 	maxSwitches = 4
-	// keptSwitches is how many are remembered at the most.
+	// keptSwitches is the maximum number of remembered switches.
 	keptSwitches = 16
-	// findingsFresh is how long the answers of both endpoints to an early question are
-	// as good as new ones.
+	// findingsFresh is how long the findings of an early question replace new probes.
 	findingsFresh = 2 * time.Second
-	// trialPause is how long no move on weak evidence follows one that was taken back;
-	// it doubles with each, up to an hour.
+	// trialPause is the pause between a provisional switch that was undone and the next one.
+	// It doubles each time, up to an hour.
 	trialPause = time.Minute
 
 	// In a brown-out, down and up alternate. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are reported only if they last for
-	// downTold.
+	// downQuiet, those after the first maxDowns are reported only if they last for downTold.
 	downQuiet = 10 * time.Minute
 	maxDowns  = 3
 	downTold  = 30 * time.Second
@@ -71,10 +69,9 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 	}
 }
 
-// publishLocked makes the view of the rule the state that requests go by, over the
-// connections of p; nil keeps those that there are. It wakes everyone who waits for a
-// change, and sees to it that the endpoints are watched if they have to be.
-// Old connections are let go of by unlock.
+// publishLocked makes the view of the rule the state that requests use, with the connections
+// of p, or with the present ones if p is nil. It wakes everything that waits for a change, and
+// starts the watch if endpoints must be watched. Old connections are closed by unlock.
 func (t *Transport) publishLocked(p *pool) {
 	v, old := t.rule.View, t.state.Load()
 	next := &state{
@@ -86,7 +83,7 @@ func (t *Transport) publishLocked(p *pool) {
 		next.pool = old.pool
 	}
 	if next.down || next.provisional {
-		t.endpoints[next.active].suspect.Store(true) // its first success is waited for
+		t.endpoints[next.active].suspect.Store(true) // waits for its first success
 	}
 	t.state.Store(next)
 	close(old.changed)
@@ -106,8 +103,8 @@ func (t *Transport) publishLocked(p *pool) {
 	t.wakeWatch()
 }
 
-// unlock releases mu and then lets go of the connections that have been put out of use
-// meanwhile: that takes its time, and Base may be the program's own.
+// unlock releases mu and then closes the connections retired meanwhile: that takes time, and
+// Base may be the program's own.
 func (t *Transport) unlock() {
 	left := t.left
 	t.left = nil
@@ -128,20 +125,19 @@ func (t *Transport) spawn(f func()) bool {
 	return true
 }
 
-// move is a switch that is made.
+// A move is a switch that is being made.
 type move struct {
 	to          Endpoint
 	reason      string
 	fault       *Fault // that led to it, or nil
 	provisional bool
-	takesBack   bool // a provisional one
-	abandon     bool // the endpoint that is left does not answer: reads that wait there are given up
-	follows     bool // the fleet
-	alone       bool // made without the quorum that it takes, for nobody could be asked
+	takesBack   bool // undoes a provisional one
+	abandon     bool // the old endpoint does not answer: reads that wait there are abandoned
+	follows     bool // follows the fleet
+	alone       bool // made without the required quorum, because nobody could be asked
 }
 
-// moveLocked carries a switch out, over the connections of p. By says how the rule
-// makes it.
+// moveLocked carries out a switch, with the connections of p. The rule makes it by calling by.
 func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched bool)) {
 	old := t.state.Load()
 	now := time.Now()
@@ -175,7 +171,7 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 	}
 }
 
-// tellTokensLocked warns of tokens that were taken before an outage.
+// tellTokensLocked warns about tokens from before an outage.
 func (t *Transport) tellTokensLocked(from, to Endpoint) {
 	what := fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match the content of the %v", to)
 	if from == to {
@@ -189,17 +185,16 @@ func (t *Transport) tellLatchedLocked() {
 	t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
 }
 
-// rememberLocked takes over the times of a fleet's switches.
+// rememberLocked takes over the times of the fleet's switches.
 func (t *Transport) rememberLocked(switches []time.Time) {
 	if t.rule.Remember(time.Now(), switches) {
 		t.tellLatchedLocked()
 	}
 }
 
-// renewLocked goes on at the active endpoint after a false alarm: the rule has begun a
-// new epoch, with the connections of p. What is there now may be another place than
-// the one that has failed: then the writes of before are at risk. Moved says what
-// speaks for that, "" if nothing does.
+// renewLocked stays at the active endpoint after a false alarm, with the connections of p: the
+// rule has begun a new epoch. There may now be another place behind the address, in which case
+// earlier writes are at risk. Moved says what suggests that, "" if nothing does.
 func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 	e := t.state.Load().active
 	event := Event{Kind: EventRenewed, From: e, To: e, Reason: reason + "; " + moved, Fault: q.fault}
@@ -235,8 +230,8 @@ func (t *Transport) downLocked(faults [2]*Fault) {
 	}
 }
 
-// tellDownLocked tells of an outage. Stuck: the other endpoint passes its probe, but the
-// traffic may not move.
+// tellDownLocked reports an outage. Stuck: the other endpoint passes its probe, but the
+// traffic may not switch.
 func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
 	t.outage.untold = false
 	reason := "neither endpoint passes its probe"
@@ -252,9 +247,9 @@ func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
 	t.emit(Event{Kind: EventDown, From: e, To: e, Reason: reason, Fault: t.outage.faults[e]})
 }
 
-// upLocked ends an outage at the active endpoint: the rule has begun a new epoch. The
-// connections are those of p, nil to keep what there are: a request was answered over
-// one that is older than the outage.
+// upLocked ends an outage at the active endpoint, with the connections of p: the rule has
+// begun a new epoch. If p is nil, a request was answered over a connection older than the
+// outage, and the present connections are kept.
 func (t *Transport) upLocked(p *pool, reason string) {
 	e := t.state.Load().active
 	told := !t.outage.untold
@@ -269,13 +264,13 @@ func (t *Transport) upLocked(p *pool, reason string) {
 	}
 }
 
-// endOutageLocked takes note of how long an outage has lasted.
+// endOutageLocked records how long an outage lasted.
 func (t *Transport) endOutageLocked(now time.Time) {
 	t.timeDown += now.Sub(t.outage.since)
 	t.outage = nil
 }
 
-// timeDownLocked returns how long the Transport has been down in all.
+// timeDownLocked returns how long the Transport has been down in total.
 func (t *Transport) timeDownLocked() time.Duration {
 	if t.outage == nil {
 		return t.timeDown
@@ -283,8 +278,8 @@ func (t *Transport) timeDownLocked() time.Duration {
 	return t.timeDown + time.Since(t.outage.since)
 }
 
-// downInfo returns the faults that the last probes of an outage have met, and how
-// long it is until the next.
+// downInfo returns the faults that the last probes of an outage met, and the time until the
+// next probes.
 func (t *Transport) downInfo() (faults [2]*Fault, retryAfter time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -294,21 +289,21 @@ func (t *Transport) downInfo() (faults [2]*Fault, retryAfter time.Duration) {
 	return t.outage.faults, max(0, time.Until(t.outage.until))
 }
 
-// answered takes note of a healthy answer of the active endpoint to a request that
-// was sent under st: it takes the faults off the record, and is proof of life. W is how
-// the request was sent, nil if that is not known. If its connection is a new one, or one
-// leads elsewhere than those before, older ones may lead to another place than the one
-// that serves now.
+// answered records a healthy answer of the active endpoint to a request that was sent under
+// st: it clears the faults, and is proof of life. W is how the request was sent, nil if that
+// is not known. If its connection is new, or leads elsewhere than earlier ones, older
+// connections may lead to a place that no longer serves.
 func (t *Transport) answered(st *state, w *sendWatch) {
 	if t.endpoints[st.active].suspect.Load() {
 		t.clearFaults(st, w)
 	}
 }
 
-// clearFaults is answered for an endpoint that has faults on record, or is waited for.
+// clearFaults is answered for an endpoint that has recorded faults, or whose success is
+// awaited.
 func (t *Transport) clearFaults(st *state, w *sendWatch) {
 	e := &t.endpoints[st.active]
-	var p *pool // nil: goes on over the connections that there are
+	var p *pool // nil keeps the present connections
 	var moved string
 	now := t.state.Load()
 	if now.down && now.epoch == st.epoch {
@@ -321,7 +316,7 @@ func (t *Transport) clearFaults(st *state, w *sendWatch) {
 		}
 	}
 	t.mu.Lock()
-	if t.state.Load() != now { // overtaken: looks again
+	if t.state.Load() != now { // overtaken: look again
 		t.mu.Unlock()
 		t.answered(st, w)
 		return
@@ -332,7 +327,7 @@ func (t *Transport) clearFaults(st *state, w *sendWatch) {
 	}
 	e.lastWhole = time.Since(t.started)
 	up, confirmed := t.rule.Healthy(time.Now(), st.epoch, t.holdLocked())
-	defer e.success() // which releases the anchor that the report needs
+	defer e.success() // releases the anchor that the report needs
 	switch {
 	case up:
 		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))

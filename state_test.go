@@ -18,7 +18,7 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// telling is a Transport whose events are kept, and that probes only if it has to.
+// telling is a Transport that records its events, and probes only when it must.
 type telling struct {
 	*Transport
 	events []Event
@@ -34,7 +34,7 @@ func tellAll(t *testing.T, cfg Config) *telling {
 	return r
 }
 
-// locked runs f under the lock, and returns the texts of the events that it has led to.
+// locked runs f under the lock, and returns the texts of the resulting events.
 func (r *telling) locked(f func()) (texts []string) {
 	synctest.Wait()
 	r.events = nil
@@ -52,8 +52,8 @@ func (r *telling) locked(f func()) (texts []string) {
 
 const tokensSuspect = "delta tokens, session tokens and ETags that were issued before may not match "
 
-// Of outages that follow each other within ten minutes the first three are told of.
-func TestHowOutagesAreTold(t *testing.T) {
+// Of outages that follow each other within ten minutes, the first three are reported.
+func TestHowOutagesAreReported(t *testing.T) {
 	t.Parallel()
 	for alternate, reason := range map[string]string{"": "neither endpoint passes its probe", NoAlternate: "the endpoint does not pass its probe"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestHowOutagesAreTold(t *testing.T) {
 				transport.mu.Lock()
 				transport.objection = "of before"
 				transport.mu.Unlock()
-				for range int(lasts / time.Second) { // nothing is probed meanwhile, but by the watch
+				for range int(lasts / time.Second) { // only the watch probes meanwhile
 					time.Sleep(time.Second)
 				}
 				sum += lasts
@@ -106,7 +106,7 @@ func TestHowOutagesAreTold(t *testing.T) {
 			time.Sleep(10*time.Minute - 1)
 			gotDown, _ := goDown(0)
 			assert.Empty(t, gotDown)
-			for range 3 { // and they are forgotten
+			for range 3 { // the earlier ones are forgotten
 				time.Sleep(10 * time.Minute)
 				gotDown, gotUp := goDown(3 * time.Second)
 				assert.Equal(t, []string{told}, gotDown)
@@ -133,7 +133,7 @@ func TestHowOutagesAreTold(t *testing.T) {
 	}
 }
 
-// What a switch leaves behind, and what it tells.
+// What a switch changes, and what it reports.
 func TestWhatASwitchDoes(t *testing.T) {
 	t.Parallel()
 	for name, m := range map[string]move{
@@ -160,7 +160,7 @@ func TestWhatASwitchDoes(t *testing.T) {
 					transport.rule.Down, transport.outage = true, &outage{since: time.Now().Add(-time.Minute)}
 					transport.moveLocked(m, p, func(time.Time) bool {
 						transport.rule.MoveTo(time.Now(), rule.Side(m.to), m.provisional)
-						return m.provisional // as if that were one too many
+						return m.provisional // as if that were one switch too many
 					})
 					assert.Nil(t, transport.growth)
 					assert.Empty(t, transport.objection)
@@ -195,7 +195,7 @@ func TestWhatASwitchDoes(t *testing.T) {
 	}
 }
 
-func TestHowAFalseAlarmIsTold(t *testing.T) {
+func TestHowAFalseAlarmIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := tellAll(t, Config{ProbeInterval: -1})
@@ -239,8 +239,8 @@ func TestTheLimitsOfTheRule(t *testing.T) {
 	assert.True(t, newTestTransport(t, acknowledging, Config{Alternate: NoAlternate}).rule.Single)
 }
 
-// A healthy answer while down goes on over the connections that there are, unless it came
-// over a new one, or from another place.
+// A healthy answer while down does not lead to a renewal, unless it came over a new
+// connection, or from another place.
 func TestAnAnswerEndsAnOutage(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -297,9 +297,9 @@ func TestAnAnswerEndsAnOutage(t *testing.T) {
 	}
 }
 
-// The first healthy answer confirms a trial: it is told to the fleet, and the reads that
-// wait where the traffic came from are given up.
-func TestAnAnswerConfirmsATrial(t *testing.T) {
+// The first healthy answer confirms a provisional switch: it is reported to the fleet, and
+// reads that wait at the endpoint that was left are abandoned.
+func TestAnAnswerConfirmsAProvisionalSwitch(t *testing.T) {
 	t.Parallel()
 	for _, pinned := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -330,7 +330,7 @@ func TestAnAnswerConfirmsATrial(t *testing.T) {
 	}
 }
 
-// However often the state changes, endpoints are watched once, and no longer than needed.
+// However often the state changes, there is one watch, which runs no longer than needed.
 func TestThereIsOneWatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

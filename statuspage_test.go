@@ -30,8 +30,8 @@ import (
 
 var updateStatus = flag.Bool("update-status", false, "write testdata/status.json anew")
 
-// The status tests look at 14 March 2026, 05:23:40 UTC, a little more than two
-// hours after a failover.
+// The time of the status tests is 14 March 2026, 05:23:40 UTC, a little more than two hours
+// after a failover.
 var (
 	statusNow     = time.Date(2026, 3, 14, 5, 23, 40, 0, time.UTC)
 	statusStarted = statusNow.Add(-9 * 24 * time.Hour)
@@ -51,7 +51,7 @@ func quietStatus() Status {
 	}
 }
 
-// failedOverStatus is a Transport that moved to the alternate at 03:12:05.
+// failedOverStatus is a Transport that switched to the alternate at 03:12:05.
 func failedOverStatus() Status {
 	s := quietStatus()
 	s.Active, s.Since, s.Generation = Alternate, clockTime(3, 12, 5), 1
@@ -68,7 +68,7 @@ func failedOverStatus() Status {
 	return s
 }
 
-// downStatus is a Transport that lost the alternate, too.
+// downStatus is a Transport that has lost the alternate as well.
 func downStatus() Status {
 	s := failedOverStatus()
 	s.Down = true
@@ -110,8 +110,7 @@ func drawStatus(t *testing.T, s *Status) (*statuspage.Report, string) {
 	return r, string(page)
 }
 
-// What a Status says is what the page concludes from: the words of both are the
-// same.
+// The page draws its conclusions from what a Status says, in the same words.
 func TestStatusSituations(t *testing.T) {
 	t.Parallel()
 	lost := failedOverStatus()
@@ -173,7 +172,7 @@ func TestStatusSituations(t *testing.T) {
 	}
 }
 
-// The page leads to the runbook of the program.
+// The page links to the program's own runbook.
 func TestTheRunbookIsConfigured(t *testing.T) {
 	t.Parallel()
 	s := downStatus()
@@ -188,8 +187,8 @@ func TestTheRunbookIsConfigured(t *testing.T) {
 	}
 }
 
-// TestStatusPageEscapes plants what a hostile or careless service, caller and
-// Config function could.
+// Secrets and markup are planted wherever a hostile or careless service, caller or Config
+// function could put them.
 func TestStatusPageEscapes(t *testing.T) {
 	t.Parallel()
 	const evil = `"><script>alert('x')</script>`
@@ -224,7 +223,7 @@ func TestStatusPageEscapes(t *testing.T) {
 	}
 }
 
-// TestStatusJSON holds the JSON to its golden form: names in it are promises.
+// The JSON has its golden form: its names are promises.
 func TestStatusJSON(t *testing.T) {
 	t.Parallel()
 	s := downStatus()
@@ -246,8 +245,7 @@ func TestStatusJSON(t *testing.T) {
 	assert.Equal(t, string(want), string(got), "a field was renamed or is gone; -update-status if it only came in addition")
 }
 
-// TestStatusJSONIsDocumented looks for every field in the comment of
-// StatusHandler.
+// Every field is in the doc comment of StatusHandler.
 func TestStatusJSONIsDocumented(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("statuspage.go")
@@ -374,7 +372,7 @@ func TestStatusHandlersRefuseOtherMethods(t *testing.T) {
 	}
 }
 
-// TestStatusHandlersAnswerHead goes through a server, which drops the body.
+// Over a server, which drops the body.
 func TestStatusHandlersAnswerHead(t *testing.T) {
 	t.Parallel()
 	tr := statusTransport(t)
@@ -392,8 +390,7 @@ func TestStatusHandlersAnswerHead(t *testing.T) {
 	}
 }
 
-// TestReadinessThroughAnOutage tells the story of an organization that fails
-// over, goes down and is given up, by what the handlers say.
+// The handlers tell the story of an organization that fails over, goes down, and is given up.
 func TestReadinessThroughAnOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -463,13 +460,13 @@ func TestEveryEventKindHasItsGlyph(t *testing.T) {
 	t.Parallel()
 	kinds := 0
 	for kind := EventTripped; kind.String() != "unknown"; kind++ {
-		assert.True(t, statuspage.HasGlyph(kind.String()) || kind == EventProbed, kind) // probes are not on record
+		assert.True(t, statuspage.HasGlyph(kind.String()) || kind == EventProbed, kind) // probes are not recorded
 		kinds++
 	}
 	assert.GreaterOrEqual(t, kinds, 14)
 }
 
-// The page calls the process what the fleet does, and says what it runs.
+// The page names the process as the fleet does, and says what it runs.
 func TestTheReportNamesTheProcess(t *testing.T) {
 	t.Parallel()
 	s := quietStatus()

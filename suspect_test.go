@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Endpoints are probed when a request has waited for SuspectAfter, and again at intervals
-// that double from there, up to twelve times that, as long as requests wait. When none has
-// for a while, it begins anew.
+// Endpoints are probed when a request has waited for SuspectAfter. As long as requests wait,
+// they are probed again, at intervals that double up to twelve times SuspectAfter. After a
+// while without waiting requests, the intervals start again.
 func TestWhenARequestHasWaitedForLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestWhenARequestHasWaitedForLong(t *testing.T) {
 					probed = append(probed, time.Now())
 				}
 				mu.Unlock()
-				time.Sleep(time.Second) // in which others are answered
+				time.Sleep(time.Second) // other requests are answered meanwhile
 				return nil
 			}})
 		send := func(ctx context.Context, path string) {
@@ -49,12 +49,12 @@ func TestWhenARequestHasWaitedForLong(t *testing.T) {
 				resp.Body.Close()
 			}
 		}
-		serving := func(d time.Duration) { // what else there is is answered
+		serving := func(d time.Duration) { // all other requests are answered
 			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 				send(t.Context(), "/")
 			}
 		}
-		seen := func() []time.Time { // since the last look
+		seen := func() []time.Time { // since the last call
 			mu.Lock()
 			defer mu.Unlock()
 			defer func() { probed = nil }()
@@ -70,7 +70,8 @@ func TestWhenARequestHasWaitedForLong(t *testing.T) {
 			serving(10 * time.Minute)
 			probed := seen()
 			require.Len(t, probed, 8)
-			// One request alone is looked at every twelve ticks, so it takes up to that longer.
+			// A single request is looked at only every twelve ticks, so it may take that much
+			// longer.
 			for i, want := range []float64{10, 10, 20, 40, 80, 120, 120, 120} {
 				got := probed[i].Sub(last).Seconds()
 				assert.True(t, want <= got && got <= min(1.2*want, want+9), "%d: %v s, not %v", i, got, want)
@@ -127,11 +128,11 @@ func TestTheTicksOfWaits(t *testing.T) {
 	}
 }
 
-// The reads that can be given up are those that wait, in whatever order they come and go.
-func TestWhichReadsAreGivenUp(t *testing.T) {
+// Exactly the waiting reads can be abandoned, in whatever order reads come and go.
+func TestWhichReadsAreAbandoned(t *testing.T) {
 	t.Parallel()
 	var try func(done []int)
-	try = func(done []int) { // a number that comes again is a read that ends
+	try = func(done []int) { // the second time a number occurs, its read ends
 		w := &waits{shards: make([]waitShard, 1)}
 		leaves, causes := make(map[int]func()), make(map[int]error)
 		var want []int
@@ -186,9 +187,10 @@ func count(list []int, n int) (found int) {
 	return found
 }
 
-// A read that waits on an old connection, while the endpoint answers new ones, is made anew
-// once, after fifteen times SuspectAfter. The first answer wins, and the other is let go of.
-func TestWhenAReadIsMadeAnew(t *testing.T) {
+// A read that waits on an old connection, while the endpoint answers over new ones, is tried
+// again once, after fifteen times SuspectAfter. The first answer wins, and the other try is
+// cancelled.
+func TestWhenAReadIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		first, second time.Duration // until they are answered

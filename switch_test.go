@@ -84,7 +84,7 @@ func TestWhyTheTrafficStays(t *testing.T) {
 	}
 }
 
-// textless is an error that claims to be a fault and is none.
+// textless is an error that claims to be a fault but is not.
 type textless struct{}
 
 func (*textless) Error() string { return "contoso" }
@@ -99,7 +99,7 @@ func (*textless) As(target any) bool {
 func TestWhatSpeaksForAMoveBehindTheName(t *testing.T) {
 	t.Parallel()
 	const seen = " (192.0.2.1 before, 192.0.2.9 now)"
-	for kinds, want := range map[rule.Kind][2]string{ // without another address, with one
+	for kinds, want := range map[rule.Kind][2]string{ // without another address, and with one
 		rule.Fenced:                   {"it has said that it does not serve", "it has said that it does not serve" + seen},
 		rule.Fenced | rule.TimedOut:   {"it has said that it does not serve", "it has said that it does not serve" + seen},
 		rule.TimedOut | rule.Answered: {"requests to it got no answer", "its name resolves to other addresses" + seen},
@@ -113,9 +113,9 @@ func TestWhatSpeaksForAMoveBehindTheName(t *testing.T) {
 	}
 }
 
-// A switch that is refused is told of if the fault was worth telling of, and names where the
-// traffic would have gone.
-func TestRefusalsAreTold(t *testing.T) {
+// A refused switch is reported if its fault was worth reporting. The report names the endpoint
+// that would have become active.
+func TestRefusalsAreReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, alternate := range []string{"", NoAlternate} {
@@ -171,7 +171,8 @@ func TestTheLatchSaysWhatItCounts(t *testing.T) {
 	})
 }
 
-// ConfirmSwitch has thirty seconds. What it returns, or that it panics, refuses the switch.
+// ConfirmSwitch has thirty seconds. Running out of time, returning an error, or panicking
+// refuses the switch.
 func TestHowASwitchIsConfirmed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -209,7 +210,7 @@ func TestHowASwitchIsConfirmed(t *testing.T) {
 			assert.Equal(t, row.takes, time.Since(start), name)
 			assert.Equal(t, []any{Primary, Alternate, "because", f}, []any{got.From, got.To, got.Reason, got.Fault})
 		}
-		answer = func(ctx context.Context) error { time.Sleep(time.Minute); return nil } // does not heed its context
+		answer = func(ctx context.Context) error { time.Sleep(time.Minute); return nil } // ignores its context
 		start := time.Now()
 		assert.ErrorIs(t, transport.confirm(t.Context(), Primary, m), context.DeadlineExceeded)
 		assert.Equal(t, 30*time.Second, time.Since(start))
@@ -226,7 +227,7 @@ type panicking struct{}
 
 func (panicking) Error() string { panic("contoso") }
 
-// probers is a Probe that does as a test says, by endpoint.
+// probers is a scripted Probe, by endpoint.
 type probers struct {
 	mu     sync.Mutex
 	ends   [2]error
@@ -255,7 +256,7 @@ func (p *probers) probe(ctx context.Context, _ *http.Client, endpoint *url.URL) 
 	}
 }
 
-// Both endpoints are probed at once, and no longer than until there is a verdict.
+// Both endpoints are probed at the same time, and only until there is a verdict.
 func TestBothAreProbedUntilThereIsAVerdict(t *testing.T) {
 	t.Parallel()
 	refused, unclear := errors.New("no route to host"), &Fault{Class: ClassApplication, Status: 404}
@@ -302,13 +303,13 @@ func TestBothAreProbedUntilThereIsAVerdict(t *testing.T) {
 	}
 }
 
-// An endpoint that answers requests is not dead, although it does not answer its probe.
+// An endpoint that answers requests is not dead, even if it does not answer its probe.
 func TestAnEndpointThatAnswersRequestsIsNotDead(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		after time.Duration // of a healthy answer, since the probes began
+		after time.Duration // the age of a healthy answer when the probes began
 		err   error
-		news  bool // its name resolves to another address
+		news  bool // its name now resolves to another address
 		slow  bool
 	}{
 		{time.Second, context.DeadlineExceeded, true, true}, {time.Second, context.DeadlineExceeded, false, true},
@@ -342,8 +343,7 @@ func TestAnEndpointThatAnswersRequestsIsNotDead(t *testing.T) {
 	}
 }
 
-// With one address there is nothing to compare with, and what a closed Transport finds is
-// nothing.
+// With one address there is nothing to compare. A closed Transport finds nothing.
 func TestProbesOfOneAddress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,18 +1,14 @@
 package failover_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httptrace"
-	"net/url"
 	"os"
 	"reflect"
 	"strings"
@@ -32,9 +28,9 @@ import (
 
 const orgURL = "https://contoso.api.crm.dynamics.com"
 
-// script is a Base that plays answers in turn, the last one for ever, and holds
-// itself to the RoundTripper contract: it closes every body it is given. Probes
-// get answers of their own.
+// script is a Base that plays answers in turn and repeats the last one. It keeps the
+// RoundTripper contract: it closes every body that it is given. Probes get answers of their
+// own.
 type script struct {
 	answers []func(*http.Request) (*http.Response, error)
 	probe   func(*http.Request) (*http.Response, error)
@@ -85,7 +81,7 @@ var (
 	serves   = answer(200, `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`, "Content-Type", "application/json")
 )
 
-// onlyAlternateServes answers probes after a failover.
+// onlyAlternateServes answers probes as after a failover.
 func onlyAlternateServes(req *http.Request) (*http.Response, error) {
 	if strings.HasPrefix(req.URL.Host, "contoso--s.") {
 		return serves(req)
@@ -93,7 +89,7 @@ func onlyAlternateServes(req *http.Request) (*http.Response, error) {
 	return nil, errDial
 }
 
-// onlyPrimaryServes answers probes in normal times.
+// onlyPrimaryServes answers probes as in normal times.
 func onlyPrimaryServes(req *http.Request) (*http.Response, error) {
 	if strings.HasPrefix(req.URL.Host, "contoso--s.") {
 		return fence(req)
@@ -215,8 +211,8 @@ func answers(all ...func(*http.Request) (*http.Response, error)) []func(*http.Re
 	return all
 }
 
-// newRequest returns a request with a kind of body, what is in that, and a
-// function that tells how often every body handed out was closed: 1 if once each.
+// newRequest returns a request with a kind of body, the content of that body, and a function
+// that returns how often each body handed out was closed: 1 if once each.
 func newRequest(t *testing.T, method, kind string) (req *http.Request, content string, closes func() int32) {
 	req, err := http.NewRequest(method, orgURL+"/api/data/v9.2/accounts?$top=1", nil)
 	require.NoError(t, err)
@@ -256,8 +252,8 @@ func newRequest(t *testing.T, method, kind string) (req *http.Request, content s
 	return req, content, closes
 }
 
-// A stream that no attempt has begun to read can still be sent; one that was
-// read from cannot be had again.
+// A stream can still be sent if no attempt has begun to read it; once read from, it cannot be
+// obtained again.
 func TestAStreamIsSentAgainOnlyIfItWasNotTouched(t *testing.T) {
 	t.Parallel()
 	for _, touched := range []bool{false, true} {
@@ -392,179 +388,8 @@ func TestWrapLeavesTheClientAlone(t *testing.T) {
 	assert.Equal(t, time.Minute, wrapped.Timeout)
 }
 
-// Network behaviour over real TLS connections.
-
-func overSockets(t *testing.T, cfg failover.Config) (*failovertest.Org, *http.Client, *failover.Transport) {
-	t.Helper()
-	org := failovertest.Start(nil)
-	t.Cleanup(org.Close)
-	cfg.Base, cfg.Authorize, cfg.Logger = org.Transport(), org.Authorize, slog.New(slog.DiscardHandler)
-	client, transport, err := failover.Wrap(nil, org.URL(), &cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { transport.Close() })
-	return org, client, transport
-}
-
-func TestSurvivesADisasterOverTLS(t *testing.T) {
-	t.Parallel()
-	outages := map[string]failovertest.Failure{
-		"refused":         failovertest.Refuse(),
-		"DNS gone":        failovertest.NoSuchHost(),
-		"bad certificate": failovertest.BadCertificate(),
-		"fenced":          {},
-	}
-	for name, outage := range outages {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			org, client, transport := overSockets(t, failover.Config{})
-			post := func() {
-				resp, err := client.Post(org.URL()+accounts, "application/json", strings.NewReader(`{"name":"Contoso"}`))
-				require.NoError(t, err)
-				defer resp.Body.Close()
-				assert.Equal(t, 204, resp.StatusCode)
-			}
-			post() // leaves a connection to be cut
-			org.Disaster(outage)
-			post()
-			assert.Equal(t, failover.Alternate, transport.Status().Active)
-			assert.Equal(t, 1, deliveries(org.Alternate(), http.MethodPost))
-			org.Primary().Heal()
-			org.FailBack()
-			post()
-			assert.Equal(t, failover.Primary, transport.Status().Active)
-		})
-	}
-}
-
-func TestAWriteInDoubtOverTLS(t *testing.T) {
-	t.Parallel()
-	for _, moment := range []failovertest.Moment{failovertest.BeforeRequest, failovertest.BeforeAnswer, failovertest.AfterApply} {
-		for _, warm := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%v, connection used before %v", moment, warm), func(t *testing.T) {
-				t.Parallel()
-				org, client, _ := overSockets(t, failover.Config{})
-				org.Alternate().Serve()
-				if warm {
-					resp, err := client.Get(org.URL() + accounts)
-					require.NoError(t, err)
-					io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-				}
-				org.Primary().Fail(failovertest.Reset(moment))
-				_, err := client.Post(org.URL()+accounts, "application/json", strings.NewReader(`{"name":"Contoso"}`))
-				require.ErrorIs(t, err, failover.ErrOutcomeUnknown)
-				assert.LessOrEqual(t, deliveries(org.Primary(), http.MethodPost), 1)
-				assert.Zero(t, deliveries(org.Alternate(), http.MethodPost))
-			})
-		}
-	}
-}
-
-// A proxy that refuses the tunnel has not seen the request; net/http says so in
-// words only.
-func TestAProxyThatRefusesTheTunnelHasSentNothing(t *testing.T) {
-	t.Parallel()
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusBadGateway)
-	}))
-	defer proxy.Close()
-	base := &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }}
-	transport, err := failover.New(orgURL, &failover.Config{Base: base, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer transport.Close()
-	req, err := http.NewRequest(http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
-	require.NoError(t, err)
-	_, err = transport.RoundTrip(req)
-	var f *failover.Fault
-	require.ErrorAs(t, err, &f)
-	assert.Equal(t, failover.NotSent, f.Delivery)
-	assert.Equal(t, failover.ClassUnavailable, f.Class)
-	assert.NotErrorIs(t, err, failover.ErrOutcomeUnknown)
-}
-
-func TestAnUpgradedConnectionIsTheCallers(t *testing.T) {
-	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "contoso")
-		w.WriteHeader(http.StatusSwitchingProtocols)
-		conn, rw, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		line, _ := rw.ReadString('\n')
-		rw.WriteString("echo " + line)
-		rw.Flush()
-	}))
-	defer server.Close()
-	transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", AttemptTimeout: time.Minute})
-	require.NoError(t, err)
-	defer transport.Close()
-	req, err := http.NewRequest(http.MethodGet, server.URL+"/socket", nil)
-	require.NoError(t, err)
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "contoso")
-	resp, err := transport.RoundTrip(req)
-	require.NoError(t, err)
-	conn, ok := resp.Body.(io.ReadWriteCloser)
-	require.True(t, ok)
-	defer conn.Close()
-	_, err = conn.Write([]byte("hello\n"))
-	require.NoError(t, err)
-	reply, err := io.ReadAll(conn)
-	require.NoError(t, err)
-	assert.Equal(t, "echo hello\n", string(reply))
-}
-
-func TestTheDefaultBaseHasATimeoutAndPings(t *testing.T) {
-	t.Parallel()
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }))
-	defer server.Close()
-	transport, err := failover.New(server.URL, &failover.Config{Alternate: "https://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer transport.Close()
-	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
-	require.NoError(t, err)
-	_, err = transport.RoundTrip(req)
-	var unknown *tls.CertificateVerificationError
-	require.ErrorAs(t, err, &unknown, "the default base verifies certificates")
-}
-
-func TestACaptivePortalIsNotASuccess(t *testing.T) {
-	t.Parallel()
-	base := &script{probe: onlyPrimaryServes, answers: answers(answer(200, "<html><body>Please sign in</body></html>", "Content-Type", "text/html"))}
-	transport, err := failover.New(orgURL, &failover.Config{Base: base, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer transport.Close()
-	req, err := http.NewRequest(http.MethodGet, orgURL+accounts, nil)
-	require.NoError(t, err)
-	resp, err := transport.RoundTrip(req)
-	require.NoError(t, err)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	assert.True(t, bytes.HasPrefix(body, []byte("<html>")), "it goes through as it came")
-	assert.EqualValues(t, 1, transport.Status().Primary.Faults[failover.ClassTransient])
-}
-
-func TestAHangingServerIsLeftOverTLS(t *testing.T) {
-	t.Parallel()
-	org, client, transport := overSockets(t, failover.Config{AttemptTimeout: 2 * time.Second, ProbeTimeout: 2 * time.Second})
-	org.Alternate().Serve()
-	org.Primary().Fail(failovertest.Hang())
-	resp, err := client.Get(org.URL() + accounts)
-	require.NoError(t, err)
-	io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	assert.Equal(t, 200, resp.StatusCode)
-	assert.Equal(t, failover.Alternate, transport.Status().Active)
-	for _, r := range org.Primary().Deliveries() {
-		assert.Equal(t, "HTTP/2.0", r.Proto)
-	}
-}
-
-// What a caller has put into the context of a request reaches Base, its hooks are
-// called, and its cancellation ends the attempt.
+// The values in the context of a request reach Base, its hooks are called, and its
+// cancellation ends the attempt.
 func TestTheContextOfAWriteIsTheCallers(t *testing.T) {
 	t.Parallel()
 	type key struct{}
@@ -588,7 +413,7 @@ func TestTheContextOfAWriteIsTheCallers(t *testing.T) {
 		if traced {
 			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { called = true; cancel(enough) }})
 		} else {
-			<-arrived // of the first
+			<-arrived // the first request
 			go func() { <-arrived; cancel(enough) }()
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
@@ -642,7 +467,7 @@ func TestOnFaultTellsWhatBecomesOfEveryFault(t *testing.T) {
 		assert.True(t, all[0].attempt.OutcomeUnknown)
 
 		all = nil
-		synctest.Wait() // for the probes that the reset has led to
+		synctest.Wait() // for the probes that the reset caused
 		s.org.Alternate().FailNext(1, failovertest.OutagePage())
 		status, err := s.create("in doubt, with an answer")
 		require.NoError(t, err)

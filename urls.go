@@ -180,7 +180,7 @@ func (o *Org) match(u *url.URL) (variant int, at Endpoint, ok bool) {
 	if p := &o.origins[0][Primary]; u.Host == p.host && u.Scheme == p.scheme && u.Opaque == "" {
 		return 0, Primary, true
 	}
-	if strings.HasPrefix(u.Opaque, "//") {
+	if u.Opaque != "" && (u.Opaque[0] != '/' || strings.HasPrefix(u.Opaque, "//")) {
 		return 0, Primary, false
 	}
 	return o.find(u.Scheme, u.Host)
@@ -349,7 +349,12 @@ func (o *Org) rewriteBody(h http.Header, urlPath string, body []byte, to Endpoin
 	if !message.Mentions(body, o.origins[0][to.other()].name) {
 		return body, false // nearly always, and always if there is no other endpoint
 	}
-	return message.Rewrite(hosts{o, to}, valueOf(h, "Content-Type"), strings.Join(h["Content-Encoding"], ","), urlPath, body)
+	contentType, _ := message.Only(h, "content-type") // "", if there are several
+	encoding, ok := message.Only(h, "content-encoding")
+	if !ok {
+		return body, false
+	}
+	return message.Rewrite(hosts{o, to}, contentType, encoding, urlPath, body)
 }
 
 func (o *Org) rewriteQuery(rawQuery string, to Endpoint) (string, bool) {

@@ -32,6 +32,7 @@ var matchRows = []matchRow{
 	{urlRow{"trailing dot", "the absolute form of the name"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com."}, 0, Primary, true},
 	{urlRow{"trailing dot and port", "both at once"}, url.URL{Scheme: "https", Host: "Contoso.crm4.dynamics.com.:443"}, 0, Primary, true},
 	{urlRow{"opaque path", "a path that must not be normalized"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com", Opaque: "/api/data%2F"}, 0, Primary, true},
+	{urlRow{"opaque address", "the request line would name a host of its own"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com", Opaque: "https://contoso.crm4.dynamics.com/api"}, 0, Primary, false},
 	{urlRow{"opaque host", "the request line would name a host of its own"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com", Opaque: "//contoso.crm4.dynamics.com/"}, 0, Primary, false},
 	{urlRow{"two trailing dots", "no host"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com.."}, 0, Primary, false},
 	{urlRow{"other port", "another server"}, url.URL{Scheme: "https", Host: "contoso.crm4.dynamics.com:8443"}, 0, Primary, false},
@@ -131,7 +132,7 @@ func TestMapHost(t *testing.T) {
 	assert.False(t, ok, "443 is not the port of http")
 }
 
-// mapRow is a string and what it becomes at an endpoint; "" if it stays.
+// A mapRow is a string and what it becomes at an endpoint; "" if it stays.
 type mapRow struct {
 	urlRow
 	in   string
@@ -326,8 +327,8 @@ func checkSecrets(t *testing.T, orgURL, alternate string) {
 	}
 }
 
-// checkStrangers checks that a URL belongs to o only if its host, as net/url
-// reads it, is one of the pair.
+// checkStrangers checks that a URL belongs to o only if its host, as net/url reads it, is one
+// of the pair.
 func checkStrangers(t *testing.T, o *Org, s string) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -384,8 +385,8 @@ func FuzzMapURL(f *testing.F) {
 	})
 }
 
-// requireSameRest requires that two URLs differ in scheme and authority only,
-// byte by byte and, where net/url can read them, part by part.
+// requireSameRest requires that two URLs differ in scheme and authority only, byte by byte
+// and, where net/url can read them, part by part.
 func requireSameRest(t *testing.T, s, mapped string) {
 	rest := func(s string) string {
 		_, s, _ = strings.Cut(s, "://")
@@ -414,7 +415,7 @@ func BenchmarkMatch(b *testing.B) {
 		"UpperCase": "CONTOSO.CRM4.DYNAMICS.COM:443",
 		"Foreign":   "login.microsoftonline.com",
 	} {
-		// Bytes of their own, as a parsed URL has them.
+		// A copy of the bytes, as a parsed URL has them.
 		u := &url.URL{Scheme: "https", Host: strings.Clone(host)}
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

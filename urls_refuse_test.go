@@ -81,8 +81,8 @@ func TestOneAddress(t *testing.T) {
 	}
 }
 
-// assertNoAlternate asserts that nothing is taken for the endpoint that an
-// organization with one address does not have: not what is empty, above all.
+// assertNoAlternate asserts that nothing, the empty host above all, is taken for the endpoint
+// that an organization with one address lacks.
 func assertNoAlternate(t *testing.T, o *Org) {
 	t.Helper()
 	for _, u := range []*url.URL{{}, {Path: "/"}, {Scheme: o.Primary.Scheme}, {Scheme: o.Primary.Scheme, Host: ":443"}, {Host: o.Primary.Host}} {
@@ -307,14 +307,14 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 	t.Parallel()
 	for _, s := range leakyURLs {
 		_, err := ParseOrg(s)
-		if err != nil { // some are good addresses
+		if err != nil { // some are valid addresses
 			assert.NotContains(t, err.Error(), urlCanary, "ParseOrg(%q)", s)
 		}
 		if strings.Contains(s, "@") {
 			assert.Error(t, err, "%q: what stands before the @ may be a password", s)
 		}
 		_, err = newOrg("https://crm.contoso.example", s, false)
-		if err != nil { // some are good alternates
+		if err != nil { // some are valid alternates
 			assert.NotContains(t, err.Error(), urlCanary, "alternate %q", s)
 		}
 		_, err = newOrg(s, s, true)

@@ -9,10 +9,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// urlRow is what every row of a table has to have.
+// urlRow is what every row of a table must have.
 type urlRow struct{ name, reason string }
 
-// requireURLRows fails unless every row has a name of its own and a reason.
+// requireURLRows fails unless every row has a unique name and a reason.
 func requireURLRows[T any](t *testing.T, rows []T, row func(T) urlRow) {
 	t.Helper()
 	seen := make(map[string]bool)
@@ -136,14 +136,15 @@ func TestNewOrgAccepts(t *testing.T) {
 	}
 }
 
-// twoFormRegions are the regions of Dataverse with both forms, kept apart from the table under test.
+// twoFormRegions are the Dataverse regions with both forms, listed independently of the table
+// under test.
 const twoFormRegions = "crm.dynamics.com crm2.dynamics.com crm3.dynamics.com crm4.dynamics.com crm5.dynamics.com " +
 	"crm6.dynamics.com crm7.dynamics.com crm8.dynamics.com crm9.dynamics.com crm11.dynamics.com " +
 	"crm12.dynamics.com crm14.dynamics.com crm15.dynamics.com crm16.dynamics.com crm17.dynamics.com " +
 	"crm19.dynamics.com crm20.dynamics.com crm21.dynamics.com crm22.dynamics.com crm.dynamics.cn " +
 	"crm.microsoftdynamics.us crm.appsplatform.us crm.microsoftdynamics.de"
 
-// oneFormRegions are known in the plain form only.
+// oneFormRegions are known only in the plain form.
 const oneFormRegions = "crm10.dynamics.com crm.dynamics-int.com"
 
 func TestEveryRegionInEveryForm(t *testing.T) {

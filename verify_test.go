@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// readSide is an organization in memory that Verify reads from.
+// readSide is an in-memory organization that Verify reads from.
 type readSide struct {
 	answer func(n int, req *http.Request) (*http.Response, error) // n counts from 0
 	mu     sync.Mutex
@@ -52,7 +52,7 @@ func replyWith(status int, body string, pairs ...string) *http.Response {
 
 const notFoundBody = `{"error":{"code":"0x80040217","message":"The record does not exist"}}`
 
-// holding answers for an organization that has the given records and no others.
+// holding answers for an organization that has only the given records.
 func holding(paths ...string) func(int, *http.Request) (*http.Response, error) {
 	return func(_ int, req *http.Request) (*http.Response, error) {
 		if slices.Contains(paths, req.URL.Path) {
@@ -171,7 +171,7 @@ func TestVerifyJudgesEveryWrite(t *testing.T) {
 				r := &LossReport{URL: "https://contoso.api.crm.dynamics.com"}
 				for i, w := range tt.writes {
 					w.Time, w.Label = time.Now().Add(time.Duration(i)*time.Second), strconv.Itoa(i)
-					if i%2 == 0 { // which list a write is in makes no difference
+					if i%2 == 0 { // it makes no difference which list a write is in
 						r.AtRisk = append(r.AtRisk, w)
 					} else {
 						r.Unknown = append(r.Unknown, w)
@@ -403,7 +403,7 @@ func TestVerifyOfNoReport(t *testing.T) {
 	assert.Empty(t, side.reads)
 }
 
-// Without its partition, a record of an elastic table reads as if it did not exist.
+// Read without its partition, a record of an elastic table seems not to exist.
 func TestVerifyDoesNotJudgeElasticTables(t *testing.T) {
 	t.Parallel()
 	const reading = "/api/data/v9.2/contoso_readings(" + recordA + ")"
@@ -420,8 +420,8 @@ func TestVerifyDoesNotJudgeElasticTables(t *testing.T) {
 	assert.Len(t, side.reads, 1, "only what seems to be addressed is read")
 }
 
-// Neither a redirect nor an error of one record proves anything about it, and
-// neither keeps the others from being read.
+// Neither a redirect nor an error proves anything about a record, or prevents reading the
+// others.
 func TestVerifyProvesNothingByOtherAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -429,7 +429,7 @@ func TestVerifyProvesNothingByOtherAnswers(t *testing.T) {
 			answers := []*http.Response{
 				replyWith(302, "", "Location", "https://contoso.example/"),
 				replyWith(403, "", "OData-Version", "4.0"),
-				replyWith(404, "<html>no such site</html>", "Content-Type", "text/html"), // of a front end
+				replyWith(404, "<html>no such site</html>", "Content-Type", "text/html"), // from a front end
 				replyWith(404, odata("0x8004A104", "x"), "OData-Version", "4.0", "Content-Type", "application/json"),
 				replyWith(500, notFoundBody, "OData-Version", "4.0"),
 				replyWith(204, "", "OData-Version", "4.0"),

@@ -15,7 +15,8 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// Times between probes, and those for which nothing is asked again, are jittered by a fifth.
+// The intervals between probes, and the time for which a refused question is not raised again,
+// are jittered by a fifth.
 func TestTheTimesOfProbesAndQuestions(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: 20 * time.Second, MaxProbeInterval: 40 * time.Second})
@@ -39,13 +40,13 @@ func TestTheTimesOfProbesAndQuestions(t *testing.T) {
 	assert.InDelta(t, 1, transport.holdLocked().Seconds(), 0.201)
 }
 
-// The next probe comes as scheduled; at the end of the dwell, if that is all that is missing.
+// The next probe comes as scheduled, or at the end of the dwell if only that is missing.
 func TestWhenTheNextProbeIsDue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for name, row := range map[string]struct {
 			st    state
-			dwell time.Duration // that is left
+			dwell time.Duration // that remains
 			risen bool
 			want  time.Duration
 		}{
@@ -81,8 +82,8 @@ func TestWhenTheNextProbeIsDue(t *testing.T) {
 	})
 }
 
-// Which faults of a request end a trial.
-func TestWhatEndsATrial(t *testing.T) {
+// The faults of a request that undo a provisional switch.
+func TestWhatUndoesAProvisionalSwitch(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		f            Fault
@@ -129,8 +130,8 @@ func TestWhatEndsATrial(t *testing.T) {
 	}
 }
 
-// Why the traffic stays is told once, and again if that changes.
-func TestARefusalIsToldOnce(t *testing.T) {
+// The reason why the traffic stays is reported once, and again when it changes.
+func TestARefusalIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := tellAll(t, Config{ProbeInterval: -1})
@@ -158,8 +159,8 @@ func TestARefusalIsToldOnce(t *testing.T) {
 	})
 }
 
-// A call pauses before it is repeated at the same endpoint only if it may: it is in time,
-// the endpoint does not object, and repeats are in budget. A judgement ends the pause.
+// A call pauses before a repeat at the same endpoint only if it has the time, the endpoint did
+// not ask for a longer wait, and the budget allows the repeat. A judgement ends the pause.
 func TestWhenACallPauses(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {

@@ -18,7 +18,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// traffic is what a client puts on the wire.
+// traffic counts what a client puts on the wire.
 type traffic struct{ conns, writes, bytes atomic.Int64 }
 
 func (w *traffic) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -41,16 +41,16 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// onlyReader hides what else a reader can do.
+// onlyReader hides all other methods of a reader.
 type onlyReader struct{ io.Reader }
 
-// emptyFrame is a DATA frame without data over TLS, in bytes.
+// emptyFrame is the size of an empty DATA frame over TLS.
 const emptyFrame = 9 + 22
 
-// The library puts nothing on the wire that the bare transport does not: no byte, no
-// write to a connection and no connection more. There is one exception: over HTTP/2 a
-// write that has a Content-Type and no body gets a body of no bytes, and so a frame,
-// which is what tells a request that a GOAWAY has left out from one in doubt.
+// The library puts nothing on the wire that the bare transport does not: no byte, no write to
+// a connection, and no connection. There is one exception: over HTTP/2, a write that has a
+// Content-Type and no body gets an empty body, and so a frame. That makes it possible to tell
+// whether a GOAWAY has left the write out.
 func TestNothingIsAddedOnTheWire(t *testing.T) {
 	t.Parallel()
 	const path, calls = "/api/data/v9.2/accounts", 20
@@ -58,7 +58,7 @@ func TestNothingIsAddedOnTheWire(t *testing.T) {
 	requests := []struct {
 		name, reason string
 		make         func(url string) (*http.Request, error)
-		frames       int64 // more, for each call over HTTP/2
+		frames       int64 // added to each call over HTTP/2
 	}{
 		{"GET", "by far the most calls", func(url string) (*http.Request, error) { return http.NewRequest("GET", url+path, nil) }, 0},
 		{"GET that takes a message away", "it must not be repeated, and has no body", func(url string) (*http.Request, error) {
@@ -124,7 +124,7 @@ func TestNothingIsAddedOnTheWire(t *testing.T) {
 					}
 					for i := range calls + 1 {
 						req, err := request.make(server.URL)
-						if i == 0 { // it shows which protocol is spoken
+						if i == 0 { // shows which protocol the server speaks
 							req, err = http.NewRequest("HEAD", server.URL+path, nil)
 						}
 						require.NoError(t, err)
@@ -134,8 +134,8 @@ func TestNothingIsAddedOnTheWire(t *testing.T) {
 					}
 					return seen.conns.Load(), seen.writes.Load(), seen.bytes.Load()
 				}
-				// The most of bare runs and the least of ours: HTTP/2 writes its own frames when
-				// it comes to it.
+				// The most of the bare runs against the least of ours, because HTTP/2 adds
+				// frames of its own now and then.
 				var most, least [3]int64
 				for i := range 5 {
 					c, w, b := measure(false)

@@ -18,15 +18,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The form in which a request is sent that must not be repeated in doubt, by what the
-// endpoint speaks: net/http repeats by itself what has no body or a GetBody.
+// The form of a request that must not be repeated in doubt depends on the endpoint's protocol:
+// net/http itself repeats a request without a body, or with a GetBody.
 func TestFormsOfWhatMustNotBeRepeated(t *testing.T) {
 	t.Parallel()
 	type form struct{ rewinds, hollow, notTwice bool }
 	body, none := "{}", ""
 	for _, row := range []struct {
 		method, body, contentType string
-		speaks                    uint32 // version of HTTP, 0 if it is not known
+		speaks                    uint32 // version of HTTP; 0: unknown
 		direct                    bool
 		want                      form
 		why                       string
@@ -62,7 +62,7 @@ func TestFormsOfWhatMustNotBeRepeated(t *testing.T) {
 	}
 }
 
-// What is known about the delivery of an attempt that has ended in an error, by what was
+// What is known about the delivery of an attempt that ended in an error depends on what was
 // seen of it.
 func TestDeliveryByWhatWasSeen(t *testing.T) {
 	t.Parallel()
@@ -109,14 +109,14 @@ func TestDeliveryByWhatWasSeen(t *testing.T) {
 	assert.False(t, goneAway(nil))
 }
 
-// A body is handed out again only while nothing of an earlier try can have arrived.
+// A body is handed out again only if nothing of an earlier try can have arrived.
 func TestABodyIsRewoundOnlyIfNothingWasSent(t *testing.T) {
 	t.Parallel()
 	getBody := func() (io.ReadCloser, error) { return http.NoBody, nil }
 	for marks, want := range map[uint32]error{
 		0:                       nil,
 		sawGotConn:              nil,
-		sawGotConn | sawHeaders: nil, // over HTTP/1.1, net/http has looked
+		sawGotConn | sawHeaders: nil, // over HTTP/1.1, net/http has made sure of it
 		sawGotConn | sawHTTP2:   nil,
 		sawHTTP2 | sawHeaders:   errMayBeDone,
 		sawEarlier:              errMayBeDone,
@@ -169,7 +169,8 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 	assert.Equal(t, uint32(sawHeaders), bare.seen.Load())
 }
 
-// What a connection is like is seen as an attempt gets it, which forgets the try before.
+// What kind of connection an attempt gets is seen when it gets it; what was seen of an earlier
+// try is forgotten.
 func TestWhatIsSeenOfAConnection(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(nil)
@@ -182,7 +183,7 @@ func TestWhatIsSeenOfAConnection(t *testing.T) {
 		defer conn.Close()
 		for _, reused := range []bool{false, true} {
 			w := &sendWatch{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
-			w.protocol.learn(version == 1) // it was another one before
+			w.protocol.learn(version == 1) // it spoke the other one before
 			w.seen.Store(sawGetConn | sawGotConn | sawHeaders | sawHTTP2)
 			w.gotConn(httptrace.GotConnInfo{Conn: conn, Reused: reused})
 			want := uint32(sawGetConn | sawGotConn | sawEarlier)
@@ -197,7 +198,7 @@ func TestWhatIsSeenOfAConnection(t *testing.T) {
 			assert.Equal(t, conn.RemoteAddr(), w.address)
 		}
 	}
-	for _, http2 := range []bool{false, true} { // without TLS, it is what is known already
+	for _, http2 := range []bool{false, true} { // without TLS, what is known stays as it is
 		w := &sendWatch{protocol: new(protocol), connections: &connections{direct: true}, endpoint: new(endpoint)}
 		w.protocol.learn(http2)
 		assert.Equal(t, !http2, w.protocol.speaksHTTP1())
@@ -207,7 +208,7 @@ func TestWhatIsSeenOfAConnection(t *testing.T) {
 	}
 }
 
-// An endpoint without TLS is known to speak HTTP/2 if Base can speak nothing else.
+// Without TLS, an endpoint is known to speak HTTP/2 only if Base can speak nothing else.
 func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
 	t.Parallel()
 	protocols := func(http1, h2c bool) *http.Protocols {
@@ -253,7 +254,7 @@ func TestWhatABaseSpeaksWithoutTLS(t *testing.T) {
 	assert.True(t, transport.connections.limited)
 }
 
-// What comes of an attempt that is watched, and of what Base returns too late.
+// What becomes of a watched attempt, and of what Base returns too late.
 func TestTheEndOfAnAttempt(t *testing.T) {
 	t.Parallel()
 	failed := errors.New("contoso")
@@ -302,8 +303,8 @@ func TestTheEndOfAnAttempt(t *testing.T) {
 	})
 }
 
-// An attempt has waited if it never got a connection, where their number is limited and
-// none was being made.
+// An attempt was waiting for a connection if it never got one, their number is limited, and
+// none was being opened.
 func TestAnAttemptThatHasWaited(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -44,7 +44,7 @@ func (o *once) of(id string) int {
 	return o.times[id]
 }
 
-// overTLS returns a Transport for a server, and the http.Transport it sends with.
+// overTLS returns a Transport for a server, and the http.Transport that it sends with.
 func overTLS(t *testing.T, server *httptest.Server, cfg failover.Config) (*failover.Transport, *http.Transport) {
 	t.Helper()
 	base := server.Client().Transport.(*http.Transport).Clone()
@@ -57,8 +57,8 @@ func overTLS(t *testing.T, server *httptest.Server, cfg failover.Config) (*failo
 	return transport, base
 }
 
-// Front ends that recycle their connections say with a GOAWAY which requests they
-// have left out. Those are sent again, so that no write fails of it.
+// Front ends that recycle their connections say in a GOAWAY which requests they have left out.
+// Those are sent again, so that no write fails because of it.
 func TestARecyclingFrontEndCostsNoDoubt(t *testing.T) {
 	t.Parallel()
 	const callers, each = 8, 60
@@ -100,7 +100,7 @@ func TestARecyclingFrontEndCostsNoDoubt(t *testing.T) {
 	assert.Empty(t, transport.Status().Primary.Faults, "a recycled connection is no fault")
 }
 
-// A connection that a program has made up may do no more than net/http needs.
+// A program's own connection type need do no more than net/http requires.
 func TestAConnectionMayHaveNoAddress(t *testing.T) {
 	t.Parallel()
 	base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
@@ -123,7 +123,7 @@ func TestAConnectionMayHaveNoAddress(t *testing.T) {
 	assert.Equal(t, http.StatusNoContent, resp.StatusCode)
 }
 
-// madeUp lacks all methods but those below.
+// madeUp lacks all methods except those below.
 type madeUp struct {
 	net.Conn
 	near net.Conn
@@ -133,7 +133,7 @@ func (c madeUp) Read(p []byte) (int, error)  { return c.near.Read(p) }
 func (c madeUp) Write(p []byte) (int, error) { return c.near.Write(p) }
 func (c madeUp) Close() error                { return c.near.Close() }
 
-// A protocol of the program's own tells nobody what it has sent.
+// A protocol that the program has registered does not tell what it has sent.
 func TestAWriteOverAForeignProtocolIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -162,8 +162,7 @@ func TestAWriteOverAForeignProtocolIsNotRepeated(t *testing.T) {
 	assert.EqualValues(t, 1, sent.Load())
 }
 
-// An https URL for a port that speaks plain HTTP is named as what it is, as http.Client
-// does.
+// An https URL for a port that speaks plain HTTP is reported as such, as http.Client does.
 func TestAPortThatSpeaksPlainHTTPIsNamed(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.NotFoundHandler())
@@ -183,8 +182,8 @@ func TestAPortThatSpeaksPlainHTTPIsNamed(t *testing.T) {
 	}
 }
 
-// An endpoint that speaks another protocol than before, as a front end may after a
-// move, gets every write once.
+// If an endpoint changes its protocol, as a front end may after a move, every write still
+// arrives once.
 func TestTheProtocolOfAnEndpointMayChange(t *testing.T) {
 	t.Parallel()
 	var counted once
@@ -229,8 +228,8 @@ func TestTheProtocolOfAnEndpointMayChange(t *testing.T) {
 	}
 }
 
-// Over HTTP/1.1, net/http repeats reads, and whatever has an Idempotency-Key, on a
-// connection that was used before. Not those of NoReplay.
+// Over HTTP/1.1, net/http repeats reads, and requests with an Idempotency-Key, if they fail on
+// a used connection. It does not repeat those of NoReplay.
 func TestNoReplayIsCarriedOutOnceOverHTTP1(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -268,7 +267,7 @@ func TestNoReplayIsCarriedOutOnceOverHTTP1(t *testing.T) {
 				transport, err := failover.New(server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Base: base, Logger: slog.New(slog.DiscardHandler)})
 				require.NoError(t, err)
 				defer transport.Close()
-				for range 2 { // over an unknown protocol, and a known one
+				for range 2 { // with an unknown protocol, and with a known one
 					first, err := http.NewRequest(http.MethodGet, server.URL, nil)
 					require.NoError(t, err)
 					resp, err := transport.RoundTrip(first)
@@ -295,7 +294,7 @@ func TestNoReplayIsCarriedOutOnceOverHTTP1(t *testing.T) {
 	}
 }
 
-// A Base that repeats by itself has nothing to repeat a write with.
+// A Base that repeats requests by itself has nothing to repeat a write with.
 func TestABaseThatRepeatsCannotRepeatAWrite(t *testing.T) {
 	t.Parallel()
 	var counted once
@@ -329,8 +328,7 @@ func TestABaseThatRepeatsCannotRepeatAWrite(t *testing.T) {
 	assert.Equal(t, 1, counted.of("it"))
 }
 
-// A Base that repeats a request without a body, and then cannot connect, has proved
-// nothing.
+// If a Base repeats a request without a body and then cannot connect, that proves nothing.
 func TestARefusedRepeatWithinAnAttemptProvesNothing(t *testing.T) {
 	t.Parallel()
 	var counted once
@@ -363,8 +361,8 @@ func TestARefusedRepeatWithinAnAttemptProvesNothing(t *testing.T) {
 	assert.Equal(t, 1, counted.of("it"))
 }
 
-// A response together with an error is an error, as http.Client has it, and proves
-// that the request was sent.
+// A response together with an error is an error, as for http.Client, and proves that the
+// request was sent.
 func TestABaseThatReturnsResponseAndErrorHasFailed(t *testing.T) {
 	t.Parallel()
 	body := &closeCounter{Reader: strings.NewReader("")}
@@ -389,8 +387,8 @@ func TestABaseThatReturnsResponseAndErrorHasFailed(t *testing.T) {
 	assert.EqualValues(t, 1, body.closed.Load())
 }
 
-// A panic of Base is its caller's, as without a Transport; the write it has had is in
-// doubt all the same.
+// A panic of Base reaches the caller, as without a Transport; the write that it had is
+// nevertheless recorded as in doubt.
 func TestAPanicOfBaseIsItsCallers(t *testing.T) {
 	t.Parallel()
 	told := make(chan failover.Event, 8)
@@ -407,7 +405,7 @@ func TestAPanicOfBaseIsItsCallers(t *testing.T) {
 	transport.Close()
 }
 
-// The attempt timed out just as an answer without a body came.
+// The attempt times out just as an answer without a body arrives.
 func TestATimeoutWithoutABodyDoesNotPanic(t *testing.T) {
 	t.Parallel()
 	transport, err := failover.New(orgURL, &failover.Config{AttemptTimeout: 1, MaxAttempts: -1, Logger: slog.New(slog.DiscardHandler),

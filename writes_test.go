@@ -31,19 +31,19 @@ var (
 	upload = flag.Int64("upload", 2<<30, "bytes of the upload for TestALargeUploadStreams")
 )
 
-// fenceStatus sets the fence apart from every other answer.
+// fenceStatus distinguishes the fence from every other answer.
 const fenceStatus = 590
 
 // ledgerOfWrites is what the callers of one storm saw.
 type ledgerOfWrites struct {
-	acknowledged map[string]int // id: status
+	acknowledged map[string]int // by id: status
 	failed       map[string]error
-	inDoubt      int // outcomes the library must have reported
+	inDoubt      int // outcomes that the library must have reported
 }
 
-// Whatever happens to the endpoints, a write without a mark is carried out once
-// at the most and never sent again after an unknown outcome; every unknown
-// outcome is reported; what was acknowledged was carried out.
+// Whatever happens to the endpoints, a write without a mark is carried out at most once and
+// never sent again after an unknown outcome; every unknown outcome is reported; and what was
+// acknowledged was carried out.
 func TestNoWriteIsLostOrDoubled(t *testing.T) {
 	t.Parallel()
 	const perStorm = 1000
@@ -70,7 +70,7 @@ func TestNoWriteIsLostOrDoubled(t *testing.T) {
 // totals of all storms.
 type totals struct{ acknowledged, inDoubt, switches atomic.Int64 }
 
-// storm sends writes while both datacenters fail and move at random.
+// storm sends writes while both datacenters fail and the organization moves at random.
 func storm(t *testing.T, seed uint64, count int, all *totals) {
 	org := failovertest.StartInMemory(&failovertest.Config{FenceStatus: fenceStatus, Lag: time.Second})
 	defer org.Close()
@@ -112,7 +112,7 @@ func storm(t *testing.T, seed uint64, count int, all *totals) {
 	callers.Wait()
 	close(stop)
 	weather.Wait()
-	transport.Close() // every event is delivered now
+	transport.Close() // after this, every event has been delivered
 	seen.check(t, org)
 	seen.checkBooks(t, org, transport, began)
 	assert.EqualValues(t, seen.inDoubt, reported.Load(), "unknown outcomes reported")
@@ -160,7 +160,7 @@ func (l *ledgerOfWrites) record(t *testing.T, id string, resp *http.Response, er
 	io.Copy(io.Discard, resp.Body)
 }
 
-// check holds what the callers saw against what the datacenters did.
+// check compares what the callers saw with what the datacenters did.
 func (l *ledgerOfWrites) check(t *testing.T, org *failovertest.Org) {
 	applied, open := make(map[string]int), make(map[string]int)
 	for _, d := range []*failovertest.Datacenter{org.Primary(), org.Alternate()} {
@@ -190,8 +190,8 @@ func (l *ledgerOfWrites) check(t *testing.T, org *failovertest.Org) {
 	}
 }
 
-// checkBooks holds the books against what the callers saw: they have every write that
-// was acknowledged or left in doubt, with the endpoint that carried it out.
+// checkBooks compares the books with what the callers saw: they must have every write that was
+// acknowledged or left in doubt, with the endpoint that carried it out.
 func (l *ledgerOfWrites) checkBooks(t *testing.T, org *failovertest.Org, transport *failover.Transport, began time.Time) {
 	all := transport.WritesSince(began)
 	require.False(t, all.Truncated)
@@ -222,7 +222,7 @@ func (l *ledgerOfWrites) checkBooks(t *testing.T, org *failovertest.Org, transpo
 	}
 }
 
-// switchByHand moves the traffic now and then, to where it may not be welcome.
+// switchByHand switches the traffic now and then, perhaps to an endpoint that does not serve.
 func switchByHand(t *testing.T, transport *failover.Transport, random *rand.Rand, stop <-chan struct{}) {
 	for {
 		select {
@@ -230,7 +230,7 @@ func switchByHand(t *testing.T, transport *failover.Transport, random *rand.Rand
 			return
 		case <-time.After(time.Duration(random.IntN(10_000)) * time.Millisecond):
 		}
-		transport.Switch(t.Context(), failover.Endpoint(random.IntN(2)), "by hand") // which a probe may refuse
+		transport.Switch(t.Context(), failover.Endpoint(random.IntN(2)), "by hand") // a failed probe may refuse it
 	}
 }
 

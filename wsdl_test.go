@@ -16,8 +16,8 @@ import (
 	"github.com/d365failover/failover/internal/xmlpath"
 )
 
-// A wsdlReader refuses what has more than 64 KiB without the start of a tag, however the
-// bytes arrive, and keeps the error of what it reads from.
+// A wsdlReader fails after more than 64 KiB without the start of a tag, however the bytes
+// arrive. It keeps the error of the reader below it.
 func TestATagOfAWSDLIsBounded(t *testing.T) {
 	t.Parallel()
 	inner := strings.Repeat("x", 64<<10-1)
@@ -50,7 +50,7 @@ func TestATagOfAWSDLIsBounded(t *testing.T) {
 	assert.Equal(t, io.ErrUnexpectedEOF, w.err)
 }
 
-// What belongs to the root is sent to its own scheme, host and port only.
+// Imports of the root document are requested only from its own scheme, host and port.
 func TestWhereImportsMayLead(t *testing.T) {
 	t.Parallel()
 	root := &url.URL{Scheme: "https", Host: "Contoso.crm.dynamics.com"}
@@ -78,7 +78,7 @@ func TestBooleansOfXMLSchema(t *testing.T) {
 	}
 }
 
-// What stands around the values of a policy, and the attributes of an import.
+// Text around the values of a policy, and the attributes of an import.
 func TestPlacesInAWSDL(t *testing.T) {
 	t.Parallel()
 	values := `<x:FailoverAvailable>true</x:FailoverAvailable><x:EndpointEnabled>true</x:EndpointEnabled>`
@@ -111,7 +111,7 @@ func TestPlacesInAWSDL(t *testing.T) {
 	assert.Error(t, err)
 }
 
-// Errors of DiscoverPolicy are faults of the endpoint, or say what is wrong with the call.
+// An error of DiscoverPolicy is a fault of the endpoint, or says what is wrong with the call.
 func TestTheErrorsOfDiscoverPolicy(t *testing.T) {
 	t.Parallel()
 	var body *countingBody
@@ -151,7 +151,7 @@ func TestTheErrorsOfDiscoverPolicy(t *testing.T) {
 		_, err := DiscoverPolicy(t.Context(), nil, &url.URL{Scheme: "https", Host: host})
 		assert.EqualError(t, err, text)
 	}
-	// A policy that was read is known, whatever becomes of the rest.
+	// Once a policy was read it is known, whatever becomes of the rest.
 	text := wsdl(policyOf("true", "true"))
 	whole := &readSide{answer: func(int, *http.Request) (*http.Response, error) {
 		r := &wholeThenError{text: text}
@@ -162,7 +162,7 @@ func TestTheErrorsOfDiscoverPolicy(t *testing.T) {
 	assert.Equal(t, servesAndHas, policy)
 }
 
-// wholeThenError delivers its text and an error at once.
+// wholeThenError returns its text together with an error.
 type wholeThenError struct{ text string }
 
 func (r *wholeThenError) Read(p []byte) (int, error) {

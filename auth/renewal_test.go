@@ -72,7 +72,7 @@ func (s *source) count() int {
 	return len(s.asked)
 }
 
-// bubble runs a test with Tokens of a source in a bubble of its own time.
+// bubble runs a test with Tokens of a source in a synctest bubble.
 func bubble(t *testing.T, s *source, test func(t *testing.T, tokens *auth.Tokens)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -149,7 +149,7 @@ func (brokenMeter) Int64Counter(string, ...metric.Int64CounterOption) (metric.In
 	return nil, errBroken
 }
 
-func TestWithoutMetricsTheTransportWorksAllTheSame(t *testing.T) {
+func TestTheTransportWorksWithoutMetrics(t *testing.T) {
 	t.Parallel() // no other test handles errors
 	var handled error
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { handled = err }))

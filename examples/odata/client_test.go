@@ -15,8 +15,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// withClient runs a test with a client of a simulated organization, in a
-// bubble of its own time.
+// withClient runs a test with a client of a simulated organization, in a synctest bubble.
 func withClient(t *testing.T, test func(t *testing.T, org *failovertest.Org, client *Client)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,8 +28,7 @@ func withClient(t *testing.T, test func(t *testing.T, org *failovertest.Org, cli
 	})
 }
 
-// requests counts the requests with a method that reached a datacenter,
-// probes left out.
+// requests counts the requests with a method that reached a datacenter, except probes.
 func requests(d *failovertest.Datacenter, method string) int {
 	n := 0
 	for _, r := range d.Deliveries() {

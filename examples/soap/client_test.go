@@ -17,8 +17,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// withClient runs a test with a client of a simulated organization, in a
-// bubble of its own time.
+// withClient runs a test with a client of a simulated organization, in a synctest bubble.
 func withClient(t *testing.T, test func(t *testing.T, org *failovertest.Org, client *Client)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -31,6 +31,8 @@ type Answer struct {
 	Detail     xml.Name // the element in the detail of a SOAP fault, unless it is one of ours
 	Exception  string   // .NET type, as Finance and Operations name it
 	Token      string   // the error of a token service (RFC 6749, section 5.2)
+	Described  bool     // it comes with a description, as those of Microsoft's do
+	Running    bool     // a plug-in or another step of the operation is named as the source
 	Message    string
 	Page       string // title and headings of an HTML page, in lower case
 	Batch      bool   // one part of a batch: parts before it were carried out

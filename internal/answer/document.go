@@ -66,17 +66,19 @@ func (n *node) child(name xml.Name) *node {
 // jsonNodes are those of OData (v2, v3, v4), of ASP.NET and API Management, of
 // token services, and of gateways that pass the error of an organization on.
 var jsonNodes = nodesOf(map[string]func(*reading, string){
-	"error":                       takeToken,
-	"error/code":                  takeCode,
-	"error/message":               takeMessage,
-	"error/message/value":         takeMessage,
-	"error/innererror/type":       takeException,
-	"error/extendedData/code":     takePassedOn,
+	"error":                             takeToken,
+	"error/code":                        takeCode,
+	"error/message":                     takeMessage,
+	"error/message/value":               takeMessage,
+	"error/innererror/type":             takeException,
+	"error/extendedData/code":           takePassedOn,
+	"error/" + annotation + "TraceText": takeTrace,
+	"error/" + annotation + "ErrorDetails." + exceptionSourceKey: takeSource,
 	"odata.error/code":            takeCode,
 	"odata.error/message":         takeMessage,
 	"odata.error/message/value":   takeMessage,
 	"odata.error/innererror/type": takeException,
-	"error_description":           takeMessage,
+	"error_description":           takeDescription,
 	"Message":                     takeMessage,
 	"message":                     takeMessage,
 	"ExceptionMessage":            takeMessage,
@@ -87,6 +89,26 @@ func takeCode(r *reading, v string)      { first(&r.Code, v) }
 func takePassedOn(r *reading, v string)  { first(&r.PassedOn, v) }
 func takeMessage(r *reading, v string)   { first(&r.Message, v) }
 func takeException(r *reading, v string) { first(&r.Exception, v) }
+
+func takeDescription(r *reading, v string) {
+	r.Described = true
+	takeMessage(r, v)
+}
+
+// Answers of Dataverse say where an exception comes from: in annotations, if the
+// request has asked for them (Prefer: odata.include-annotations), and in the details
+// of SOAP faults. An operation that has not begun has neither a trace nor a plug-in.
+const (
+	annotation         = "@Microsoft.PowerApps.CDS."
+	exceptionSourceKey = "ApiExceptionSourceKey"
+)
+
+func takeTrace(r *reading, v string) { r.Running = r.Running || v != "" }
+
+// takeSource takes "Plugin/Contoso.Orders.Book", or "PluginExecution".
+func takeSource(r *reading, v string) {
+	r.Running = r.Running || ascii.HasPrefixFold(v, "plugin")
+}
 
 func takeToken(r *reading, v string) {
 	if isTokenError(v) {
@@ -204,6 +226,8 @@ func xmlPaths() map[string]func(*reading, string) {
 		for _, name := range []string{"OrganizationServiceFault", "DiscoveryServiceFault", "DeploymentServiceFault"} {
 			service := detail + "/x:" + name
 			paths[service+"/x:ErrorCode"] = takeCode
+			paths[service+"/x:TraceText"] = takeTrace
+			paths[service+"/x:ExceptionSource"] = takeSource
 			paths[service+"/x:Message"] = func(r *reading, v string) { r.Message = v }
 			entry := service + "/x:ErrorDetails/x:KeyValuePairOfstringanyType"
 			paths[entry+"/c:key"] = func(r *reading, v string) { r.key = v }
@@ -234,8 +258,11 @@ func takeDetail(r *reading, _ string) {
 }
 
 func takeErrorDetail(r *reading, v string) {
-	if strings.EqualFold(r.key, "Retry-After") {
+	switch {
+	case strings.EqualFold(r.key, "Retry-After"):
 		r.RetryAfter = xsDuration(v)
+	case r.key == exceptionSourceKey:
+		takeSource(r, v)
 	}
 }
 

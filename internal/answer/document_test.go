@@ -20,7 +20,7 @@ func TestWord(t *testing.T) {
 	}
 }
 
-// fault returns a SOAP 1.1 fault with what is below its Fault.
+// fault returns a SOAP 1.1 fault with the given content.
 func fault(inner string) string {
 	return `<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body><e:Fault>` + inner + `</e:Fault></e:Body></e:Envelope>`
 }
@@ -87,7 +87,7 @@ func TestJSONGoesOnAfterWhatIsPassedOver(t *testing.T) {
 	}
 }
 
-// UTF-16 is known by its bytes, with or without a mark.
+// UTF-16 is recognized by its bytes, with or without a byte order mark.
 func TestTextInUTF16(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
@@ -107,7 +107,7 @@ func TestPlainText(t *testing.T) {
 	}
 }
 
-// Of plain text in place of an answer, the beginning is the message.
+// The beginning of plain text in place of an answer is the message.
 func TestOfPlainTextTheBeginningIsRead(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int]int{10: 10, maxText: maxText, maxText + 1: maxText, 4 * maxText: maxText} {

@@ -22,8 +22,8 @@ const (
 	batchEnd = "\r\n--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 400 Bad Request\r\n\r\n"
 )
 
-// What a body claims is read by its bytes. Its type says only what plain text is, and
-// that it is a batch.
+// What a body claims is read from its bytes. Its media type matters only for plain text and
+// batches.
 func TestRead(t *testing.T) {
 	t.Parallel()
 	read := Answer{Code: "c1", Message: "m"}
@@ -60,7 +60,7 @@ func TestRead(t *testing.T) {
 
 func withoutNotes(a Answer) Answer { a.subcode = false; return a }
 
-// packed returns text in the format of a writer.
+// packed compresses text with a writer.
 func packed(t *testing.T, text []byte, writer func(io.Writer) (io.WriteCloser, error)) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -107,7 +107,7 @@ func TestDecompressed(t *testing.T) {
 	}
 }
 
-// Little of a body is decompressed, and not much comes out.
+// Only the beginning of a body is decompressed, and only up to a limit.
 func TestBombsAreBounded(t *testing.T) {
 	t.Parallel()
 	assert.Len(t, decompressed(packed(t, make([]byte, 1<<20), asGzip), ""), maxPeek)
@@ -118,11 +118,11 @@ func TestBombsAreBounded(t *testing.T) {
 	assert.Greater(t, n, maxPacked-256)
 }
 
-// Each place of a document in JSON that says something.
+// Every place in a JSON document that has a meaning.
 func TestJSONPlaces(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]Answer{
-		`{"error":"invalid_grant","error_description":" d "}`: {Token: "invalid_grant", Message: "d"},
+		`{"error":"invalid_grant","error_description":" d "}`: {Token: "invalid_grant", Message: "d", Described: true},
 		`{"error":"Invalid_grant"}`:                           {},
 		`{"error":"invalid grant"}`:                           {},
 		`{"error":" invalid_grant"}`:                          {Token: "invalid_grant"},
@@ -134,7 +134,7 @@ func TestJSONPlaces(t *testing.T) {
 		`{"error":{"code":"c1","extendedData":{"code":"c2"}}}`:      {Code: "c1", PassedOn: "c2"},
 		`{"error":{"code":12345678901234567890,"message":"m"}}`:     {Code: "12345678901234567890", Message: "m"},
 		`{"error":{"code":12 `:                                      {Code: "12"},
-		`{"error":{"code":12`:                                       {}, // perhaps of more digits
+		`{"error":{"code":12`:                                       {}, // may have more digits
 		`{"error":{"code":"c1","message":"m`:                        {Code: "c1"},
 		`{"a":1}{"error":{"code":"c1"}}`:                            {},
 		`{"error":["code","c1"]}`:                                   {},
@@ -148,8 +148,8 @@ func TestJSONPlaces(t *testing.T) {
 	}
 }
 
-// xmlOf writes elements within each other, given as prefix:name, with declarations of
-// all prefixes in the outermost.
+// xmlOf returns nested elements, given as prefix:name, with the declarations of all prefixes
+// in the outermost.
 func xmlOf(path, text string, spaces map[string]string) string {
 	names := strings.Split(path, "/")
 	var b strings.Builder
@@ -169,8 +169,8 @@ func xmlOf(path, text string, spaces map[string]string) string {
 	return b.String()
 }
 
-// Each place of a document in XML that says something, in each version of its
-// namespaces, and none besides.
+// Every place in an XML document that has a meaning, in each version of its namespaces, and no
+// other place.
 func TestXMLPlaces(t *testing.T) {
 	t.Parallel()
 	const fault, service = "s:Envelope/s:Body/s:Fault", "x:OrganizationServiceFault"
@@ -268,7 +268,7 @@ func TestWordsAreOfFewCharacters(t *testing.T) {
 	}
 }
 
-// Text that can be read as it is, is not copied.
+// Text that needs no decoding is not copied.
 func TestPlainTextIsNoCopy(t *testing.T) { // counts allocations, so not parallel
 	for _, s := range []string{" ", "~", "text of !~ one line"} {
 		b := []byte(s)

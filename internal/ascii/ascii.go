@@ -1,9 +1,7 @@
 // Package ascii compares text without regard to the case of its ASCII letters.
+// (strings.EqualFold would also take U+017F for an s and U+212A for a k, and so take other
+// hosts for ours.)
 package ascii
-
-// This file compares text without regard to the case of its ASCII letters.
-// strings.EqualFold would also take U+017F for an s and U+212A for a k, and so
-// other hosts for ours.
 
 // EqualFold reports whether s is equal to t, which is in lower case.
 func EqualFold[T string | []byte](t string, s T) bool {

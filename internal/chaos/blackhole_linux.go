@@ -8,15 +8,14 @@ import (
 	"time"
 )
 
-// A blackHole is a TCP address that does not answer: connecting to it neither
-// succeeds nor fails.
+// A blackHole is a TCP address where a connection attempt neither succeeds nor fails.
 type blackHole struct {
 	ln    net.Listener
 	fills []net.Conn
 }
 
-// newBlackHole creates a listener that accepts nothing, and fills its backlog.
-// Linux then drops further SYNs, as a network that lost its datacenter does.
+// newBlackHole opens a listener that accepts nothing, and fills its backlog. From then on
+// Linux drops every SYN, as a network that lost its datacenter does.
 func newBlackHole() (*blackHole, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

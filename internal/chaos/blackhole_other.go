@@ -4,8 +4,8 @@ package chaos
 
 import "errors"
 
-// A blackHole is a TCP address that does not answer. Filling a backlog makes
-// one on Linux only.
+// A blackHole is a TCP address where a connection attempt neither succeeds nor fails. A full
+// backlog has that effect only on Linux.
 type blackHole struct{}
 
 func newBlackHole() (*blackHole, error) { return nil, errors.ErrUnsupported }

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// The hosts of the organization, by Microsoft's rule for the alternate.
+// The hosts of the organization; the alternate has the name that Microsoft's rule gives it.
 const (
 	primaryHost   = "contoso.api.crm.dynamics.com"
 	alternateHost = "contoso--s.api.crm.dynamics.com"
 )
 
-// certificates are made once for the process.
+// certificates are made once per process.
 type certificates struct {
 	pool                        *x509.CertPool // trusts good
 	good, expired, wrong, alien tls.Certificate
@@ -62,7 +62,7 @@ func issue(ca *x509.Certificate, caKey *ecdsa.PrivateKey, hosts []string, until 
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// must is for what cannot fail but for a broken machine.
+// must is for errors that only a broken machine can cause.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic("chaos: " + err.Error())

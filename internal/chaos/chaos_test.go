@@ -21,7 +21,7 @@ import (
 var full = flag.Bool("full", false, "run the whole matrix")
 
 func TestMain(m *testing.M) {
-	log.SetOutput(io.Discard) // net/http's remarks on the answers it gets
+	log.SetOutput(io.Discard) // what net/http logs about odd answers
 	os.Exit(m.Run())
 }
 
@@ -69,7 +69,7 @@ func TestLoad(t *testing.T) {
 			if !*full && (h2 != (o.name == "reset after apply") || o.name == "refused" || o.name == "503") {
 				continue
 			}
-			timeout := 20 * time.Second // nothing has to time out, however busy the machine
+			timeout := 20 * time.Second // even a busy machine must not time out
 			if o.name == "data lost" && !*full {
 				timeout = 4 * time.Second
 			}
@@ -109,7 +109,7 @@ func TestPeers(t *testing.T) {
 	for i, c := range all {
 		wg.Go(func() { results[i] = c.run() })
 		if *full {
-			wg.Wait() // for figures, one after the other
+			wg.Wait() // one after the other, for the sake of the figures
 		}
 	}
 	wg.Wait()
@@ -126,7 +126,8 @@ func TestPeers(t *testing.T) {
 
 // Not parallel: it watches the memory of the process.
 func TestSoak(t *testing.T) {
-	// Calm for longer than the first hold after a false alarm, as outages are.
+	// The calm must outlast the first hold after a false alarm, as it does between real
+	// outages.
 	k := soak{callers: 20, duration: 14 * time.Second, calm: 3 * time.Second, storm: 4 * time.Second}
 	if *full {
 		k = soak{callers: 50, duration: 10 * time.Minute, calm: 4 * time.Second, storm: 12 * time.Second}
@@ -154,8 +155,8 @@ func TestHostileAnswersAreBounded(t *testing.T) {
 			results = append(results, r)
 			if ours {
 				assert.Positive(t, r.attempts, h.name)
-				// Half of it is net/http's: it reads 10 MiB of headers, and sockets
-				// have buffers of several MiB.
+				// net/http accounts for half of it: it reads 10 MiB of headers, and socket
+				// buffers take several MiB.
 				assert.Less(t, r.written/int64(max(1, r.attempts)), int64(32<<20), h.name)
 				assert.Less(t, r.heap, uint64(callers*64)<<20, h.name)
 				assert.Less(t, r.slowest, time.Minute, h.name)
@@ -167,7 +168,7 @@ func TestHostileAnswersAreBounded(t *testing.T) {
 	}
 }
 
-// A page that stalls holds its caller, who has no deadline, for a bounded time.
+// A stalled error page delays a caller without a deadline for a bounded time.
 func TestAStalledPageHoldsNobody(t *testing.T) {
 	t.Parallel()
 	for name, h2 := range map[string]bool{"h1": false, "h2": true} {

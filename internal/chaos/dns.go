@@ -7,8 +7,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// nameServer answers A questions on a UDP socket: 127.0.0.1 for the names it
-// knows, NXDOMAIN for all others.
+// nameServer answers A queries over UDP: 127.0.0.1 for the names it knows, NXDOMAIN for all
+// others.
 type nameServer struct {
 	conn  net.PacketConn
 	known func(name string) bool
@@ -22,7 +22,7 @@ func newNameServer(known func(string) bool) (*nameServer, error) {
 	return &nameServer{conn, known}, nil
 }
 
-// serve answers until the socket is closed.
+// serve answers queries until the socket is closed.
 func (s *nameServer) serve() {
 	buf := make([]byte, 1500)
 	for {
@@ -56,7 +56,7 @@ func (s *nameServer) answer(question []byte) ([]byte, error) {
 	return m.Pack()
 }
 
-// resolver asks the server.
+// resolver returns a resolver that queries the server.
 func (s *nameServer) resolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "udp", s.conn.LocalAddr().String())

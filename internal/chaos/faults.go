@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// A fault is one way for the primary endpoint to fail.
+// A fault is one way in which the primary endpoint fails.
 type fault struct {
 	name string
-	// by says who injects it: "toxiproxy", "kernel" or "server".
+	// by names what injects it: "toxiproxy", "kernel" or "server".
 	by      string
 	moments []moment
-	// proto is "h1" or "h2" if only one of them can have the fault.
+	// proto is "h1" or "h2" if only that protocol can have the fault.
 	proto string
-	// mild faults leave the primary usable; there is no failover.
+	// mild faults leave the primary usable, and cause no failover.
 	mild   bool
 	inject func(s *side)
 }
@@ -34,7 +34,7 @@ var (
 	atTheAnswer   = []moment{headers}
 )
 
-// faults of the matrix. Names are unique.
+// faults are those of the matrix. Their names are unique.
 var faults = []fault{
 	{name: "latency 50 ms", by: "toxiproxy", moments: atAnyMoment, mild: true,
 		inject: func(s *side) { s.toxic("latency", `{"latency":50}`) }},
@@ -93,7 +93,7 @@ var faults = []fault{
 func blackholed(s *side) {
 	hole, err := newBlackHole()
 	if errors.Is(err, errors.ErrUnsupported) {
-		s.toxic("timeout", `{"timeout":0}`) // the next best thing
+		s.toxic("timeout", `{"timeout":0}`) // the closest that toxiproxy offers
 		return
 	}
 	s.hole.Store(must(hole, err))
@@ -113,7 +113,7 @@ func scripted(script h2Script) func(*side) {
 	}
 }
 
-// countingWriter counts what the client lets itself be sent.
+// countingWriter counts the bytes that the client accepts.
 type countingWriter struct {
 	http.ResponseWriter
 	s *side
@@ -133,8 +133,8 @@ func unavailable(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "<h1>Service Unavailable</h1>")
 }
 
-// stalledError sends the beginning of a page and then nothing until the client
-// has had enough.
+// stalledError sends the beginning of an error page, and then nothing until the client gives
+// up.
 func stalledError(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(http.StatusServiceUnavailable)
@@ -161,7 +161,7 @@ var bomb = sync.OnceValue(func() []byte {
 		z.Write(blanks)
 	}
 	z.Close()
-	return bytes.Repeat(b.Bytes(), 16) // members of one stream, RFC 1952, section 2.2
+	return bytes.Repeat(b.Bytes(), 16) // a gzip stream may have several members: RFC 1952, section 2.2
 })
 
 func gzipBomb(w http.ResponseWriter, _ *http.Request) {
@@ -171,7 +171,7 @@ func gzipBomb(w http.ResponseWriter, _ *http.Request) {
 	w.Write(bomb())
 }
 
-// hijacked gives an HTTP/1.1 connection to script, which is closed afterwards.
+// hijacked gives script the HTTP/1.1 connection, and closes it afterwards.
 func hijacked(w http.ResponseWriter, script func(net.Conn)) {
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -181,7 +181,7 @@ func hijacked(w http.ResponseWriter, script func(net.Conn)) {
 	script(c)
 }
 
-// patience bounds what a script does to a client that never hangs up.
+// patience bounds a script whose client never hangs up.
 const patience = 20 * time.Second
 
 // silent keeps the connection until the client closes it.
@@ -216,7 +216,7 @@ func endlessHeaders(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// lyingLength answers with a Content-Length that is not the body's.
+// lyingLength answers with a Content-Length that does not match the body.
 func lyingLength(how string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		hijacked(w, func(c net.Conn) {

@@ -29,14 +29,14 @@ import (
 // A front is a real front end between a client and a backend.
 type front struct {
 	name string
-	// program and its arguments; it stays in the foreground. In them and in config,
-	// DIR, ADDRESS, PORT and BACKEND stand for its folder, its address, its port and the
-	// backend's address.
+	// program is the command that runs it in the foreground. In it and in config, DIR,
+	// ADDRESS, PORT and BACKEND stand for the working directory, the address, the port, and
+	// the address of the backend.
 	program []string
 	config  string
 	h2      bool
-	reload  syscall.Signal // makes it restart without interruption, 0 for none
-	recycle bool           // it closes connections after a few requests
+	reload  syscall.Signal // causes a graceful reload; 0 for none
+	recycle bool           // closes connections after a few requests
 }
 
 const (
@@ -130,26 +130,26 @@ var fronts = []front{
 	{name: "Caddy, HTTP/2", program: caddy, config: replaced(caddyConfig, "PROTOCOLS", "h1 h2"), h2: true},
 }
 
-// installed reports whether the program is there.
+// installed reports whether the program can be found.
 func (f *front) installed() bool {
 	_, err := exec.LookPath(f.program[0])
 	return err == nil
 }
 
-// runningFront is a front end that runs, in a process of its own.
+// A runningFront is the process of a front end.
 type runningFront struct {
 	*front
 	addr string
 	cmd  *exec.Cmd
-	out  bytes.Buffer // to be read when it has ended
+	out  bytes.Buffer // to be read once the process has ended
 	dir  string
 	done chan struct{}
 }
 
-// start starts the front end at an address, with a folder of its own, and waits until
-// it listens.
+// start runs the front end at an address, in a directory of its own, and waits until it
+// listens.
 func (f *front) start(address, backend string) (*runningFront, error) {
-	dir, port := must(os.MkdirTemp("", "front")), freePort(address) // some cannot do with odd names
+	dir, port := must(os.MkdirTemp("", "front")), freePort(address) // some programs reject unusual directory names
 	r := &runningFront{front: f, addr: net.JoinHostPort(address, port), dir: dir, done: make(chan struct{})}
 	fill := strings.NewReplacer("DIR", dir, "ADDRESS", address, "PORT", port, "BACKEND", backend).Replace
 	cert, key := pemOf(certs().good)
@@ -166,7 +166,7 @@ func (f *front) start(address, backend string) (*runningFront, error) {
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
 	r.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	r.cmd.WaitDelay = time.Second
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its workers end with it
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a process group, to end its workers too
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -189,10 +189,10 @@ func (f *front) start(address, backend string) (*runningFront, error) {
 	return nil, fmt.Errorf("%s does not listen: %s", f.name, r.out.String())
 }
 
-// signal sends a signal to the front end and what it has started.
+// signal sends a signal to the process group.
 func (r *runningFront) signal(s syscall.Signal) { syscall.Kill(-r.cmd.Process.Pid, s) }
 
-// stop ends the front end and what it has started.
+// stop ends the process group.
 func (r *runningFront) stop() {
 	r.signal(syscall.SIGKILL)
 	<-r.done
@@ -211,7 +211,7 @@ func pemOf(c tls.Certificate) (cert, key string) {
 	return cert, key
 }
 
-// A backend carries requests out, counts them by id, and can be killed.
+// A backend carries out requests, counts them by id, and can be killed.
 type backend struct {
 	addr string
 	mu   sync.Mutex
@@ -235,7 +235,7 @@ func (b *backend) start() {
 	b.wg.Go(func() { srv.Serve(ln) })
 }
 
-// kill resets every connection, whatever is done over it.
+// kill resets every connection, and with it the requests in progress.
 func (b *backend) kill() {
 	b.mu.Lock()
 	srv := b.srv
@@ -252,7 +252,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		b.done[id]++
 		b.mu.Unlock()
-		select { // while a kill may come
+		select { // time for a kill to happen
 		case <-time.After(5 * time.Millisecond):
 		case <-r.Context().Done():
 		}
@@ -266,12 +266,12 @@ func (b *backend) times(id string) int {
 	return b.done[id]
 }
 
-// A tallyOf is the result of many POSTs through a front end.
+// A tallyOf sums up many POSTs through a front end.
 type tallyOf struct {
 	posts, failed, inDoubt int
 	doubled                int // carried out more than once
-	hidden                 int // failed without a doubt, and carried out
-	lost                   int // acknowledged, and not carried out
+	hidden                 int // failed, not reported as in doubt, and carried out
+	lost                   int // acknowledged, but not carried out
 	worst                  time.Duration
 }
 
@@ -279,11 +279,11 @@ func (t tallyOf) String() string {
 	return fmt.Sprintf("%d POSTs, %d failed, %d of them in doubt, %d doubled, %d hidden, worst %v", t.posts, t.failed, t.inDoubt, t.doubled, t.hidden, t.worst.Round(time.Millisecond))
 }
 
-// storms counts them, so that every POST has an id of its own.
+// storms numbers the storms, so that every POST has a unique id.
 var storms atomic.Int64
 
-// storm sends POSTs through a front end, half of them with GetBody, while trouble is
-// made, and counts. It ends when that does, or with the number of POSTs if that is set.
+// storm sends POSTs through a front end, half of them with GetBody, while trouble runs. It
+// ends with trouble, or after that number of posts if it is set.
 func storm(r *runningFront, b *backend, ours bool, callers, posts int, trouble func()) (t tallyOf) {
 	base := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {

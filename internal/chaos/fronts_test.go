@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Real front ends, whose backend is killed, and which recycle their connections or are
-// reloaded, while POSTs go through them: none is carried out twice, and no doubt is
-// hidden. Not parallel: each takes the machine.
+// POSTs go through real front ends that recycle connections, are reloaded, or lose their
+// backend. None is carried out twice, and none that may have been is reported as a plain
+// failure. Not parallel: each front end needs the whole machine.
 func TestRealFrontEnds(t *testing.T) {
 	callers, posts, kills := 16, 300, 3
 	if *full {

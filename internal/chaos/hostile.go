@@ -11,7 +11,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A hostile answer wants to use up the client's memory or time.
+// A hostile answer tries to use up the client's memory or time.
 type hostile struct {
 	name   string
 	answer http.HandlerFunc
@@ -28,13 +28,13 @@ type hostileResult struct {
 	ours     bool
 	callers  int
 	attempts int
-	written  int64  // bytes the client let itself be sent, by all attempts
-	heap     uint64 // most, beyond what was there before
+	written  int64  // bytes that the client accepted, over all attempts
+	heap     uint64 // the peak, above the level before the run
 	slowest  time.Duration
 }
 
-// run lets callers meet the answer at the same time, through a Transport if
-// ours is set. Nobody else serves. They look at the status only, if there is one.
+// run sends callers to the hostile answer at the same time, through a Transport if ours is
+// set. The alternate does not serve. A caller looks only at the status.
 func (h hostile) run(callers int, ours bool) hostileResult {
 	p := newPair(false)
 	defer p.close()
@@ -79,7 +79,7 @@ func glance(rt http.RoundTripper) time.Duration {
 	return time.Since(begun)
 }
 
-// writeHostile writes the results as a table in Markdown.
+// writeHostile writes the results as a Markdown table.
 func writeHostile(w io.Writer, results []hostileResult) {
 	fmt.Fprintln(w, "| answer | client | callers | attempts | sent by the server, for each attempt | most heap | slowest call |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")

@@ -17,7 +17,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// An outage is a way for the primary to go under load.
+// An outage is one way in which the primary fails under load.
 type outage struct {
 	name  string
 	begin func(s *side)
@@ -31,7 +31,7 @@ var outages = []outage{
 	{"reset after apply", func(s *side) { answers(resetConnection)(s) }},
 }
 
-// load is a run of many callers through a failover and a fail-back.
+// A load takes many callers through a failover and a fail-back.
 type load struct {
 	callers int
 	h2      bool
@@ -40,29 +40,28 @@ type load struct {
 	timeout time.Duration // AttemptTimeout
 }
 
-// loadResult is the result of a load.
 type loadResult struct {
 	load load
-	// calls by result: good ones, unavoidable failures (writes whose outcome nobody can
-	// know), and avoidable ones.
+	// Calls by result: successes, unavoidable failures (writes whose outcome nobody can know),
+	// and avoidable failures.
 	calls, unknown, avoidable int64
-	samples                   []string // of avoidable failures
+	samples                   []string // some avoidable failures
 	doubled                   int      // writes carried out twice
 	decisions, switches       int
 	probes                    int
-	failover, failback        time.Duration // from the event in the world to the switch
-	storm                     int64         // most connections to the alternate at one time
-	// bareStorm is the same for as many callers that start at once with a bare transport.
-	// net/http dials for every request that finds no idle connection, and keeps the
-	// connections that come too late.
+	failover, failback        time.Duration // from the change in the world to the switch
+	storm                     int64         // the most connections to the alternate at one time
+	// bareStorm is the same for as many callers that start at once over a bare http.Transport.
+	// net/http dials for every request that finds no idle connection, and keeps the surplus
+	// connections.
 	bareStorm            int64
 	heapBefore, heapPeak uint64
 	goroutines           int // left after Close
 	conns                int64
 }
 
-// run lets the callers loose. They call one after the other, reads for the most
-// part, without a deadline of their own that matters.
+// run starts the callers. Each makes one call after another, mostly reads, with a deadline too
+// long to matter.
 func (l load) run() loadResult {
 	r := loadResult{load: l}
 	p := startPair(false, newTally())
@@ -90,7 +89,7 @@ func (l load) run() loadResult {
 			r.heapPeak = max(r.heapPeak, heap())
 		}
 	}()
-	c.waitForCalls(int64(l.callers)) // everyone has been answered once
+	c.waitForCalls(int64(l.callers)) // on average, one call each
 	pause(l.healthy)
 
 	gone := time.Now()
@@ -120,8 +119,8 @@ func (l load) run() loadResult {
 	return r
 }
 
-// bareStorm lets the callers loose on the primary, all at one time and without a
-// Transport, and returns the most connections there were.
+// bareStorm sends all callers to the primary at once, without a Transport, and returns the
+// largest number of connections.
 func (l load) bareStorm() int64 {
 	p := startPair(false, newTally())
 	defer p.close()
@@ -147,7 +146,8 @@ type crowd struct {
 	result *loadResult
 }
 
-// caller calls until ctx ends: eight reads for a write and a conditional update.
+// caller calls until ctx ends: of ten calls, eight are reads, one is a write, and one a
+// conditional update.
 func (c *crowd) caller(ctx context.Context, n int) {
 	for i := 0; ctx.Err() == nil; i++ {
 		method := "GET"
@@ -172,8 +172,8 @@ func (c *crowd) caller(ctx context.Context, n int) {
 	}
 }
 
-// note judges a call. Unavoidable are a write that was sent and got no definite answer, and an answer
-// that broke off after it had begun.
+// note classifies a call. Two kinds of failure are unavoidable: a write that was sent and got
+// no definite answer, and an answer whose body breaks off.
 func (c *crowd) note(method string, good bool, resp *http.Response, err, bodyErr error) {
 	c.calls.Add(1)
 	c.mu.Lock()
@@ -187,7 +187,7 @@ func (c *crowd) note(method string, good bool, resp *http.Response, err, bodyErr
 	if resp != nil {
 		saw = strconv.Itoa(resp.StatusCode) + " " + describe(bodyErr)
 	}
-	// A 503 without the fence's code proves nothing either.
+	// Without the fence's code, a 503 proves nothing either.
 	unproven := saw == "outcome unknown" || resp != nil && resp.StatusCode == http.StatusServiceUnavailable && c.pair.primary.answer.Load() != nil
 	if bodyErr != nil || method == "POST" && unproven {
 		r.unknown++
@@ -207,7 +207,7 @@ func (c *crowd) waitForCalls(n int64) {
 	}
 }
 
-// newSmallRequest returns a request with an id and hardly a body.
+// newSmallRequest returns a request with an id, and next to no body.
 func newSmallRequest(ctx context.Context, method, id string) *http.Request {
 	var body io.Reader
 	if method == "POST" || method == "PUT" {
@@ -219,7 +219,7 @@ func newSmallRequest(ctx context.Context, method, id string) *http.Request {
 	return req
 }
 
-// eventLog keeps the events that the tables are about.
+// eventLog keeps the events that the tables count.
 type eventLog struct {
 	mu       sync.Mutex
 	switched []failover.Event
@@ -243,7 +243,7 @@ func (l *eventLog) add(e failover.Event) {
 	}
 }
 
-// wait waits for the n-th switch.
+// wait waits for the n-th switch to an endpoint.
 func (l *eventLog) wait(to failover.Endpoint, n int) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -264,16 +264,16 @@ func (l *eventLog) at(n int) time.Time {
 	return l.switched[n-1].Time
 }
 
-// counts returns the decisions, which are switches and refusals to switch, the
-// switches, and the probes.
+// counts returns the number of decisions (switches made or refused), of switches, and of
+// probes.
 func (l *eventLog) counts() (decisions, switches, probes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.switched) + len(l.other), len(l.switched), l.probed
 }
 
-// settle waits for the client's connections and goroutines to go, and returns
-// what is left.
+// settle waits for the client's connections and goroutines to end, and returns how many are
+// left.
 func settle(w *wire, before int) (conns int64, goroutines int) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -292,14 +292,14 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// pause waits. It is not for tests to wait for something to happen.
+// pause sleeps. Tests must not use it to wait for an event.
 func pause(d time.Duration) {
 	if d > 0 {
 		<-time.After(d)
 	}
 }
 
-// writeLoad writes the results as a table in Markdown.
+// writeLoad writes the results as a Markdown table.
 func writeLoad(w io.Writer, results []loadResult) {
 	fmt.Fprintln(w, "| outage | | callers | calls | avoidable failures | unavoidable | doubled writes | decisions | probes | failed over after | back after | most connections to the alternate | of a bare transport | heap, before and peak | left |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")

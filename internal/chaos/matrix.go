@@ -20,19 +20,19 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Times of the matrix. They are short, so that it ends soon, and long enough for the handshakes of a
-// slow machine.
+// The time limits of the matrix: short, because there are many cells, but long enough for a
+// TLS handshake on a slow machine.
 const (
 	attemptTimeout = 800 * time.Millisecond
 	probeTimeout   = 800 * time.Millisecond
-	callTimeout    = 5 * time.Second // a caller's own deadline
-	// recovery bounds the time until the first good answer after a fault. The worst faults
-	// are bodies that stall: three calls until their deadline, and the probes. The rest is
-	// tolerance for a busy machine.
+	callTimeout    = 5 * time.Second // the deadline of a call
+	// recovery bounds the time from the fault to the first good answer. Bodies that stall take
+	// longest: three calls run into their deadline before the probes start. The rest is slack
+	// for a busy machine.
 	recovery = 30 * time.Second
 )
 
-// methods of the matrix. A star marks a request as safe to repeat.
+// methods are those of the matrix. A star marks a request as safe to repeat (WithReplay).
 var methods = []string{"GET", "POST", "POST*", "PATCH", "DELETE"}
 
 // A cell is one experiment.
@@ -43,7 +43,7 @@ type cell struct {
 	at     moment
 }
 
-// cells returns the matrix, in order.
+// cells returns the cells that keep selects, in order.
 func cells(methods []string, keep func(cell) bool) []cell {
 	var all []cell
 	for i := range faults {
@@ -56,7 +56,7 @@ func cells(methods []string, keep func(cell) bool) []cell {
 				for _, method := range methods {
 					c := cell{f, h2, method, at}
 					if at == during && (method == "GET" || method == "DELETE") {
-						continue // no body to break in
+						continue // no body to interrupt
 					}
 					if keep == nil || keep(c) {
 						all = append(all, c)
@@ -79,18 +79,17 @@ func (c cell) proto() string {
 	return "h1"
 }
 
-// A result is the result of a cell.
 type result struct {
 	cell cell
 	// ours is the call that met the fault; bare is the same call without a Transport.
 	ours, bare exchange
-	// primary and alternate count what the endpoints did with that request.
+	// primary and alternate count what the endpoints did with the request.
 	primary, alternate delivery
 	good               time.Duration // from the fault to the first good answer
-	written            int64         // bytes of a hostile answer sent in all
+	written            int64         // bytes of a hostile answer that the client accepted
 	goroutines         int           // left after Close
 	conns              int64         // left after Close
-	wrong              []string      // invariants that do not hold
+	wrong              []string      // violated invariants
 }
 
 // run makes the experiment twice: with a Transport and without.
@@ -116,7 +115,7 @@ func (r *result) fail(format string, args ...any) {
 type exchange struct {
 	saw  string
 	held time.Duration // until RoundTrip returned
-	took time.Duration // until the body was read, or an error
+	took time.Duration // until the end of the body, or an error
 	good bool
 }
 
@@ -148,8 +147,8 @@ func (c cell) play(r *result, ours bool) (first exchange) {
 	return first
 }
 
-// script injects the fault and calls. With r it also counts what became of the
-// first call, and goes on calling until it gets a good answer.
+// script injects the fault and makes the call. If r is set, it also records what became of
+// that call, and repeats it until it gets a good answer.
 func (c cell) script(p *pair, rt http.RoundTripper, r *result) exchange {
 	s := p.primary
 	var began atomic.Int64
@@ -192,7 +191,8 @@ func (c cell) script(p *pair, rt http.RoundTripper, r *result) exchange {
 	return first
 }
 
-// unlabelled runs f so that the goroutines it starts are not the client's.
+// unlabelled runs f without the client's profiler labels, so that goroutines of the servers
+// are not counted as the client's.
 func unlabelled(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -203,7 +203,7 @@ func unlabelled(f func()) {
 	<-done
 }
 
-// telling tells when the headers of an answer have come.
+// telling calls tell when the headers of an answer have arrived.
 type telling struct {
 	http.RoundTripper
 	tell func()
@@ -220,7 +220,7 @@ func (t telling) RoundTrip(req *http.Request) (*http.Response, error) {
 // maxRead is how much of an answer a caller reads.
 const maxRead = 1 << 20
 
-// call makes one call with its own deadline and reads the answer.
+// call makes one call with a deadline of its own and reads the answer.
 func call(rt http.RoundTripper, method, id string, r *result) exchange {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -263,7 +263,7 @@ func newRequest(ctx context.Context, method, id string) *http.Request {
 	return req
 }
 
-// describe names an error the way a caller would tell it from others.
+// describe names the kind of an error.
 func describe(err error) string {
 	var timeout interface{ Timeout() bool }
 	var fail *failover.Error
@@ -285,8 +285,8 @@ func describe(err error) string {
 	}
 }
 
-// leftovers waits until the client has neither connections nor goroutines, and returns how many
-// remain if that takes too long.
+// leftovers waits until the client has neither connections nor goroutines. If that takes too
+// long, it returns how many remain.
 func leftovers(w *wire, label string) (goroutines int, conns int64) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -305,8 +305,8 @@ func leftovers(w *wire, label string) (goroutines int, conns int64) {
 
 var entry = regexp.MustCompile(`(?m)^(\d+) @.*\n# labels: \{"client":"([^"]*)"\}`)
 
-// labelled counts the goroutines of a client: goroutines inherit the labels of
-// the one that starts them.
+// labelled counts a client's goroutines, by the profiler label that they inherit from the
+// goroutine that started them.
 func labelled(label string) (n int) {
 	var b bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&b, 1)
@@ -319,9 +319,9 @@ func labelled(label string) (n int) {
 	return n
 }
 
-// runMatrix runs cells, a few at a time, and returns the results in their order.
+// runMatrix runs the cells, a few at a time, and returns the results in order.
 func runMatrix(all []cell, parallel int) []result {
-	bomb() // creating it takes a while, which must not count
+	bomb() // made beforehand, because it takes a while
 	results := make([]result, len(all))
 	slots := make(chan struct{}, parallel)
 	var wg sync.WaitGroup
@@ -336,7 +336,7 @@ func runMatrix(all []cell, parallel int) []result {
 	return results
 }
 
-// writeMatrix writes the results as a table in Markdown, one line for each.
+// writeMatrix writes the results as a Markdown table, one row for each cell.
 func writeMatrix(w io.Writer, results []result) {
 	fmt.Fprintln(w, "| fault | by | moment | | method | caller saw | held, in all | bare saw | held, in all | primary | alternate | good answer after | bytes | left |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
@@ -346,13 +346,13 @@ func writeMatrix(w io.Writer, results []result) {
 	}
 }
 
-// String returns what was seen and when.
+// String returns what the caller saw, and when.
 func (e exchange) String() string {
 	return fmt.Sprintf("%s | %s, %s", e.saw, seconds(e.held), seconds(e.took))
 }
 
-// writeDigest writes a summary of the results: a line for each fault and moment. It distinguishes
-// protocols where they differ.
+// writeDigest writes a summary: one row for each fault and moment, or two where the protocols
+// differ.
 func writeDigest(w io.Writer, results []result) {
 	fmt.Fprint(w, "| fault | moment |")
 	for _, m := range methods {
@@ -379,7 +379,7 @@ func writeDigest(w io.Writer, results []result) {
 	}
 }
 
-// String returns arrived, refused and applied.
+// String returns the three counts: arrived, refused, applied.
 func (d delivery) String() string {
 	return fmt.Sprintf("%d/%d/%d", d.arrived, d.refused, d.applied)
 }

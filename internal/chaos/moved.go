@@ -3,15 +3,11 @@ package chaos
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httptrace"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,22 +19,22 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A failover that keeps the address: the name leads new connections to another place, and old
-// connections keep leading to the old one.
+// A failover that keeps the address: the name now leads new connections to another place,
+// while open connections keep leading to the old one.
 
-// A place is where an organization can be: a server that notes what arrives, and may
-// have a front end.
+// A place is where an organization can be: a server that records what arrives, with or without
+// a front end before it.
 type place struct {
 	*side
 	mode    atomic.Int32
 	front   *runningFront    // or nil
-	backend *httptest.Server // of the front end
+	backend *httptest.Server // behind the front end
 
 	mu      sync.Mutex
-	arrived map[string]bool // ids of requests
+	arrived map[string]bool // by request id
 }
 
-// What a place does.
+// The modes of a place.
 const (
 	placeServes int32 = iota
 	placeFenced
@@ -46,7 +42,7 @@ const (
 	placeHangs
 )
 
-// newPlace starts a place at an IP address, behind a front end if front is not nil.
+// newPlace starts a place at an IP address, behind a front end unless front is nil.
 func newPlace(p *pair, address string, front *front) (*place, error) {
 	l := &place{arrived: make(map[string]bool)}
 	serve := http.HandlerFunc(l.serve)
@@ -63,7 +59,7 @@ func newPlace(p *pair, address string, front *front) (*place, error) {
 	return l, err
 }
 
-// addr is where new connections lead to.
+// addr returns the address that new connections are led to.
 func (l *place) addr() string {
 	if l.front != nil {
 		return l.front.addr
@@ -104,8 +100,8 @@ func (l *place) serve(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
-	if r.URL.RawQuery == "slow" { // for as long as the caller wants
-		w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it
+	if r.URL.RawQuery == "slow" { // lasts until the caller gives up
+		w.Header().Set("X-Accel-Buffering", "no") // keeps nginx from buffering the answer
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -129,7 +125,7 @@ func (l *place) ids() map[string]bool {
 	return maps.Clone(l.arrived)
 }
 
-// Where the places are.
+// The addresses of the two places.
 const (
 	oldIP  = "127.0.0.1"
 	nextIP = "127.0.0.2"
@@ -137,13 +133,13 @@ const (
 
 // A movable is an organization that can move behind its name.
 type movable struct {
-	*pair     // its primary is not used; its alternate answers the fence
+	*pair     // its primary is unused; its alternate answers with the fence
 	old, next *place
-	behind    atomic.Pointer[place] // where new connections lead to
+	behind    atomic.Pointer[place] // where new connections are led
 	gone      atomic.Bool           // new connections are refused
 }
 
-// newMovable starts an organization, with front ends of both places if front is not nil.
+// newMovable starts an organization, with a front end before each place unless front is nil.
 func newMovable(front *front) (*movable, error) {
 	m := &movable{pair: newPair(false)}
 	var err error
@@ -167,7 +163,7 @@ func (m *movable) close() {
 	m.pair.close()
 }
 
-// base returns an *http.Transport that finds the organization.
+// base returns an *http.Transport that connects to the organization.
 func (m *movable) base(h2 bool) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -186,19 +182,20 @@ func (m *movable) base(h2 bool) *http.Transport {
 	}
 }
 
-// A baseKind is what a program gives the Transport to send requests with.
+// A baseKind is one kind of Base.
 type baseKind struct {
 	name string
-	// exact: not one request goes over an old connection. Otherwise as few as possible do.
+	// exact: no request at all may use an old connection. Otherwise a few may.
 	exact  bool
 	onlyH2 bool
 	make   func(base *http.Transport) *failover.Config
 }
 
-// tracing wraps a RoundTripper as tracing does. It cannot close connections.
+// tracing wraps a RoundTripper as tracing libraries do. It does not forward
+// CloseIdleConnections.
 type tracing struct{ http.RoundTripper }
 
-// forwarding can.
+// forwarding forwards CloseIdleConnections.
 type forwarding struct{ *http.Transport }
 
 func (f forwarding) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -220,7 +217,7 @@ var baseKinds = []baseKind{
 	{name: "wrapped, cannot close", make: func(b *http.Transport) *failover.Config { return &failover.Config{Base: tracing{b}} }},
 }
 
-// A departure is what the old place does once the organization has left it.
+// A departure is what the old place does after the organization has left it.
 type departure struct {
 	name string
 	act  func(old *place)
@@ -233,7 +230,7 @@ var departures = []departure{
 	{"refused", func(old *place) { old.refuse() }},
 }
 
-// frontDepartures are those of a place with a front end.
+// frontDepartures are those of a place behind a front end.
 var frontDepartures = []departure{
 	{"fence", func(old *place) { old.mode.Store(placeFenced) }},
 	{"backend hangs", func(old *place) { old.mode.Store(placeHangs) }},
@@ -242,273 +239,8 @@ var frontDepartures = []departure{
 	{"killed", func(old *place) { old.front.signal(syscall.SIGKILL) }},
 }
 
-// A movedCell is one experiment.
-type movedCell struct {
-	kind       *baseKind
-	front      *front // of both places, or nil
-	departure  *departure
-	h2         bool
-	downtime   time.Duration // between the two places
-	oneAddress bool
-}
-
-func (c movedCell) String() string {
-	proto := "h1"
-	if c.h2 {
-		proto = "h2"
-	}
-	front := "no front end"
-	if c.front != nil {
-		front = c.front.name
-	}
-	return fmt.Sprintf("%s/%s/%s/%s/down %v/one address %v", c.kind.name, front, c.departure.name, proto, c.downtime, c.oneAddress)
-}
-
-func movedCells() (all []movedCell) {
-	for k := range baseKinds {
-		for d := range departures {
-			for _, h2 := range []bool{false, true} {
-				if baseKinds[k].onlyH2 && !h2 {
-					continue
-				}
-				for _, downtime := range []time.Duration{0, 400 * time.Millisecond} {
-					all = append(all, movedCell{&baseKinds[k], nil, &departures[d], h2, downtime, downtime > 0 != h2})
-				}
-			}
-		}
-	}
-	return all
-}
-
-// frontCells are those behind a front end.
-func frontCells(f *front) (all []movedCell) {
-	for d := range frontDepartures {
-		for _, downtime := range []time.Duration{0, 400 * time.Millisecond} {
-			all = append(all, movedCell{&baseKinds[0], f, &frontDepartures[d], f.h2, downtime, downtime > 0})
-		}
-	}
-	return all
-}
-
-// A movedResult is what a cell came to.
-type movedResult struct {
-	cell    movedCell
-	first   time.Duration // from the new place's serving to its first answer to a caller
-	judged  time.Duration // to the first event that says so
-	old     int           // requests begun after that, and arrived at the old place
-	after   int           // requests begun after that
-	failed  int           // of these
-	reports int
-	reason  string
-	wrong   []string // of the report
-}
-
-const (
-	movedCallers = 6
-	movedAfter   = 40 // requests of each caller once the organization has moved
-	movedRPO     = 300 * time.Millisecond
-)
-
-// ended is a write as its caller saw it end.
-type ended struct {
-	began, at      time.Time
-	acked, unknown bool
-}
-
-func (c movedCell) run() movedResult {
-	m, err := newMovable(c.front)
-	if err != nil {
-		return movedResult{cell: c, wrong: []string{err.Error()}}
-	}
-	defer m.close()
-	var mu sync.Mutex
-	var left, served, judged time.Time
-	var reports []*failover.LossReport
-	r := movedResult{cell: c}
-	cfg := c.kind.make(m.base(c.h2))
-	cfg.RPO, cfg.SuspectAfter, cfg.ProbeTimeout = movedRPO, time.Second, 2*time.Second
-	cfg.Logger = slog.New(slog.DiscardHandler)
-	if c.oneAddress {
-		cfg.Alternate = failover.NoAlternate
-	}
-	over := make(chan struct{}) // closed by the judgement
-	cfg.OnEvent = func(e failover.Event) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch e.Kind {
-		case failover.EventUp, failover.EventRenewed:
-			if !served.IsZero() && e.Time.After(served) && judged.IsZero() {
-				judged = time.Now()
-				r.judged, r.reason = e.Time.Sub(served), e.Reason
-				close(over)
-			}
-		case failover.EventSwitched:
-			r.wrong = append(r.wrong, "it has switched")
-		}
-		if e.Loss != nil && e.Kind != failover.EventLossGrown && !left.IsZero() {
-			reports = append(reports, e.Loss)
-		}
-	}
-	rt := must(failover.New(orgURL, cfg))
-	defer rt.Close()
-	if base, ok := cfg.Base.(interface{ CloseIdleConnections() }); ok {
-		defer base.CloseIdleConnections()
-	}
-
-	// Calls that are under way all the time keep connections to the old place busy.
-	slow, endSlow := context.WithCancel(context.Background())
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer endSlow()
-	for range 3 {
-		req := must(http.NewRequestWithContext(slow, "GET", orgURL+"/api/data/v9.2/accounts?slow", nil))
-		resp := must(rt.RoundTrip(req))
-		readers.Go(func() { io.Copy(io.Discard, resp.Body); resp.Body.Close() })
-	}
-
-	writes := make(map[string]ended)
-	began := make(map[string]time.Time) // of every request
-	went := make(map[string]string)     // where its last connection led to
-	var firstNew time.Time
-	var workers sync.WaitGroup
-	for worker := range movedCallers {
-		workers.Go(func() {
-			more := movedAfter
-			for n := 0; more > 0; n++ {
-				pause(10 * time.Millisecond)
-				id, method := fmt.Sprintf("%s/%d-%d", m.old.addr(), worker, n), "GET" // of no other experiment
-				if worker%2 == 0 {
-					method = "POST"
-				}
-				ctx, cancel := context.WithTimeout(failover.WithLabel(context.Background(), id), 3*time.Second)
-				ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
-					ip, _, _ := net.SplitHostPort(i.Conn.RemoteAddr().String())
-					mu.Lock()
-					went[id] = ip
-					mu.Unlock()
-				}})
-				req := newSmallRequest(ctx, method, id)
-				begun := time.Now()
-				resp, err := rt.RoundTrip(req)
-				status := 0
-				if err == nil {
-					io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-					status = resp.StatusCode
-				}
-				_, doubt := failover.InDoubt(resp, err)
-				cancel()
-				mu.Lock()
-				began[id] = begun
-				if method == "POST" {
-					writes[id] = ended{begun, time.Now(), status == http.StatusOK, doubt}
-				}
-				if m.next.has(id) && status == http.StatusOK && firstNew.IsZero() {
-					firstNew = time.Now()
-				}
-				if !judged.IsZero() && begun.After(judged) {
-					more--
-					r.failed += count(status != http.StatusOK)
-				}
-				if !served.IsZero() && time.Since(served) > 20*time.Second {
-					more = 0
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	pause(700 * time.Millisecond)
-	mu.Lock()
-	left = time.Now()
-	mu.Unlock()
-	c.departure.act(m.old)
-	pause(c.downtime)
-	m.behind.Store(m.next)
-	mu.Lock()
-	served = time.Now()
-	m.next.mode.Store(placeServes)
-	mu.Unlock()
-	select {
-	case <-over:
-	case <-time.After(20 * time.Second):
-		r.wrong = append(r.wrong, "nothing was judged")
-	}
-	workers.Wait()
-	mu.Lock()
-	defer mu.Unlock()
-	if r.first = firstNew.Sub(served); firstNew.IsZero() {
-		r.wrong = append(r.wrong, "the new place has answered nobody")
-	}
-	old := m.old.ids()
-	toOld := func(id string) bool { return old[id] || went[id] == oldIP }
-	for id, at := range began {
-		if !judged.IsZero() && at.After(judged) {
-			r.after++
-			r.old += count(toOld(id))
-		}
-	}
-	r.reports = len(reports)
-	if len(reports) > 0 {
-		r.wrong = append(r.wrong, c.check(reports[0], writes, toOld)...)
-	}
-	return r
-}
-
 func (l *place) has(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.arrived[id]
-}
-
-// check compares a report with what the callers know: each write that the old place
-// has acknowledged since RPO before the last success, and each in doubt. A write may
-// be a little older for the ledger than for its caller.
-func (c movedCell) check(r *failover.LossReport, writes map[string]ended, toOld func(string) bool) (wrong []string) {
-	atRisk, unknown := labels(r.AtRisk), labels(r.Unknown)
-	from := r.LastSuccess.Add(-r.RPO)
-	for id, w := range writes {
-		if w.at.After(r.Time) {
-			continue
-		}
-		switch _, listed := atRisk[id]; {
-		case w.acked && w.began.After(from) && !listed:
-			wrong = append(wrong, fmt.Sprintf("acknowledged %v after the window began, and not listed: %s", w.at.Sub(from), id))
-		case listed && (!w.acked || w.at.Before(from)):
-			wrong = append(wrong, "listed and not of the window: "+id)
-		}
-		if _, listed := unknown[id]; listed != w.unknown && toOld(id) {
-			wrong = append(wrong, fmt.Sprintf("in doubt %v, listed %v: %s", w.unknown, listed, id))
-		}
-	}
-	if len(atRisk) == 0 {
-		wrong = append(wrong, "nothing is at risk")
-	}
-	slices.Sort(wrong)
-	return wrong[:min(len(wrong), 3)]
-}
-
-func labels(list []failover.Write) map[string]bool {
-	m := make(map[string]bool)
-	for _, w := range list {
-		m[w.Label] = true
-	}
-	return m
-}
-
-// writeMoved writes the results as a table in Markdown.
-func writeMoved(w io.Writer, results []movedResult) {
-	fmt.Fprintln(w, "| Base | front end | old place | | downtime | first answer after | judged after | requests since, at the old place, failed | reason |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")
-	for _, r := range results {
-		front := "none"
-		if r.cell.front != nil {
-			front = r.cell.front.name
-		}
-		proto := "HTTP/1.1"
-		if r.cell.h2 {
-			proto = "HTTP/2"
-		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %v | %s | %s | %d, %d, %d | %s |\n", r.cell.kind.name, front, r.cell.departure.name, proto, r.cell.downtime,
-			seconds(r.first), seconds(r.judged), r.after, r.old, r.failed, r.reason)
-	}
 }

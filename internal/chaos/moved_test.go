@@ -10,15 +10,14 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// A failover that keeps the address, whatever the old place goes on doing: the new
-// place answers, no later request goes to the old one, and the report has the writes
-// of the window. Not parallel: it measures times.
+// After a failover that keeps the address, the new place answers, no later request goes to the
+// old one, whatever it still does, and the loss report lists the writes in its window. Not
+// parallel: it measures times.
 func TestMovedName(t *testing.T) {
 	judgeMoves(t, movedCells())
 }
 
-// The same with a real front end before each of both places. Not parallel: it measures
-// times.
+// The same with a real front end before each place. Not parallel: it measures times.
 func TestMovedNameBehindFrontEnds(t *testing.T) {
 	for i := range fronts {
 		f := &fronts[i]

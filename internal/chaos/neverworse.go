@@ -19,12 +19,11 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A brownOut is a primary of which a share of the answers are faults, at random. Client
-// and service are in memory, and everything happens in a testing/synctest bubble: ten
-// minutes take no time.
+// A brownOut is a primary that answers a random share of its requests with faults. Client and
+// service are in memory, in a testing/synctest bubble, where ten minutes take no time.
 type brownOut struct {
-	kind      string  // of the faults: one of kinds
-	rate      float64 // share of the arrivals that meet one
+	kind      string  // the kind of fault: one of kinds
+	rate      float64 // the share of requests that get it
 	load      string  // one of loads
 	alternate string  // what the alternate does: one of standbys
 	method    string  // GET or POST
@@ -34,7 +33,7 @@ type brownOut struct {
 
 var (
 	kinds    = []string{"503", "503, Retry-After", "reset", "refused", "fence", "hang", "slow"}
-	rates    = []float64{0.06, 0.17, 0.30, 0.50, 0.70, 0.90, 0.97, 1} // 6 and 17 % were those of a large front end in October 2025
+	rates    = []float64{0.06, 0.17, 0.30, 0.50, 0.70, 0.90, 0.97, 1} // a large front end failed 6 % and then 17 % of its requests in October 2025
 	loads    = []string{"busy", "spells", "quiet"}
 	standbys = []string{"absent", "fenced", "401", "429", "serves"}
 
@@ -42,9 +41,9 @@ var (
 )
 
 const (
-	// Busy are eight callers, each of which thinks for half a second between two calls;
-	// spells are as many, who call every half second, and the primary is well or ill for
-	// ten seconds at a time; quiet is a single one with fifteen seconds between two calls.
+	// The loads. Busy: eight callers that pause for half a second after each call. Spells:
+	// eight callers that call every half second, and a primary that alternates between ten
+	// good and ten bad seconds. Quiet: one caller that pauses for fifteen seconds.
 	busyCallers  = 8
 	spell        = 10 * time.Second
 	busyThink    = 500 * time.Millisecond
@@ -53,15 +52,15 @@ const (
 	roundTripsIn = 20 * time.Millisecond
 )
 
-// slowest is the longest that a slow answer takes: all of them come in time.
+// slowest is the longest time that a slow answer takes. It is within every deadline.
 const slowest = 25 * time.Second
 
 func (b brownOut) String() string {
 	return fmt.Sprintf("%s, %.0f %%, %s, alternate %s, %s", b.kind, 100*b.rate, b.load, b.alternate, b.method)
 }
 
-// brownOuts returns the cells of the table: busy ones of that length, quiet ones of ten
-// minutes with four times as many seeds.
+// brownOuts returns the cells of the table. Busy cells last that long; quiet ones last ten
+// minutes and have four times as many seeds.
 func brownOuts(busy time.Duration, seeds int, want func(brownOut) bool) (all []brownOut) {
 	for _, kind := range kinds {
 		for _, alternate := range standbys {
@@ -83,14 +82,15 @@ func brownOuts(busy time.Duration, seeds int, want func(brownOut) bool) (all []b
 	return all
 }
 
-// pairOfEndpoints is the service, as a RoundTripper. What an arrival at the primary meets
-// depends on the seed, the call, and how often that has arrived before (in spells, on the
-// time): each client meets the same faults, whatever else it sends.
+// pairOfEndpoints is the service, as a RoundTripper. What a request gets from the primary
+// depends only on the seed, on the call, and on how often that call has arrived before (in
+// spells, on the time). All clients therefore meet the same faults, however many other
+// requests they send.
 type pairOfEndpoints struct {
 	brownOut
 	seed     uint64
 	mu       sync.Mutex
-	arrivals map[string]int // by id of the call; "" for probes
+	arrivals map[string]int // by call id; "" for probes
 }
 
 func (p *pairOfEndpoints) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -130,7 +130,7 @@ func (p *pairOfEndpoints) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// draw returns the chance of an arrival.
+// draw returns the random numbers for the next arrival of a call.
 func (p *pairOfEndpoints) draw(id string) *rand.Rand {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -191,8 +191,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// contenders are measured in brown-outs: the bare client, which the others are held
-// against, a Transport with the zero Config, and the rest.
+// contenders are the clients that are compared: the bare client, against which the others are
+// measured, then a Transport with the zero Config, then the rest.
 var contenders = []peer{
 	peers[0],
 	{"failover", func(base http.RoundTripper) (http.RoundTripper, func()) {
@@ -204,8 +204,8 @@ var contenders = []peer{
 	{"go-retryablehttp", newRetryable},
 }
 
-// play has the callers call for as long as the brown-out lasts, over a client. It
-// returns what each of them got, call by call. It runs in a bubble.
+// play runs the callers over a client for as long as the brown-out lasts, and returns the
+// result of each caller's calls. It must run in a bubble.
 func (b brownOut) play(seed uint64, client peer) (got [][]bool) {
 	rt, stop := client.make(&pairOfEndpoints{brownOut: b, seed: seed, arrivals: make(map[string]int)})
 	defer stop()
@@ -233,7 +233,7 @@ func (b brownOut) play(seed uint64, client peer) (got [][]bool) {
 	return got
 }
 
-// call makes one call and reports whether it was answered in good health.
+// call makes one call and reports whether it got a healthy answer.
 func (b brownOut) call(rt http.RoundTripper, id string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), callPatience)
 	defer cancel()
@@ -248,11 +248,11 @@ func (b brownOut) call(rt http.RoundTripper, id string) bool {
 	return err == nil && resp.StatusCode < 300
 }
 
-// A share compares the calls of one client in one cell with those of the bare client, call by call,
-// as far as both have made them.
+// A share compares one client's calls in a cell with those of the bare client, one by one, as
+// far as both got.
 type share struct {
 	calls, good  int
-	gained, lost int // good here and not there, and the other way round
+	gained, lost int // good here but not there, and good there but not here
 }
 
 func (s *share) add(bare, got [][]bool) {
@@ -274,13 +274,13 @@ func (s *share) add(bare, got [][]bool) {
 
 func (s share) percent() float64 { return 100 * float64(s.good) / float64(max(1, s.calls)) }
 
-// brownOutResult is the result of a cell for each of the contenders.
+// brownOutResult has the results of a cell, one for each contender.
 type brownOutResult struct {
 	brownOut
 	shares []share
 }
 
-// measure plays the cell with every client and seed, each in a bubble of its own.
+// measure plays the cell for every client and seed, each in a bubble of its own.
 func (b brownOut) measure(bubble func(func()), clients []peer) brownOutResult {
 	r := brownOutResult{b, make([]share, len(clients))}
 	for seed := range b.seeds {
@@ -297,16 +297,16 @@ func (b brownOut) measure(bubble func(func()), clients []peer) brownOutResult {
 	return r
 }
 
-// repeats reports whether the calls of a cell may be repeated after its faults and have the time for
-// it, so that a Transport should do better.
+// repeats reports whether the calls of a cell may be repeated after its faults, and have time
+// for it, so that a Transport should do better than a bare client.
 func (b brownOut) repeats() bool {
 	inTime := b.kind != "hang" && b.kind != "slow" && b.kind != "503, Retry-After"
 	return inTime && (b.method == "GET" || b.kind == "refused" || b.kind == "fence")
 }
 
-// wrong says what is wrong with a cell. The clients meet the same faults, so there is no
-// noise: a Transport loses no call that a bare client gets answered, gains by repeats,
-// and leaves a primary that is gone for an alternate that serves.
+// wrong lists what is wrong with a cell. All clients meet the same faults, so no tolerance is
+// needed: a Transport loses no call that the bare client gets answered, gains by repeats, and
+// leaves a dead primary for an alternate that serves.
 func (r brownOutResult) wrong() (wrong []string) {
 	s := r.shares[1]
 	failed := s.calls - s.good
@@ -321,7 +321,7 @@ func (r brownOutResult) wrong() (wrong []string) {
 	}
 	if r.alternate == "serves" && r.rate == 1 {
 		avoidable := failed
-		if r.method == "POST" && !r.repeats() { // what is in doubt, until the traffic moves
+		if r.method == "POST" && !r.repeats() { // in doubt until the switch
 			avoidable = max(0, failed-r.seeds*inDoubtUntilMoved)
 		}
 		if avoidable > 0 {
@@ -331,12 +331,12 @@ func (r brownOutResult) wrong() (wrong []string) {
 	return wrong
 }
 
-// inDoubtUntilMoved bounds the writes whose outcome is unknown before the traffic moves:
-// one for each caller, and those of a threshold of three faults.
+// inDoubtUntilMoved bounds the writes that are in doubt before the switch: one for each
+// caller, and the three that trip the circuit breaker.
 const inDoubtUntilMoved = busyCallers + 3
 
-// writeBrownOuts writes the cells as a table in Markdown: a row for all the rates, and in
-// each place the good calls of the clients in percent.
+// writeBrownOuts writes the cells as a Markdown table: a row for all the rates of a cell, with
+// the clients' success rates in percent.
 func writeBrownOuts(w io.Writer, results []brownOutResult) {
 	fmt.Fprint(w, "| faults | alternate | load | |")
 	for _, rate := range rates {

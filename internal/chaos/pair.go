@@ -10,28 +10,27 @@ import (
 	"time"
 )
 
-// URL of the organization.
+// orgURL is the URL of the organization.
 const orgURL = "https://" + primaryHost
 
-// A pair is an organization: two endpoints, the network between them and the
-// client, and a name server. In the beginning the primary serves and the
-// alternate answers with the fence.
+// A pair is an organization with two endpoints, a network between them and the client, and a
+// name server. At first the primary serves, and the alternate answers with the fence.
 type pair struct {
 	primary, alternate *side
 	names              *nameServer
 	resolver           *net.Resolver
 	running            sync.WaitGroup
-	// writes, if set, counts the POSTs carried out at either endpoint, instead of
+	// writes, if set, counts only POSTs that were carried out, at either endpoint, instead of
 	// all deliveries at each.
 	writes *tally
 }
 
-// A tally counts by id how often something happened, in bounded memory: ids
-// that two calls of rotate have seen are judged and forgotten.
+// A tally counts by id how often something happened. To bound its memory, it forgets an id
+// that was not seen between two calls of rotate.
 type tally struct {
 	mu             sync.Mutex
 	recent, former map[string]int
-	twice          int // ids that happened more than once
+	twice          int // ids seen more than once
 }
 
 func newTally() *tally {
@@ -100,8 +99,8 @@ func (p *pair) side(host string) *side {
 	return nil
 }
 
-// failOver does what Microsoft does when the primary is gone: the alternate
-// serves. failBack is the way back; the alternate then answers with the fence.
+// failOver does what Microsoft does when the primary is lost: it makes the alternate serve.
+// failBack undoes it, after which the alternate answers with the fence again.
 func (p *pair) failOver() {
 	p.primary.fenced.Store(true)
 	p.alternate.fenced.Store(false)
@@ -112,14 +111,14 @@ func (p *pair) failBack() {
 	p.primary.fenced.Store(false)
 }
 
-// A wire is the client's way to the organization: a transport that counts its
-// connections by endpoint.
+// A wire is the client's way to the organization: a transport that counts its connections by
+// endpoint.
 type wire struct {
 	*http.Transport
 	primary, alternate connections
 }
 
-// connections of a client to one endpoint.
+// connections counts a client's connections to one endpoint.
 type connections struct {
 	dialed, open, most atomic.Int64
 }
@@ -143,7 +142,7 @@ func (p *pair) newWire(h2 bool) *wire {
 	return w
 }
 
-// dial resolves the name and connects to what stands for the endpoint.
+// dial resolves the name and connects to the endpoint, or to what stands in for it.
 func (p *pair) dial(ctx context.Context, w *wire, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -172,7 +171,7 @@ func (p *pair) dial(ctx context.Context, w *wire, network, addr string) (net.Con
 	return &countedConn{Conn: c, count: count}, nil
 }
 
-// open returns the number of the client's connections.
+// open returns the number of the client's open connections.
 func (w *wire) open() int64 { return w.primary.open.Load() + w.alternate.open.Load() }
 
 type countedConn struct {

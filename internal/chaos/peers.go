@@ -24,16 +24,16 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// The same for every peer that has the setting: the first pause before a retry, the failures after
-// which a breaker opens, and how long it stays open.
+// Every peer that has the setting gets the same values: the first pause before a retry, the
+// number of failures that open a breaker, and how long it stays open.
 const (
 	peerPause     = 100 * time.Millisecond
 	peerThreshold = 3
 	peerOpen      = time.Second
 )
 
-// A peer is a library that could be used for the same purpose, configured according to its
-// documentation, over an http.Transport that is the same for all.
+// A peer is a library that could serve the same purpose, configured as its documentation says,
+// over the same http.Transport.
 type peer struct {
 	name string
 	make func(base http.RoundTripper) (rt http.RoundTripper, stop func())
@@ -58,7 +58,7 @@ var peers = []peer{
 	}},
 }
 
-// bad is what every peer takes for a failure of an endpoint.
+// bad reports whether a peer treats a result as a failure of the endpoint.
 func bad(resp *http.Response, err error) bool {
 	return err != nil || resp != nil && resp.StatusCode >= 500
 }
@@ -77,9 +77,9 @@ func atAlternate(req *http.Request) (*http.Request, error) {
 	return out, nil
 }
 
-// byHand is what a careful programmer writes around gobreaker: a breaker for
-// the primary, the alternate while it is open, and one repetition there of what
-// net/http would repeat, or what was not sent.
+// byHand is what a careful programmer builds around gobreaker: a breaker for the primary, the
+// alternate while that is open, and one repetition there of what was not sent or what net/http
+// would repeat.
 type byHand struct {
 	base    http.RoundTripper
 	breaker *gobreaker.CircuitBreaker[*http.Response]
@@ -123,8 +123,8 @@ func (b *byHand) RoundTrip(req *http.Request) (*http.Response, error) {
 
 type requestKey struct{}
 
-// newFailsafe composes the policies of failsafehttp as its documentation does:
-// a fallback, to the alternate, around retries around a circuit breaker.
+// newFailsafe composes policies of failsafehttp as its documentation does: a fallback to the
+// alternate, around retries, around a circuit breaker.
 func newFailsafe(base http.RoundTripper) (http.RoundTripper, func()) {
 	toAlternate := fallback.NewBuilderWithFunc(func(exec failsafe.Execution[*http.Response]) (*http.Response, error) {
 		out, err := atAlternate(exec.Context().Value(requestKey{}).(*http.Request))
@@ -146,7 +146,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// newRetryable repeats in turn at either endpoint, by PrepareRetry.
+// newRetryable retries at the two endpoints in turn, by PrepareRetry.
 func newRetryable(base http.RoundTripper) (http.RoundTripper, func()) {
 	c := retryablehttp.NewClient()
 	c.HTTPClient = &http.Client{Transport: base}
@@ -191,7 +191,7 @@ func newElastic(base http.RoundTripper, selector elastictransport.Selector) (htt
 	return roundTripper(c.Perform), func() { c.Close(context.Background()) }
 }
 
-// peerOutages are what the peers are put through.
+// peerOutages are the outages that the peers go through.
 var peerOutages = []outage{
 	{"refused", (*side).refuse},
 	{"503, not carried out", func(s *side) { before := http.HandlerFunc(unavailable); s.front.Store(&before) }},
@@ -213,8 +213,8 @@ func gatewayTimeout(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "<h1>504 Gateway Time-out</h1>")
 }
 
-// A contest is one peer in one outage: some seconds without the primary, then
-// some seconds after it has come back and the alternate has been fenced.
+// A contest takes one peer through one outage: first without the primary, then with the
+// primary back and the alternate fenced.
 type contest struct {
 	peer     peer
 	outage   outage
@@ -224,19 +224,19 @@ type contest struct {
 
 type contestResult struct {
 	contest contest
-	out     phase // without the primary
-	back    phase // with it again
+	out     phase // the primary is gone
+	back    phase // the primary is back
 	doubled int   // writes carried out twice
 }
 
-// phase counts what callers see in one part of a contest.
+// A phase counts what callers see in one part of a contest.
 type phase struct {
 	calls, failures int
-	asked           int64         // attempts at the endpoint that does not serve, probes included
-	until           time.Duration // last failure, from the beginning
+	asked           int64         // attempts, probes included, at the endpoint that does not serve
+	until           time.Duration // the last failure, from the beginning of the part
 }
 
-// String returns the failures, the time of the last one and the attempts in vain.
+// String returns the failures, the time of the last one, and the wasted attempts.
 func (p phase) String() string {
 	if p.failures == 0 {
 		return fmt.Sprintf("0 of %d | – | %d", p.calls, p.asked)
@@ -266,7 +266,7 @@ func (c contest) run() contestResult {
 	c.play(rt, "warm", min(c.duration, 500*time.Millisecond))
 	p.failOver()
 	c.outage.begin(p.primary)
-	pause(50 * time.Millisecond) // for transports to notice that idle connections are gone
+	pause(50 * time.Millisecond) // transports need this time to notice closed idle connections
 	before := asked[0].Load()
 	r.out = c.play(rt, "out", c.duration)
 	r.out.asked = asked[0].Load() - before
@@ -280,7 +280,7 @@ func (c contest) run() contestResult {
 	return r
 }
 
-// play lets the callers call for a while: one call in four writes.
+// play runs the callers for a while. One call in four is a write.
 func (c contest) play(rt http.RoundTripper, name string, duration time.Duration) (sum phase) {
 	var mu sync.Mutex
 	var callers sync.WaitGroup
@@ -320,7 +320,7 @@ func tryOnce(rt http.RoundTripper, method, id string) bool {
 	return err == nil && resp.StatusCode == http.StatusOK
 }
 
-// writePeers writes the results as a table in Markdown.
+// writePeers writes the results as a Markdown table.
 func writePeers(w io.Writer, results []contestResult) {
 	fmt.Fprintln(w, "| outage | client | failures without the primary | the last after | dead primary asked | failures after its return | the last after | fenced alternate asked | doubled writes |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")

@@ -15,7 +15,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Probes do not wait behind the traffic: a full pool, and a queue before it, starve none.
+// Probes do not wait behind the traffic: neither a full connection pool nor a queue for it
+// holds them up.
 func TestAFullPoolStarvesNoProbe(t *testing.T) {
 	t.Parallel()
 	for _, h2 := range []bool{false, true} {
@@ -25,7 +26,7 @@ func TestAFullPoolStarvesNoProbe(t *testing.T) {
 				m, err := newMovable(nil)
 				require.NoError(t, err)
 				defer m.close()
-				m.alternate.fenced.Store(false) // it would be moved to
+				m.alternate.fenced.Store(false) // it would pass a probe
 				base := m.base(h2)
 				base.MaxConnsPerHost = limit
 				defer base.CloseIdleConnections()
@@ -47,7 +48,7 @@ func TestAFullPoolStarvesNoProbe(t *testing.T) {
 				defer callers.Wait()
 				defer cancel()
 				late := time.After(20 * time.Second)
-				for passed := 0; passed < 1; { // after that there are new connections
+				for passed := 0; passed < 1; { // the traffic then uses new connections
 					select {
 					case e := <-events:
 						require.Equal(t, failover.EventProbed, e.Kind, "%v", e)
@@ -64,7 +65,7 @@ func TestAFullPoolStarvesNoProbe(t *testing.T) {
 	}
 }
 
-// A primary that only old connections reach has not recovered.
+// A primary that answers only over old connections has not recovered.
 func TestAnOldConnectionIsNoRecovery(t *testing.T) {
 	t.Parallel()
 	for k := range baseKinds {
@@ -105,7 +106,7 @@ func TestAnOldConnectionIsNoRecovery(t *testing.T) {
 				m.old.mode.Store(placeFenced)
 				readToEnd(t, get("small"))
 				require.Equal(t, failover.Alternate, rt.Status().Active)
-				m.old.mode.Store(placeServes) // for who has a connection
+				m.old.mode.Store(placeServes) // over connections that are open
 				next := func(kind failover.EventKind) failover.Event {
 					late := time.After(20 * time.Second)
 					for {

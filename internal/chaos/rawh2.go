@@ -11,8 +11,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// An h2Script plays an HTTP/2 server by hand. It is called with every request
-// that was received whole, and returns false to close the connection.
+// An h2Script plays an HTTP/2 server by hand. It is called with every request that was
+// received whole, and returns false to close the connection.
 type h2Script func(c *h2Conn, stream uint32, id string) (goOn bool)
 
 // h2Conn is the server's end of an HTTP/2 connection.
@@ -23,7 +23,7 @@ type h2Conn struct {
 	henc *hpack.Encoder
 }
 
-// play returns a server for [side.rawH2] that plays the script.
+// play returns a server for [side.rawH2] that follows the script.
 func play(script h2Script) func(*side, net.Conn) {
 	return func(s *side, nc net.Conn) {
 		preface := make([]byte, len(http2.ClientPreface))
@@ -77,7 +77,7 @@ func (c *h2Conn) serve(script h2Script) {
 	}
 }
 
-// header sends the headers of an answer, with more name and value pairs.
+// header sends the headers of an answer: the status, and more pairs of name and value.
 func (c *h2Conn) header(stream uint32, status int, more ...string) error {
 	c.hbuf.Reset()
 	c.henc.WriteField(hpack.HeaderField{Name: ":status", Value: strconv.Itoa(status)})
@@ -87,35 +87,34 @@ func (c *h2Conn) header(stream uint32, status int, more ...string) error {
 	return c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.hbuf.Bytes(), EndHeaders: true})
 }
 
-// refusedStream refuses every request, which proves that none was carried out
-// (RFC 9113, section 8.7).
+// refusedStream refuses every request, which by RFC 9113, section 8.7, says that none was
+// carried out.
 func refusedStream(c *h2Conn, stream uint32, id string) bool {
 	c.side.note(id, delivery{refused: 1})
 	return c.WriteRSTStream(stream, http2.ErrCodeRefusedStream) == nil
 }
 
-// goAwayUnprocessed says that the request was not looked at.
+// goAwayUnprocessed says in a GOAWAY that the request was not processed.
 func goAwayUnprocessed(c *h2Conn, stream uint32, id string) bool {
 	c.side.note(id, delivery{refused: 1})
 	c.WriteGoAway(0, http2.ErrCodeNo, nil)
 	return false
 }
 
-// goAwayProcessed carries the request out and goes away without an answer.
+// goAwayProcessed carries out the request and then goes away without an answer.
 func goAwayProcessed(c *h2Conn, stream uint32, id string) bool {
 	c.side.note(id, delivery{applied: 1})
 	c.WriteGoAway(stream, http2.ErrCodeInternal, nil)
 	return false
 }
 
-// resetStream carries the request out and resets its stream.
+// resetStream carries out the request and resets its stream.
 func resetStream(c *h2Conn, stream uint32, id string) bool {
 	c.side.note(id, delivery{applied: 1})
 	return c.WriteRSTStream(stream, http2.ErrCodeInternal) == nil
 }
 
-// endlessHeaders carries the request out and never comes to the end of the
-// headers of the answer.
+// endlessH2Headers carries out the request and answers with headers that never end.
 func endlessH2Headers(c *h2Conn, stream uint32, id string) bool {
 	c.side.note(id, delivery{applied: 1})
 	c.hbuf.Reset()
@@ -130,8 +129,7 @@ func endlessH2Headers(c *h2Conn, stream uint32, id string) bool {
 	return false
 }
 
-// lyingLength carries the request out, announces more than it sends, and ends
-// the answer.
+// lyingH2Length carries out the request, and ends the answer before its announced length.
 func lyingH2Length(c *h2Conn, stream uint32, id string) bool {
 	c.side.note(id, delivery{applied: 1})
 	c.header(stream, 200, "content-type", "application/json", "content-length", "1000")

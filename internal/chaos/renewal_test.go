@@ -20,7 +20,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// answersOfAllKinds serves what calls can end with.
+// answersOfAllKinds gives every kind of end that a call can have.
 func answersOfAllKinds(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/WhoAmI"):
@@ -41,10 +41,10 @@ func answersOfAllKinds(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A call that is begun before a renewal, and ended after it.
+// A begunCall begins before a renewal and ends after it.
 type begunCall struct {
 	query, method string
-	h1            bool // has no HTTP/2
+	h1            bool // does not work over HTTP/2
 	end           func(t *testing.T, resp *http.Response)
 }
 
@@ -75,9 +75,9 @@ var begunCalls = []begunCall{
 	}},
 }
 
-// After a thousand renewals there are as many connections and goroutines as before
-// them, and as much memory: a connection is closed when its last call has ended. Not
-// parallel: it counts the goroutines and the memory of the process.
+// A thousand renewals leave no more connections, goroutines or memory behind: a connection is
+// closed when its last call has ended. Not parallel: it counts the goroutines and the memory
+// of the process.
 func TestRenewalsLeakNothing(t *testing.T) {
 	renewals := 1000
 	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
@@ -88,8 +88,8 @@ func TestRenewalsLeakNothing(t *testing.T) {
 			p.primary.front.Store(&answers)
 			p.alternate.front.Store(&answers)
 			w := p.newWire(h2)
-			// For as long as its longest timer runs, net/http keeps an HTTP/2 connection
-			// in memory that is closed.
+			// net/http keeps a closed HTTP/2 connection in memory until its longest timer has
+			// run out.
 			w.IdleConnTimeout, w.HTTP2.SendPingTimeout = time.Second, time.Second
 			label := t.Name()
 			pprof.Do(t.Context(), pprof.Labels("client", label), func(ctx context.Context) {
@@ -126,7 +126,7 @@ func TestRenewalsLeakNothing(t *testing.T) {
 					resp := call(c)
 					impatient, cancel := context.WithCancel(ctx)
 					waiting := make(chan struct{})
-					if i%10 == 0 { // one that waits for its headers, and is given up on afterwards
+					if i%10 == 0 { // waits for its headers and is cancelled later
 						go func() {
 							defer close(waiting)
 							req := newSmallRequest(impatient, "GET", "")
@@ -176,7 +176,7 @@ func TestRenewalsLeakNothing(t *testing.T) {
 	}
 }
 
-// liveHeap returns the bytes that are in use.
+// liveHeap returns the bytes in use after garbage collections.
 func liveHeap() uint64 {
 	runtime.GC()
 	runtime.GC()
@@ -185,9 +185,9 @@ func liveHeap() uint64 {
 	return m.HeapAlloc
 }
 
-// A read that waits in the black hole of an old place is made anew over a new
-// connection once it has waited for long. A write waits on.
-func TestAReadThatWaitsAtTheOldPlaceIsMadeAnew(t *testing.T) {
+// A read that has waited for long in the black hole of an old place is sent again over a new
+// connection. A write keeps waiting.
+func TestAReadThatWaitsAtTheOldPlaceIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestAReadThatWaitsAtTheOldPlaceIsMadeAnew(t *testing.T) {
 				return err
 			}
 			var idle []*http.Response
-			for range 2 { // connections, over HTTP/1.1
+			for range 2 { // two connections, over HTTP/1.1
 				resp, err := rt.RoundTrip(newSmallRequest(t.Context(), "GET", "before"))
 				require.NoError(t, err)
 				idle = append(idle, resp)
@@ -227,7 +227,7 @@ func TestAReadThatWaitsAtTheOldPlaceIsMadeAnew(t *testing.T) {
 			for _, resp := range idle {
 				readToEnd(t, resp)
 			}
-			pause(500 * time.Millisecond) // reads of the moment after an answer are not looked after
+			pause(500 * time.Millisecond) // reads sent right after an answer are not watched
 			m.old.stalled.Store(true)
 			m.next.mode.Store(placeServes)
 			m.behind.Store(m.next)

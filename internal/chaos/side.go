@@ -21,26 +21,26 @@ import (
 // idHeader carries the id of a request. Probes have none.
 const idHeader = "X-Request-Id"
 
-// A moment is when a fault begins, seen from the request that meets it.
+// A moment is when a fault begins, relative to the request that meets it.
 type moment uint8
 
 const (
-	cold    moment = iota // before the request, and before any connection
-	warm                  // before the request, which finds an idle connection
+	cold    moment = iota // before the request, with no connection open
+	warm                  // before the request, with an idle connection open
 	during                // after half of the request's body
-	headers               // the request was carried out, no header was sent
-	mid                   // after the headers and half of the body
+	headers               // the request was carried out, and no header of the answer sent
+	mid                   // after the headers and half of the body of the answer
 )
 
 func (m moment) String() string {
 	return [...]string{"cold", "warm", "during request", "before headers", "mid-body"}[m]
 }
 
-// delivery is what happened to the requests of one id at one endpoint.
+// A delivery counts what happened to the requests with one id at one endpoint.
 type delivery struct {
-	arrived int // with all their headers
-	refused int // of these, provably not carried out: fence, GOAWAY, REFUSED_STREAM
-	applied int // carried out
+	arrived int // complete headers arrived
+	refused int // provably not carried out: fence, GOAWAY, REFUSED_STREAM
+	applied int
 }
 
 // A side is one endpoint.
@@ -50,18 +50,18 @@ type side struct {
 	ln    net.Listener
 	srv   *http.Server
 	h2    http2.Server
-	proxy *toxiproxy.Proxy // nil if the client connects directly
+	proxy *toxiproxy.Proxy // nil if clients connect directly
 
 	closed   atomic.Bool // refuses connections
 	fenced   atomic.Bool
 	nameGone atomic.Bool
 	cert     atomic.Pointer[tls.Certificate]
 	hole     atomic.Pointer[blackHole]
-	front    atomic.Pointer[http.HandlerFunc]          // instead of carrying requests out
-	answer   atomic.Pointer[http.HandlerFunc]          // instead of an answer
-	rawH2    atomic.Pointer[func(s *side, c net.Conn)] // instead of an HTTP/2 server
+	front    atomic.Pointer[http.HandlerFunc]          // replaces the whole endpoint
+	answer   atomic.Pointer[http.HandlerFunc]          // replaces the answer
+	rawH2    atomic.Pointer[func(s *side, c net.Conn)] // replaces the HTTP/2 server
 	written  atomic.Int64                              // bytes of hostile answers
-	stalled  atomic.Bool                               // what comes is lost, and so is what is sent
+	stalled  atomic.Bool                               // drops what arrives and what is sent
 
 	mu         sync.Mutex
 	deliveries map[string]delivery
@@ -69,12 +69,12 @@ type side struct {
 	conns      map[net.Conn]bool
 }
 
-// trap is a fault that waits for a request to reach a moment.
+// A trap is a fault that is sprung when a request reaches a moment.
 type trap struct {
 	at     moment
 	once   sync.Once
 	spring func()
-	// seen is closed when the client has got the headers of the answer.
+	// seen is closed when the client has received the headers of the answer.
 	seen     chan struct{}
 	seenOnce sync.Once
 }
@@ -133,11 +133,11 @@ func (s *side) close() {
 	s.cut()
 }
 
-// refusing is an address that nothing listens on. A port of our own that was
-// closed could go to somebody else before it is opened again.
+// refusing is an address where nothing listens. A port of our own, once closed, could be taken
+// by another process.
 const refusing = "127.0.0.1:1"
 
-// refuse refuses connections, and closes those that are open.
+// refuse refuses new connections and closes the open ones.
 func (s *side) refuse() {
 	s.closed.Store(true)
 	if s.proxy != nil {
@@ -146,12 +146,12 @@ func (s *side) refuse() {
 	s.cut()
 }
 
-// recover ends a refusal, a stall and a hostile answer.
+// recover ends a refusal, a stall, or a hostile answer.
 func (s *side) recover() {
 	s.front.Store(nil)
 	s.answer.Store(nil)
 	if s.stalled.Swap(false) {
-		s.cut() // they have lost what was sent
+		s.cut() // data on open connections was lost
 	}
 	s.closed.Store(false)
 }
@@ -175,8 +175,7 @@ func (s *side) cut() {
 	clear(s.conns)
 }
 
-// toxic adds a toxic of toxiproxy to both directions of the proxy, given its
-// type and attributes in JSON.
+// toxic adds a toxiproxy toxic in both directions, given its type and its attributes in JSON.
 func (s *side) toxic(kind, attributes string, streams ...string) {
 	if len(streams) == 0 {
 		streams = []string{"upstream", "downstream"}
@@ -194,8 +193,8 @@ func (s *side) set(at moment, spring func()) {
 	s.trap = &trap{at: at, spring: spring, seen: make(chan struct{})}
 }
 
-// reached springs the trap if it is for the moment. The middle of a body is not
-// reached before the client has got the headers.
+// reached springs the trap if it is set for the moment. In the middle of a body, it first
+// waits until the client has received the headers.
 func (s *side) reached(at moment) {
 	t := s.currentTrap()
 	if t == nil || t.at != at {
@@ -212,7 +211,7 @@ func (s *side) reached(at moment) {
 	})
 }
 
-// sawHeaders says that the client has got the headers of an answer.
+// sawHeaders notes that the client has received the headers of an answer.
 func (s *side) sawHeaders() {
 	if t := s.currentTrap(); t != nil {
 		t.seenOnce.Do(func() { close(t.seen) })
@@ -225,7 +224,6 @@ func (s *side) currentTrap() *trap {
 	return s.trap
 }
 
-// note counts a delivery.
 func (s *side) note(id string, what delivery) {
 	if id == "" || s.pair.writes != nil {
 		return
@@ -236,14 +234,14 @@ func (s *side) note(id string, what delivery) {
 	s.deliveries[id] = delivery{d.arrived + what.arrived, d.refused + what.refused, d.applied + what.applied}
 }
 
-// delivered returns what happened to the requests of an id.
+// delivered returns the counts for an id.
 func (s *side) delivered(id string) delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.deliveries[id]
 }
 
-// Bodies that are long enough to break off in the middle.
+// Bodies long enough to be cut in the middle.
 var (
 	requestBody  = bytes.Repeat([]byte("r"), 64<<10)
 	responseBody = bytes.Repeat([]byte("a"), 64<<10)
@@ -309,7 +307,7 @@ func (s *side) serveH2(_ *http.Server, c *tls.Conn, h http.Handler) {
 	s.h2.ServeConn(c, &http2.ServeConnOpts{Context: withConn(context.Background(), c), BaseConfig: s.srv, Handler: h})
 }
 
-// tracked is a listener that knows the connections of its side.
+// tracked is a listener that keeps track of the connections of its side.
 type tracked struct {
 	net.Listener
 	s *side

@@ -14,16 +14,16 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A soak is random outages, one after the other, under steady traffic.
+// A soak is a series of random outages under steady traffic.
 type soak struct {
 	callers  int
 	duration time.Duration
-	// calm and storm are the longest times with and without the primary. Each
-	// one lasts between a half of that and all of it.
+	// calm and storm are the longest times with and without the primary. Each lasts between
+	// half of that and all of it.
 	calm, storm time.Duration
 }
 
-// sample is what a process holds at one time.
+// A sample is what the process holds at one time.
 type sample struct {
 	heap, goroutines, conns uint64
 }
@@ -32,10 +32,10 @@ type soakResult struct {
 	soak      soak
 	outages   int
 	switches  int
-	load      loadResult // of which only what concerns calls and leftovers
+	load      loadResult // only calls and leftovers
 	first     sample     // median of the first third
 	last      sample     // median of the last third
-	endedWell bool       // at the primary, and a call is answered
+	endedWell bool       // the primary is active, and answers
 }
 
 func (k soak) run() soakResult {
@@ -47,13 +47,13 @@ func (k soak) run() soakResult {
 	var events eventLog
 	var rt *failover.Transport
 	ready := make(chan struct{})
-	rt = must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: k.storm / 10, ProbeTimeout: k.storm / 10, // out of a black hole before it is over
+	rt = must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: k.storm / 10, ProbeTimeout: k.storm / 10, // so that a black hole is left before it ends
 
 		ProbeInterval: 200 * time.Millisecond, MaxProbeInterval: time.Second, MinDwell: time.Second,
 		Logger: slog.New(slog.DiscardHandler), OnEvent: func(e failover.Event) {
 			<-ready
 			events.add(e)
-			if e.Kind == failover.EventLatched { // the person on call
+			if e.Kind == failover.EventLatched { // plays the person on call
 				rt.Pin(e.To)
 				rt.Unpin()
 			}
@@ -95,7 +95,7 @@ func between(longest time.Duration) time.Duration {
 	return longest/2 + time.Duration(rand.Int64N(int64(longest/2)))
 }
 
-// take looks at what is left after a garbage collection.
+// take takes a sample after a garbage collection.
 func take(w *wire) sample {
 	runtime.GC()
 	return sample{heap(), uint64(runtime.NumGoroutine()), uint64(w.open())}
@@ -116,7 +116,7 @@ func median(samples []sample) (m sample) {
 	return m
 }
 
-// settled waits until the traffic is back at the primary, for a minute.
+// settled waits up to a minute for the traffic to return to the primary.
 func (l *eventLog) settled(rt *failover.Transport) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -131,7 +131,7 @@ func (r *soakResult) grows() bool {
 	return more(r.first.heap, r.last.heap, 8<<20) || more(r.first.goroutines, r.last.goroutines, 100) || more(r.first.conns, r.last.conns, 50)
 }
 
-// writeSoak writes the result as a table in Markdown.
+// writeSoak writes the result as a Markdown table.
 func writeSoak(w io.Writer, r soakResult) {
 	fmt.Fprintln(w, "| length | callers | outages | switches | calls | avoidable failures | unavoidable | doubled writes | heap | goroutines | connections | left |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|")

@@ -14,13 +14,12 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// A breakOff is a way in which an HTTP/2 server ends the stream of a request without
-// an answer.
+// A breakOff is one way in which an HTTP/2 server ends a stream without an answer.
 type breakOff struct {
 	name string
 	end  func(c *h2Conn, stream uint32) (goOn bool)
-	// proof: it says that the request was not carried out, which it must not say of
-	// others, and can be believed.
+	// proof: it says credibly that the request was not carried out. A server must not send it
+	// for a request that was.
 	proof bool
 }
 
@@ -44,29 +43,29 @@ var breakOffs = []breakOff{
 	{name: "closed", end: func(*h2Conn, uint32) bool { return false }},
 }
 
-// What an endpoint does after it has broken off.
+// What the endpoint does after the break-off.
 const (
 	serves  = "serves"
 	dies    = "dies"
 	fences  = "fences"
-	refuses = "refuses" // every stream
+	refuses = "refuses" // refuses every stream
 )
 
 var afterwards = []string{serves, dies, fences, refuses}
 
-// A shape is a form of request.
+// A shape is one form of request.
 type shape struct {
 	name   string
 	method string
 	body   bool
 	change func(*http.Request) *http.Request
-	// untyped: it has neither body nor Content-Type, and is sent as it is: net/http
-	// gives no sign of a GOAWAY that leaves it out.
+	// untyped: it has neither body nor Content-Type and is sent unchanged, in which case
+	// net/http does not show that a GOAWAY left it out.
 	untyped bool
 }
 
-// believed reports whether it can be learnt that the request was left out by a GOAWAY.
-// Of one without a body it can if the endpoint is known to speak HTTP/2.
+// believed reports whether the Transport can learn that a GOAWAY left the request out. For a
+// request without a body, it can if it knows that the endpoint speaks HTTP/2.
 func (c wireCell) believed() bool {
 	return c.breakOff.proof && !c.shape.untyped && (c.shape.body || c.warm)
 }
@@ -85,7 +84,7 @@ func with(key, value string) func(*http.Request) *http.Request {
 
 func noGetBody(req *http.Request) *http.Request { req.GetBody = nil; return req }
 
-// streamed leaves the length of the body open.
+// streamed hides the length of the body.
 func streamed(req *http.Request) *http.Request {
 	req.GetBody, req.ContentLength = nil, -1
 	return req
@@ -126,10 +125,10 @@ var shapes = []shape{
 // A wireCell is one experiment with what a server does to a stream.
 type wireCell struct {
 	breakOff *breakOff
-	applied  bool // before it breaks off
+	applied  bool // before the break-off
 	then     string
 	shape    *shape
-	warm     bool // over a connection that was used before
+	warm     bool // over a connection that has been used before
 }
 
 func (c wireCell) String() string {
@@ -144,7 +143,7 @@ func wireCells() (all []wireCell) {
 	for b := range breakOffs {
 		for _, applied := range []bool{false, true} {
 			if applied && breakOffs[b].proof {
-				continue // that would be a lie
+				continue // it would be a lie
 			}
 			for _, then := range afterwards {
 				for s := range shapes {
@@ -158,7 +157,6 @@ func wireCells() (all []wireCell) {
 	return all
 }
 
-// A wireResult is what a cell came to.
 type wireResult struct {
 	cell          wireCell
 	applied       int // how often the request was carried out
@@ -243,7 +241,7 @@ func (c *h2Conn) answer(stream uint32, status int, body string) (goOn bool) {
 	return c.WriteData(stream, true, []byte(body)) == nil
 }
 
-// wrong says what must not be about a result of ours.
+// wrong says which rule a result of ours violates, if any.
 func (r wireResult) wrong() string {
 	read := r.cell.shape.method == "GET"
 	switch {

@@ -9,12 +9,12 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// Whatever a server does to the stream of a write, before it has carried it out or
-// after: the write is carried out once at the most, and its caller knows.
+// Whatever a server does to the stream of a write, and whether it does so before or after
+// carrying it out: the write is carried out at most once, and its caller is told the truth.
 func TestNoStreamCarriesAWriteOutTwice(t *testing.T) {
 	t.Parallel()
 	all := wireCells()
-	if !*full { // a part that has every break-off, shape and aftermath
+	if !*full { // the part covers every break-off, shape and aftermath
 		all = slices.DeleteFunc(all, func(c wireCell) bool { return c.warm == c.shape.body && c.then != dies })
 	}
 	ours, bare := make([]wireResult, len(all)), make([]wireResult, len(all))

@@ -136,7 +136,7 @@ var brokenParts = map[string]string{
 func TestRewriteBatch(t *testing.T) {
 	t.Parallel()
 	cases := rewriteBatchCases
-	for name, broken := range brokenParts { // one is enough that nothing is rewritten
+	for name, broken := range brokenParts { // a single one prevents rewriting
 		cases = append(cases, rewriteCase{name: "part with " + name, why: "servers may see other parts than these",
 			body: crlf(goodPart + "--batch_1\n" + broken + "\n" + goodPart + "--batch_1--\n")})
 	}
@@ -145,7 +145,7 @@ func TestRewriteBatch(t *testing.T) {
 
 func TestRewriteBatchCorrectsContentLength(t *testing.T) {
 	t.Parallel()
-	// lengthBatch has a length in every place there can be one.
+	// lengthBatch has a length wherever there can be one.
 	lengthBatch := func(host string, trailing int) string {
 		body := `{"x@odata.bind":["https://` + host + `/a","https://` + host + `/b"]}`
 		request := crlf(fmt.Sprintf("POST https://%s/tasks HTTP/1.1\nContent-Type: application/json\ncontent-LENGTH: %d\nHost: %s\n\n%s", host, len(body)+trailing, host, body))
@@ -163,7 +163,7 @@ func TestRewriteBatchCorrectsContentLength(t *testing.T) {
 		got, _ := rewriteFor(toAlternate, contentType(typeBatch), batchPath, []byte(shortBatch(rewritePrimary, missing)))
 		assert.Equal(t, want, string(got))
 	}
-	for _, trailing := range []int{0, 2} { // with the line end before the delimiter or without it
+	for _, trailing := range []int{0, 2} { // with and without the line end before the delimiter
 		in, want := lengthBatch(rewritePrimary, trailing), lengthBatch(rewriteAlternate, trailing)
 		got, changed := rewriteFor(toAlternate, contentType(typeBatch), batchPath, []byte(in))
 		assert.True(t, changed)

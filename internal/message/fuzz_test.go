@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// undo names the primary wherever the alternate is named, leaves out what a host
-// may end in (a dot, no port, the standard one), and blanks part lengths: what is left of
-// a rewritten body is what was left of the first.
+// undo removes from a body what rewriting may change: it names the primary wherever the
+// alternate is named, drops what a host may end in (a dot, an empty or standard port), and
+// blanks part lengths. A rewritten body must be left the same as the original.
 func undo(b []byte) string {
 	s := strings.ToLower(string(b))
 	s = strings.ReplaceAll(s, "contoso--s.", "contoso.")
@@ -22,8 +22,8 @@ func undo(b []byte) string {
 	return regexp.MustCompile(`(?m)^(content-length:[ \t]*)[0-9]+`).ReplaceAllString(s, "$1")
 }
 
-// fuzzRewrite adds the seeds of the table and checks, for any body, that only
-// hosts change, that a second pass changes nothing, and what check says.
+// fuzzRewrite adds the seeds of the table. For any body it checks that only hosts change, that
+// a second pass changes nothing, and what check checks.
 func fuzzRewrite(f *testing.F, kind string, cases []rewriteCase, check func(t *testing.T, in, out []byte)) {
 	for _, c := range cases {
 		f.Add([]byte(c.render(rewritePrimary, rewritePrimary)), true)
@@ -57,9 +57,8 @@ func FuzzRewriteJSON(f *testing.F) {
 	})
 }
 
-// equalBesidesLinks compares two payloads; strings may differ where link is set,
-// which is in the values of annotations; the short names are some in the outermost
-// object only.
+// equalBesidesLinks compares two payloads. Strings may differ where link is set, which is in
+// the values of annotations; short names count as annotations only in the outermost object.
 func equalBesidesLinks(t *testing.T, a, b any, link, outermost bool) {
 	switch a := a.(type) {
 	case map[string]any:

@@ -16,7 +16,7 @@ var (
 	soapAddress  = &url.URL{Path: "/XRMServices/2011/Organization.svc/web"}
 )
 
-// headerOf returns the header that s writes, with names as they stand there.
+// headerOf returns the header that s spells out, with names as they stand there.
 func headerOf(s string) http.Header {
 	h := make(http.Header)
 	for line := range strings.SplitSeq(s, "\n") {
@@ -27,7 +27,7 @@ func headerOf(s string) http.Header {
 	return h
 }
 
-// FuzzBatchReads: what any reader could take for a write is none of the reads.
+// FuzzBatchReads: no batch that any reader could take for a write counts as a read.
 func FuzzBatchReads(f *testing.F) {
 	for _, c := range batchReadCases {
 		header := c.header
@@ -60,7 +60,7 @@ func FuzzSOAPReads(f *testing.F) {
 	})
 }
 
-// The measure finds the writes in the tables, or it would measure nothing.
+// The lenient reader itself finds the writes in the tables; otherwise it would prove nothing.
 func TestTheLenientReaderFindsWrites(t *testing.T) {
 	t.Parallel()
 	count := func(cases []readCase, header string, writes func(http.Header, []byte) bool) (found, reads int) {

@@ -15,10 +15,10 @@ import (
 	"unicode/utf16"
 )
 
-// This file reads messages as leniently as one can: it finds a write wherever any
-// server might. It is the measure of Reads, and knows nothing of how that works.
+// This file reads messages as leniently as possible: it finds a write wherever any server
+// might. Reads is tested against it, and shares nothing with it.
 
-// lenientMethods are the methods that change nothing. All other words are writes.
+// lenientMethods are the methods that change nothing. Any other word counts as a write.
 var lenientMethods = []string{"GET", "HEAD", "OPTIONS", "TRACE"}
 
 func lenientlyWrites(method string) bool {
@@ -58,8 +58,8 @@ func headerWrites(h http.Header) bool {
 	return false
 }
 
-// lenientTexts returns what body may mean: in another character set, and with the
-// line ends that anybody knows.
+// lenientTexts returns what body may mean: in other character sets, and with every kind of
+// line end.
 func lenientTexts(body string) []string {
 	texts := []string{body}
 	if len(body) < 64<<10 {
@@ -101,8 +101,8 @@ func lenientBoundaries(h http.Header, text string) []string {
 	return slices.DeleteFunc(slices.Compact(found), func(b string) bool { return b == "" })
 }
 
-// lenientParts returns what stands between delimiters, wherever these stand and
-// whatever white space follows them, and what stands before and behind.
+// lenientParts returns what stands between delimiters, wherever these stand and whatever white
+// space follows them, and what stands before the first and after the last.
 func lenientParts(text, boundary string) []string {
 	var parts []string
 	for i, part := range strings.Split(text, "--"+boundary) {
@@ -115,7 +115,7 @@ func lenientParts(text, boundary string) []string {
 	return parts
 }
 
-// partWrites looks at a part with a header of its own, or without.
+// partWrites inspects a part, with or without a header of its own.
 func partWrites(part string) bool {
 	header, request, found := strings.Cut(part, "\n\n")
 	if !found {
@@ -151,8 +151,8 @@ func lenientDecoded(s string) []string {
 	return all
 }
 
-// requestWrites looks at a request line. expected: it stands where one has to, so
-// that any word is a method.
+// requestWrites inspects a request line. If a request line is expected there, any word counts
+// as a method.
 func requestWrites(request string, expected bool) bool {
 	line, _, _ := strings.Cut(request, "\n")
 	fields := strings.FieldsFunc(line, unicode.IsSpace)
@@ -202,9 +202,9 @@ var (
 	lenientRead    = regexp.MustCompile(`^(WhoAmI|Retrieve[A-Za-z]*)$`)
 )
 
-// soapWrites reports whether some reader finds a write in a SOAP message: by any of
-// the actions, by any element in any body, by the type or the name of any request.
-// Namespaces are ignored.
+// soapWrites reports whether some reader finds a write in a SOAP message: by any of the
+// actions, by any element in any body, or by the type or name of any request. It ignores
+// namespaces.
 func soapWrites(h http.Header, body []byte) bool {
 	if headerWrites(h) {
 		return true
@@ -262,7 +262,7 @@ func textWrites(text string, actions []string) bool {
 		}
 	}
 	if !slices.Contains(open, "Body") {
-		return false // not a message, read so
+		return false // not a message, if read this way
 	}
 	executes := false
 	for _, action := range actions {

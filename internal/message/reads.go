@@ -13,15 +13,9 @@ import (
 // say: its method reads (RFC 9110, section 9.2.1), no header replaces the method,
 // and the resource is not one that a GET takes something away from. Every read of
 // the program passes here, so Safe allocates nothing, and looks for headers in
-// their canonical form only: servers that let one replace a method that reads are
-// rare as it is.
+// their canonical form only: [Reads] looks closely before a request is repeated.
 func Safe(method string, u *url.URL, h http.Header) bool {
-	return isReadMethod(method) && safe(u, h)
-}
-
-// safe is Safe for a method that reads.
-func safe(u *url.URL, h http.Header) bool {
-	if takes(u) {
+	if !isReadMethod(method) || takes(u) {
 		return false
 	}
 	for _, name := range canonicalOverrides {
@@ -33,13 +27,13 @@ func safe(u *url.URL, h http.Header) bool {
 }
 
 // Reads reports whether a request changes nothing at the organization: it is
-// [Safe], or its body is a SOAP message or a $batch that only reads. What any
+// [Safe], whatever spelling its headers were set in, or its body is a SOAP message or a $batch that only reads. What any
 // server could take for a write, if it reads less strictly than its standard asks,
 // is none. So in doubt, Reads says no. body is all of the request's body, as it is
 // sent; it is not parsed before a glance shows that it may read.
 func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
-		return safe(u, h)
+		return !takes(u) && !Overridden(h)
 	}
 	if method != http.MethodPost || ascii.HasPrefixFold(valueOf(h, "Content-Type"), "application/json") {
 		return false // nearly always
@@ -123,10 +117,10 @@ func hasFold(s, word string) bool {
 	return false
 }
 
-// only returns the one value of a header, whose name is given in lower case, in
+// Only returns the one value of a header, whose name is given in lower case, in
 // whatever spelling it was set. It returns false if there are several: servers
 // choose differently.
-func only(h http.Header, name string) (value string, ok bool) {
+func Only(h http.Header, name string) (value string, ok bool) {
 	found := false
 	for key, values := range h {
 		if !ascii.EqualFold(name, key) {
@@ -145,8 +139,8 @@ func only(h http.Header, name string) (value string, ok bool) {
 // plainKind tells how to read the body of a request for certain: its one
 // Content-Type says so, in UTF-8, and nothing is compressed.
 func plainKind(h http.Header) (k kind, params map[string]string) {
-	contentType, _ := only(h, "content-type") // "", if there are several
-	encoding, plain := only(h, "content-encoding")
+	contentType, _ := Only(h, "content-type") // "", if there are several
+	encoding, plain := Only(h, "content-encoding")
 	if !plain {
 		return kindOther, nil
 	}

@@ -18,7 +18,7 @@ type readCase struct {
 	name, why string
 	method    string // default: POST
 	url       string // default: the $batch or the Organization.svc of the organization
-	header    string // lines, names as they are set; default: of the table
+	header    string // lines with names as they stand there; default: that of the table
 	body      string
 	reads     bool
 }
@@ -50,8 +50,7 @@ func (c readCase) request(t testing.TB, header string) (method string, u *url.UR
 	return c.method, u, h, []byte(c.body)
 }
 
-// runReadCases checks every case, and that no other method than POST makes a
-// message a read.
+// runReadCases checks every case, and that only POST makes a message a read.
 func runReadCases(t *testing.T, header string, cases []readCase) {
 	seen := map[string]bool{}
 	for _, c := range cases {
@@ -132,7 +131,7 @@ func TestOverridden(t *testing.T) {
 	}
 }
 
-// What is there twice is not plain, even if both say the same.
+// A field that occurs twice is not plain, even if both values are the same.
 func TestPlainKind(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]kind{
@@ -269,12 +268,12 @@ func TestBatchReads(t *testing.T) {
 	runReadCases(t, "Content-Type: multipart/mixed; boundary=b", batchReadCases)
 }
 
-// wordEnds are the bytes that some reader takes for white space, or for a part of it.
+// wordEnds reports whether some reader takes c for white space, or for a part of it.
 func wordEnds(c byte) bool { return c <= ' ' || c >= 0x80 }
 
 func isASCIILetter(c byte) bool { return c < 0x80 && unicode.IsLetter(rune(c)) }
 
-// What looks like a write is one wherever it stands and whatever is around it.
+// What looks like a write counts as one, wherever it stands and whatever is around it.
 func TestWhatLooksLikeAWrite(t *testing.T) {
 	t.Parallel()
 	looks := func(want bool, s string) { t.Helper(); assert.Equal(t, want, looksLikeWrite([]byte(s)), "%q", s) }
@@ -317,7 +316,7 @@ func TestPlainBoundaries(t *testing.T) {
 	}
 }
 
-// Names of fields are tokens, their values ASCII.
+// Field names must be tokens, and their values ASCII.
 func TestFieldsThatAllReadAlike(t *testing.T) {
 	t.Parallel()
 	for c := range 256 {

@@ -24,9 +24,9 @@ const (
 
 func contentType(s string) http.Header { return http.Header{"Content-Type": {s}} }
 
-// A side is the endpoint of a pair that messages are rewritten for. It maps the
-// names of the pair as the organization does: with the label api and without, in
-// any case, with a final dot, without a port or with the one of https.
+// A side is the endpoint that messages are rewritten for. It maps the names of the pair as the
+// organization does: with and without the label api, in any case, with a final dot, and with
+// no port or that of https.
 type side struct{ alternate bool }
 
 func (s side) String() string {
@@ -75,8 +75,8 @@ func rewriteFor(to side, h http.Header, urlPath string, body []byte) ([]byte, bo
 	return Rewrite(to, h.Get("Content-Type"), h.Get("Content-Encoding"), urlPath, body)
 }
 
-// A rewriteCase is a body in which {M} is a host that has to move and {K} the
-// same host where it has to stay. Every case is run in both directions.
+// A rewriteCase is a body in which {M} is a host that must be mapped, and {K} the same host
+// where it must stay. Every case runs in both directions.
 type rewriteCase struct {
 	name string
 	why  string
@@ -87,7 +87,7 @@ type rewriteCase struct {
 	path        string
 }
 
-// render returns the body with its two kinds of hosts filled in.
+// render returns the body with both kinds of hosts filled in.
 func (c rewriteCase) render(moving, kept string) string {
 	return strings.NewReplacer("{M}", moving, "{K}", kept).Replace(c.body)
 }
@@ -110,9 +110,9 @@ func (c rewriteCase) urlPath() string {
 	return batchPath
 }
 
-// runRewriteCases checks what holds for every case: the places marked {M}, and
-// no others, change; the input is left alone; a second pass changes nothing; the
-// way back gives the first body.
+// runRewriteCases checks what holds for every case: the places marked {M} change and no others
+// do; the input is left alone; a second pass changes nothing; the way back restores the
+// original.
 func runRewriteCases(t *testing.T, kind string, cases []rewriteCase) {
 	names := map[string]bool{}
 	for _, c := range cases {
@@ -278,7 +278,7 @@ func TestRewriteQuery(t *testing.T) {
 	}
 }
 
-// A bridge maps one address to one of another scheme, as a test server has.
+// A bridge maps one address to an address with another scheme, as test servers have.
 type bridge struct{}
 
 func (bridge) Other() string { return rewritePrimary }
@@ -297,7 +297,7 @@ func (bridge) MapHost(authority string) (string, bool) {
 	return authority, false
 }
 
-// Another scheme is written, and an escaped authority is escaped again.
+// The new scheme is written, and an escaped authority is escaped again.
 func TestRewriteToAnotherScheme(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
@@ -337,8 +337,8 @@ func TestCharactersOfAddresses(t *testing.T) {
 	}
 }
 
-// What nearly all requests have costs nothing to recognise, and what is rewritten is
-// copied once, to a body that is no longer than it is.
+// The usual request costs nothing to recognize. A rewritten body is copied once, into no more
+// memory than it needs.
 func TestRewriteAllocatesLittle(t *testing.T) { // counts allocations, so not parallel
 	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "application/http"} {
 		assert.Zero(t, testing.AllocsPerRun(10, func() { parseKind(contentType, "") }), contentType)
@@ -351,8 +351,8 @@ func TestRewriteAllocatesLittle(t *testing.T) { // counts allocations, so not pa
 	}
 }
 
-// TestRewriteHostileBodies: time and memory stay linear in the body. It would
-// take minutes, or gigabytes, if they did not.
+// Time and memory stay linear in hostile bodies. Otherwise the test would take minutes, or
+// gigabytes.
 func TestRewriteHostileBodies(t *testing.T) {
 	t.Parallel()
 	const n = 1 << 18
@@ -376,8 +376,8 @@ func TestRewriteHostileBodies(t *testing.T) {
 	}
 }
 
-// Not parallel: it measures the memory of the process. What a body is read into
-// is bounded by a small multiple of its length, whatever it holds.
+// Not parallel: it measures the memory of the process. Reading a body takes no more than a
+// small multiple of its length, whatever it contains.
 func TestRewriteTakesMemoryInProportion(t *testing.T) {
 	const n = 1 << 20
 	link := `"https://` + rewritePrimary + `/"`

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/xml"
 	"io"
-	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/d365failover/failover/internal/ascii"
@@ -21,27 +21,35 @@ const actionPrefix = servicesSpace + "/IOrganizationService/"
 
 const instanceSpace = "http://www.w3.org/2001/XMLSchema-instance"
 
-// Action returns the action that the headers of a SOAP request name: in
-// SOAPAction (SOAP 1.1, section 6.1.1) or as a parameter of the media type
-// (SOAP 1.2, RFC 3902). It is "" if they name none; ok reports whether the request
-// may be a SOAP message at all.
-func Action(h http.Header) (action string, ok bool) {
-	contentType := valueOf(h, "Content-Type")
-	if ascii.HasPrefixFold(contentType, "application/json") {
-		return "", false
-	}
-	for _, key := range [...]string{"Soapaction", "SOAPAction"} { // canonical, and as some clients set it by force
-		if action := unquote(valueOf(h, key)); action != "" {
-			return action, true
+// MayBeSOAP reports whether a request may be a SOAP message: by SOAPAction (SOAP 1.1,
+// section 6.1.1), or by its media type (SOAP 1.2, RFC 3902; MTOM). The names of its
+// headers may be spelled in any way, and if there are several of a name, each counts.
+func MayBeSOAP(h http.Header) bool {
+	acts, isJSON := false, false
+	for key, values := range h {
+		switch {
+		case ascii.EqualFold("soapaction", key):
+			acts = acts || slices.ContainsFunc(values, func(v string) bool { return unquote(v) != "" })
+		case ascii.EqualFold("content-type", key):
+			for _, v := range values {
+				if isSOAPType(v) {
+					return true
+				}
+				isJSON = isJSON || ascii.HasPrefixFold(v, "application/json")
+			}
 		}
 	}
-	media, params, _ := mime.ParseMediaType(contentType) // in whatever encoding
-	switch {
-	case media == "text/xml", media == "application/xml", strings.HasPrefix(media, "application/soap+"):
-		return params["action"], true
-	}
-	return "", false
+	return acts && !isJSON
 }
+
+// isSOAPType reports whether contentType is one that SOAP messages have, whatever its
+// parameters are like.
+func isSOAPType(contentType string) bool {
+	contentType = strings.TrimLeft(contentType, " \t")
+	return slices.ContainsFunc(soapTypes[:], func(begin string) bool { return ascii.HasPrefixFold(contentType, begin) })
+}
+
+var soapTypes = [...]string{"text/xml", "application/xml", "application/soap+", "application/xop+", "multipart/related"}
 
 func unquote(action string) string { return strings.Trim(action, " \t\"") }
 

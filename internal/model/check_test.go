@@ -8,11 +8,10 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// The invariants. The model compares what the Transport reports (events, Status) with what its world
-// has seen.
+// The invariants. The model compares what the Transport reports (events, Status) with what the
+// world has seen.
 
-// observe is Config.OnEvent. It checks every change against what the world has
-// seen so far.
+// observe is Config.OnEvent. It checks every change against what the world has seen so far.
 func (m *model) observe(e failover.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -37,7 +36,7 @@ func (m *model) observe(e failover.Event) {
 		if n := len(m.switches); !takesBack(e) {
 			m.switches = append(m.switches, e.Time)
 		} else if n > 0 && m.switches[n-1].Equal(m.switched) {
-			m.switches = m.switches[:n-1] // neither counts
+			m.switches = m.switches[:n-1] // the switch and its undoing cancel out
 		}
 		m.switched = e.Time
 	case failover.EventSwitchRefused:
@@ -95,7 +94,7 @@ func (m *model) checkTrip(e failover.Event) {
 	}
 }
 
-// takesBack reports whether a switch undoes one on weak evidence.
+// takesBack reports whether a switch undoes a provisional one.
 func takesBack(e failover.Event) bool {
 	return refutes(e) || strings.HasSuffix(e.Reason, "has not given a healthy answer")
 }
@@ -105,8 +104,8 @@ func refutes(e failover.Event) bool {
 	return strings.HasSuffix(e.Reason, "does not answer requests in good health")
 }
 
-// checkSwitch: a switch is manual, or it has a passed probe of the target, a failed probe of the
-// active endpoint (or its fence), and the permission of the latch and the operator.
+// checkSwitch: a switch is manual, or it has a passed probe of the target, a failed probe of
+// the active endpoint (or its fence), and the consent of the latch and of ConfirmSwitch.
 func (m *model) checkSwitch(e failover.Event) {
 	if m.single() {
 		m.fail("a switch, and one address")
@@ -144,7 +143,7 @@ func (m *model) checkSwitch(e failover.Event) {
 	case down:
 	case back:
 		since := m.switched
-		for _, p := range m.probes[e.From] { // which may have led to a renewal: answers from before do not count
+		for _, p := range m.probes[e.From] { // may have led to a renewal, before which answers do not count
 			if p.found != bad && p.ended.After(since) {
 				since = p.ended
 			}
@@ -162,7 +161,8 @@ func (m *model) checkSwitch(e failover.Event) {
 	}
 }
 
-// checkFailback: the traffic returns to the primary only after its rise and the dwell.
+// checkFailback: the traffic returns to the primary only after Rise passed probes and the
+// dwell.
 func (m *model) checkFailback(e failover.Event) {
 	rise := orDefault(m.cfg.Rise, 3, 1)
 	dwell := orDefault(m.cfg.MinDwell, 5*time.Minute, 0)
@@ -174,8 +174,8 @@ func (m *model) checkFailback(e failover.Event) {
 	}
 }
 
-// longestDown is how long the Transport may stay down while an endpoint serves: one round of probes
-// that began before it served, the longest pause between two rounds, and one more round.
+// longestDown is how long the Transport may stay down although an endpoint serves: one round
+// of probes that began too early, the longest pause between two rounds, and one more round.
 const longestDown = 5*time.Second + 10*time.Second + 5*time.Second
 
 // checkRecovery: the Transport does not stay down while an endpoint is healthy.
@@ -196,14 +196,14 @@ func (m *model) checkRecovery(now time.Time) {
 	}
 }
 
-// check checks everything while nothing runs.
+// check checks the rest. Call it when all goroutines are blocked.
 func (m *model) check() {
 	status := m.transport.Status()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	got := epoch{m.now.from, status.Generation, status.Active, status.Down, status.Pinned}
 	if status.Down && m.damped() {
-		got.down = m.now.down // which need not be told
+		got.down = m.now.down // it need not have been reported
 	}
 	if got != m.now && !m.closing {
 		m.fail("status is %+v, events led to %+v", status, m.now)
@@ -231,8 +231,8 @@ func (m *model) check() {
 	}
 }
 
-// damped reports whether there were so many outages that a further one may not be reported. Outages
-// after that count as well, and the model does not know them.
+// damped reports whether there were so many outages that further ones may go unreported. The
+// model does not know those, although they count as well.
 func (m *model) damped() bool {
 	for i := 2; i < len(m.downs); i++ {
 		if m.downs[i].Sub(m.downs[i-2]) < 10*time.Minute {
@@ -242,8 +242,8 @@ func (m *model) damped() bool {
 	return false
 }
 
-// mayArrive: all traffic of a generation goes to one endpoint, and none goes out
-// while that is down.
+// mayArrive: all traffic of a generation goes to one endpoint. With FailFast, none is sent
+// while down.
 func (m *model) mayArrive(a arrival) bool {
 	for i, epoch := range m.history {
 		last := i+1 == len(m.history)

@@ -19,19 +19,19 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// Guards that random schedules hardly ever need.
+// Guards that random schedules rarely exercise.
 
-// drill is a Transport over a world.
+// A drill is a Transport over a world.
 type drill struct {
 	*testing.T
 	*world
 	transport *failover.Transport
 	tripped   atomic.Int32
 	up        atomic.Int32
-	told      func(failover.Event) // of every event, if it is set
+	told      func(failover.Event) // called for every event, if set
 }
 
-// run plays a drill in a bubble. Both sides serve at first. Log is where the log goes.
+// run runs a drill in a bubble. Both sides serve at first. The Transport logs to log.
 func run(t *testing.T, cfg failover.Config, plot func(*drill), log ...slog.Handler) {
 	t.Helper()
 	t.Parallel()
@@ -59,7 +59,7 @@ func run(t *testing.T, cfg failover.Config, plot func(*drill), log ...slog.Handl
 	})
 }
 
-// get reads the accounts and returns the status, 0 for an error.
+// get reads the accounts and returns the status, or 0 for an error.
 func (d *drill) get(deadline time.Duration) int {
 	ctx, cancel := context.WithTimeout(d.Context(), deadline)
 	defer cancel()
@@ -76,7 +76,7 @@ func (d *drill) get(deadline time.Duration) int {
 	return resp.StatusCode
 }
 
-// await sleeps until the world is as wanted, an hour at the most.
+// await sleeps until the world is as wanted, for at most an hour.
 func (d *drill) await(wanted func(*world) bool) {
 	for start := time.Now(); ; {
 		require.Less(d, time.Since(start), time.Hour)
@@ -90,7 +90,7 @@ func (d *drill) await(wanted func(*world) bool) {
 	}
 }
 
-func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
+func TestAPinDuringRecoveryHasTheLastWord(t *testing.T) {
 	run(t, failover.Config{}, func(d *drill) {
 		d.behave(failover.Primary, refusing, refusing)
 		d.behave(failover.Alternate, refusing, refusing)
@@ -106,7 +106,7 @@ func TestAHandDuringRecoveryHasTheLastWord(t *testing.T) {
 
 func TestASwitchForgetsWhatWasRefusedBefore(t *testing.T) {
 	run(t, failover.Config{FailureThreshold: 1}, func(d *drill) {
-		for range 6 { // false alarms, the last one remembered for long
+		for range 6 { // false alarms, which lengthen the hold after them
 			d.behave(failover.Primary, outage, sound)
 			d.get(time.Minute)
 			time.Sleep(10 * time.Second)
@@ -140,7 +140,7 @@ func TestALateProbeDoesNotClearTheFaultsOfANewGeneration(t *testing.T) {
 		d.get(time.Minute)
 		d.get(time.Minute)
 		d.await(func(w *world) bool { return len(w.probing[failover.Primary]) == 0 })
-		synctest.Wait() // the probe has passed
+		synctest.Wait() // the probe passes
 		require.Zero(d, d.tripped.Load())
 		d.get(time.Minute)
 		synctest.Wait()
@@ -180,7 +180,7 @@ func TestAFencedEndpointThatAsksForATokenDoesNotServe(t *testing.T) {
 	})
 }
 
-func TestABadProbeStartsTheRiseAnew(t *testing.T) {
+func TestAFailedProbeStartsTheRiseAgain(t *testing.T) {
 	run(t, failover.Config{MinDwell: -1}, func(d *drill) {
 		require.NoError(d, d.transport.Switch(d.Context(), failover.Alternate, "drill"))
 		probes := func(n int) func(*world) bool {
@@ -220,7 +220,7 @@ func TestACallerDoesNotWaitForADecisionBeyondItsDeadline(t *testing.T) {
 	})
 }
 
-// A probe or a callback may be slow to notice that its context has ended.
+// Close waits for a probe or a callback that is slow to notice the end of its context.
 func TestCloseWaitsForWhatLingers(t *testing.T) {
 	t.Parallel()
 	linger := func(ctx context.Context, running *atomic.Int32) {
@@ -258,8 +258,8 @@ func TestCloseWaitsForWhatLingers(t *testing.T) {
 	})
 }
 
-// A Base over HTTP/2 returns context.Canceled, not the cause, when
-// AttemptTimeout ends an attempt. It is a black hole all the same.
+// When AttemptTimeout ends an attempt, a Base that speaks HTTP/2 returns context.Canceled
+// instead of the cause. It is a black hole nevertheless.
 func TestABlackHoleOverHTTP2IsEscapedByAttemptTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

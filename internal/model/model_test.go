@@ -1,5 +1,6 @@
-// Package model has only a test: it runs random schedules of traffic, faults and operators against
-// a Transport, and checks the invariants of the switching rule. It uses only the exported API.
+// Package model consists of tests: it runs random schedules of traffic, faults and operators
+// against a Transport, and checks the invariants of the switching rule. It uses only the
+// exported API.
 package model_test
 
 import (
@@ -31,9 +32,9 @@ var (
 	modelTime      = flag.Duration("model.time", 6*time.Second, "no new schedule is begun after this time")
 )
 
-// TestInvariantsHoldInRandomSchedules runs random schedules of traffic, faults and operators against
-// a Transport and continuously checks the invariants of the switching rule; see check_test.go. A
-// seed determines the schedule, but not the jitter of the Transport's own pauses.
+// Random schedules of traffic, faults and operators run against a Transport, while the
+// invariants of the switching rule are checked; see check_test.go. A seed determines the
+// schedule, but not the jitter of the Transport's pauses.
 func TestInvariantsHoldInRandomSchedules(t *testing.T) {
 	t.Parallel()
 	var done atomic.Int64
@@ -59,7 +60,7 @@ func TestInvariantsHoldInRandomSchedules(t *testing.T) {
 // runSchedule runs the schedule of one seed.
 func runSchedule(t *testing.T, seed uint64) {
 	defer func() {
-		if v := recover(); v != nil { // a bubble that does not end, for one
+		if v := recover(); v != nil { // such as a deadlock of the bubble
 			t.Errorf("replay with -args -model.seed=%d -model.schedules=1", seed)
 			panic(v)
 		}
@@ -82,46 +83,46 @@ func runSchedule(t *testing.T, seed uint64) {
 	})
 }
 
-// model knows what is allowed, given what the world has seen.
+// A model knows what is allowed, given what the world has seen.
 type model struct {
 	*world
 	trail
 	cfg       failover.Config
 	transport *failover.Transport
-	ctx       context.Context // of every request
+	ctx       context.Context // the parent of every request's context
 	cancel    context.CancelFunc
 	callersWG sync.WaitGroup
 	ids       int
 
-	// Guarded by world.mu, as is what follows.
+	// world.mu guards the rest.
 	violation string
-	story     string // that led to it
+	story     string // what led to it
 	closing   bool
 	ended     bool // Close has returned
-	busy      int  // callbacks that run
+	busy      int  // running callbacks
 	vetoes    bool
 	vetoed    time.Time // when a veto was last in force
 	agreed    map[agreement]bool
 	byHand    map[string]bool // reasons given to Switch
-	made      map[string]bool // reasons of the switches made
+	made      map[string]bool // reasons of switches that happened
 	now       epoch
 	history   []epoch
-	switched  time.Time   // the last switch, zero for none
-	dwells    time.Time   // the last one that was no trial, or the end of one
-	dwelt     time.Time   // the one before
-	cleared   time.Time   // when a probe last closed the active breaker
-	switches  []time.Time // since a hand has cleared them
-	checked   int         // of world.arrivals
-	downs     []time.Time // when outages were told of
+	switched  time.Time   // the last switch; zero: none
+	dwells    time.Time   // the last switch for the dwell: provisional ones that were undone do not count
+	dwelt     time.Time   // the one before it
+	cleared   time.Time   // when a probe last closed the breaker of the active endpoint
+	switches  []time.Time // since a person last cleared the latch
+	checked   int         // how many of world.arrivals
+	downs     []time.Time // when outages were reported
 }
 
-// agreement of ConfirmSwitch.
+// An agreement is a switch that ConfirmSwitch allowed.
 type agreement struct {
 	to failover.Endpoint
 	at time.Time
 }
 
-// epoch is a time in which nothing changed.
+// An epoch is a time in which nothing changed.
 type epoch struct {
 	from         time.Time
 	generation   uint64
@@ -167,7 +168,7 @@ func newModel(t *testing.T, rng *rand.Rand) *model {
 
 func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }
 
-// fail notes the first violation. world.mu is held.
+// fail records the first violation. The caller holds world.mu.
 func (m *model) fail(format string, args ...any) {
 	if m.violation != "" {
 		return
@@ -189,7 +190,7 @@ func (m *model) confirm(ctx context.Context, s failover.Switch) error {
 	veto := m.vetoes
 	m.mu.Unlock()
 	if veto && s.To == failover.Alternate {
-		<-ctx.Done() // no answer is a refusal
+		<-ctx.Done() // running out of time counts as a refusal
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -202,7 +203,7 @@ func (m *model) confirm(ctx context.Context, s failover.Switch) error {
 	return nil
 }
 
-// orDefault applies the rule of Config to a number.
+// orDefault applies Config's rule for zero and negative numbers.
 func orDefault[T int | time.Duration](n, standard, off T) T {
 	switch {
 	case n == 0:
@@ -213,17 +214,17 @@ func orDefault[T int | time.Duration](n, standard, off T) T {
 	return n
 }
 
-// call is a request that a schedule makes.
+// A call is one request of a schedule.
 type call struct {
 	method             string
-	marked             bool // safe to repeat
+	marked             bool // marked as safe to repeat
 	deadline, cancel   time.Duration
 	slowBody, fateIn   time.Duration
 	fate               *conduct
 	http2, closedEarly bool
 }
 
-// send makes a request and checks what comes of it.
+// send makes a request and checks its result.
 func (m *model) send(c call) {
 	defer m.callersWG.Done()
 	ctx, cancel := context.WithCancel(m.ctx)
@@ -281,7 +282,7 @@ func (m *model) send(c call) {
 	}
 }
 
-// requestBody knows whether it was closed.
+// requestBody records whether it was closed.
 type requestBody struct {
 	io.Reader
 	closed atomic.Bool
@@ -295,213 +296,4 @@ func (m *model) read(resp *http.Response, closedEarly bool) {
 		io.Copy(io.Discard, resp.Body)
 	}
 	resp.Body.Close()
-}
-
-// randomCall returns a request of a schedule.
-func randomCall(rng *rand.Rand) call {
-	c := call{
-		method: pick(rng, []string{"GET", "GET", "POST", "POST", "PUT"}), marked: rng.IntN(4) == 0,
-		deadline: pick(rng, []time.Duration{2 * time.Second, 10 * time.Second, time.Minute, 0}),
-		http2:    rng.IntN(2) == 0, closedEarly: rng.IntN(8) == 0,
-	}
-	if rng.IntN(3) == 0 {
-		c.cancel = pick(rng, []time.Duration{time.Second, 2500 * time.Millisecond, 20 * time.Second})
-	}
-	if rng.IntN(6) == 0 {
-		c.slowBody = pick(rng, []time.Duration{time.Second, 30 * time.Second})
-	}
-	return c
-}
-
-// randomStep returns a step of a schedule.
-func randomStep(rng *rand.Rand) func(*model) {
-	e := failover.Endpoint(rng.IntN(2))
-	pause := pick(rng, []time.Duration{0, time.Second, 6 * time.Second, 20 * time.Second, 2 * time.Minute})
-	switch n := rng.IntN(100); {
-	case n < 25: // some callers
-		calls := []call{}
-		for range 1 + rng.IntN(4) {
-			calls = append(calls, randomCall(rng))
-		}
-		return func(m *model) { m.traffic(calls...); time.Sleep(pause) }
-	case n < 50: // the active side goes, the other comes, or says no more than that it wants a token
-		how, target := pick(rng, outages), pick(rng, []*conduct{sound, sound, sound, sound, tokenless})
-		return func(m *model) {
-			active := m.transport.Status().Active
-			m.set(active, how, how)
-			m.set(active^1, target, target)
-			read := call{method: "GET", deadline: 3 * time.Second}
-			m.traffic(read, read, read, read)
-			time.Sleep(max(pause, 10*time.Second))
-		}
-	case n < 60: // late faults: of requests that started before, maybe, a switch
-		late := call{method: "GET", fate: pick(rng, outages), fateIn: pick(rng, []time.Duration{5 * time.Second, 40 * time.Second}), deadline: time.Minute}
-		return func(m *model) { m.traffic(late, late, late) }
-	case n < 65: // callers who leave while nothing comes
-		gone := call{method: "GET", fate: pick(rng, []*conduct{blackHole, slowBody}), cancel: time.Second, http2: rng.IntN(2) == 0}
-		return func(m *model) { m.traffic(gone, gone, gone, gone); time.Sleep(pause) }
-	case n < 80:
-		requests := pick(rng, append(oddities, outages...))
-		probes := pick(rng, []*conduct{requests, requests, pick(rng, oddities)})
-		return func(m *model) { m.set(e, requests, probes) }
-	case n < 84:
-		return func(m *model) { m.add("pin %v", e); m.transport.Pin(e) }
-	case n < 89:
-		return (*model).unpin
-	case n < 92:
-		return func(m *model) { m.byTheHand(e) }
-	case n < 95:
-		return func(m *model) { m.veto(!m.vetoes) }
-	case n < 96:
-		return func(m *model) { time.Sleep(pause); m.close() }
-	case n < 98:
-		return func(m *model) { time.Sleep(time.Hour + pause) }
-	default:
-		return func(*model) { time.Sleep(pause) }
-	}
-}
-
-// traffic starts requests, whose end is not waited for.
-func (m *model) traffic(calls ...call) {
-	for _, c := range calls {
-		m.callersWG.Add(1)
-		go m.send(c)
-	}
-}
-
-func (m *model) set(e failover.Endpoint, requests, probes *conduct) {
-	m.add("the %v %s, its probes find: %s", e, requests.name, probes.name)
-	m.behave(e, requests, probes)
-}
-
-// byTheHand switches by hand.
-func (m *model) byTheHand(e failover.Endpoint) {
-	m.mu.Lock()
-	m.ids++
-	reason := fmt.Sprintf("drill %d", m.ids)
-	m.byHand[reason] = true
-	m.mu.Unlock()
-	ctx, cancel := context.WithTimeout(m.ctx, 4*time.Second)
-	defer cancel()
-	err := m.transport.Switch(ctx, e, reason)
-	m.add("switch to %v: %v", e, err)
-	synctest.Wait()
-	m.mu.Lock()
-	made := m.made[reason]
-	m.mu.Unlock()
-	if err == nil && !made {
-		m.unlatched() // it was there already
-	}
-}
-
-// unpin is also what releases the latch, pinned or not.
-func (m *model) unpin() {
-	m.add("unpin")
-	m.transport.Unpin()
-	m.unlatched()
-}
-
-// unlatched forgets the switches so far, as the Transport does.
-func (m *model) unlatched() {
-	synctest.Wait() // for the events of those
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.switches = nil
-}
-
-// veto makes ConfirmSwitch object to leaving the primary, or not.
-func (m *model) veto(on bool) {
-	m.add("veto %v", on)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.vetoes = on
-	m.vetoed = time.Now()
-}
-
-// heal makes the world whole, or one side of it, and expects traffic to flow
-// within the time of the longest hold, a probe and some faults.
-func (m *model) heal(rng *rand.Rand) {
-	serving := failover.Endpoint(rng.IntN(2))
-	if m.single() {
-		serving = failover.Primary
-	}
-	standby := pick(rng, []*conduct{sound, refusing, fencing, blackHole, outage})
-	m.veto(false)
-	m.set(serving, sound, sound)
-	m.set(serving^1, standby, standby)
-	m.unpin()
-	const bound = 2 * time.Minute
-	for healed := time.Now(); time.Since(healed) < bound; time.Sleep(2 * time.Second) {
-		m.traffic(call{method: "GET", deadline: 5 * time.Second})
-	}
-	synctest.Wait()
-	m.check()
-	status := m.transport.Status()
-	if status.Down || standby != sound && status.Active != serving {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.fail("after %v the %v is active (down %v), but the %v serves", bound, status.Active, status.Down, serving)
-		return
-	}
-	req, err := http.NewRequestWithContext(m.ctx, http.MethodGet, orgURL+accounts, nil)
-	if err != nil {
-		panic(err)
-	}
-	m.mu.Lock()
-	m.callers[""] = &caller{ctx: m.ctx}
-	m.mu.Unlock()
-	resp, err := m.transport.RoundTrip(req)
-	if err != nil || resp.StatusCode != 200 {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.fail("after healing: %v, %v", resp, err)
-		return
-	}
-	m.read(resp, false)
-}
-
-// close closes the Transport, which has to end at once and everything with it.
-func (m *model) close() {
-	m.add("close")
-	m.mu.Lock()
-	m.closing = true
-	m.mu.Unlock()
-	start := time.Now()
-	m.transport.Close()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.ended = true
-	if d := time.Since(start); d > 0 {
-		m.fail("Close took %v", d)
-	}
-	if probes := len(m.probing[0]) + len(m.probing[1]); m.busy > 0 || probes > 0 {
-		m.fail("after Close, %d callbacks and %d probes run", m.busy, probes)
-	}
-}
-
-// end ends the schedule: nothing goes on after Close but the calls under way.
-func (m *model) end() {
-	if !m.isClosed() {
-		m.close()
-	}
-	before, probes := m.transport.Status(), m.probesBegun()
-	time.Sleep(time.Minute) // for the faults of calls under way
-	m.cancel()
-	m.callersWG.Wait()
-	time.Sleep(time.Hour)
-	m.check()
-	probes = m.probesBegun() - probes
-	req, err := http.NewRequest(http.MethodGet, orgURL+accounts, nil)
-	if err != nil {
-		panic(err)
-	}
-	_, err = m.transport.RoundTrip(req)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !errors.Is(err, failover.ErrClosed) || probes > 0 {
-		m.fail("after Close: %v, %d more probes", err, probes)
-	}
-	if after := m.transport.Status(); after.Generation != before.Generation || after.Active != before.Active || after.Down != before.Down {
-		m.fail("after Close, the state went from %+v to %+v", before, after)
-	}
 }

@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -25,7 +22,7 @@ import (
 
 // Promises that random schedules cannot tell from chance.
 
-// do reads the accounts as one of many callers, and returns what comes of it.
+// do reads the accounts and returns the result.
 func (d *drill) do(ctx context.Context) (*http.Response, error) {
 	d.mu.Lock()
 	d.callers[""] = &caller{ctx: ctx}
@@ -35,14 +32,14 @@ func (d *drill) do(ctx context.Context) (*http.Response, error) {
 	return d.transport.RoundTrip(req)
 }
 
-// count returns how many requests have arrived.
+// count returns the number of requests that have arrived.
 func (d *drill) count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.arrivals)
 }
 
-// goDown has both sides refuse until the Transport has found out.
+// goDown makes both sides refuse, and calls until the Transport is down.
 func (d *drill) goDown() {
 	d.Helper()
 	d.behave(failover.Primary, refusing, refusing)
@@ -56,7 +53,7 @@ func (d *drill) goDown() {
 var notFound = &conduct{name: "404 of the service", reaches: true, probe: unclear,
 	answer: answering(404, asJSON, `{"error":{"code":"0x80040217","message":"No such account."}}`, "Req_id", "1")}
 
-func TestAFenceMakesTheQuestionUnderWayDefinite(t *testing.T) {
+func TestAFenceMakesTheCurrentQuestionDefinite(t *testing.T) {
 	t.Parallel()
 	for name, last := range map[string]*conduct{"a fence": fencing, "another fault": outage} {
 		t.Run(name, func(t *testing.T) {
@@ -78,29 +75,6 @@ func TestAFenceMakesTheQuestionUnderWayDefinite(t *testing.T) {
 			})
 		})
 	}
-}
-
-// thoughtfully takes three seconds over an answer.
-func thoughtfully(c *conduct) *conduct {
-	slower := *c
-	slower.answer = func(req *http.Request) (*http.Response, error) {
-		if err := await(req, 3*time.Second); err != nil {
-			return nil, err
-		}
-		return c.answer(req)
-	}
-	return &slower
-}
-
-func TestRetryAfterIsHeededThoughTheProbePasses(t *testing.T) {
-	run(t, failover.Config{}, func(d *drill) {
-		d.behave(failover.Primary, busy, sound)
-		d.behave(failover.Alternate, refusing, refusing)
-		began := time.Now()
-		assert.Equal(d, 503, d.get(time.Hour))
-		assert.Equal(d, 1, d.count())
-		assert.Less(d, time.Since(began), time.Second)
-	})
 }
 
 func TestAnAnswerOfTheServiceEndsARowOfFaults(t *testing.T) {
@@ -128,22 +102,7 @@ func TestAnAnswerOfTheServiceIsASuccess(t *testing.T) {
 	})
 }
 
-func TestCloseEndsThePauseOfACall(t *testing.T) {
-	run(t, failover.Config{RetryBackoff: time.Hour}, func(d *drill) {
-		d.behave(failover.Primary, outage, sound)
-		done := make(chan time.Time)
-		go func() {
-			d.do(d.Context())
-			done <- time.Now()
-		}()
-		synctest.Wait()
-		d.transport.Close()
-		assert.Zero(d, time.Since(<-done))
-		assert.Equal(d, 1, d.count())
-	})
-}
-
-// An endpoint is not well because nobody could ask it.
+// A probe that could not be authorized says nothing in favour of the endpoint.
 func TestAProbeKeepsTheErrorOfAuthorize(t *testing.T) {
 	t.Parallel()
 	for name, probe := range map[string]failover.Probe{"ProbeWebAPI": failover.ProbeWebAPI, "ProbePath": failover.ProbePath("/data")} {
@@ -168,55 +127,6 @@ func TestASwitchToTheActiveEndpointEndsDown(t *testing.T) {
 		assert.Zero(d, status.Generation)
 		synctest.Wait()
 		assert.EqualValues(d, 1, d.up.Load())
-	})
-}
-
-func TestWhatIsThrottledWithoutATimeIsNotRepeated(t *testing.T) {
-	run(t, failover.Config{RetryThrottled: time.Minute}, func(d *drill) {
-		d.behave(failover.Primary, &conduct{name: "429", answer: answering(429, asJSON, "")}, sound)
-		assert.Equal(d, 429, d.get(time.Minute))
-		assert.Equal(d, 1, d.count())
-	})
-}
-
-// Repeats at one endpoint are paid for; that after a switch is not.
-func TestASwitchEndsThePauseAndCostsNoRepeat(t *testing.T) {
-	t.Parallel()
-	for _, spent := range []int{0, 10} {
-		t.Run(fmt.Sprint(spent, " of 10 repeats spent"), func(t *testing.T) {
-			run(t, failover.Config{MaxAttempts: 2, FailureThreshold: -1, RetryBackoff: time.Minute}, func(d *drill) {
-				d.behave(failover.Primary, outage, sound)
-				repeats := func() (n int) { // that are left
-					for before := d.count(); ; n++ {
-						d.get(time.Hour)
-						if got := d.count() - before; got == 1 {
-							return n
-						}
-						before = d.count()
-					}
-				}
-				for range spent {
-					d.get(time.Hour)
-				}
-				began, done := time.Now(), make(chan int)
-				go func() { done <- d.get(time.Hour) }()
-				time.Sleep(time.Second)
-				d.transport.Pin(failover.Alternate)
-				assert.Equal(d, 200, <-done)
-				assert.Equal(d, time.Second, time.Since(began))
-				d.transport.Pin(failover.Primary)
-				assert.Equal(d, 10-spent, repeats())
-			})
-		})
-	}
-}
-
-func TestAPauseThatEndsAfterTheDeadlineIsNotBegun(t *testing.T) {
-	run(t, failover.Config{RetryBackoff: time.Minute}, func(d *drill) {
-		d.behave(failover.Primary, outage, sound)
-		began := time.Now()
-		assert.Equal(d, 503, d.get(10*time.Second))
-		assert.Less(d, time.Since(began), time.Second)
 	})
 }
 
@@ -245,45 +155,6 @@ func TestTheContextOfAnAttemptIsReleased(t *testing.T) {
 				}()
 				require.NotNil(d, sent)
 				assert.Error(d, sent.Err())
-			})
-		})
-	}
-}
-
-// Probes of the primary come at 10 s, 15 s and so on, and anew from 10 s after a good
-// one, each give or take a fifth.
-func TestTimesBetweenProbes(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		cfg  failover.Config
-		want []float64 // three bad, three good
-	}{
-		"as is":           {failover.Config{}, []float64{10, 15, 22.5, 33.75, 10, 10}},
-		"at the most":     {failover.Config{MaxProbeInterval: 12 * time.Second}, []float64{10, 12, 12, 12, 10, 10}},
-		"without growth":  {failover.Config{MaxProbeInterval: -1}, []float64{10, 10, 10, 10, 10, 10}},
-		"a long interval": {failover.Config{ProbeInterval: 5 * time.Minute}, []float64{300, 300, 300, 300, 300, 300}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			cfg := row.cfg
-			cfg.MinDwell, cfg.ConfirmSwitch = 24*time.Hour, nil
-			run(t, cfg, func(d *drill) {
-				d.behave(failover.Primary, refusing, refusing)
-				require.Equal(d, 200, d.get(time.Minute))
-				d.mu.Lock()
-				last, before := time.Now(), len(d.probes[failover.Primary])
-				d.mu.Unlock()
-				for i, want := range row.want {
-					if i == 3 {
-						d.behave(failover.Primary, sound, sound)
-					}
-					d.await(func(w *world) bool { return len(w.probes[failover.Primary]) > before+i })
-					d.mu.Lock()
-					at := d.probes[failover.Primary][before+i].started
-					d.mu.Unlock()
-					got := at.Sub(last).Seconds()
-					assert.LessOrEqual(d, math.Abs(got-want), want/5+0.1, "%d: %v s", i, got)
-					last = at
-				}
 			})
 		})
 	}
@@ -329,7 +200,7 @@ func TestNegativeFieldsOfConfig(t *testing.T) {
 	})
 }
 
-// What callers are told while down is what the last probes have found.
+// While down, calls fail with the faults that the latest probes found.
 func TestTheFaultsOfDownAreRefreshed(t *testing.T) {
 	run(t, failover.Config{FailFast: true}, func(d *drill) {
 		d.goDown()
@@ -341,7 +212,7 @@ func TestTheFaultsOfDownAreRefreshed(t *testing.T) {
 	})
 }
 
-func TestTheLatchIsToldOnce(t *testing.T) {
+func TestTheLatchIsReportedOnce(t *testing.T) {
 	var latched, refused atomic.Int32
 	run(t, failover.Config{MinDwell: -1, Rise: -1, Logger: nil}, func(d *drill) {
 		d.told = func(e failover.Event) {
@@ -365,9 +236,9 @@ func TestTheLatchIsToldOnce(t *testing.T) {
 	})
 }
 
-// An outage that is not told of at first, because there were others just before, is told
-// of when it lasts, though an endpoint passes its probe and ConfirmSwitch objects.
-func TestADownThatLastsIsToldOf(t *testing.T) {
+// An outage that goes unreported, because there were others just before, is reported if it
+// lasts, even if an endpoint passes its probe and ConfirmSwitch objects.
+func TestADownThatLastsIsReported(t *testing.T) {
 	var downs atomic.Int32
 	veto := func(context.Context, failover.Switch) error { return errors.New("contoso closes its books") }
 	run(t, failover.Config{ConfirmSwitch: veto}, func(d *drill) {
@@ -391,7 +262,8 @@ func TestADownThatLastsIsToldOf(t *testing.T) {
 	})
 }
 
-// Instrument may register what it builds: it is asked when there is a Transport to wrap.
+// Instrument may register what it builds, so it is called only when there is a Transport to
+// wrap.
 func TestInstrumentIsAskedForPoolsThatAreUsed(t *testing.T) {
 	var asked atomic.Int32
 	t.Parallel()
@@ -414,8 +286,8 @@ func TestInstrumentIsAskedForPoolsThatAreUsed(t *testing.T) {
 	})
 }
 
-// A read that is made anew while the first one waits is in a goroutine of the
-// Transport's own: there a panic of Base would end the process.
+// The second try of a read that waits runs in a goroutine of the Transport, where a panic of
+// Base would end the process.
 func TestAPanicOfBaseInASecondTryIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	run(t, failover.Config{}, func(d *drill) {
@@ -444,92 +316,6 @@ func TestRecentEventsAre64(t *testing.T) {
 		events[0].Kind = failover.EventDown
 		assert.NotEqual(d, failover.EventDown, d.transport.Status().Events[0].Kind, "the caller's own")
 	})
-}
-
-// Of what nobody wants, little is read: of a probe's answer, and of one that another
-// attempt replaces.
-func TestHowMuchIsRead(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		path   string
-		status int
-		kind   string
-		most   int64
-	}{
-		"a probe":           {whoAmI, 200, asJSON, 64 << 10},
-		"a replaced answer": {accounts, 503, "text/plain", 2 * (64 << 10)}, // to judge it, and to keep the connection
-	} {
-		t.Run(name, func(t *testing.T) {
-			var read atomic.Int64
-			run(t, failover.Config{}, func(d *drill) {
-				endless := &conduct{name: "does not end", counts: true, probe: bad, answer: func(req *http.Request) (*http.Response, error) {
-					resp, err := answering(row.status, row.kind, "")(req)
-					resp.Body, resp.ContentLength = io.NopCloser(&endlessReader{&read}), -1
-					return resp, err
-				}}
-				requests, probes := sound, endless
-				if row.path == accounts {
-					requests, probes = endless, refusing
-				}
-				d.behave(failover.Primary, requests, probes)
-				if row.path == whoAmI {
-					assert.Error(d, d.transport.Switch(d.Context(), failover.Primary, "drill"))
-				} else {
-					require.Equal(d, 200, d.get(time.Minute))
-					row.most *= int64(d.count() - 1) // at the primary
-				}
-				assert.Positive(d, read.Load())
-				assert.LessOrEqual(d, read.Load(), row.most+4096)
-			})
-		})
-	}
-}
-
-type endlessReader struct{ read *atomic.Int64 }
-
-func (r *endlessReader) Read(p []byte) (int, error) {
-	r.read.Add(int64(len(p)))
-	return copy(p, strings.Repeat(" ", len(p))), nil
-}
-
-// A caller who is still writing the body is waited for: a minute at most, and two seconds
-// while nothing comes. Then the body is streamed.
-func TestABodyIsWaitedForAsLongAsItComes(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		pauses int
-		pause  time.Duration
-		begun  time.Duration
-	}{
-		{1, 900 * time.Millisecond, 900 * time.Millisecond}, // held to its end
-		{1, time.Minute, 2 * time.Second},
-		{60, 900 * time.Millisecond, 54 * time.Second},
-		{300, 900 * time.Millisecond, time.Minute},
-	} {
-		t.Run(fmt.Sprintf("%d x %v", test.pauses, test.pause), func(t *testing.T) {
-			run(t, failover.Config{}, func(d *drill) {
-				began := time.Now()
-				parts := []io.Reader{strings.NewReader("{")}
-				for range test.pauses {
-					parts = append(parts, &pausingReader{func() error { time.Sleep(test.pause); return nil }}, strings.NewReader(" "))
-				}
-				pipe := io.MultiReader(append(parts, strings.NewReader("}"))...)
-				d.mu.Lock()
-				d.callers[""] = &caller{ctx: d.Context()}
-				d.mu.Unlock()
-				req, err := http.NewRequestWithContext(d.Context(), http.MethodPost, orgURL+accounts, pipe)
-				require.NoError(d, err)
-				var first sync.Once // what arrives later is a probe
-				var begun time.Time
-				d.behave(failover.Primary, sound, sound)
-				d.arrived = func() { first.Do(func() { begun = time.Now() }) }
-				resp, err := d.transport.RoundTrip(req)
-				require.NoError(d, err)
-				resp.Body.Close()
-				assert.Equal(d, test.begun, begun.Sub(began))
-			})
-		})
-	}
 }
 
 func TestEventsAreLoggedAtTheirLevels(t *testing.T) {
@@ -567,7 +353,7 @@ func TestTheRequestOfAProbeIsItsOwn(t *testing.T) {
 		if after = req.Header; err == nil {
 			resp.Body.Close()
 		}
-		endpoint.Host = "contoso.example" // its own, too
+		endpoint.Host = "contoso.example" // the URL is the probe's own, too
 		return err
 	}
 	run(t, failover.Config{Probe: probe, Authorize: func(req *http.Request) error { req.Header.Set("Authorization", "Bearer x"); return nil }}, func(d *drill) {

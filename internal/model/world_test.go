@@ -17,26 +17,26 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// conduct is how a side of the world treats requests. What the rule makes of it
-// is written down here independently of Classify.
+// A conduct is how a side of the world treats requests. It states what the rule must make of
+// its answers, independently of Classify.
 type conduct struct {
 	name    string
-	reaches bool    // a request may have been carried out
-	counts  bool    // an answer speaks against the endpoint
-	trips   bool    // one such answer is enough
+	reaches bool    // the request may have been carried out
+	counts  bool    // the answer counts against the endpoint
+	trips   bool    // a single such answer trips the breaker
 	fence   bool    // the endpoint itself says that it does not serve
-	probe   finding // what a probe must conclude
+	probe   finding // what a probe must find
 	answer  func(*http.Request) (*http.Response, error)
 }
 
-// finding of a probe.
+// A finding is the result of a probe.
 type finding int
 
 const (
 	bad finding = iota
 	good
 	unclear
-	weak // good, unless the endpoint has said that it does not serve
+	weak // as good, except after a fence
 )
 
 const (
@@ -48,7 +48,7 @@ const (
 	organization = `{"OrganizationId":"11111111-2222-3333-4444-555555555555"}`
 )
 
-// answering returns an answer with a status, a content type, a body and one more header.
+// answering answers with a status, a content type, a body, and more headers.
 func answering(status int, kind, body string, header ...string) func(*http.Request) (*http.Response, error) {
 	return func(req *http.Request) (*http.Response, error) {
 		resp := &http.Response{
@@ -62,8 +62,8 @@ func answering(status int, kind, body string, header ...string) func(*http.Reque
 	}
 }
 
-// await waits for d, for ever if d is negative. It returns the error of a
-// context that ends first, in the way of net/http over HTTP/1 or HTTP/2.
+// await waits for d, or without end if d is negative. If a context ends first, it returns the
+// error that net/http returns over HTTP/1 or HTTP/2.
 func await(req *http.Request, d time.Duration) error {
 	var clock <-chan time.Time
 	if d >= 0 {
@@ -82,7 +82,8 @@ func await(req *http.Request, d time.Duration) error {
 	return context.Cause(req.Context())
 }
 
-// connection tells the hooks of httptrace that a connection was asked for, and got.
+// connection calls the hooks of httptrace: a connection was requested, and obtained if got is
+// set.
 func connection(req *http.Request, got bool) {
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil {
 		if trace.GetConn != nil {
@@ -94,7 +95,7 @@ func connection(req *http.Request, got bool) {
 	}
 }
 
-// slowly gives an answer whose headers or body take a while.
+// slowly delays the headers and the body of an answer.
 func slowly(headers, body time.Duration) func(*http.Request) (*http.Response, error) {
 	return func(req *http.Request) (*http.Response, error) {
 		connection(req, true)
@@ -109,7 +110,7 @@ func slowly(headers, body time.Duration) func(*http.Request) (*http.Response, er
 	}
 }
 
-// pausingReader is empty after a pause, or fails.
+// pausingReader is an empty reader that first calls pause, and fails with its error.
 type pausingReader struct{ pause func() error }
 
 func (r *pausingReader) Read([]byte) (int, error) {
@@ -119,12 +120,12 @@ func (r *pausingReader) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// dialRefused finds that nobody listens.
+// dialRefused is a dial function that finds nobody listening.
 func dialRefused(context.Context, string, string) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 }
 
-// truncated gives an answer that breaks off.
+// truncated answers with a body that breaks off.
 func truncated(req *http.Request) (*http.Response, error) {
 	resp, err := answering(200, asJSON, "")(req)
 	resp.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{"value":[`), &pausingReader{func() error { return io.ErrUnexpectedEOF }}))
@@ -146,10 +147,10 @@ var (
 
 	slow     = &conduct{name: "slow", reaches: true, probe: good, answer: slowly(3*time.Second, 0)}
 	slowBody = &conduct{name: "slow body", reaches: true, probe: good, answer: slowly(0, 3*time.Second)}
-	// A 401 says that the request has not been applied (RFC 9110, section 15.5.2).
+	// A 401 says that the request was not carried out (RFC 9110, section 15.5.2).
 	tokenless = &conduct{name: "asks for a token", probe: weak, answer: answering(401, asJSON, "", "WWW-Authenticate", "Bearer")}
 
-	// outages are what a side does that is to be left.
+	// outages are reasons to leave a side.
 	outages = []*conduct{
 		refusing, fencing, blackHole, outage, busy,
 		{name: "no connection", counts: true, probe: bad, answer: func(req *http.Request) (*http.Response, error) {
@@ -160,10 +161,10 @@ var (
 			connection(req, true)
 			return nil, io.EOF
 		}},
-		{name: "truncates", reaches: true, probe: bad, answer: truncated}, // counts as the body is read
+		{name: "truncates", reaches: true, probe: bad, answer: truncated}, // counts once the body is read
 		{name: "shows a page", reaches: true, counts: true, probe: bad, answer: answering(200, "text/html", "<title>Service Unavailable</title>")},
 	}
-	// oddities are what a side does that proves little.
+	// oddities prove little about a side.
 	oddities = []*conduct{
 		sound, sound, sound,
 		slow, slowBody,
@@ -175,48 +176,48 @@ var (
 	}
 )
 
-// world is a Base without a network: two sides and a record of all they saw.
+// world is a Base without a network: two sides, and a record of all that they saw.
 type world struct {
 	mu       sync.Mutex
 	sides    [2]struct{ requests, probes *conduct }
-	healthy  [2]time.Time // since when probes find the side serving, zero: they do not
+	healthy  [2]time.Time // since when probes find the side serving; zero: they do not
 	faults   [2][]evidence
-	served   [2][]evidence // healthy answers that were read to their end
+	served   [2][]evidence // healthy answers that were read to the end
 	probes   [2][]probed
-	probing  [2][]*probed // under way
-	begun    int          // probes
+	probing  [2][]*probed // in progress
+	begun    int          // number of probes
 	arrivals []arrival
-	reached  map[string]int // by request id, where a write may have been carried out
+	reached  map[string]int // how often a write may have been carried out, by request id
 	callers  map[string]*caller
-	arrived  func() // called for every request, if it is set
+	arrived  func() // called for every request, if set
 }
 
 func newWorld() *world {
 	return &world{reached: make(map[string]int), callers: make(map[string]*caller)}
 }
 
-// evidence is a fault that counts.
+// evidence is a fault that counts, or a healthy answer.
 type evidence struct {
 	started, ended time.Time
 	trips, fence   bool
 }
 
-// probed is a probe that has ended.
+// A probed is a probe that has ended.
 type probed struct {
 	started, ended time.Time
 	found          finding
 }
 
-// arrival is a request that reached a side.
+// An arrival is a request that reached a side.
 type arrival struct {
 	at   time.Time
 	side failover.Endpoint
 }
 
-// caller is one RoundTrip of the schedule.
+// A caller is one RoundTrip of the schedule.
 type caller struct {
 	ctx   context.Context
-	fate  *conduct // overrides that of the side
+	fate  *conduct // overrides the conduct of the side
 	after time.Duration
 }
 
@@ -294,7 +295,7 @@ func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// receive reads the body of a request, whose caller may still be writing it.
+// receive reads the body of a request whose caller may still be writing it.
 func receive(req *http.Request) error {
 	if req.Body == nil {
 		return nil
@@ -309,7 +310,7 @@ func receive(req *http.Request) error {
 	case err := <-read:
 		return err
 	case <-time.After(time.Nanosecond):
-		connection(req, true) // to see the beginning
+		connection(req, true) // whatever reads the beginning has a connection
 	}
 	select {
 	case err := <-read:
@@ -327,7 +328,7 @@ func (w *world) probesBegun() int {
 
 func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
-// recordingBody tells how a body ends.
+// recordingBody reports how the body ends.
 type recordingBody struct {
 	io.ReadCloser
 	ended func(error)
@@ -341,7 +342,7 @@ func (b *recordingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// probe answers a probe. A probe that its own side gives up proves nothing.
+// probe answers a probe. One that the Transport cancels proves nothing.
 func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, error) {
 	started := time.Now()
 	w.mu.Lock()
@@ -360,9 +361,8 @@ func (w *world) probe(e failover.Endpoint, req *http.Request) (*http.Response, e
 	return resp, err
 }
 
-// evidenceSince counts the faults of e that a breaker may hold against it: of
-// attempts that started at or after the last switch, and that ended at or after
-// the last known success.
+// evidenceSince counts the faults that the breaker of e may count: of attempts that started at
+// or after the last switch, and ended at or after the last known success.
 func (w *world) evidenceSince(e failover.Endpoint, started, ended time.Time) (n int, trips bool) {
 	for _, f := range w.faults[e] {
 		if !f.started.Before(started) && !f.ended.Before(ended) {
@@ -373,8 +373,8 @@ func (w *world) evidenceSince(e failover.Endpoint, started, ended time.Time) (n 
 	return n, trips
 }
 
-// lastServed returns when e last served an attempt that started after the last
-// switch, if that was before now.
+// lastServed returns when e last served an attempt that started after the last switch, if that
+// was before now.
 func (w *world) lastServed(e failover.Endpoint, switched, now time.Time) (last time.Time) {
 	for _, s := range w.served[e] {
 		if s.started.After(switched) && s.ended.Before(now) && s.ended.After(last) {
@@ -384,7 +384,7 @@ func (w *world) lastServed(e failover.Endpoint, switched, now time.Time) (last t
 	return last
 }
 
-// fenced reports whether e said since then that it does not serve.
+// fenced reports whether e has since answered with the fence, not long ago.
 func (w *world) fenced(e failover.Endpoint, since time.Time) bool {
 	for _, f := range w.faults[e] {
 		if f.fence && !f.started.Before(since) && !f.ended.Before(time.Now().Add(-evidenceTime)) {
@@ -397,8 +397,9 @@ func (w *world) fenced(e failover.Endpoint, since time.Time) bool {
 // probeTimeout is Config.ProbeTimeout.
 const probeTimeout = 5 * time.Second
 
-// found reports whether a probe of e that ended lately came to one of findings. The
-// Transport does not wait for one whose time is over, and may be the first to know.
+// found reports whether a probe of e that ended not long ago had one of the findings. The
+// Transport does not wait for a probe that has run out of time, so it may know before the
+// world does.
 func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 	for _, p := range w.probing[e] {
 		if time.Since(p.started) >= probeTimeout && slices.Contains(findings, p.found) {
@@ -419,12 +420,12 @@ func (w *world) found(e failover.Endpoint, findings ...finding) bool {
 	return false
 }
 
-// evidenceTime is how old the evidence for a change may be: a probe, the time for which
-// the findings of an early question are kept, and the time that ConfirmSwitch has.
+// evidenceTime is the age that evidence for a change may have: the time of a probe, the time
+// for which findings of an early question are kept, and the time that ConfirmSwitch has.
 const evidenceTime = probeTimeout + (2+30+1)*time.Second
 
-// risen counts the good probes of the primary since the last bad one, whatever
-// they were for.
+// risen counts the passed probes of the primary since the last failed one, whatever their
+// purpose.
 func (w *world) risen(since time.Time) (n int) {
 	for _, p := range w.probes[failover.Primary] {
 		switch {
@@ -438,7 +439,7 @@ func (w *world) risen(since time.Time) (n int) {
 	return n
 }
 
-// trail is what happened in a schedule, for the one who has to understand it.
+// trail is a log of what happened in a schedule, to explain a violation.
 type trail struct {
 	linesMu sync.Mutex
 	origin  time.Time
@@ -452,7 +453,7 @@ func (l *trail) add(format string, args ...any) {
 	l.lines = append(l.lines, func() string { return fmt.Sprintf("%12v  ", at) + fmt.Sprintf(format, args...) })
 }
 
-// last returns the last lines.
+// last returns the last 80 lines.
 func (l *trail) last() string {
 	l.linesMu.Lock()
 	defer l.linesMu.Unlock()

@@ -15,8 +15,8 @@ func (r *rewriter) isBool(e ast.Expr) bool {
 	return t == types.Typ[types.Bool] || t == types.Typ[types.UntypedBool]
 }
 
-// condition mutates a condition as a whole. maybe: it can be true always without that
-// the program only hangs.
+// condition mutates a condition as a whole. It makes it always true only if maybe is set:
+// elsewhere, the program would merely hang.
 func (r *rewriter) condition(e ast.Expr, maybe bool) {
 	op := logical(e)
 	r.decide(e, maybe && op != token.LAND, op != token.LOR)
@@ -30,7 +30,8 @@ func logical(e ast.Expr) token.Token {
 	return token.ILLEGAL
 }
 
-// decide makes e true or false. Of what is joined by operators, each part is taken out.
+// decide makes e true or false. If e joins operands by && or ||, it takes out each of them in
+// turn.
 func (r *rewriter) decide(e ast.Expr, yes, no bool) {
 	if !r.isBool(e) || r.info.Types[e].Value != nil {
 		ast.Inspect(e, r.visit)
@@ -58,7 +59,7 @@ func (r *rewriter) decide(e ast.Expr, yes, no bool) {
 	r.parts(e, op)
 }
 
-// parts mutates each part of a conjunction or disjunction.
+// parts mutates each operand of a conjunction or disjunction.
 func (r *rewriter) parts(e ast.Expr, op token.Token) {
 	b := ast.Unparen(e).(*ast.BinaryExpr)
 	for _, part := range []ast.Expr{b.X, b.Y} {
@@ -70,7 +71,7 @@ func (r *rewriter) parts(e ast.Expr, op token.Token) {
 	}
 }
 
-// inside goes into the parts of e, but not into e again.
+// inside mutates the parts of e, but not e itself.
 func (r *rewriter) inside(e ast.Expr) {
 	e = ast.Unparen(e)
 	if call, ok := e.(*ast.CallExpr); ok {
@@ -90,7 +91,7 @@ func (r *rewriter) inside(e ast.Expr) {
 	})
 }
 
-// comparison mutates the bound of a comparison and what it compares.
+// comparison mutates the bound of a comparison, and what is compared with it.
 func (r *rewriter) comparison(b *ast.BinaryExpr) {
 	bounds := map[token.Token]string{token.LSS: "Less", token.LEQ: "LessEqual", token.GTR: "Greater", token.GEQ: "GreaterEqual"}
 	name := bounds[b.Op]
@@ -101,7 +102,7 @@ func (r *rewriter) comparison(b *ast.BinaryExpr) {
 	}
 	for _, side := range []ast.Expr{b.X, b.Y} {
 		if v := r.info.Types[side].Value; name != "" && v != nil && small(v) {
-			continue // the bound is one more or less already
+			continue // the constant is mutated already, by one
 		}
 		ast.Inspect(side, r.visit)
 	}
@@ -151,7 +152,8 @@ func (r *rewriter) expression(e ast.Expr) bool {
 	return true
 }
 
-// call mutates min and max; sizes of what is made are no promise.
+// call mutates min and max. The sizes given to make are left alone, because no promise depends
+// on them.
 func (r *rewriter) call(c *ast.CallExpr) bool {
 	if tv := r.info.Types[c]; tv.Value != nil {
 		return r.expression(c)
@@ -181,7 +183,7 @@ func (r *rewriter) call(c *ast.CallExpr) bool {
 	return false
 }
 
-// caseOf makes the value of a case one that does not occur.
+// caseOf replaces the value of a case with one that does not occur.
 func (r *rewriter) caseOf(e ast.Expr) {
 	if tv := r.info.Types[e]; tv.Value != nil {
 		r.constant(e, tv, "another")
@@ -193,8 +195,8 @@ func small(v constant.Value) bool {
 	return v.Kind() == constant.Int && exact && n > -16 && n < 16
 }
 
-// constant makes a constant another one: the other truth, one more if it is small, and
-// four times as much if it is not. Texts are mutated in cases only.
+// constant mutates a constant: it negates a truth value, adds one to a small number, and
+// multiplies a larger one by four. Strings are mutated only in cases.
 func (r *rewriter) constant(e ast.Expr, tv types.TypeAndValue, what string) {
 	basic, ok := tv.Type.Underlying().(*types.Basic)
 	if !ok {
@@ -217,7 +219,7 @@ func (r *rewriter) constant(e ast.Expr, tv types.TypeAndValue, what string) {
 	}
 	name, ok := r.typeName(types.Default(tv.Type), e.Pos())
 	if name = "[" + name + "]"; !ok && r.isTyped(e) {
-		name, ok = "", true // the constant says it
+		name, ok = "", true // the constant itself has the type
 	}
 	if !ok || !fits(other, basic) {
 		return
@@ -230,7 +232,7 @@ func (r *rewriter) constant(e ast.Expr, tv types.TypeAndValue, what string) {
 	r.wrap(e, fmt.Sprintf("mutant.Is%s(%d, ", name, id), ", "+text+")")
 }
 
-// isTyped reports whether e is the name of a constant with a type.
+// isTyped reports whether e names a typed constant.
 func (r *rewriter) isTyped(e ast.Expr) bool {
 	if selector, ok := e.(*ast.SelectorExpr); ok {
 		e = selector.Sel
@@ -247,7 +249,7 @@ func (r *rewriter) isTyped(e ast.Expr) bool {
 	return !ok || basic.Info()&types.IsUntyped == 0
 }
 
-// fits reports whether v is one of the values of a type.
+// fits reports whether v is representable in a type.
 func fits(v constant.Value, basic *types.Basic) bool {
 	if basic.Info()&types.IsInteger == 0 {
 		return true
@@ -259,13 +261,13 @@ func fits(v constant.Value, basic *types.Basic) bool {
 	return constant.BitLen(constant.ToInt(v)) <= bits
 }
 
-// typeName returns what a type is called at some place of the file.
+// typeName returns how the file refers to a type at a position.
 func (r *rewriter) typeName(t types.Type, at token.Pos) (string, bool) {
 	switch t := t.(type) {
 	case *types.Basic:
 	case *types.Named:
 		if _, found := r.pkg.Scope().Innermost(at).LookupParent(t.Obj().Name(), at); t.Obj().Pkg() == r.pkg && found != t.Obj() {
-			return "", false // something else has that name there
+			return "", false // another declaration shadows it
 		}
 	default:
 		return "", false

@@ -111,7 +111,7 @@ func measure(ctx context.Context) (share float64, err error) {
 	return share, err
 }
 
-// choose returns the mutants to try, and how many of the selected ones are equivalent.
+// choose returns the mutants to try, and the number of equivalent ones that it left out.
 func choose(all []*mutation, known map[string]string) (chosen []*mutation, spared int, err error) {
 	pattern, err := regexp.Compile(*only)
 	if err != nil {
@@ -139,7 +139,7 @@ func choose(all []*mutation, known map[string]string) (chosen []*mutation, spare
 	for key := range equal {
 		return nil, 0, fmt.Errorf("%s: there is no mutant %s", *equivalent, key)
 	}
-	if *sample > 0 && *sample < len(chosen) { // the place of a mutant does not depend on the others
+	if *sample > 0 && *sample < len(chosen) { // so that a sample does not change with mutants outside it
 		slices.SortFunc(chosen, func(a, b *mutation) int { return cmp.Compare(place(a), place(b)) })
 		chosen = chosen[:*sample]
 		slices.SortFunc(chosen, func(a, b *mutation) int { return a.id - b.id })
@@ -153,7 +153,7 @@ func place(m *mutation) uint64 {
 	return h.Sum64() * 0x9e3779b97f4a7c15
 }
 
-// readPairs reads a file of lines, each followed by an indented one about it.
+// readPairs reads a file of lines, each with an indented line below it.
 func readPairs(name string) (map[string]string, error) {
 	pairs := make(map[string]string)
 	if name == "" {
@@ -235,7 +235,7 @@ func (s *session) try(ctx context.Context, m *mutation) (outcome, error) {
 	return o, nil
 }
 
-// write keeps which test has killed which mutant.
+// write saves the test that killed each mutant.
 func (s *session) write(name string, outcomes []outcome) error {
 	var text strings.Builder
 	for _, o := range outcomes {
@@ -246,7 +246,7 @@ func (s *session) write(name string, outcomes []outcome) error {
 	return os.WriteFile(name, []byte(text.String()), 0o644)
 }
 
-// report prints the survivors, and returns the share of the others.
+// report prints the survivors, and returns the share of the mutants that were killed.
 func report(outcomes []outcome, all, spared int, took time.Duration) float64 {
 	killed, late := 0, 0
 	for _, o := range outcomes {

@@ -69,8 +69,8 @@ func TestCount(t *testing.T) {
 }
 `
 
-// A module whose tests are good in parts. Not parallel: the go command is asked about
-// the working directory.
+// A module whose tests have gaps. Not parallel: the go command is run in the working
+// directory.
 func TestWhatTheTestsMissSurvives(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a module")

@@ -16,7 +16,7 @@ import (
 	"strings"
 )
 
-// A goPackage is what the go command says of a package.
+// A goPackage is what the go command reports about a package.
 type goPackage struct {
 	ImportPath, Dir, Export string
 	GoFiles                 []string
@@ -48,7 +48,7 @@ func list(ctx context.Context, args ...string) ([]goPackage, error) {
 	}
 }
 
-// A source is a file with its mutants compiled in.
+// A source is a file with mutants compiled in.
 type source struct{ path, text string }
 
 // mutateModule finds the mutants of the package in the working directory and of what it

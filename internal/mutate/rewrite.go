@@ -13,12 +13,12 @@ import (
 // A mutation is a fault that can be switched on.
 type mutation struct {
 	id   int
-	key  string // the same wherever in the file its function stands
+	key  string // does not depend on where in the file the function stands
 	file string
 	line int
 }
 
-// A rewriter compiles mutations into a file. Lines keep their numbers.
+// A rewriter compiles mutations into a file. It leaves the line numbers unchanged.
 type rewriter struct {
 	set       *token.FileSet
 	info      *types.Info
@@ -33,7 +33,7 @@ type rewriter struct {
 	edits     []edit
 }
 
-// An edit puts text in the place of that from start to end.
+// An edit replaces the text from start to end.
 type edit struct {
 	start, end int
 	closes     bool
@@ -51,7 +51,7 @@ func (r *rewriter) source(n ast.Node) string {
 	return text
 }
 
-// mutant makes a new mutation and returns its number.
+// mutant adds a mutation and returns its number.
 func (r *rewriter) mutant(n ast.Node, what string) int {
 	key := r.name + ": " + r.function + ": " + r.source(n) + ": " + what
 	if r.keys[key]++; r.keys[key] > 1 {
@@ -62,13 +62,13 @@ func (r *rewriter) mutant(n ast.Node, what string) int {
 	return m.id
 }
 
-// wrap puts text around a node; what was put around it before stays outside.
+// wrap puts text around a node, inside what was put around it before.
 func (r *rewriter) wrap(n ast.Node, before, after string) {
 	start, end := r.offset(n.Pos()), r.offset(n.End())
 	r.edits = append(r.edits, edit{start, start, false, before}, edit{end, end, true, after})
 }
 
-// result returns the file with its edits. name is that of the package of mutants.
+// result returns the edited file. name is the import path of the package mutant.
 func (r *rewriter) result(name string) string {
 	var closing, opening []edit
 	for _, e := range r.edits {
@@ -78,7 +78,7 @@ func (r *rewriter) result(name string) string {
 			opening = append(opening, e)
 		}
 	}
-	slices.Reverse(closing) // what was opened last is closed first
+	slices.Reverse(closing) // the innermost is closed first
 	edits := append(closing, opening...)
 	slices.SortStableFunc(edits, func(a, b edit) int { return a.start - b.start })
 	var out strings.Builder
@@ -117,7 +117,7 @@ func (r *rewriter) rewrite() {
 	}
 }
 
-// visit makes the mutations of a node and reports whether to go into it.
+// visit adds the mutations of a node, and reports whether to visit its children.
 func (r *rewriter) visit(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.GenDecl:
@@ -135,7 +135,7 @@ func (r *rewriter) visit(n ast.Node) bool {
 			ast.Inspect(n.Init, r.visit)
 		}
 		r.condition(n.Cond, true)
-		if n.Else == nil && len(n.Body.List) > 1 { // on its own, it is the same as its condition
+		if n.Else == nil && len(n.Body.List) > 1 { // otherwise leaving it out is the same as a false condition
 			switch last := n.Body.List[len(n.Body.List)-1].(type) {
 			case *ast.ReturnStmt, *ast.BranchStmt:
 				r.remove(last)
@@ -219,7 +219,7 @@ func (r *rewriter) visit(n ast.Node) bool {
 	return true
 }
 
-// statements makes each statement one that can be left out.
+// statements lets each statement be left out.
 func (r *rewriter) statements(list []ast.Stmt) {
 	for _, stmt := range list {
 		switch s := stmt.(type) {
@@ -243,8 +243,8 @@ func (r *rewriter) statements(list []ast.Stmt) {
 	}
 }
 
-// exempt are the calls without which a program hangs or does not compile: to leave them
-// out would only flatter the tests.
+// exempt are the functions whose calls are never left out. Without them, a program hangs or
+// does not compile, which would count as killed although no test noticed.
 var exempt = map[string]bool{"panic": true, "Lock": true, "Unlock": true, "RLock": true, "RUnlock": true}
 
 func lastName(e ast.Expr) string {

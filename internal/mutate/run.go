@@ -30,12 +30,12 @@ type program struct {
 	err             error
 }
 
-// A test is one of them. It reaches the mutants that would make a difference to it.
+// A test is one test of a program. It reaches a mutant if that makes a difference in its run.
 type test struct {
 	program *program
 	name    string
-	time    time.Duration // it takes
-	cost    time.Duration // of the processor, however busy the machine is
+	time    time.Duration // elapsed
+	cost    time.Duration // CPU time, which does not depend on how busy the machine is
 	reaches []byte
 }
 
@@ -177,7 +177,7 @@ func recordTests(ctx context.Context, dir string, programs []*program, jobs int,
 	return tests, nil
 }
 
-// A recording is what is known of a test.
+// A recording is what is known about a test.
 type recording struct {
 	Time, Cost time.Duration
 	Reaches    []byte
@@ -203,7 +203,7 @@ func readRecordings(name, sum string) (map[string]recording, error) {
 	return file.Tests, err
 }
 
-// writeRecordings keeps what is known of tests.
+// writeRecordings saves what is known about tests.
 func writeRecordings(name, sum string, tests map[string]recording) error {
 	text, err := json.Marshal(map[string]any{"Sum": sum, "Tests": tests})
 	if err != nil || name == "" {
@@ -212,7 +212,7 @@ func writeRecordings(name, sum string, tests map[string]recording) error {
 	return os.WriteFile(name, text, 0o600)
 }
 
-// sum returns a sum of the sources.
+// sum returns a checksum of the sources.
 func sum(sources []source) string {
 	h := sha256.New()
 	for _, s := range sources {
@@ -231,10 +231,10 @@ type outcome struct {
 	killer  string
 	reached bool
 	timeout bool
-	gone    bool // it is in a file of killers, and not in the code any more
+	gone    bool // it is in the file of killers, but no longer in the code
 }
 
-// end returns the test that has killed the mutant, or why there is none.
+// end says which test killed the mutant, or why none did.
 func (o outcome) end() string {
 	switch {
 	case o.killer != "":

@@ -4,5 +4,5 @@ package main
 
 import "time"
 
-// cpuTime returns the elapsed time, because the CPU time is not available.
+// cpuTime returns the elapsed time, because this system does not tell the CPU time.
 func cpuTime() time.Duration { return elapsed() }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// loopback is a server with TLS in this process, and a transport that keeps its
+// loopback starts a TLS server in this process, and returns it with a transport that keeps its
 // connections.
 func loopback() (server *httptest.Server, base *http.Transport) {
 	server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -28,12 +28,12 @@ type latencies struct {
 	all []time.Duration
 }
 
-// timed makes calls as parallel does, and keeps how long each takes.
+// timed makes calls as parallel does, and records how long each takes.
 func (l *latencies) timed(goroutines int, send sender, target string) work {
 	return parallel(goroutines, func(c *call) (*http.Response, error) {
 		start := time.Now()
 		resp, err := send(c)
-		took := time.Since(start) // to the headers; the body came with them
+		took := time.Since(start) // time to the headers, with which the body arrived
 		l.mu.Lock()
 		l.all = append(l.all, took)
 		l.mu.Unlock()
@@ -41,7 +41,7 @@ func (l *latencies) timed(goroutines int, send sender, target string) work {
 	}, http.MethodGet, target)
 }
 
-// percentile in microseconds.
+// percentile returns a percentile in microseconds.
 func (l *latencies) percentile(p int) float64 {
 	slices.Sort(l.all)
 	return float64(l.all[len(l.all)*p/100]) / 1e3
@@ -51,7 +51,7 @@ func (l *latencies) percentile(p int) float64 {
 func overTLS(p pairing, peers []peer) table {
 	server, base := loopback()
 	defer server.Close()
-	other, _ := loopback() // of the same certificate
+	other, _ := loopback() // with the same certificate
 	defer other.Close()
 	target := server.URL + listPath
 	t := table{head: []string{"GET", "one caller: x bare", "eight callers: x bare", "their throughput", "their CPU time: x bare", "p50, us", "p99, us", "p99: x bare"}}
@@ -64,7 +64,7 @@ func overTLS(p pairing, peers []peer) table {
 	byCPU.clock = cpuTime
 	alone := p.compare(sequential(bare, http.MethodGet, target), works)
 	for i, peer := range peers {
-		var floor, times latencies // a floor for each, from the same minutes
+		var floor, times latencies // each peer has a floor from the same minutes
 		eight := p.compare(floor.timed(8, bare, target), []work{times.timed(8, senders[i], target)})[0]
 		work := byCPU.compare(parallel(8, bare, http.MethodGet, target), []work{parallel(8, senders[i], http.MethodGet, target)})[0]
 		t.add(peer.name, alone[i].String(), eight.String(), f2(1/eight.ratio), work.String(),

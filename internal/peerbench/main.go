@@ -45,13 +45,13 @@ func main() {
 	}
 }
 
-// run is how thoroughly to measure.
+// A run says how thoroughly to measure.
 type run struct {
 	memory, network, scaling      pairing
 	outages                       int
-	goroutines, size, orgs, peers int           // peers: 0 is all
+	goroutines, size, orgs, peers int           // peers: 0 means all
 	sizes, callers                []int         // over TLS
-	cell                          time.Duration // for each of these pairs
+	cell                          time.Duration // for each pair of these
 	most                          load          // over TLS
 	only                          *regexp.Regexp
 }
@@ -73,7 +73,7 @@ var (
 	}
 )
 
-// report measures everything. The charts are by file name.
+// report measures everything, and returns the charts by file name.
 func (r run) report() (text string, charts map[string]chart) {
 	peers, others := healthyPeers, movedPeers
 	if r.peers > 0 {
@@ -102,16 +102,16 @@ func (r run) report() (text string, charts map[string]chart) {
 	return p.text.String(), p.charts
 }
 
-// page is a report in the making.
+// A page is a report in the making.
 type page struct {
 	text   strings.Builder
 	charts map[string]chart
-	only   *regexp.Regexp // that titles have to match, nil for all
+	only   *regexp.Regexp // selects sections by title; nil selects all
 }
 
 func (p *page) wants(title string) bool { return p.only == nil || p.only.MatchString(title) }
 
-// section measures a section and appends it.
+// section measures and appends a section.
 func (p *page) section(title, note string, measure func() []table) {
 	if !p.wants(title) {
 		return
@@ -122,7 +122,7 @@ func (p *page) section(title, note string, measure func() []table) {
 	}
 }
 
-// plot measures a section with a plot and appends it.
+// plot measures and appends a section with a plot.
 func (p *page) plot(title, file string, measure func() (table, chart)) {
 	if !p.wants(title) {
 		return
@@ -132,7 +132,7 @@ func (p *page) plot(title, file string, measure func() (table, chart)) {
 	p.section(title, fmt.Sprintf("![%s](%s)", c.title, file), func() []table { return []table{t} })
 }
 
-// setting says what the figures were measured with.
+// setting describes the machine and the versions that the figures come from.
 func setting() string {
 	s := fmt.Sprintf("%s %s/%s, %d cores, %s.", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), time.Now().Format("January 2006"))
 	info, ok := debug.ReadBuildInfo()
@@ -152,8 +152,8 @@ func setting() string {
 
 const begin, end = "<!-- figures: written by peerbench -->\n", "<!-- end of figures -->\n"
 
-// publish writes the plots, and text between the marks in performance.md. In part: the
-// sections that text does not have stay as they are.
+// publish writes the plots, and puts text between the marks in performance.md. If inPart is
+// set, sections that text lacks stay as they are.
 func publish(dir, text string, charts map[string]chart, inPart bool) error {
 	for name, c := range charts {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(c.svg()), 0o644); err != nil {
@@ -178,13 +178,13 @@ func publish(dir, text string, charts map[string]chart, inPart bool) error {
 
 const heading = "### "
 
-// merge returns old with the sections of text in place of those of the same titles. New
-// ones come last.
+// merge replaces the sections of old that text has as well, by title. New sections are
+// appended.
 func merge(old, text string) string {
 	parts := func(s string) []string { return strings.Split(strings.TrimSuffix(s, "\n\n"), "\n\n"+heading) }
 	title := func(part string) string { first, _, _ := strings.Cut(part, "\n"); return first }
 	merged, fresh := parts(old), parts(text)
-	merged[0] = fresh[0] // what it was measured with
+	merged[0] = fresh[0] // the setting
 	for _, part := range fresh[1:] {
 		at := slices.IndexFunc(merged[1:], func(p string) bool { return title(p) == title(part) }) + 1
 		if at == 0 {

@@ -43,16 +43,16 @@ func parallel(goroutines int, send sender, method, target string) work {
 
 func check(err error) {
 	if err != nil {
-		panic(fmt.Sprintf("a call has failed: %v", err)) // the measurement is worth nothing
+		panic(fmt.Sprintf("a call has failed: %v", err)) // the measurement is worthless
 	}
 }
 
-// method of measuring: floor and peer take turns in batches so short that the
-// machine is the same for both, and each pair of batches gives one ratio.
+// A pairing is the method of measuring: floor and peer take turns in batches so short that the
+// machine is in the same state for both. Each pair of batches gives one ratio.
 type pairing struct {
 	batch         time.Duration
 	pairs, rounds int
-	clock         func() time.Duration // that batches are timed by; nil: elapsed
+	clock         func() time.Duration // times the batches; nil: elapsed
 }
 
 var began = time.Now()
@@ -60,23 +60,24 @@ var began = time.Now()
 // elapsed returns the time since the program began.
 func elapsed() time.Duration { return time.Since(began) }
 
-// longer returns p for work that starts goroutines, which must not show.
+// longer returns p with longer batches, for work that starts goroutines, so that starting them
+// does not show.
 func (p pairing) longer() pairing {
 	p.batch *= 16
 	p.pairs = max(p.pairs/4, 1)
 	return p
 }
 
-// sample is the result of a pairing: the median of the medians of its rounds, and the smallest and
-// largest of these.
+// A sample is the result of a pairing: the median of the medians of its rounds, and the
+// smallest and largest of these medians.
 type sample struct {
 	ratio, least, most float64 // of the times
-	added              float64 // ns a call more than the floor
-	floor              float64 // ns a call
+	added              float64 // ns per call above the floor
+	floor              float64 // ns per call
 }
 
-// times returns s with its times multiplied: by the cores, to get what a call
-// takes of one of them.
+// times returns s with its times multiplied by the number of cores, which gives the core time
+// of a call.
 func (s sample) times(n int) sample {
 	s.added *= float64(n)
 	s.floor *= float64(n)
@@ -108,14 +109,14 @@ func (p pairing) compare(floor work, peers []work) []sample {
 	return samples
 }
 
-// round returns the medians over its pairs of the ratio, the difference and the
-// time of the floor.
+// round returns three medians over its pairs: of the ratio, of the difference, and of the time
+// of the floor.
 func (p pairing) round(floor, peer work, floorSize, peerSize int) (ratio, added, base float64) {
 	runtime.GC()
 	ratios, more, bases := make([]float64, p.pairs), make([]float64, p.pairs), make([]float64, p.pairs)
 	for i := range p.pairs {
 		var f, g float64
-		if i%2 == 0 { // a drift of the machine favours neither
+		if i%2 == 0 { // so that a drift of the machine favours neither
 			f, g = p.perCall(floor, floorSize), p.perCall(peer, peerSize)
 		} else {
 			g, f = p.perCall(peer, peerSize), p.perCall(floor, floorSize)
@@ -125,7 +126,7 @@ func (p pairing) round(floor, peer work, floorSize, peerSize int) (ratio, added,
 	return median(ratios), median(more), median(bases)
 }
 
-// perCall returns the nanoseconds that one of n calls takes.
+// perCall returns how many nanoseconds a call takes, on average over n.
 func (p pairing) perCall(w work, n int) float64 {
 	clock := p.clock
 	if clock == nil {
@@ -136,8 +137,8 @@ func (p pairing) perCall(w work, n int) float64 {
 	return float64(clock()-start) / float64(n)
 }
 
-// calls returns how many calls make a batch. It measures several batches, because the machine may
-// have been busy during one.
+// calls returns the number of calls in a batch. It measures several batches, because the
+// machine may have been busy during one.
 func (p pairing) calls(w work) int {
 	w(100)
 	n := 1
@@ -160,7 +161,7 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// allocations returns the bytes and the allocations of one call.
+// allocations returns the bytes and the number of allocations per call.
 func allocations(w work) (bytes, mallocs float64) {
 	const n = 2000
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))

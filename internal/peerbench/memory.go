@@ -23,18 +23,19 @@ const (
 	listPath   = "/api/data/v9.2/accounts?$select=name,revenue&$top=50"
 	createPath = "/api/data/v9.2/accounts"
 
-	// missingPath is answered with 404 as the service does it.
+	// missingPath is answered with the service's own 404.
 	missingPath = "/api/data/v9.2/accounts(00000000-0000-0000-0000-000000000404)"
 )
 
-// memory is the round tripper below everything that is measured: it answers at once, with two
-// allocations. It writes to nothing that calls share, so parallel calls do not contend for it.
+// memory is the round tripper at the bottom of everything that is measured. It answers at
+// once, with two allocations. Calls write to nothing that they share, so parallel calls do not
+// contend for it.
 type memory struct {
-	down  string                    // URL of the endpoint that refuses connections; "*": both
-	asked *atomic.Int64             // counts the calls of it, probes left out
+	down  string                    // the endpoint that refuses connections, by its URL; "*": both
+	asked *atomic.Int64             // counts the calls of that endpoint, except probes
 	fault atomic.Pointer[time.Time] // when the last of these was refused
-	rtt   time.Duration             // what a call takes
-	code  string                    // answer of the endpoint that is down, in place of refusing
+	rtt   time.Duration             // the duration of a call
+	code  string                    // what the endpoint that is down answers instead of refusing
 	size  int                       // of the answers; 0: that of listed
 }
 
@@ -67,7 +68,7 @@ func (m *memory) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	if m.down != "" && (m.down == "*" || strings.HasSuffix(m.down, req.URL.Host)) {
-		if req.URL.Path != "" { // that of probes is empty
+		if req.URL.Path != "" { // a probe's URL is empty
 			m.asked.Add(1)
 			if m.rtt > 0 {
 				now := time.Now()
@@ -121,7 +122,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// memoryBody is an answer of n bytes that are left.
+// memoryBody is an answer with n bytes left to read.
 type memoryBody struct{ n int }
 
 func (b *memoryBody) Read(p []byte) (int, error) {
@@ -129,7 +130,7 @@ func (b *memoryBody) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := copy(p[:min(len(p), b.n)], listed)
-	if b.n > len(listed) { // a long answer: its content does not matter
+	if b.n > len(listed) { // the content of a long answer does not matter
 		n = min(len(p), b.n)
 	}
 	b.n -= n
@@ -141,20 +142,19 @@ func (b *memoryBody) Close() error { return nil }
 // A sender is a peer at work: it sends the request of a call.
 type sender func(*call) (*http.Response, error)
 
-// over makes a sender of a round tripper.
+// over makes a sender from a round tripper.
 func over(rt http.RoundTripper) sender {
 	return func(c *call) (*http.Response, error) { return rt.RoundTrip(c.req) }
 }
 
-// call is one request that is sent over and over, by one goroutine.
+// A call is one request that one goroutine sends over and over.
 type call struct {
 	req  *http.Request
 	url  *url.URL
 	body []byte
 }
 
-// newCall returns a GET, or a POST of 1 KiB, with the headers that calls of the
-// Web API have.
+// newCall returns a GET, or a POST of 1 KiB, with the headers that calls of the Web API have.
 func newCall(method, target string) *call {
 	c := new(call)
 	var body io.Reader
@@ -182,7 +182,7 @@ func newCall(method, target string) *call {
 
 // do makes the call and reads the answer.
 func (c *call) do(send sender) error {
-	c.req.URL = c.url // rehttp is given a hook that puts another in its place
+	c.req.URL = c.url // the hook given to rehttp replaces it
 	if c.req.GetBody != nil {
 		c.req.Body, _ = c.req.GetBody()
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// movedPeers reach the alternate while the primary refuses connections. All except elastic, resty and
-// failover know only one host; they are wired by hand, with the cheapest rewrite possible. The first
-// is the floor: the primary is up.
+// movedPeers reach the alternate while the primary refuses connections. All except elastic,
+// resty and failover know only one host; for those, the rewrite is done by hand, as cheaply as
+// possible. The first is the floor: the primary is up.
 var movedPeers = []peer{
 	healthyPeers[0],
 	{"a flag and a rewrite, by hand", flagged},
@@ -107,7 +107,7 @@ func azcoreMoving(base http.RoundTripper, _, alternate string) sender {
 // alternating is the host that retries go to.
 type alternating string
 
-// tries counts the tries of one operation.
+// tries counts the attempts of one operation.
 type tries struct{ n *int }
 
 func (host alternating) Do(req *policy.Request) (*http.Response, error) {

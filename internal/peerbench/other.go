@@ -13,7 +13,7 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// otherCalls measures calls that are neither a plain GET nor a POST of JSON.
+// otherCalls measures calls other than a plain GET or a POST of JSON.
 func otherCalls(p pairing) table {
 	t := table{head: []string{"**failover**", "x bare", "added ns", "added B", "added allocs"}}
 	attribute := `<b:KeyValuePairOfstringanyType><c:key xmlns:c="http://schemas.datacontract.org/2004/07/System.Collections.Generic">` +
@@ -56,7 +56,7 @@ func otherCalls(p pairing) table {
 			}
 		}
 		bare, wrapped := of(row.cfg.Base), of(transport)
-		wrapped(5000) // past the growth of the ledger
+		wrapped(5000) // until the ledger has stopped growing
 		s := p.compare(bare, []work{wrapped})[0]
 		least, floor := [2]float64{}, [2]float64{}
 		least[0], least[1] = allocations(wrapped)
@@ -67,8 +67,8 @@ func otherCalls(p pairing) table {
 	return t
 }
 
-// classification compares Classify with one pass of the standard decoder's tokens over
-// the same 64 KiB.
+// classification compares Classify with reading the tokens of the same 64 KiB by the standard
+// decoder.
 func classification(p pairing) table {
 	t := table{head: []string{"answer of 64 KiB", "Classify: x one pass of tokens", "pass, us"}}
 	detail := `{"code":"0x80040217","message":"account With Id = 1 Does Not Exist","target":"accounts"},`

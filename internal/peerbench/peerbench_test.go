@@ -32,7 +32,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.memory.RoundTrip(req)
 }
 
-// A peer that cut corners would be measured at something else.
+// A peer that skips part of the work would look too fast.
 func TestEveryPeerDoesTheWork(t *testing.T) {
 	t.Parallel()
 	for _, peer := range healthyPeers {

@@ -48,7 +48,7 @@ var healthyPeers = []peer{
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic(err) // a peer that does not take its settings
+		panic(err) // the peer rejects its settings
 	}
 	return v
 }
@@ -57,8 +57,8 @@ func ours(base http.RoundTripper, primary, alternate string) sender {
 	return over(newTransport(base, primary, alternate))
 }
 
-// newTransport returns a Transport with the defaults, except for a silent log, no pauses, and probes
-// of one request.
+// newTransport returns a Transport with the defaults, except for a silent log, no pauses, and
+// probes that send a single request.
 func newTransport(base http.RoundTripper, primary, alternate string) *failover.Transport {
 	return must(failover.New(primary, &failover.Config{
 		Base: base, Alternate: alternate, RetryBackoff: -1, ProbeInterval: -1,
@@ -82,7 +82,7 @@ func probe(ctx context.Context, client *http.Client, endpoint *url.URL) error {
 	return nil
 }
 
-// byHand is a bound rather than a peer: nothing that handles failures can do less.
+// byHand is a lower bound rather than a peer: nothing that handles failures can do less.
 func byHand(base http.RoundTripper, _, _ string) sender {
 	var failures atomic.Int64
 	return func(c *call) (*http.Response, error) {
@@ -227,7 +227,7 @@ func azcoreWith(base http.RoundTripper, perRetry []policy.Policy) sender {
 	}
 }
 
-// transporter is a round tripper as azcore wants it.
+// transporter is a round tripper with the interface of azcore.
 type transporter struct{ rt http.RoundTripper }
 
 func (t transporter) Do(req *http.Request) (*http.Response, error) { return t.rt.RoundTrip(req) }

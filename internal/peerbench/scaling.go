@@ -12,7 +12,7 @@ import (
 
 var silent = slog.New(slog.DiscardHandler)
 
-// byGoroutines measures what a call costs when so many callers share a peer.
+// byGoroutines measures what a call costs by the number of callers that share a peer.
 func byGoroutines(p pairing, most int) (table, chart) {
 	t := table{head: []string{"goroutines", "bare, core-ns", "gobreaker: added", "failover: added", "gobreaker: x bare", "failover: x bare"}}
 	ch := chart{title: "Cost of a healthy GET by the number of callers, 2 cores", x: "goroutines", y: "ns of a core",
@@ -32,7 +32,7 @@ func byGoroutines(p pairing, most int) (table, chart) {
 	return t, ch
 }
 
-// bySize measures what a call costs when its answer is so large.
+// bySize measures what a call costs by the size of its answer.
 func bySize(p pairing, most int) (table, chart) {
 	t := table{head: []string{"answer, bytes", "bare, ns", "failover: added ns", "failover: x bare"}}
 	ch := chart{title: "Cost of a healthy GET by the size of its answer", x: "bytes", y: "ns a call",
@@ -47,20 +47,20 @@ func bySize(p pairing, most int) (table, chart) {
 	return t, ch
 }
 
-// byOrganizations measures the memory and the calls of so many organizations in
-// one program, called in turn.
+// byOrganizations measures memory and calls by the number of organizations in one program,
+// which are called in turn.
 func byOrganizations(p pairing, most int) (table, chart) {
 	t := table{head: []string{"organizations", "KiB each, idle", "KiB each, after a write", "goroutines", "GET in turn: x bare", "added ns"}}
 	ch := chart{title: "Memory by the number of organizations", x: "organizations", y: "KiB",
 		series: []series{{name: "idle"}, {name: "after a write each (the ledger is made)"}}}
-	for n := 10; n <= most; n *= 10 { // fewer do not stand out from what else the process has
+	for n := 10; n <= most; n *= 10 { // fewer would not stand out from the rest of the process
 		calls := make([]*call, n)
 		for i := range calls {
 			calls[i] = newCall(http.MethodGet, origin(i)+listPath)
 		}
 		before, running := heap(), runtime.NumGoroutine()
 		transports := organizations(calls)
-		time.Sleep(2 * time.Second) // the timers of the calls end
+		time.Sleep(2 * time.Second) // for the timers of the calls to end
 		idle := heap() - before
 		running = runtime.NumGoroutine() - running
 		bare := make([]sender, n)
@@ -86,7 +86,7 @@ func byOrganizations(p pairing, most int) (table, chart) {
 
 func origin(i int) string { return fmt.Sprintf("https://contoso%d.api.crm.dynamics.com", i) }
 
-// organizations returns a Transport for each call, after that was made.
+// organizations makes each call with a Transport of its own, and returns the Transports.
 func organizations(calls []*call) []*failover.Transport {
 	base, transports := new(memory), make([]*failover.Transport, len(calls))
 	for i, c := range calls {
@@ -96,7 +96,7 @@ func organizations(calls []*call) []*failover.Transport {
 	return transports
 }
 
-// inTurn makes the calls by the senders, round robin.
+// inTurn makes the calls through the senders, in turn.
 func inTurn(calls []*call, senders []sender) work {
 	next := 0
 	return func(n int) {

@@ -13,33 +13,33 @@ import (
 
 var errNotPlain = errors.New("not a plain read")
 
-// steps is a bound rather than a peer: what a Transport cannot do a plain read without,
-// with nothing between.
+// steps is a lower bound rather than a peer: the steps that a Transport needs for a plain
+// read, and nothing else.
 func steps(base http.RoundTripper, _, _ string) sender {
 	began := time.Now()
 	var last atomic.Int64
 	var shards [4]struct {
 		waiting atomic.Int32
-		_       [60]byte // a cache line each
+		_       [60]byte // for a cache line each
 	}
 	return func(c *call) (*http.Response, error) {
 		h, path := c.req.Header, c.req.URL.Path
 		for _, override := range [...]string{"X-Http-Method", "X-Http-Method-Override", "X-Method-Override"} {
-			if h[override] != nil { // it may be a write
+			if h[override] != nil { // may be a write
 				return nil, errNotPlain
 			}
 		}
-		if strings.IndexByte(path, 'q') >= 0 || strings.IndexByte(path, 'Q') >= 0 { // it may take a message away
+		if strings.IndexByte(path, 'q') >= 0 || strings.IndexByte(path, 'Q') >= 0 { // may take a message from a queue
 			return nil, errNotPlain
 		}
-		waiting := &shards[rand.Uint32()%4].waiting // it may get no answer
+		waiting := &shards[rand.Uint32()%4].waiting // may get no answer
 		waiting.Add(1)
 		resp, err := base.RoundTrip(c.req)
 		waiting.Add(-1)
 		if err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(resp.Header["Content-Type"][0], "text/html") { // it may be a page
+		if strings.HasPrefix(resp.Header["Content-Type"][0], "text/html") { // may be an outage page
 			return nil, errNotPlain
 		}
 		if now := time.Since(began); now-time.Duration(last.Load()) >= time.Millisecond { // the anchor of loss reports
@@ -50,7 +50,7 @@ func steps(base http.RoundTripper, _, _ string) sender {
 	}
 }
 
-// stepsBody sees how an answer ends: it may break off.
+// stepsBody sees whether an answer breaks off.
 type stepsBody struct {
 	io.ReadCloser
 	ctx    context.Context

@@ -30,7 +30,7 @@ const (
 	left, right, top, bottom = 80, 20, 70, 50
 )
 
-var colours = []string{"#767676", "#c05000", "#0058a8"} // told apart in print and by the colour-blind
+var colours = []string{"#767676", "#c05000", "#0058a8"} // can be told apart in print, and with colour blindness
 
 // svg draws the chart, on a white background so that it is readable on any page.
 func (c *chart) svg() string {
@@ -70,7 +70,7 @@ func (c *chart) svg() string {
 // axis is a logarithmic scale.
 type axis struct{ low, high float64 }
 
-// axis returns the scale that holds coordinate i of every point.
+// axis returns a scale that covers coordinate i of every point.
 func (c *chart) axis(i int) axis {
 	a := axis{math.Inf(1), math.Inf(-1)}
 	for _, s := range c.series {
@@ -84,7 +84,7 @@ func (c *chart) axis(i int) axis {
 	return a
 }
 
-// at returns the place of v between from and to.
+// at returns the position of v between from and to.
 func (a axis) at(v float64, from, to int) float64 {
 	if a.low >= a.high { // a single point
 		return float64(from)
@@ -102,7 +102,7 @@ func (a axis) decades() []float64 {
 	return ticks
 }
 
-// short writes a round number in a few characters.
+// short formats a round number in a few characters.
 func short(v float64) string {
 	switch {
 	case v >= 1<<20 && math.Mod(v, 1<<20) == 0:

@@ -13,7 +13,7 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// table is one of Markdown; columns after the first hold numbers.
+// A table is a Markdown table; columns after the first hold numbers.
 type table struct {
 	head []string
 	rows [][]string
@@ -59,9 +59,9 @@ func healthy(p pairing, peers []peer) []table {
 	return []table{gets, posts}
 }
 
-// againstBreaker compares a healthy GET with the same one through a single gobreaker, and
-// calls from all cores at once with calls from one: what contends for a cache line shows
-// as CPU time.
+// againstBreaker compares a healthy GET with the same GET through a single gobreaker, and
+// calls from all cores at once with calls from one. Contention for a cache line shows as CPU
+// time.
 func againstBreaker(p pairing) table {
 	t := table{head: []string{"GET", "x gobreaker Execute", "all cores: x gobreaker Execute", "all cores: x CPU time of one"}}
 	cores, byCPU := runtime.GOMAXPROCS(0), p.longer()
@@ -106,7 +106,7 @@ func failedOver(p pairing, peers []peer) table {
 	return t
 }
 
-// failingFast measures calls that are not sent because nothing serves.
+// failingFast measures calls that fail without being sent, because no endpoint serves.
 func failingFast(p pairing) table {
 	t := table{head: []string{"refused call", "ns", "B", "allocs"}}
 	refuse := func(name string, refused func() error) {
@@ -139,7 +139,7 @@ func failingFast(p pairing) table {
 		Base: base, RetryBackoff: -1, ProbeInterval: -1, Logger: silent, Probe: probe, FailFast: true,
 	}))
 	defer transport.Close()
-	_, err := transport.RoundTrip(c.req) // finds out
+	_, err := transport.RoundTrip(c.req) // to find out that both are down
 	if err == nil {
 		panic("not down")
 	}
@@ -147,8 +147,8 @@ func failingFast(p pairing) table {
 	return t
 }
 
-// firstAnswer measures how long the first caller of an outage waits when every
-// round trip takes 20 ms.
+// firstAnswer measures how long the first caller of an outage waits when every round trip
+// takes 20 ms.
 func firstAnswer(runs int) table {
 	const rtt = 20 * time.Millisecond
 	t := table{head: []string{"outage", "attempts at the primary", "to the first good answer, ms", "of that after the last fault, ms"}}
@@ -171,7 +171,7 @@ func firstAnswer(runs int) table {
 	return t
 }
 
-// spread writes median, least and greatest.
+// spread formats the median, the least and the greatest.
 func spread(v []float64) string {
 	return fmt.Sprintf("%.0f (%.0f-%.0f)", median(v), slices.Min(v), slices.Max(v))
 }

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// load is what goes on at once over the wire.
+// A load is the size of the answers and the number of callers at once.
 type load struct{ size, callers int }
 
-// loads returns all of these sizes and callers, but for more than 1 GiB at once.
+// loads returns all combinations, except those with more than 1 GiB in transit.
 func loads(sizes, callers []int) (all []load) {
 	for _, size := range sizes {
 		for _, n := range callers {
@@ -24,8 +24,8 @@ func loads(sizes, callers []int) (all []load) {
 	return all
 }
 
-// sized returns a server with TLS whose answers have the size that the query says,
-// and a transport that keeps its connections.
+// sized starts a TLS server whose answers have the size that the query names, and returns it
+// with a transport that keeps its connections.
 func sized(http2 bool) (server *httptest.Server, base *http.Transport) {
 	content := make([]byte, 64<<20)
 	server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -43,9 +43,9 @@ func sized(http2 bool) (server *httptest.Server, base *http.Transport) {
 	return server, base
 }
 
-// bySizeAndCallers compares throughput and CPU time over TLS with those of the bare
-// transport. It is compared with itself as well: where that is not within 2 %, neither
-// is the rest.
+// bySizeAndCallers compares throughput and CPU time over TLS with those of the bare transport.
+// The bare transport is also compared with itself: where that ratio is not within 2 %, the
+// others are no more exact.
 func bySizeAndCallers(p pairing, cell time.Duration, fewest int, loads []load) table {
 	t := table{head: []string{"GET over TLS", "bare against itself: throughput", "CPU", "failover: throughput", "CPU", "calls a turn", "turns"}}
 	for _, http2 := range []bool{false, true} {
@@ -67,9 +67,9 @@ func bySizeAndCallers(p pairing, cell time.Duration, fewest int, loads []load) t
 	return t
 }
 
-// takeTurns has the works take turns, fewest at the least, for a time. It returns the medians
-// of the ratios of the second and the third to the first: of their throughput, and of their
-// CPU time.
+// takeTurns lets the works take turns, at least fewest times and for at least that long. It
+// returns median ratios of the second and of the third work to the first: of the throughput,
+// and of the CPU time.
 func takeTurns(works [3]work, calls, fewest int, long time.Duration) (through, cpu [2]float64, turns int) {
 	var faster, costs [2][]float64
 	runtime.GC()

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// canary is planted where secrets are; it must never come out.
+// canary stands for a secret. It must never appear.
 const canary = "s3cr3t"
 
 func TestErrorTextKeepsWhatIsHarmless(t *testing.T) {
@@ -50,7 +50,7 @@ func TestErrorTextKeepsWhatIsHarmless(t *testing.T) {
 	}
 }
 
-// An address does not go on in another line, or behind a quotation mark.
+// An address does not continue on the next line, or after a quotation mark.
 func TestWhereAnAddressEnds(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"\n", "\x1f", "\x7f", "`", `"`} {
@@ -119,7 +119,7 @@ func words(characters string, n int) iter.Seq[string] {
 	}
 }
 
-// Nearly all texts are one line already.
+// Most texts are a single line already, and are not copied.
 func TestALineOfALineIsNoCopy(t *testing.T) { // counts allocations, so not parallel
 	for _, s := range []string{"", "a", "!~", "The service is unavailable."} {
 		assert.Zero(t, testing.AllocsPerRun(10, func() { Line(s, len(s)) }), s)
@@ -274,8 +274,7 @@ func TestTextKeepsWhatIsAround(t *testing.T) {
 	}
 }
 
-// A text is cut between words. What may be user info whose at sign has been cut off
-// is hidden.
+// Texts are cut between words. What may be user info whose at sign was cut off is hidden.
 func TestTextOfAnyLength(t *testing.T) {
 	t.Parallel()
 	for n := range 300 {
@@ -322,7 +321,7 @@ func TestErrorHidesAddressesAnywhere(t *testing.T) {
 	}
 	for want, err := range map[string]error{
 		`x: Get "https://contoso.com/a": EOF`: fmt.Errorf("x: %w", below),
-		"EOF":                                 below, // the outermost address is known to who asks
+		"EOF":                                 below, // the caller knows the outermost address
 		"invalid address":                     parse,
 		"x: invalid address":                  fmt.Errorf("x: %w", parse),
 		`Get "[redacted]": %!s(<nil>)`:        &url.Error{Op: "Get", URL: "odd " + canary},
@@ -343,7 +342,7 @@ func TestErrorHidesAddressesAnywhere(t *testing.T) {
 	assert.NotContains(t, Error(errors.Join(many...)), canary)
 }
 
-// FuzzText plants a canary in a secret of every kind, between any other words.
+// FuzzText plants a canary in a secret of every kind, between arbitrary words.
 func FuzzText(f *testing.F) {
 	kinds := slices.Sorted(maps.Keys(secrets))
 	for i := range kinds {
@@ -354,7 +353,7 @@ func FuzzText(f *testing.F) {
 		if strings.Contains(before+after+within, canary) {
 			t.Skip()
 		}
-		within = strings.Map(func(r rune) rune { // what a secret can be made of
+		within = strings.Map(func(r rune) rune { // the characters of a secret
 			if r > ' ' && r < 0x7f && strings.ContainsRune("abcXYZ019-_.~+/", r) {
 				return r
 			}

@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// The rule of switching, written out: what has to be done once both endpoints
-// have been heard.
+// The rule of switching as a table: what follows from the probes of both endpoints.
 var judgements = []struct {
 	name          string
 	definite      bool
@@ -66,8 +65,8 @@ func TestJudgeFollowsTheRule(t *testing.T) {
 	}
 }
 
-// TestJudgeIsPromptAndNeverHasty: with a probe still under way there is a verdict if,
-// and only if, the rest of the evidence cannot change it.
+// While a probe is still running, there is a verdict if and only if its result cannot change
+// the verdict.
 func TestJudgeIsPromptAndNeverHasty(t *testing.T) {
 	t.Parallel()
 	full := make(map[string]Verdict)

@@ -16,8 +16,8 @@ import (
 
 var mutantsTried = flag.Int("mutants", 3, "how many guards of the rule are taken out by TestEveryGuardIsNeeded; negative: all of them")
 
-// mutants are the rule with one guard less each. What comes from must occur once in
-// rule.go, after the line that begins with in.
+// Each mutant is the rule with one guard removed. The text from must occur exactly once in the
+// function in.
 var mutants = []struct{ name, in, from, to string }{
 	{"evidence after Close", "See", "r.Closed || epoch", "epoch"},
 	{"evidence of an old epoch", "See", "epoch != r.Epoch || ", ""},
@@ -202,8 +202,8 @@ var mutants = []struct{ name, in, from, to string }{
 	{"a verdict does not wait for long", "Judge", "(definite || failed) && f.Other == Pending", "f.Other == Pending"},
 }
 
-// TestEveryGuardIsNeeded takes each guard out of the rule and requires that the other
-// tests of this package miss it.
+// Each guard is taken out of the rule in turn, and the other tests of this package must
+// notice.
 func TestEveryGuardIsNeeded(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -259,8 +259,8 @@ func mutate(source, function, from, to string) (string, bool) {
 	return "", false
 }
 
-// tryMutant runs the tests with another rule.go, the quick ones first, and reports
-// whether they fail.
+// tryMutant runs the tests with another rule.go, the quick ones first, and reports whether
+// they fail.
 func tryMutant(t *testing.T, path, source string) (out []byte, killed bool) {
 	dir := t.TempDir()
 	mutated, overlay, binary := filepath.Join(dir, "rule.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "rule.test")
@@ -276,7 +276,7 @@ func tryMutant(t *testing.T, path, source string) (out []byte, killed bool) {
 		return err
 	}
 	if run("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, ".") != nil {
-		return out, false // not even Go takes it
+		return out, false // does not compile
 	}
 	defer os.Remove(binary)
 	killed = run(binary, "-test.skip", "TestEvery") != nil || run(binary, "-test.run", "TestEveryOrderOfEvents") != nil

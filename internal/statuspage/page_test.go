@@ -47,8 +47,8 @@ func TestPageBoundsWrites(t *testing.T) {
 	assert.Contains(t, page, "And 23 more")
 }
 
-// Earlier reports are open as long as somebody has to look at their writes, and not
-// shown at all without any.
+// Earlier reports are expanded while their writes have to be looked at, and not shown if they
+// have none.
 func TestEarlierReports(t *testing.T) {
 	t.Parallel()
 	report := func(at time.Time, states ...string) Loss {
@@ -70,7 +70,7 @@ func TestEarlierReports(t *testing.T) {
 	assert.NotContains(t, page, "03:00:00")
 }
 
-// The page renews itself, but not what somebody types into.
+// The page reloads itself, but not while somebody types into a form.
 func TestFormsAreNotRenewed(t *testing.T) {
 	t.Parallel()
 	assert.Contains(t, draw(t, quietReport()), `http-equiv="refresh" content="10"`)
@@ -79,7 +79,7 @@ func TestFormsAreNotRenewed(t *testing.T) {
 	}
 }
 
-// The forms offer what there is, and choose what is most likely meant.
+// The forms offer what exists, and preselect what is most likely meant.
 func TestForms(t *testing.T) {
 	t.Parallel()
 	oneAddress := func() *Report {
@@ -125,7 +125,7 @@ func TestForms(t *testing.T) {
 	assert.False(t, ok)
 }
 
-// The page leads to what can be done now, from wherever it is mounted.
+// The page links to the actions that are possible now, wherever it is mounted.
 func TestActionsOfThePage(t *testing.T) {
 	t.Parallel()
 	links := func(r *Report) (all []string) {
@@ -154,7 +154,7 @@ func TestActionsOfThePage(t *testing.T) {
 	assert.Empty(t, links(r))
 }
 
-// A header of a megabyte is one that nobody needs: it is not read to its end.
+// A header of a megabyte is not read to its end.
 func TestALongAcceptHeaderIsNotRead(t *testing.T) {
 	t.Parallel()
 	for name, accept := range map[string]string{

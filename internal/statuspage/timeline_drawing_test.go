@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// drawn lists what a timeline consists of, a line each.
+// drawn lists the parts of a timeline, one per line.
 func drawn(tl *timeline) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d high, axis at %d, labels at %d\n", tl.Window, tl.Height, tl.Axis, tl.Labels)
@@ -31,7 +31,7 @@ func drawn(tl *timeline) string {
 	return b.String()
 }
 
-// An outage as it is drawn: 30 minutes until 05:23:40, so that a minute is 3.33 % wide.
+// The drawing of an outage: 30 minutes until 05:23:40, so a minute is 3.33 % wide.
 func TestADrawing(t *testing.T) {
 	t.Parallel()
 	at := func(kind, to string, m, s int) Event {
@@ -74,7 +74,7 @@ legend pinned
 `, drawn(newTimeline(r)))
 }
 
-// The window is the shortest that the oldest event is well within.
+// The window is the shortest that leaves room for the oldest event.
 func TestWindowsOfTheTimeline(t *testing.T) {
 	t.Parallel()
 	window := func(age time.Duration) *timeline {
@@ -96,7 +96,7 @@ func TestWindowsOfTheTimeline(t *testing.T) {
 	assert.Contains(t, newTimeline(full).Text, "primary from 05:00:00.")
 }
 
-// Marks that would hit each other are in rows, of which there are five.
+// Marks that would overlap are in different rows, of which there are five.
 func TestRowsOfMarks(t *testing.T) {
 	t.Parallel()
 	rows := func(seconds ...int) (all []int) {
@@ -115,7 +115,7 @@ func TestRowsOfMarks(t *testing.T) {
 	assert.Equal(t, []int{0, 1, 2, 3, 4, 0, 1}, rows(1, 2, 3, 4, 5, 6))
 }
 
-// The axis names full hours, a new day, and nothing that would not fit.
+// The axis labels full hours and a new day, but nothing that would not fit.
 func TestTicks(t *testing.T) {
 	t.Parallel()
 	ticks := func(now time.Time, age time.Duration) string {
@@ -126,7 +126,7 @@ func TestTicks(t *testing.T) {
 		}
 		return strings.Join(all, ", ")
 	}
-	const hours = 2 * time.Hour // of a window of three
+	const hours = 2 * time.Hour // in a window of three
 	assert.Equal(t, "6.00% 06:00, 39.33% 07:00, 72.67% 08:00", ticks(clockTime(8, 49, 12), hours))
 	assert.Equal(t, "5.99% , 39.32% 07:00, 72.66% 08:00", ticks(clockTime(8, 49, 13), hours))
 	assert.Equal(t, "15.33% 06:00, 48.67% 07:00, 82.00% 08:00", ticks(clockTime(8, 32, 24), hours))

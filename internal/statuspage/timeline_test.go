@@ -58,8 +58,7 @@ func TestTimelinePeriods(t *testing.T) {
 	}
 }
 
-// TestTimelineStaysInItsFrame draws random histories, some of them with far more
-// events than one would like to see.
+// The timelines of random histories, some with far too many events, stay within their frame.
 func TestTimelineStaysInItsFrame(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -114,8 +113,7 @@ func TestTimelineStaysInItsFrame(t *testing.T) {
 	}
 }
 
-// TestTimelineBeginsWhereTheRecordBegins: with a full record nothing is known of
-// the time before its first event.
+// If the list of events is full, nothing is known about the time before its first event.
 func TestTimelineBeginsWhereTheRecordBegins(t *testing.T) {
 	t.Parallel()
 	s := Report{Time: statusNow, Started: statusStarted, Active: "primary", RecordFull: true}
@@ -150,7 +148,7 @@ func TestGlyphsDiffer(t *testing.T) {
 	}
 }
 
-// With one address there is one lane, also for events that claim another.
+// With one address there is one lane, even for events that claim another.
 func TestTimelineOfOneAddress(t *testing.T) {
 	t.Parallel()
 	r := Report{Time: statusNow, Started: clockTime(5, 0, 0), Active: "primary", Events: []Event{{Kind: "switched", Time: clockTime(5, 10, 0), From: "alternate", To: "primary"}}}

@@ -22,7 +22,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// What share of the attempts is of a kind, and what that is called.
+// Shares of the attempts, and the words for them.
 func TestShares(t *testing.T) {
 	t.Parallel()
 	e := &Endpoint{Name: "primary"}
@@ -55,7 +55,7 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// found returns the finding of that name, if there is one.
+// found returns the finding with that name, if there is one.
 func found(r *Report, name string) *Finding {
 	r.Judge()
 	for i := range r.Findings {
@@ -66,11 +66,11 @@ func found(r *Report, name string) *Finding {
 	return nil
 }
 
-// oneAddress leaves out the alternate.
+// oneAddress removes the alternate.
 func oneAddress(r *Report) { r.Alternate = nil }
 
-// What is said depends on what else is known: each row changes a report, and tells
-// what a finding says then.
+// What a finding says depends on what else is known: each row changes a report and has the
+// finding's words.
 func TestWhatFindingsSay(t *testing.T) {
 	t.Parallel()
 	nonsense := &Fault{Class: "unavailable", Delivery: "unknown", Status: 503}
@@ -93,7 +93,7 @@ func TestWhatFindingsSay(t *testing.T) {
 	for name, row := range map[string]struct {
 		report             *Report
 		finding            string
-		cause, why, advice string // all of them
+		cause, why, advice string // complete
 	}{
 		"pinned to one that has tripped": {with(failedOverReport(), func(r *Report) { r.Pinned, r.Alternate.Breaker, r.Alternate.Probe = true, "open", nil }), "pinned",
 			CauseUs, "somebody has pinned it, so there are no automatic switches", "Call Unpin to let the Transport find the endpoint that serves, or pin the primary."},
@@ -160,7 +160,7 @@ func TestWhatFindingsSay(t *testing.T) {
 	}
 }
 
-// What is known of an endpoint, in words.
+// What is known about an endpoint, in words.
 func TestBreakerNotes(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// name is that of a test.
+// A name identifies a test.
 type name struct{ pkg, test string }
 
 func (n name) String() string { return n.pkg + " " + n.test }
@@ -29,8 +29,8 @@ func (r results) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", counts["pass"], counts["fail"], counts["skip"])
 }
 
-// read adds the output of go test -json. It reports false if the tests did not end. If they hung,
-// it blames those that were running; if they crashed, the one that is reported as failed.
+// read adds the output of go test -json, and reports whether all tests ended. If they hung, it
+// marks the running tests; if they crashed, the test that is reported as failed.
 func (r results) read(file string, hung bool) (complete bool, err error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -41,7 +41,7 @@ func (r results) read(file string, hung bool) (complete bool, err error) {
 }
 
 func (r results) parse(in io.Reader, hung bool) (complete bool, err error) {
-	running, blamed := make(map[name]bool), false // running: false if it is paused
+	running, blamed := make(map[name]bool), false // the value is false while the test is paused
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -61,7 +61,7 @@ func (r results) parse(in io.Reader, hung bool) (complete bool, err error) {
 				running[n] = true
 			case "pause":
 				running[n] = false
-			case "output": // with which package testing ends
+			case "output": // the last line of a test binary that ends
 				complete = complete || event.Test == "" && (event.Output == "PASS\n" || event.Output == "FAIL\n")
 			}
 		}
@@ -85,12 +85,12 @@ func (n name) isAbove(sub name) bool {
 	return n.pkg == sub.pkg && strings.HasPrefix(sub.test, n.test+"/")
 }
 
-// pattern returns the pattern by which go test selects the test.
+// pattern returns the pattern that makes go test select the test.
 func (n name) pattern() string {
 	return "^" + strings.ReplaceAll(regexp.QuoteMeta(n.test), "/", "$/^") + "$"
 }
 
-// skipped returns the arguments with which go test skips the tests that have results already.
+// skipped returns the arguments that make go test skip tests whose results are known.
 func (r results) skipped() []string {
 	var patterns []string
 	for n := range r {
@@ -105,15 +105,15 @@ func (r results) skipped() []string {
 	return []string{"-skip", strings.Join(patterns, "|")}
 }
 
-// difference is a test that came out differently.
+// A difference is a test whose result changed.
 type difference struct {
 	name          name
 	bare, wrapped string
 	passed        [modes]int // of the repeats
 }
 
-// compare returns the tests whose results differ. For a test with subtests, it compares only
-// these.
+// compare returns the tests whose results differ. Of a test with subtests, it returns only the
+// subtests.
 func compare(a, b results) []difference {
 	var list []difference
 	names := maps.Clone(a)
@@ -134,8 +134,9 @@ func compare(a, b results) []difference {
 	})
 }
 
-// cause returns the first mode in which every repeat of a test had the same result as without the
-// library: the test notices what that mode turns off. It returns modes if there is none.
+// cause returns the first mode in which every repeat of the test had the same result as
+// without the library. What that mode turns off is what the test notices. If there is no such
+// mode, cause returns modes.
 func (d *difference) cause(repeats int) mode {
 	for m := wrapped; m < modes; m++ {
 		if d.passed[m] == repeats {
@@ -145,8 +146,9 @@ func (d *difference) cause(repeats int) mode {
 	return modes
 }
 
-// open reports whether to run the test in a mode after so many repeats: if no earlier mode is the
-// cause. Another error does not end a test that hangs.
+// open reports whether to run the test in a mode after that many repeats: only if no earlier
+// mode is the cause. The mode noErrors is skipped for a test that hangs, because another error
+// would not end it.
 func (d *difference) open(m mode, repeats int) bool {
 	return m == bare || d.cause(repeats+1) >= m && (d.wrapped != "hang" || m > noErrors)
 }
@@ -157,7 +159,7 @@ var causes = [modes + 1]string{
 	noHolding: "bodies are read ahead", modes: "to be found",
 }
 
-// print prints the table, and every difference by its cause.
+// print prints the table, and every difference with its cause.
 func (r *runner) print(out io.Writer) {
 	fmt.Fprint(out, "\n| suite | tests | skipped | round trips | not through the library | faults | made again | differ |\n|---|---|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {

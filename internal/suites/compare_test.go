@@ -7,13 +7,14 @@ import (
 	"testing"
 )
 
-// events returns what go test -json writes, from "action test" or "output text".
+// events returns the output of go test -json for lines of the form "action test" or "output
+// text".
 func events(lines ...string) *strings.Reader {
 	var b strings.Builder
 	for _, line := range lines {
 		action, rest, _ := strings.Cut(line, " ")
 		key := "Test"
-		if action == "output" { // of the package
+		if action == "output" { // it belongs to the package
 			key = "Output"
 		}
 		fmt.Fprintf(&b, "{%q: %q, %q: %q, %q: %q}\n", "Action", action, "Package", "contoso", key, rest)
@@ -62,7 +63,8 @@ func TestResultsOfARun(t *testing.T) {
 	}
 }
 
-// What is known is not run again, but the rest of a test that hung in one place is.
+// Tests with results are not run again. The other subtests of a test that hung in one of them
+// are.
 func TestWhatIsSkipped(t *testing.T) {
 	t.Parallel()
 	known := results{{"contoso", "A"}: "pass", {"contoso", "A/x"}: "pass", {"contoso", "B/y(1)"}: "fail"}
@@ -75,7 +77,7 @@ func TestWhatIsSkipped(t *testing.T) {
 	}
 }
 
-// A test is told of once, and not again with each test that it is part of.
+// A difference is reported for the subtest, and not again for each test that contains it.
 func TestDifferences(t *testing.T) {
 	t.Parallel()
 	got := compare(
@@ -91,7 +93,7 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// What a test has noticed is what it passes without.
+// The cause is what the test passes without.
 func TestCause(t *testing.T) {
 	t.Parallel()
 	fails, hangs := difference{wrapped: "fail"}, difference{wrapped: "hang"}

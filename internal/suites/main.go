@@ -1,14 +1,14 @@
-// Command suites runs the tests of net/http, and of libraries built on it, twice: unchanged, and
-// with a failover.Transport between their clients and each *http.Transport. The results must be
-// the same; docs/reliability.md explains every difference.
+// Command suites runs the tests of net/http, and of libraries built on it, twice: unchanged,
+// and with a failover.Transport between their clients and each *http.Transport. The results
+// must be the same; docs/reliability.md explains every difference.
 //
 //	GOWORK=off go run .                  # about half an hour
 //	GOWORK=off go run . -only oauth2     # the suites whose names match
 //	GOWORK=off go run . -race            # with the race detector
-//	GOWORK=off go run . -keep            # keeps the working directory
+//	GOWORK=off go run . -keep            # keep the working directory
 //
-// It works in a copy of GOROOT whose net/http has a hook that wraps each *http.Transport. It skips
-// tests that need another machine. The libraries come from the module proxy.
+// It works in a copy of GOROOT whose net/http has a hook that wraps each *http.Transport.
+// Tests that need another machine are skipped. The libraries come from the module proxy.
 package main
 
 import (

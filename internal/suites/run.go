@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// runner runs suites and keeps the results.
+// A runner runs suites and keeps the results.
 type runner struct {
 	toolchain *toolchain
 	dir       string
@@ -23,7 +23,7 @@ type runner struct {
 	rows      []row
 }
 
-// row is the result of a suite.
+// A row is the result of a suite.
 type row struct {
 	suite                          string
 	tests, skipped                 int
@@ -32,7 +32,6 @@ type row struct {
 	bareFailed                     []string
 }
 
-// run runs a suite.
 func (r *runner) run(ctx context.Context, s suite) error {
 	dir, err := r.prepare(ctx, s)
 	if err != nil {
@@ -82,12 +81,12 @@ func (r *runner) run(ctx context.Context, s suite) error {
 	return nil
 }
 
-// arguments returns the arguments of go test for the suite, and the others.
+// arguments returns the arguments of go test for the suite, followed by the others.
 func (s suite) arguments(others ...string) []string {
 	return append(append([]string{"-tags", s.tags}, s.args...), others...)
 }
 
-// packages returns the packages that have tests.
+// packages returns those packages of a suite that have tests.
 func (r *runner) packages(ctx context.Context, dir string, s suite) ([]string, error) {
 	list := append([]string{"list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}`, "-tags", s.tags}, s.packages...)
 	cmd := r.toolchain.command(ctx, conditions{dir: dir}, list...)
@@ -96,8 +95,8 @@ func (r *runner) packages(ctx context.Context, dir string, s suite) ([]string, e
 	return strings.Fields(string(out)), err
 }
 
-// test runs the tests of a package and keeps the output of go test in files whose names begin with
-// out. If a test hangs or crashes, it continues with the rest.
+// test runs the tests of a package, and saves the output of go test in files whose names begin
+// with out. When a test hangs or crashes, it continues with the remaining tests.
 func (r *runner) test(ctx context.Context, c conditions, out string, args ...string) (results, error) {
 	args = append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=60m", "-race=" + strconv.FormatBool(r.race)}, args...)
 	all := make(results)
@@ -119,10 +118,10 @@ func (r *runner) test(ctx context.Context, c conditions, out string, args ...str
 }
 
 const (
-	// longSilence is the time without output after which a test hangs. The library waits up
-	// to a minute for the end of a body.
+	// After this time without output, a test counts as hung. The library waits up to a minute
+	// for the end of a body.
 	longSilence = 80 * time.Second
-	// shortSilence suffices to find out in which mode a test passes.
+	// shortSilence is the same while looking for the mode in which a test passes.
 	shortSilence = 25 * time.Second
 )
 
@@ -169,8 +168,8 @@ func (r *runner) goTest(ctx context.Context, c conditions, file string, args []s
 	}
 }
 
-// repeat repeats the tests whose results differ, in one mode after the other, until the results are
-// the same as without the library.
+// repeat repeats the tests whose results differ, in one mode after the other, until their
+// results are the same as without the library.
 func (r *runner) repeat(ctx context.Context, s suite, dir, work string, differences []difference) error {
 	for n := range r.repeats {
 		for m := range mode(modes) {

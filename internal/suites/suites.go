@@ -17,14 +17,14 @@ import (
 type suite struct {
 	name     string
 	module   string // with its version; "" for the standard library
-	dir      string // of the packages, below the module or src
+	dir      string // where the packages are, below the module or src
 	packages []string
-	args     []string // of go test
-	tags     string   // of the build
-	// edits wrap the *http.Transport where a library, or a test, calls it directly.
+	args     []string // for go test
+	tags     string   // for the build
+	// edits wrap each *http.Transport that a library or a test calls directly.
 	edits []edit
-	// direct are the files of tests whose own calls of RoundTrip are wrapped, too, and the
-	// prefix that names of net/http have in them.
+	// direct are the test files whose own calls of RoundTrip are wrapped as well, with the
+	// prefix that they give to names of net/http.
 	direct map[string]string
 }
 
@@ -66,7 +66,7 @@ var elasticEdits = []edit{
 	{"elastictransport/elastictransport.go", "return c.transport.RoundTrip(req)", "return http.Through(c.transport).RoundTrip(req)"},
 }
 
-// prepare returns the directory of the packages of a suite, ready for tests.
+// prepare returns the directory of a suite's packages, ready for testing.
 func (r *runner) prepare(ctx context.Context, s suite) (string, error) {
 	dir := r.toolchain.src()
 	if s.module != "" {

@@ -17,8 +17,9 @@ import (
 	"time"
 )
 
-// toolchain is a copy of GOROOT whose net/http has the hook that wraps clients, and in which this
-// library is a package of the standard library, because net/http's own tests can import no other.
+// A toolchain is a copy of GOROOT. Its net/http has the hook that wraps clients, and this
+// library is part of its standard library, because net/http's own tests can import nothing
+// else.
 type toolchain struct{ root string }
 
 //go:embed testdata/through.go
@@ -30,7 +31,7 @@ var wrapper []byte
 // wrapPackage is the package that a test binary imports to have its clients wrapped.
 const wrapPackage = "d365failover/wrap"
 
-// An edit replaces a text that a file has exactly once.
+// An edit replaces a text that occurs exactly once in a file.
 type edit struct{ file, old, new string }
 
 var toolchainEdits = []edit{
@@ -68,21 +69,22 @@ func newToolchain(ctx context.Context, root string) (*toolchain, error) {
 
 func (t *toolchain) src() string { return filepath.Join(t.root, "src") }
 
-// mode is how clients are run.
+// A mode says how much of the library clients get.
 type mode int
 
-// Every mode after wrapped turns off more of the library than the one before it.
+// The modes after wrapped turn off parts of the library, each one more than the mode before
+// it.
 const (
-	bare      mode = iota // without the library
-	wrapped               // with it
-	noErrors              // clients get the error of the last attempt, not the library's
-	noRepeats             // and nothing is sent again
-	noProbes              // and nothing is probed
-	noHolding             // and no body is buffered
+	bare mode = iota // without the library
+	wrapped
+	noErrors  // the library's errors: clients get the error of the last attempt
+	noRepeats // sending anything again
+	noProbes  // probes
+	noHolding // buffering bodies
 	modes
 )
 
-// off is what a mode turns off, for testdata/wrap.go.
+// off is what a mode turns off, in the words of testdata/wrap.go.
 var off = [modes]string{noErrors: "errors", noRepeats: "errors,repeats", noProbes: "errors,repeats,probes", noHolding: "errors,repeats,probes,holding"}
 
 func (m mode) String() string {
@@ -92,8 +94,8 @@ func (m mode) String() string {
 // conditions are those under which the toolchain runs.
 type conditions struct {
 	mode       mode
-	dir, notes string        // where it runs, and where wrapped clients note what they do
-	silence    time.Duration // after which a test has hung
+	dir, notes string        // the working directory, and the directory for the notes of wrapped clients
+	silence    time.Duration // after which a test counts as hung
 }
 
 func (t *toolchain) command(ctx context.Context, c conditions, args ...string) *exec.Cmd {
@@ -108,8 +110,8 @@ func (t *toolchain) command(ctx context.Context, c conditions, args ...string) *
 	return cmd
 }
 
-// renamed are the modules that become part of the copy, where the first element of a path has no
-// dot.
+// renamed maps import paths of modules to paths within the copy, where the first element has
+// no dot.
 var renamed = strings.NewReplacer(
 	`"github.com/d365failover/failover`, `"d365failover/failover`,
 	`"github.com/cenkalti/backoff/v4`, `"d365failover/backoff`,
@@ -170,7 +172,7 @@ func (t *toolchain) addPackage(path string, files map[string][]byte) error {
 	return nil
 }
 
-// apply makes edits to the files below dir.
+// apply applies edits to files below dir.
 func apply(dir string, edits []edit) error {
 	for _, e := range edits {
 		name := filepath.Join(dir, filepath.FromSlash(e.file))
@@ -190,7 +192,7 @@ func apply(dir string, edits []edit) error {
 
 // wrapTests makes the tests of every package below dir import wrapPackage.
 func wrapTests(dir string) error {
-	names := make(map[string]string) // of packages, by directory
+	names := make(map[string]string) // package names by directory
 	clause := regexp.MustCompile(`(?m)^package (\w+)`)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -218,7 +220,7 @@ func wrapTests(dir string) error {
 	return err
 }
 
-// copyTree copies a file, or a directory with its content, and makes the copy writable.
+// copyTree copies a file or a directory tree, and makes the copy writable.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

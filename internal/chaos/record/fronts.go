@@ -1,12 +1,11 @@
 package main
 
-// A front is a front end. In its command and config, DIR, PORT, BACKEND and
-// BACKENDPORT stand for its folder, its port, and the backend's address and port.
-// Each waits 2 s for an answer and sends one request at a time, but Caddy, which
-// has no such limit.
+// A front is a front end. In its command and config, DIR, PORT, BACKEND and BACKENDPORT stand
+// for its directory, its port, and the backend's address and port. Each waits for an answer
+// for 2 s and sends one request at a time, except Caddy, which has no such limit.
 type front struct {
 	name    string
-	version string // the option that shows it
+	version string // the option that prints the version
 	command []string
 	config  string
 }

@@ -1,10 +1,10 @@
-// Command record puts real front ends in front of a backend in trouble, on
-// loopback, and writes what they answer:
+// Command record puts real front ends in front of a failing backend, on loopback, and writes
+// down what they answer:
 //
 //	go run ./record ../../testdata/fronts
 //
-// It needs nginx, haproxy, apache2, varnish, squid and caddy from the packages of
-// Debian, and root. It runs by hand: the answers are tested everywhere.
+// It needs root, and nginx, haproxy, apache2, varnish, squid and caddy from the packages of
+// Debian. It is run by hand; tests of the core read its recordings.
 package main
 
 import (
@@ -29,18 +29,18 @@ import (
 	"time"
 )
 
-// host is what the client asks for.
+// host is the host that the client requests.
 const host = "contoso.api.crm.dynamics.com"
 
-// Situations of the backend, or of the front end itself.
+// The situations of the backend, or of the front end itself.
 const (
 	dead       = "dead"       // refuses connections
-	slow       = "slow"       // takes the request and does not answer within the time-out of the front end
-	resetting  = "resetting"  // takes the request and resets the connection
-	closing    = "closing"    // takes the request and closes the connection
-	garbled    = "garbled"    // answers what is no HTTP
-	overloaded = "overloaded" // is busy with as many requests as the front end may send
-	unrouted   = "unrouted"   // the front end does not know the path
+	slow       = "slow"       // accepts the request, and does not answer before the front end times out
+	resetting  = "resetting"  // accepts the request and resets the connection
+	closing    = "closing"    // accepts the request and closes the connection
+	garbled    = "garbled"    // answers with something other than HTTP
+	overloaded = "overloaded" // is busy with as many requests as the front end may send it
+	unrouted   = "unrouted"   // the front end has no route for the path
 )
 
 var situations = []string{dead, slow, resetting, closing, garbled, overloaded, unrouted}
@@ -54,11 +54,11 @@ type answer struct {
 	Body      string      `json:"body"`
 }
 
-// A recording is all that one front end answered.
+// A recording has all answers of one front end.
 type recording struct {
 	Front    string   `json:"front"`
 	Version  string   `json:"version"`
-	Recorded string   `json:"recorded"` // the day
+	Recorded string   `json:"recorded"` // date
 	Answers  []answer `json:"answers"`
 }
 
@@ -96,7 +96,7 @@ func main() {
 	}
 }
 
-// record starts the front end anew and returns what it answers in a situation.
+// record starts the front end afresh and returns its answers in a situation.
 func (f *front) record(situation string) ([]answer, error) {
 	b, err := startBackend(situation)
 	if err != nil {
@@ -120,7 +120,7 @@ func (f *front) record(situation string) ([]answer, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if situation == overloaded {
-		go func() { // takes the only place there is
+		go func() { // takes the only slot
 			if resp, err := ask(ctx, client, http.MethodGet, port, path); err == nil {
 				resp.Body.Close()
 			}
@@ -163,7 +163,7 @@ func ask(ctx context.Context, client *http.Client, method string, port int, path
 	return client.Do(req)
 }
 
-// tidyHeader leaves out what differs from one run to the next.
+// tidyHeader removes what differs between runs.
 func tidyHeader(h http.Header, port, backend int) http.Header {
 	h.Del("Date")
 	if h.Get("X-Varnish") != "" {
@@ -179,7 +179,7 @@ func tidyHeader(h http.Header, port, backend int) http.Header {
 
 var varnishID = regexp.MustCompile(`XID: \d+`)
 
-// tidy replaces what differs from one run to the next.
+// tidy replaces what differs between runs.
 func tidy(body string, port, backend int) string {
 	body = strings.ReplaceAll(body, strconv.Itoa(port), "8443")
 	body = strings.ReplaceAll(body, strconv.Itoa(backend), "8080")
@@ -293,7 +293,7 @@ func (f *front) start(backend int) (port int, stop func(), err error) {
 	return 0, nil, fmt.Errorf("%s does not listen: %s", f.name, output.String())
 }
 
-// installed returns name and version of the front end as it says them itself.
+// installed returns the name and version that the front end prints.
 func (f *front) installed() string {
 	out, _ := exec.Command(f.command[0], f.version).CombinedOutput()
 	version := regexp.MustCompile(`\d+\.\d+[0-9.]*`).FindString(string(out))

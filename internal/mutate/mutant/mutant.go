@@ -1,5 +1,5 @@
-// Package mutant switches faults on that internal/mutate has compiled into other
-// packages. One process has one of them, or none.
+// Package mutant switches on a fault that internal/mutate has compiled into other packages. A
+// process has at most one.
 package mutant
 
 import (
@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// The environment of a process says which mutant is on, and where to note which ones
-// would have made a difference: a byte each in a file.
+// Environment variables. Active is the number of the mutant that is on. Record names a file in
+// which a byte is set for each mutant that would have made a difference.
 const (
 	Active = "MUTANT"
 	Record = "MUTANT_RECORD"
@@ -42,7 +42,7 @@ func open(name string) *os.File {
 	return f
 }
 
-// On reports whether the mutant is on. It is called only where that makes a difference
+// On reports whether the mutant is on. It is called only where the mutant makes a difference
 // to the next step.
 func On(mutant int) bool { return active == mutant || recording && note(mutant) }
 
@@ -79,7 +79,7 @@ func GreaterEqual[T cmp.Ordered](mutant int, a, b T) bool {
 	return a >= b && !(a == b && On(mutant))
 }
 
-// Number is what has a difference.
+// A Number can be subtracted.
 type Number interface {
 	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr | ~float32 | ~float64
 }

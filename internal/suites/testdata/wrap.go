@@ -1,6 +1,5 @@
-// Package wrap puts a failover.Transport between net/http's clients and their
-// *http.Transport, one for each organization: whatever a request names as its scheme and
-// host.
+// Package wrap puts a failover.Transport between net/http's clients and each *http.Transport:
+// one for every scheme and host that requests name.
 package wrap
 
 import (
@@ -18,13 +17,12 @@ import (
 	"d365failover/failover"
 )
 
-// The environment variable that turns the wrapping on. It names a directory, in which
-// the process notes what it has done.
+// variable is the environment variable that turns the wrapping on. It names a directory, in
+// which the process counts what it has done.
 const variable = "FAILOVER_SUITES"
 
-// off tells what of the library is switched off: what comes back is then the error of
-// the last attempt, and not the library's own; nothing is sent again; nothing is probed; no
-// body is read ahead.
+// off says which parts of the library are turned off: its errors (the caller gets that of the
+// last attempt), sending again, probing, or buffering bodies.
 var off = struct{ errors, repeats, probes, holding bool }{
 	strings.Contains(os.Getenv(variable+"_OFF"), "errors"),
 	strings.Contains(os.Getenv(variable+"_OFF"), "repeats"),
@@ -97,8 +95,8 @@ func (o *organizations) CloseIdleConnections() {
 	}
 }
 
-// transport returns the Transport for the host of a request, or the *http.Transport
-// if it has no host that an organization can have.
+// transport returns the Transport for the host of a request, or the *http.Transport if no
+// organization can have that host.
 func (o *organizations) transport(req *http.Request) http.RoundTripper {
 	if req.URL == nil {
 		return o.base
@@ -141,7 +139,7 @@ func noteFault(_ context.Context, a failover.Attempt) {
 	fmt.Fprintf(notes.log, "fault: again=%t %v\n", a.Again, a.Fault)
 }
 
-// count adds one to a number that survives the process: the length of a file.
+// count adds one to a number that outlives the process: the length of a file.
 func count(f *os.File) { f.Write([]byte{1}) }
 
 // Close closes every Transport made so far.

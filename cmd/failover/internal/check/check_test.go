@@ -18,8 +18,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// TestSaysTheRightThing runs the check in worlds with one problem each, and looks for the text that
-// says what to fix.
+// The check runs in worlds with one problem each, and must print what to fix.
 func TestSaysTheRightThing(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -269,8 +268,8 @@ func found(printed, words string) bool {
 	return strings.Contains(squeeze(plain.String()), squeeze(words))
 }
 
-// TestMainOnThisMachine runs the whole command against a server whose certificate this machine does
-// not trust, so the check ends there.
+// The whole command runs against a server whose certificate this machine does not trust, so
+// the check ends there.
 func TestMainOnThisMachine(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(nil)

@@ -142,7 +142,7 @@ func TestMeasuresTheLoss(t *testing.T) {
 	}
 }
 
-// TestEitherAddress: an organization serves while one of its addresses does.
+// An organization serves while one of its addresses does.
 func TestEitherAddress(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -183,8 +183,8 @@ func TestSaysWhatIsNotKnown(t *testing.T) {
 	assert.Contains(t, r.Result.Summary, "nothing is known about lost data")
 }
 
-// TestPutsTheStagesBeside reads the operations of the administration API and
-// keeps those that overlap the watch.
+// The operations of the administration API are read, and those that overlap the watch are
+// kept.
 func TestPutsTheStagesBeside(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -215,7 +215,7 @@ func TestPutsTheStagesBeside(t *testing.T) {
 	assert.NotContains(t, page.String(), "Move <the>")
 }
 
-// TestTellsTheStagesAsTheyCome asks a simulated interface during the watch.
+// The stages are queried from a simulated API during the watch.
 func TestTellsTheStagesAsTheyCome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -273,8 +273,8 @@ func (l lead) RoundTrip(r *http.Request) (*http.Response, error) {
 	return l.Client().Transport.RoundTrip(r)
 }
 
-// TestDrawsALongWatch: hours of samples share the columns of the plot. With
-// DRILL_REPORT set to a path the report is left there to be looked at.
+// In a long watch, hours of samples share the columns of the plot. If DRILL_REPORT is set to a
+// path, the report is left there for inspection.
 func TestDrawsALongWatch(t *testing.T) {
 	t.Parallel()
 	states := strings.Repeat(".", 3000) + strings.Repeat("x", 400) + strings.Repeat(".", 2000) + "x" + strings.Repeat(".", 1000)

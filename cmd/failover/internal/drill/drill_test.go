@@ -19,8 +19,7 @@ import (
 	"github.com/d365failover/failover/failovertest"
 )
 
-// TestMeasuresToTheSecond compares the figures of the demonstration with the
-// simulator's own account, in virtual time.
+// The figures of the demonstration agree with the simulator's own account, in virtual time.
 func TestMeasuresToTheSecond(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -38,9 +37,8 @@ func TestMeasuresToTheSecond(t *testing.T) {
 	})
 }
 
-// TestMeasuresOverRealSockets is the same with TLS on the loopback interface, four
-// times as fast. On a busy machine requests take long at that pace, which the
-// bounds allow for.
+// The same with TLS on the loopback interface, four times as fast. On a busy machine requests
+// take long at that pace, which the bounds allow for.
 func TestMeasuresOverRealSockets(t *testing.T) {
 	t.Parallel()
 	rehearse(t, 250*time.Millisecond, failovertest.Start)
@@ -91,7 +89,7 @@ func rehearse(t *testing.T, interval time.Duration, start func(*failovertest.Con
 	return r
 }
 
-// TestCtrlCWritesTheReport: the watch has no end of its own.
+// The watch has no end of its own: Ctrl-C ends it and writes the report.
 func TestCtrlCWritesTheReport(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -112,8 +110,8 @@ func TestCtrlCWritesTheReport(t *testing.T) {
 	})
 }
 
-// TestBlackHole: the old place is silent, and the name flickers between it and
-// the new one. Requests that hang are put where they belong.
+// The old place is silent, and the name flickers between it and the new one. Requests that
+// hang are assigned to the right time.
 func TestBlackHole(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,8 +143,8 @@ func TestBlackHole(t *testing.T) {
 	})
 }
 
-// TestBothAddresses: the primary region is gone, and the alternate address serves
-// after a while. Heartbeats go where it serves.
+// The primary region is lost, and after a while the alternate address serves. Heartbeats go
+// where the organization serves.
 func TestBothAddresses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -180,8 +178,7 @@ func TestBothAddresses(t *testing.T) {
 	})
 }
 
-// TestTokenTroubleIsNoOutage: the sign-in service is down, the organization is
-// not.
+// While the sign-in service is down but the organization is not, there is no outage.
 func TestTokenTroubleIsNoOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -206,7 +203,7 @@ func TestTokenTroubleIsNoOutage(t *testing.T) {
 	})
 }
 
-// TestNoTokenNoDrill: it says so before the watch begins, and leaves no files.
+// Without a token, the command says so before the watch begins, and leaves no files.
 func TestNoTokenNoDrill(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -222,8 +219,8 @@ func TestNoTokenNoDrill(t *testing.T) {
 	})
 }
 
-// TestHeartbeatsThatCannotBeWritten are told of before the watch; an organization
-// that is down is watched.
+// Heartbeats that cannot be written are reported before the watch; an organization that is
+// down is watched.
 func TestHeartbeatsThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

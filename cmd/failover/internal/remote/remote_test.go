@@ -121,7 +121,7 @@ func TestFreezesAFleet(t *testing.T) {
 	assert.NotContains(t, out, "frozen")
 }
 
-// TestStatusOfAStatusHandler: a StatusHandler shows the status, and refuses all commands.
+// A StatusHandler shows the status, and refuses all commands.
 func TestStatusOfAStatusHandler(t *testing.T) {
 	t.Parallel()
 	r := newRunning(t)
@@ -136,7 +136,7 @@ func TestStatusOfAStatusHandler(t *testing.T) {
 	assert.Contains(t, strings.Join(strings.Fields(errors.String()), " "), "a StatusHandler")
 }
 
-// TestErrorsNameWhatToDo: error texts say what to do.
+// Error texts say what to do.
 func TestErrorsNameWhatToDo(t *testing.T) {
 	t.Parallel()
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
