@@ -23,11 +23,11 @@ func TestTheTicksBetweenQuestions(t *testing.T) {
 		start := time.Now()
 		var transport *Transport
 		transport = newTestTransport(t, acknowledging, Config{ProbeInterval: -1, Probe: func(_ context.Context, _ *http.Client, u *url.URL) error {
+			transport.mu.Lock()
+			defer transport.mu.Unlock()
 			if !strings.Contains(u.Host, "--s.") {
 				asked = append(asked, int(time.Since(start)/time.Second)) // a tick is a second
 			}
-			transport.mu.Lock()
-			defer transport.mu.Unlock()
 			transport.endpoints[Primary].lastWhole = time.Since(start) // so that connections are not renewed
 			return nil
 		}})
@@ -37,17 +37,22 @@ func TestTheTicksBetweenQuestions(t *testing.T) {
 			slots[i].Add(1)
 		}
 		w.enter().Add(-1)
+		seen := func() []int {
+			synctest.Wait()
+			transport.mu.Lock()
+			defer transport.mu.Unlock()
+			return asked
+		}
 		time.Sleep(600*time.Second + time.Millisecond)
-		assert.Equal(t, []int{1, 11, 31, 71, 151, 271, 391, 511}, asked)
+		assert.Equal(t, []int{1, 11, 31, 71, 151, 271, 391, 511}, seen())
 		for i := range slots[:len(slots)-1] {
 			slots[i].Add(-1)
 		}
 		// The last question allows the next one at 631, and 12 ticks later all is forgotten. One
 		// request is seen in the tick in which its slot is filled next, each 12 ticks.
 		time.Sleep(100 * time.Second)
-		require.Greater(t, len(asked), 8)
-		again := asked[8]
-		assert.InDelta(t, 631, again, 11)
+		require.Greater(t, len(seen()), 8)
+		assert.InDelta(t, 631, seen()[8], 11)
 		slots[len(slots)-1].Add(-1)
 		time.Sleep(10 * time.Second)
 		assert.False(t, w.armed.Load())
