@@ -78,3 +78,26 @@ func TestABodyIsNotWaitedForInVain(t *testing.T) {
 		produce.Close() // ends the read under way
 	})
 }
+
+// A Read may return nothing. A hundred in a row are put up with, and data begin anew.
+func TestHowManyEmptyReadsAreReadAhead(t *testing.T) {
+	t.Parallel()
+	for empty, want := range map[int]int{0: 3, 99: 3, 100: 0} {
+		reads, text := 0, ""
+		r := aheadOf(readerFunc(func(p []byte) (int, error) {
+			if reads++; reads%(empty+1) != 0 {
+				return 0, nil
+			}
+			if text += "c"; len(text) > 3 {
+				return 0, io.EOF
+			}
+			return copy(p, "c"), nil
+		}), -1, 1<<10)
+		<-r.done
+		got, _ := r.result()
+		assert.Len(t, got, want, "%d", empty)
+		if want == 0 {
+			assert.Equal(t, 100, reads)
+		}
+	}
+}
