@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,8 +19,10 @@ import (
 const maxRun = 10 * time.Minute
 
 const (
-	// maxReports is how many reports are kept.
+	// maxReports is how many reports are kept, and maxGuards how many records are guarded,
+	// unless one report lists more.
 	maxReports = 16
+	maxGuards  = 1 << 16
 	// maxRiskLines bounds the log lines about the writes of one report.
 	maxRiskLines = 100
 	// growthInterval is the time between two events about reports that grow.
@@ -57,11 +60,16 @@ type books struct {
 	sent     *underway        // the writes that are under way
 }
 
-// underway is a write that was sent and has not ended. Guarded by books.mu.
+// underway is a write that was sent to an endpoint and is not in the ledger yet. All attempts
+// of a call at the endpoint share one. Guarded by books.mu, except for the first group.
 type underway struct {
-	req        *http.Request // the caller's
-	at         Endpoint
-	began      uint64 // epoch
+	req     *http.Request // the caller's
+	label   string
+	at      Endpoint
+	earlier *underway // of the same call, at the other endpoint
+	kept    bool      // it is in books.sent; only its call changes that
+
+	idle       bool // no attempt waits for an answer: what became of the last one is not decided
 	prev, next *underway
 	listed     []listed
 }
@@ -96,17 +104,38 @@ func (b *books) keeps() bool { return b.ledger != nil }
 func (b *books) begin(u *underway) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if u.next = b.sent; u.next != nil {
+	u.idle = false
+	if u.kept {
+		return
+	}
+	if u.kept, u.prev, u.next = true, nil, b.sent; u.next != nil {
 		u.next.prev = u
 	}
 	b.sent = u
 }
 
-// end takes note that a write is not under way any more, before it is recorded: what
-// reports have to say of it is added to them then.
+// end takes note that an attempt has ended. What reports have to say of it is added to
+// them when it is recorded.
 func (b *books) end(u *underway) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, l := range u.listed {
+		l.account.waiting[l.index], l.account.changed = Write{}, true
+	}
+	u.idle, u.listed = true, nil
+}
+
+// forget takes note that a write is not under way any more.
+func (b *books) forget(u *underway) {
+	if !u.kept {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgetLocked(u)
+}
+
+func (b *books) forgetLocked(u *underway) {
 	if u.next != nil {
 		u.next.prev = u.prev
 	}
@@ -115,21 +144,17 @@ func (b *books) end(u *underway) {
 	} else {
 		b.sent = u.next
 	}
-	for _, l := range u.listed {
-		l.account.waiting[l.index], l.account.changed = Write{}, true
-	}
-	u.listed = nil
+	u.kept = false
 }
 
-// waitingLocked lists the writes to an endpoint that are under way, in account too if
-// that is not nil.
+// waitingLocked lists the writes to an endpoint that are under way. If a is not nil, it
+// leaves out those that are idle, which are added to a when they are recorded.
 func (b *books) waitingLocked(at Endpoint, now time.Time, a *account) (list []Write) {
 	for u := b.sent; u != nil; u = u.next {
-		if u.at != at {
+		if u.at != at || a != nil && u.idle {
 			continue
 		}
-		label, _ := u.req.Context().Value(labelKey).(string)
-		w := describe(u.req, nil, now, "", label)
+		w := describe(u.req, nil, now, "", u.label)
 		w.Endpoint, w.Outcome = at, OutcomeUnknown
 		if a != nil {
 			u.listed = append(u.listed, listed{a, len(list)})
@@ -143,7 +168,7 @@ func (b *books) waitingLocked(at Endpoint, now time.Time, a *account) (list []Wr
 // that, and somebody has to tell of it.
 func (b *books) record(w *endedWrite) (tell bool) {
 	if b.ledger != nil {
-		if ended := b.ledger.record(w, &b.epoch); ended > w.began {
+		if ended := b.enter(w); ended > w.began {
 			tell = b.addToLossReport(w, ended)
 		}
 	}
@@ -151,6 +176,32 @@ func (b *books) record(w *endedWrite) (tell bool) {
 		b.unguard(w.began, recordKey(w.addressed().Entity)) // it was there to be written, or is there now
 	}
 	return tell
+}
+
+// recordWrite enters a write that has just ended.
+func (t *Transport) recordWrite(w *endedWrite) {
+	if t.books.record(w) {
+		t.mu.Lock()
+		if !t.state.Load().closed {
+			t.wg.Go(t.tellGrowth)
+		}
+		t.mu.Unlock()
+	}
+	if t.cfg.OnWrite != nil {
+		t.writes.put(t, w.addressed())
+	}
+}
+
+// enter enters a write in the ledger, and returns the epoch in which it did. One that was
+// under way is no longer, in the same step: lists that are made meanwhile have it once.
+func (b *books) enter(w *endedWrite) (ended uint64) {
+	if w.underway == nil || !w.underway.kept {
+		return b.ledger.record(w, &b.epoch)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgetLocked(w.underway)
+	return b.ledger.record(w, &b.epoch)
 }
 
 // addToLossReport adds a write to the reports that were made while it was under way.
@@ -184,46 +235,63 @@ func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason
 	a.epoch, a.latest, a.atRisk, a.unknown, a.changed = epoch, r, r.AtRisk, r.Unknown, true
 	a.waiting = b.waitingLocked(from, r.Time, a)
 	r = a.version()
-	var forgotten uint64
 	if len(b.accounts) == maxReports {
-		forgotten = b.accounts[0].epoch
-		b.leaving = append(b.leaving, b.accounts[0].grown()...)
-		b.accounts = b.accounts[1:]
+		b.forgetReportLocked()
 	}
 	b.accounts = append(b.accounts, a)
-	b.expireLocked(r.Time, forgotten)
+	b.expireLocked(r.Time)
 	for i := range r.AtRisk {
 		b.guardLocked(&r.AtRisk[i], epoch)
 	}
 	return r
 }
 
+// forgetReportLocked makes room for a report. In a brown-out, the many reports of outages that
+// end at the same endpoint do not push out the one of a switch, nor empty ones those with writes.
+func (b *books) forgetReportLocked() {
+	i := mostFrequent(b.accounts, func(a **account) (kind int) {
+		if (*a).latest.Moved() {
+			kind = 1
+		}
+		if len((*a).atRisk)+len((*a).unknown)+len((*a).waiting) > 0 {
+			kind += 2
+		}
+		return kind
+	})
+	old := b.accounts[i]
+	b.leaving = append(b.leaving, old.grown()...)
+	b.accounts = slices.Delete(slices.Clone(b.accounts), i, i+1)
+	for u := b.sent; u != nil; u = u.next { // which may be under way for long yet
+		u.listed = slices.DeleteFunc(u.listed, func(l listed) bool { return l.account == old })
+	}
+}
+
 // draft lists the writes that would be at risk if the traffic left an endpoint now.
 func (b *books) draft(from, to Endpoint, anchor time.Time, reason string) *LossReport {
 	r := b.newReport(from, to, anchor)
 	r.Reason, r.RPO = reason, b.rpo
-	b.list(r, anchor.Add(-b.rpo), from, func(*ledgerEntry) bool { return true })
-	return b.withWaiting(r, from)
+	b.listAll(r, anchor.Add(-b.rpo), from)
+	return r
 }
 
 // since lists the writes to both endpoints from a time on.
 func (b *books) since(from time.Time, active Endpoint) *LossReport {
 	r := b.newReport(active, active, from)
-	for _, at := range []Endpoint{Primary, Alternate} {
-		b.list(r, from, at, func(*ledgerEntry) bool { return true })
-	}
+	b.listAll(r, from, Primary, Alternate)
 	r.Truncated = r.Truncated || from.Before(b.started)
-	return b.withWaiting(r, Primary, Alternate)
+	return r
 }
 
-// withWaiting adds the writes to r that are under way.
-func (b *books) withWaiting(r *LossReport, to ...Endpoint) *LossReport {
+// listAll adds to r the writes since a time to the endpoints, and those under way.
+func (b *books) listAll(r *LossReport, since time.Time, to ...Endpoint) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, at := range to {
+		b.list(r, since, at, func(*ledgerEntry) bool { return true })
+	}
+	for _, at := range to {
 		r.Unknown = append(r.Unknown, b.waitingLocked(at, r.Time, nil)...)
 	}
-	return r
 }
 
 func (b *books) newReport(from, to Endpoint, anchor time.Time) *LossReport {
@@ -292,8 +360,23 @@ func (b *books) guardLocked(w *Write, epoch uint64) {
 	if b.guarded == nil {
 		b.guarded = make(map[string]guard)
 	}
+	if len(b.guarded) >= maxGuards {
+		b.dropGuardsLocked(epoch)
+	}
 	b.guarded[recordKey(w.Entity)] = guard{epoch: epoch, until: time.Now().Add(guardTime)}
 	b.guarding.Store(true)
+}
+
+// dropGuardsLocked ends the guards of the earliest report that has any, unless that is the
+// one of an epoch.
+func (b *books) dropGuardsLocked(epoch uint64) {
+	first := epoch
+	for _, g := range b.guarded {
+		first = min(first, g.epoch)
+	}
+	if first != epoch {
+		maps.DeleteFunc(b.guarded, func(_ string, g guard) bool { return g.epoch == first })
+	}
 }
 
 // guards reports whether req is an update that must not create its record, because
@@ -318,7 +401,7 @@ func (b *books) guards(req *http.Request) bool {
 	defer b.mu.Unlock()
 	g, ok := b.guarded[recordKey(record)]
 	if ok && !time.Now().Before(g.until) {
-		b.expireLocked(g.until, 0)
+		b.expireLocked(g.until)
 		return false
 	}
 	return ok
@@ -337,13 +420,8 @@ func (b *books) unguard(epoch uint64, keys ...string) {
 	b.guarding.Store(len(b.guarded) > 0)
 }
 
-// expireLocked ends the guards whose time is over, and those of the reports up to an
-// epoch, which are forgotten.
-func (b *books) expireLocked(now time.Time, epoch uint64) {
-	for key, g := range b.guarded {
-		if !now.Before(g.until) || g.epoch <= epoch {
-			delete(b.guarded, key)
-		}
-	}
+// expireLocked ends the guards whose time is over.
+func (b *books) expireLocked(now time.Time) {
+	maps.DeleteFunc(b.guarded, func(_ string, g guard) bool { return !now.Before(g.until) })
 	b.guarding.Store(len(b.guarded) > 0)
 }

@@ -42,7 +42,8 @@ import (
 //
 // A reason is required where there is a field for it, and is one line of at most 200
 // bytes, with secrets redacted as in the errors of this package. That of freeze goes
-// into the fleet's [Record], the others into the events and the log. Fields are
+// into the fleet's [Record], the others into the events and the log, unless the action changes
+// nothing there: a switch to the endpoint that is active may only release the latch. Fields are
 // form-encoded, or the strings of a JSON object, in at most 16 KiB.
 //
 // A request that prefers JSON (see StatusHandler) gets an object with ok (a boolean), error

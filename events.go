@@ -39,7 +39,8 @@ const (
 	EventProbed
 	// EventOutcomeUnknown: a write is in doubt.
 	EventOutcomeUnknown
-	// EventPinned and EventUnpinned: Pin or Unpin was called.
+	// EventPinned and EventUnpinned: Pin or Unpin was called, and has changed something.
+	// Unpin also releases the latch.
 	EventPinned
 	EventUnpinned
 	// EventLatched: there were four switches within an hour. See [Status.Latched].
@@ -153,7 +154,7 @@ func (t *Transport) emit(e Event) {
 		t.recent = appendRecent(t.recent, e)
 	}
 	if t.events == nil {
-		t.events = &queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent}
+		t.events = &queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent, crowd: crowdOfEvents}
 	}
 	t.events.put(t, e)
 }
@@ -162,18 +163,33 @@ func (t *Transport) emit(e Event) {
 // most frequent kind goes, so that a hundred doubts do not push the switch out.
 func appendRecent(recent []Event, e Event) []Event {
 	if len(recent) == maxRecent {
-		var numbers [EventRenewed + 1]int
-		most := recent[0].Kind
-		for _, old := range recent {
-			if numbers[old.Kind]++; numbers[old.Kind] > numbers[most] {
-				most = old.Kind
-			}
-		}
-		i := slices.IndexFunc(recent, func(old Event) bool { return old.Kind == most })
+		i := mostFrequent(recent, kindOf)
 		recent = slices.Delete(slices.Clone(recent), i, i+1)
 	}
 	return append(recent, e)
 }
+
+func kindOf(e *Event) int { return int(e.Kind) }
+
+// mostFrequent returns the index of the first value of the kind that most of the values are
+// of. Kinds are those of events, or fewer.
+func mostFrequent[T any](list []T, kind func(*T) int) int {
+	var numbers, first [EventRenewed + 1]int
+	most := kind(&list[0])
+	for i := range list {
+		k := kind(&list[i])
+		if numbers[k] == 0 {
+			first[k] = i
+		}
+		if numbers[k]++; numbers[k] > numbers[most] {
+			most = k
+		}
+	}
+	return first[most]
+}
+
+// crowdOfEvents returns the index of the first event of the most frequent kind.
+func crowdOfEvents(waiting []Event) int { return mostFrequent(waiting, kindOf) }
 
 // tellEvent hands an event to the log and OnEvent.
 func (t *Transport) tellEvent(e Event) {
@@ -223,6 +239,7 @@ type queue[T any] struct {
 	field  string // of Config that holds the function, without its "On"
 	limit  int    // of values that wait for it
 	handle func(T)
+	crowd  func(waiting []T) int // which to drop if there are too many; nil: the new one
 
 	mu      sync.Mutex
 	waiting []T
@@ -232,8 +249,8 @@ type queue[T any] struct {
 	closed  bool
 }
 
-// put queues a value, and starts the goroutine that hands it on. More than the limit is
-// dropped, which the log tells.
+// put queues a value, and starts the goroutine that hands it on. If there are more than the
+// limit, one is dropped, which the log tells.
 func (q *queue[T]) put(t *Transport, v T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -243,7 +260,11 @@ func (q *queue[T]) put(t *Transport, v T) {
 	case len(q.waiting) == q.limit:
 		q.dropped++
 		q.lost++
-		return
+		if q.crowd == nil {
+			return
+		}
+		i := q.crowd(q.waiting)
+		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
 	q.waiting = append(q.waiting, v)
 	if !q.running {

@@ -30,6 +30,7 @@ type fleet struct {
 	organization string
 	member       string          // this process: one witness, however many Transports
 	claimant     string          // this Transport: what takes turns at probes
+	calls        atomic.Int64    // of the store that are under way
 	wake         chan struct{}   // capacity 1: there is something to tell or to ask
 	word         <-chan struct{} // of changes, nil for none
 
@@ -50,10 +51,13 @@ type fleet struct {
 	goodSince time.Time     // the store, which counts as lost, answers well
 	foundIn   time.Duration // after so long it counts as found
 
-	asked    [2]uint64 // Questions and Recoveries as they were seen last
-	looking  bool      // that is being answered
-	askAfter time.Time // and pace: the others are not asked again before
-	pace     interface {
+	asked   [2]uint64 // Questions and Recoveries as they were seen last
+	looking bool      // that is being answered
+	// A fleet asks itself at most once in firstPace. What asks more often is no fleet, and
+	// is not answered before answerAfter.
+	answerAfter time.Time
+	askAfter    time.Time // and pace: the others are not asked again before
+	pace        interface {
 		NextBackOff() time.Duration
 		Reset()
 	}
@@ -106,7 +110,9 @@ func (t *Transport) join() {
 		member: member, claimant: fmt.Sprintf("%s#%d", member, claimants.Add(1)),
 		status: FleetStatus{Member: member}, pace: intervals(firstPace, lastPace, 2),
 	}
-	t.fleet.word = t.fleet.store.Changes(t.ctx, t.fleet.organization)
+	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
+	defer cancel()
+	t.fleet.word, _ = useStore(ctx, t, func() (<-chan struct{}, error) { return t.fleet.store.Changes(t.ctx, t.fleet.organization), nil })
 	settled := t.sync(true)
 	t.wg.Go(func() { t.keepInStep(settled) })
 }

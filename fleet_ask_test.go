@@ -177,7 +177,8 @@ func TestHowAMemberAnswers(t *testing.T) {
 				assert.Equal(t, row.demanded, len(transport.wake) == 1)
 				assert.Equal(t, row.witness, !f.witnessed.IsZero())
 				assert.False(t, f.looking)
-				if name == "serves" { // a new question is answered with a new probe
+				if name == "serves" { // a new question is answered with a new probe, at the pace of a fleet
+					time.Sleep(firstPace / 2)
 					rec.Questions++
 					transport.answer(rec)
 					transport.wg.Wait()

@@ -199,11 +199,12 @@ func TestWhatEndsAGuard(t *testing.T) {
 		{"an hour less a bit", "programs go on updating what they have created", func(*books, *LossReport) { time.Sleep(guardTime - 1) }, false},
 		{"an hour", "whoever repairs by upserts is not to be kept from it", func(*books, *LossReport) { time.Sleep(guardTime) }, true},
 		{
-			"forgotten report", "what is kept is bounded", func(b *books, _ *LossReport) {
+			"forgotten report", "an update would create it all the same", func(b *books, _ *LossReport) {
+				b.record(&endedWrite{Write: Write{Time: time.Now().Add(time.Hour), Method: "POST", Path: "/api/data/v9.2/accounts"}, began: 1})
 				for n := range maxReports {
-					b.report(Alternate, Alternate, uint64(n+2), time.Now(), "")
+					b.report(Primary, Primary, uint64(n+2), time.Now(), "")
 				}
-			}, true,
+			}, false,
 		},
 	}
 	for _, tt := range tests {

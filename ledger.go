@@ -207,10 +207,11 @@ const (
 // endedWrite is a write whose attempt has ended. Which record it is for is worked
 // out when somebody asks for it, which for most writes never happens.
 type endedWrite struct {
-	Write              // without its record
-	named       string // address of the record, by the answer
-	partitioned bool   // the record is in a partition of an elastic table
-	began       uint64 // epoch in which the attempt was made
+	Write                 // without its record
+	named       string    // address of the record, by the answer
+	partitioned bool      // the record is in a partition of an elastic table
+	began       uint64    // epoch in which the attempt was made
+	underway    *underway // as which it was listed, or nil
 }
 
 // describe returns a write whose attempt ended with resp or, if that is nil, without

@@ -236,6 +236,7 @@ func TestAWriteAllocatesNothingInTheBooks(t *testing.T) {
 			b.begin(&u)
 			b.end(&u)
 			w := describe(req, resp, time.Now(), "", label)
+			w.underway = &u
 			b.record(&w)
 		}
 	}

@@ -99,13 +99,14 @@ func (t *Transport) pin(e Endpoint, reason string) {
 
 // Unpin allows automatic switches again. If the endpoint has failed meanwhile, the next fault
 // that counts leads to a decision. Whether or not the Transport was pinned, Unpin clears the
-// history of switches, and so releases the latch.
+// history of switches, and so releases the latch. If it was neither pinned nor latched, there
+// is no event.
 func (t *Transport) Unpin() { t.unpin("by hand") }
 
 func (t *Transport) unpin(reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	was := t.rule.Pinned
+	was := t.rule.Pinned || t.rule.Latched(time.Now())
 	t.rule.Unpin()
 	if t.rule.Closed || !was {
 		return
@@ -151,7 +152,9 @@ type Status struct {
 	// Loss is the latest loss report, nil if there is none yet. [LossReport.Verify] accepts a
 	// nil report.
 	Loss *LossReport
-	// Losses are the latest 16 loss reports, oldest first.
+	// Losses are the latest 16 loss reports, oldest first. When there are more, the oldest of
+	// the most frequent kind is dropped, so that many reports of outages at one endpoint do not
+	// displace that of a switch, nor empty reports those that list writes.
 	Losses []*LossReport
 	// WritesDropped is how many writes were dropped because OnWrite was too slow.
 	WritesDropped uint64

@@ -133,10 +133,13 @@ func (t *Transport) answer(rec Record) {
 	f := t.fleet
 	t.mu.Lock()
 	st := t.state.Load()
-	asked := rec.Questions != f.asked[0] || rec.Recoveries != f.asked[1] && st.down
+	now := time.Now()
+	asked := rec.Questions != f.asked[0] && !now.Before(f.answerAfter) || rec.Recoveries != f.asked[1] && st.down
 	asked = asked && !f.looking && !st.closed
 	f.asked = [2]uint64{rec.Questions, rec.Recoveries}
-	f.looking = f.looking || asked
+	if asked {
+		f.looking, f.answerAfter = true, now.Add(firstPace/2)
+	}
 	t.mu.Unlock()
 	if asked {
 		t.wg.Go(func() { t.look(st) })
@@ -229,7 +232,9 @@ func (t *Transport) giveUpTurn() {
 	t.fleet.holds = ""
 	t.mu.Unlock()
 	if topic != "" && failing == nil {
-		t.claim(context.WithoutCancel(t.ctx), Claim{Topic: topic, Member: t.fleet.claimant})
+		ctx, cancel := context.WithTimeout(context.Background(), fleetTimeout)
+		defer cancel()
+		t.protect("Shared", func() { t.fleet.store.Claim(ctx, t.fleet.organization, Claim{Topic: topic, Member: t.fleet.claimant}) })
 	}
 }
 
@@ -271,7 +276,7 @@ func (t *Transport) claim(ctx context.Context, c Claim) (Holders, error) {
 	defer cancel()
 	began := time.Now()
 	c.TTL = min(c.TTL, MaxClaim)
-	holders, err := t.fleet.store.Claim(ctx, t.fleet.organization, c)
+	holders, err := useStore(ctx, t, func() (Holders, error) { return t.fleet.store.Claim(ctx, t.fleet.organization, c) })
 	t.noteWrite(began, err)
 	names := make([]string, min(len(holders.Names), MaxHolders))
 	for i := range names {

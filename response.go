@@ -321,6 +321,7 @@ func (c *call) tellDoubt(e *Error) {
 func (c *call) bookDoubt(d doubt) Write {
 	w := describe(c.req, nil, d.ended, d.fault.RequestID, c.label())
 	w.Status, w.Endpoint, w.Outcome, w.began = d.fault.Status, d.fault.Endpoint, OutcomeUnknown, d.began
+	w.underway = c.sentTo(d.fault.Endpoint)
 	c.t.recordWrite(&w)
 	return w.addressed()
 }
@@ -339,7 +340,40 @@ func (c *call) acknowledge(resp *http.Response, outcome Outcome) {
 	}
 	w := describe(c.req, resp, time.Now(), "", c.label())
 	w.Endpoint, w.Outcome, w.began = c.st.active, outcome, c.st.epoch
+	w.underway = c.sentTo(w.Endpoint)
 	c.t.recordWrite(&w)
+}
+
+// sends takes note that a write is sent to the active endpoint; room is where the note
+// goes, unless there is one already.
+func (c *call) sends(room *underway) *underway {
+	u := c.sentTo(c.st.active)
+	if u == nil {
+		u = room
+		*u = underway{req: c.req, label: c.label(), at: c.st.active, earlier: c.sent}
+		c.sent = u
+	}
+	c.t.books.begin(u)
+	return u
+}
+
+// sentTo returns the note of a write that was sent to an endpoint, nil if there is none.
+func (c *call) sentTo(e Endpoint) *underway {
+	u := c.sent
+	for u != nil && u.at != e {
+		u = u.earlier
+	}
+	return u
+}
+
+// forgetSent takes the writes off the books that are under way, except those whose
+// attempts are in doubt.
+func (c *call) forgetSent(doubts []doubt) {
+	for u := c.sent; u != nil; u = u.earlier {
+		if !slices.ContainsFunc(doubts, func(d doubt) bool { return d.fault.Endpoint == u.at }) {
+			c.t.books.forget(u)
+		}
+	}
 }
 
 // label returns the label of the request.

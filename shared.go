@@ -129,12 +129,53 @@ type FleetStatus struct {
 // This file uses the store of a fleet: it reads and writes the record, and finds out
 // whether the store is lost.
 
+// maxStoreCalls bounds the calls of a store that are under way. A Transport makes a few at
+// the same time; more are of a store that does not return.
+const maxStoreCalls = 16
+
+var errStoreHangs = errors.New("failover: earlier calls of the store have not returned")
+
+// useStore calls the store, which is the program's own: whatever it does, it has failed once
+// ctx has ended.
+func useStore[T any](ctx context.Context, t *Transport, call func() (T, error)) (result T, err error) {
+	if t.fleet.calls.Add(1) > maxStoreCalls {
+		t.fleet.calls.Add(-1)
+		return result, errStoreHangs
+	}
+	results := make(chan T, 1)
+	err = t.outsource(ctx, "Shared", func() error {
+		defer t.fleet.calls.Add(-1)
+		result, err := call()
+		if err == nil {
+			results <- result
+		}
+		return err
+	})
+	if err == ErrClosed { // not called
+		t.fleet.calls.Add(-1)
+	}
+	if err == nil {
+		result = <-results
+	}
+	return result, err
+}
+
+// loaded is what Shared.Load returns.
+type loaded struct {
+	record Record
+	clock  time.Time
+}
+
 // load reads the record and keeps it for Status.
 func (t *Transport) load() (Record, time.Time, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
 	began := time.Now()
-	rec, clock, err := t.fleet.store.Load(ctx, t.fleet.organization)
+	found, err := useStore(ctx, t, func() (l loaded, err error) {
+		l.record, l.clock, err = t.fleet.store.Load(ctx, t.fleet.organization)
+		return l, err
+	})
+	rec, clock := found.record, found.clock
 	if err == nil && rec.Active > Alternate {
 		err = errors.New("failover: the fleet's record is invalid")
 	}
@@ -168,7 +209,9 @@ func (t *Transport) swap(rec, next Record) (swapped bool) {
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
 	began := time.Now()
-	swapped, err := t.fleet.store.CompareAndSwap(ctx, t.fleet.organization, rec.Version, next)
+	swapped, err := useStore(ctx, t, func() (bool, error) {
+		return t.fleet.store.CompareAndSwap(ctx, t.fleet.organization, rec.Version, next)
+	})
 	t.noteWrite(began, err)
 	if err != nil || !swapped {
 		return false // look again: somebody else was first

@@ -357,20 +357,18 @@ func fleetView(s *FleetStatus) *statuspage.Fleet {
 // lossView puts the writes at risk into the form of the report, in which no
 // list is null.
 func lossView(r *LossReport) statuspage.Loss {
-	states := make(map[Write]string)
-	if v := r.verification(); v != nil {
-		for state, writes := range map[string][]Write{statuspage.Present: v.Present, statuspage.Missing: v.Missing, statuspage.Unreadable: v.Unreadable} {
-			for _, w := range writes {
-				states[w] = state
-			}
-		}
-	}
+	states := r.verification().lists()
+	words := [...]string{effectUnclear: statuspage.Unreadable, effectSeen: statuspage.Present, effectNotSeen: statuspage.Missing}
 	view := func(writes []Write) []statuspage.Write {
 		list := make([]statuspage.Write, 0, len(writes))
 		for _, w := range writes {
+			state := statuspage.NotVerified
+			if e, known := states[w]; known {
+				state = words[e]
+			}
 			list = append(list, statuspage.Write{
 				Time: w.Time.UTC(), Method: w.Method, Path: w.Path, EntityID: w.EntityID, RequestID: w.RequestID,
-				Label: w.Label, Status: w.Status, State: cmp.Or(states[w], statuspage.NotVerified),
+				Label: w.Label, Status: w.Status, State: state,
 			})
 		}
 		return list

@@ -249,9 +249,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
 	if c.t.books.keeps() && !c.isRead() {
-		w.underway = underway{req: c.req, at: c.st.active, began: c.st.epoch}
-		c.t.books.begin(&w.underway)
-		defer c.t.books.end(&w.underway)
+		defer c.t.books.end(c.sends(&w.underway))
 	}
 	if w == nil || !w.givesUp || len(c.faults)+1 >= c.t.cfg.MaxAttempts {
 		return w.roundTrip(p.base, c.out)

@@ -196,9 +196,10 @@ type call struct {
 	at                Endpoint      // that the caller's URL names
 	redirect          *redirection  // that the request follows, or nil
 	body              payload
-	faults            []*Fault // one for each attempt so far
-	doubts            []doubt  // that they have left
-	repeats           int      // see unseen
+	faults            []*Fault  // one for each attempt so far
+	doubts            []doubt   // that they have left
+	sent              *underway // nil for a read
+	repeats           int       // see unseen
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool           // see isRead
 	judged, onlyOnce  bool           // see once
@@ -216,7 +217,10 @@ type call struct {
 
 // run makes the call.
 func (c *call) run() (resp *http.Response, err error) {
-	defer func() { c.body.close(resp != nil && resp != c.kept) }()
+	defer func() {
+		c.body.close(resp != nil && resp != c.kept)
+		c.forgetSent(nil)
+	}()
 	if !bodyless(c.req) {
 		if err := c.body.load(c.req, c.t.cfg.MaxBody); err != nil {
 			return nil, err // the caller's own reader failed
@@ -259,6 +263,7 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 		if c.weigh(f); !doubted && c.inDoubt() != nil {
 			c.kept = nil // it says that the write was not applied
 		}
+		c.forgetSent(c.doubts)
 		next := c.next(st, f)
 		c.notifyOnFault(f, next)
 		if next == nil {

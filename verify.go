@@ -42,7 +42,7 @@ type Verification struct {
 // row get no answer, the organization is down, the credentials are refused, or throttling
 // persists; it then returns that as an error along with what it knows. A single unreadable
 // record does not make Verify fail. [Transport.StatusHandler] shows the result of the last
-// Verify.
+// Verify; a record that this has not read keeps the result of an earlier one.
 //
 // Records that were found lose the protection described at [LossReport]. A nil report
 // (which [Status.Loss] is until something is at risk) lists nothing: Verify reads nothing
@@ -75,19 +75,22 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 		}
 	}
 	err := readRecords(ctx, client, r.URL, order)
-	var v Verification
+	var v, shown Verification
+	earlier := r.verification().lists()
 	for _, w := range writes {
-		list := &v.Unreadable
-		switch records[recordKey(w.Entity)].effect(w) {
-		case effectSeen:
-			list = &v.Present
-		case effectNotSeen:
-			list = &v.Missing
+		rec := records[recordKey(w.Entity)]
+		list := rec.effect(w)
+		*v.list(list) = append(*v.list(list), w)
+		if rec != nil && rec.presence == notRead {
+			before, known := earlier[w]
+			if list = before; !known && err != nil {
+				continue // Verify did not come to it
+			}
 		}
-		*list = append(*list, w)
+		*shown.list(list) = append(*shown.list(list), w)
 	}
 	if r.verified != nil {
-		r.verified.Store(&v)
+		r.verified.Store(&shown)
 	}
 	if r.account != nil {
 		var found []string
@@ -101,7 +104,33 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 	return v, err
 }
 
-// verification returns the result of the last Verify, nil if there was none.
+// list returns the list of the writes with an effect.
+func (v *Verification) list(e effect) *[]Write {
+	switch e {
+	case effectSeen:
+		return &v.Present
+	case effectNotSeen:
+		return &v.Missing
+	default:
+		return &v.Unreadable
+	}
+}
+
+// lists returns on which list each write is. A nil Verification lists none.
+func (v *Verification) lists() map[Write]effect {
+	on := make(map[Write]effect)
+	for e := range effectNotSeen + 1 {
+		if v == nil {
+			break
+		}
+		for _, w := range *v.list(e) {
+			on[w] = e
+		}
+	}
+	return on
+}
+
+// verification returns what is known from Verify, nil if it was not called.
 func (r *LossReport) verification() *Verification {
 	if r.verified == nil {
 		return nil
@@ -294,7 +323,7 @@ type LossReport struct {
 	// them, or because they were made before the Transport was.
 	Truncated bool
 
-	// verified is the result of the last Verify, for the status page.
+	// verified is what is known from Verify, for the status page.
 	verified *atomic.Pointer[Verification]
 	// settled is how many of Unknown have ended; the others were under way.
 	settled int
@@ -368,20 +397,6 @@ func (a *account) grown() []growth {
 	g := growth{a.version(), a.untold, a.last}
 	a.untold = 0
 	return []growth{g}
-}
-
-// recordWrite enters a write that has just ended.
-func (t *Transport) recordWrite(w *endedWrite) {
-	if t.books.record(w) {
-		t.mu.Lock()
-		if !t.state.Load().closed {
-			t.wg.Go(t.tellGrowth)
-		}
-		t.mu.Unlock()
-	}
-	if t.cfg.OnWrite != nil {
-		t.writes.put(t, w.addressed())
-	}
 }
 
 // reportLossLocked makes the report of a switch (from and to differ) or of the end of

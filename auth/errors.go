@@ -35,8 +35,10 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.err }
 
 var (
-	errClosed  = errors.New("closed")
-	errNoToken = errors.New("no token, or an expired one")
+	errClosed   = errors.New("closed")
+	errNoToken  = errors.New("no token, or an expired one")
+	errPanicked = errors.New("the Source panicked")
+	errLate     = errors.New("the sign-in service has not answered yet")
 )
 
 // cause describes the error of a source. It trusts the texts of errors that are made on
@@ -73,7 +75,7 @@ func cause(err error) string {
 // madeHere returns an error in the tree of err that does not quote what another machine has
 // sent, nil if there is none.
 func madeHere(err error) error {
-	for _, own := range []error{errClosed, errNoToken, context.Canceled, context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF} {
+	for _, own := range []error{errClosed, errNoToken, errPanicked, errLate, context.Canceled, context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF} {
 		if errors.Is(err, own) {
 			return own
 		}

@@ -239,8 +239,10 @@ func (t *Tokens) token(ctx context.Context, e failover.Endpoint) (string, error)
 		return "", ctx.Err()
 	case other.valid():
 		return other.token.Token, nil
-	case own.err == nil:
+	case own.err == nil && t.ctx.Err() != nil:
 		return "", &Error{Audience: audience, err: errClosed}
+	case own.err == nil: // the token for the other endpoint has expired while it was waited for
+		return "", &Error{Audience: audience, err: errLate}
 	}
 	return "", own.err
 }
@@ -258,20 +260,27 @@ func (t *Tokens) ask(audience string, k *kept) <-chan struct{} {
 	k.flight = make(chan struct{})
 	// Not the caller's context: others wait for the same token.
 	t.wg.Go(func() {
+		token, err := azcore.AccessToken{}, errPanicked // or it has called runtime.Goexit
+		defer func() { t.land(k, token, err, audience) }()
+		defer func() { _ = recover() }()
 		ctx, cancel := context.WithTimeout(t.ctx, t.timeout)
 		defer cancel()
-		token, err := t.source(ctx, audience+"/.default")
+		token, err = t.source(ctx, audience+"/.default")
 		if err == nil && (token.Token == "" || time.Until(token.ExpiresOn) <= leeway) {
 			err = errNoToken
 		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		k.take(token, err, audience)
-		close(k.flight)
-		k.flight = nil
-		t.hurry()
 	})
 	return k.flight
+}
+
+// land ends a request for a token with its result.
+func (t *Tokens) land(k *kept, token azcore.AccessToken, err error, audience string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k.take(token, err, audience)
+	close(k.flight)
+	k.flight = nil
+	t.hurry()
 }
 
 // take stores the result of a request. The caller holds Tokens.mu.

@@ -27,9 +27,9 @@ func Safe(method string, u *url.URL, h http.Header) bool {
 }
 
 // Reads reports whether a request changes nothing at the organization: it is
-// [Safe], whatever spelling its headers were set in, or its body is a SOAP message or a $batch that only reads. What any
-// server could take for a write, if it reads less strictly than its standard asks,
-// is none. So in doubt, Reads says no. body is all of the request's body, as it is
+// [Safe], whatever spelling its headers were set in, or its body is a SOAP message
+// or a $batch that only reads. What any server could take for a write, if it reads
+// less strictly than its standard asks, is none. So in doubt, Reads says no. body is all of the request's body, as it is
 // sent; it is not parsed before a glance shows that it may read.
 func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {

@@ -213,6 +213,14 @@ var secrets = map[string]string{
 	"token in JSON":                      `{"token":"` + canary + `"}`,
 	"token in quotation marks":           "'token': '" + canary + "'",
 	"header with odd characters":         "Cookie: a\x0e\v" + canary,
+	"element":                            "<Password>" + canary + "</Password>",
+	"element with a prefix":              `<o:Password Type="x">` + canary + " " + canary + "</o:Password>",
+	"element of a token":                 "<wsse:BinarySecurityToken>" + canary + "</wsse:BinarySecurityToken>",
+	"element cut off":                    "<ClientSecret>a" + canary,
+	"private key":                        "-----BEGIN RSA PRIVATE KEY-----\n" + canary + "\n-----END RSA PRIVATE KEY-----",
+	"private key cut off":                "-----BEGIN PRIVATE KEY-----" + canary,
+	"private key in JSON":                `{"private_key":"` + canary + `"}`,
+	"code of a device":                   "grant_type=x&device_code=" + canary,
 	"port that cannot be one":            `invalid port ":` + canary + `" after host`,
 }
 
@@ -267,8 +275,15 @@ func TestTextKeepsWhatIsAround(t *testing.T) {
 		"Cookie: a b\r\nX: y":                        "Cookie: [redacted]\r\nX: y",
 		"Cookie: a b\nX: y":                          "Cookie: [redacted]\nX: y",
 		"see /a?b c":                                 "see /a c",
-		"<https://u:p@contoso.com/a>? yes":           "<https://contoso.com/a>? yes",
-		"https://u:p@contoso.com/a\x01b?c d":         "https://contoso.com/a\x01b?c d",
+		"<a:Password>x y</a:Password><b>z</b>":       "<a:Password>[redacted]</a:Password><b>z</b>",
+		"<Password/><b>z</b>":                        "<Password/><b>z</b>",
+		"<Password":                                  "<Password",
+		"1 < 2 password > 3":                         "1 < 2 password > 3",
+		"<Name>z</Name>":                             "<Name>z</Name>",
+		"-----BEGIN PRIVATE KEY-----x y-----END PRIVATE KEY----- z": "-----BEGIN PRIVATE KEY-----[redacted]-----END PRIVATE KEY----- z",
+		"-----BEGIN CERTIFICATE-----x-----END CERTIFICATE-----":     "-----BEGIN CERTIFICATE-----x-----END CERTIFICATE-----",
+		"<https://u:p@contoso.com/a>? yes":                          "<https://contoso.com/a>? yes",
+		"https://u:p@contoso.com/a\x01b?c d":                        "https://contoso.com/a\x01b?c d",
 	} {
 		assert.Equal(t, want, Text(in))
 	}

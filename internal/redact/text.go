@@ -17,7 +17,8 @@ const Max = 2048
 //   - what follows the name of an authorization scheme, however it is separated;
 //   - values of names such as client_secret, access_token, password and sig, and
 //     of the headers Authorization and Cookie;
-//   - JSON Web Tokens.
+//   - the content of XML elements with such names;
+//   - JSON Web Tokens, and private keys in PEM.
 func Text(s string) string {
 	t := text{s: s}
 	if len(s) > Max {
@@ -52,6 +53,10 @@ func (t *text) secretAt(i int) (n int, shown string) {
 	switch c := t.s[i]; {
 	case strings.HasPrefix(t.s[i:], "eyJ"): // {" in Base64
 		return span(t.s[i:], isTokenByte), hidden
+	case strings.HasPrefix(t.s[i:], "-----BEGIN "):
+		return t.pem(i)
+	case c == '<':
+		return t.element(i)
 	case strings.HasPrefix(t.s[i:], "//"):
 		return t.address(i)
 	case c == '?' || c == '#':
@@ -60,6 +65,40 @@ func (t *text) secretAt(i int) (n int, shown string) {
 		return t.assignment(i)
 	}
 	return t.scheme(i)
+}
+
+// pem hides what begins at i like a private key in PEM (RFC 7468), up to its end.
+func (t *text) pem(i int) (int, string) {
+	label, rest, _ := strings.Cut(t.s[i+len("-----BEGIN "):], "-----")
+	if !strings.HasSuffix(label, "PRIVATE KEY") {
+		return 0, ""
+	}
+	key, _, _ := strings.Cut(rest, "-----END ")
+	n := len(t.s) - i - len(rest)
+	return n + len(key), t.s[i:i+n] + hidden
+}
+
+// element hides the content of the XML element that begins at i if its name is that of a
+// secret.
+func (t *text) element(i int) (int, string) {
+	start := i + 1
+	end := start + span(t.s[start:], func(c byte) bool { return isNameByte(c) || c == ':' })
+	if end == start { // the end of an element, or none
+		return 0, ""
+	}
+	tag, content, found := strings.Cut(t.s[i:], ">")
+	name := nameOf(t.s[start:end][strings.IndexByte(t.s[start:end], ':')+1:])
+	if !found || strings.HasSuffix(tag, "/") || !endsIn(name, secretNames[:]) && !endsIn(name, guardedNames[:]) {
+		return 0, ""
+	}
+	content, _, _ = strings.Cut(content, "</")
+	n := len(tag) + 1
+	return n + len(content), t.s[i:i+n] + hidden
+}
+
+// nameOf returns a name in lower case and without marks.
+func nameOf(s string) string {
+	return strings.NewReplacer("-", "", "_", "", ".", "").Replace(ascii.Lower(s))
 }
 
 // address takes the user info out of the address that begins at i with two slashes.
@@ -168,7 +207,7 @@ func separatorLen(s string) int {
 // is hidden whatever follows, those that are also words of error texts, for which
 // only "=" and quotation marks count, and headers, whose values have blanks.
 var (
-	secretNames  = [...]string{"secret", "password", "passwd", "pwd", "passphrase", "accesstoken", "refreshtoken", "idtoken", "clientassertion", "apikey", "accesskey", "accountkey", "subscriptionkey", "functionskey", "samlresponse"}
+	secretNames  = [...]string{"secret", "password", "passwd", "pwd", "passphrase", "accesstoken", "refreshtoken", "idtoken", "clientassertion", "apikey", "accesskey", "accountkey", "subscriptionkey", "functionskey", "samlresponse", "privatekey", "devicecode", "authorizationcode", "codeverifier"}
 	guardedNames = [...]string{"token", "assertion", "sig", "signature", "credential", "credentials"}
 	headerNames  = [...]string{"authorization", "cookie"}
 )
@@ -190,7 +229,7 @@ func (t *text) assignment(i int) (int, string) {
 	for start > 0 && isNameByte(before[start-1]) {
 		start--
 	}
-	name := strings.NewReplacer("-", "", "_", "", ".", "").Replace(ascii.Lower(before[start:]))
+	name := nameOf(before[start:])
 	header := endsIn(name, headerNames[:])
 	if !header && !endsIn(name, secretNames[:]) && !((equals || quoted) && endsIn(name, guardedNames[:])) {
 		return 0, ""

@@ -155,7 +155,7 @@ func nameOf(e *Endpoint) string {
 
 func (r *Report) down() Finding {
 	active, other := r.side()
-	since := sinceWords(r.last("down"), r.Time)
+	since := sinceWords(r.downSince(), r.Time)
 	f := Finding{Name: "down", Level: LevelBad, Cause: CauseEither, Runbook: sectionDown,
 		Summary: "Down: no endpoint serves the organization" + since + "."}
 	probed := "both endpoints are probed every few seconds"
@@ -376,6 +376,9 @@ func (r *Report) doubts() (Finding, bool) {
 	active, _ := r.side()
 	n = max(n, active.Recent.InDoubt) // the record may have been too short
 	summary := number(n, "write is in doubt", "writes are in doubt")
+	if r.RecordFull { // older ones may have been forgotten
+		summary = "At least " + summary
+	}
 	if !newest.IsZero() {
 		summary += fmt.Sprintf(", the newest since %s UTC", clock(newest, r.Time, "15:04"))
 	}
@@ -433,6 +436,18 @@ func (r *Report) last(kind string) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// downSince returns when an outage began that is not over, zero if no event has told of it:
+// of outages that come and go, only the first and the long ones are told.
+func (r *Report) downSince() time.Time {
+	began := r.last("down")
+	for _, over := range []string{"up", "switched", "pinned"} {
+		if !r.last(over).Before(began) {
+			return time.Time{}
+		}
+	}
+	return began
 }
 
 // lastRefusal returns the last refused switch on record, nil if there is none.

@@ -210,7 +210,7 @@ func act(ctx context.Context, a action, args []string, stdout, stderr io.Writer)
 			return exit
 		}
 	case answer.OK:
-		fmt.Fprintln(stdout, a.done(&answer.Status))
+		fmt.Fprintln(stdout, console.Clean(a.done(&answer.Status)))
 		fmt.Fprintln(stdout)
 		answer.Status.print(stdout)
 	default:
@@ -300,8 +300,9 @@ func (p *process) post(ctx context.Context, name string, fields url.Values) (*an
 	return a, body, nil
 }
 
-// maxBody is the maximum size of an answer.
-const maxBody = 16 << 20
+// maxBody is the maximum size of an answer: 16 loss reports of some thousand writes each have
+// 30 MB.
+const maxBody = 64 << 20
 
 func (p *process) do(ctx context.Context, method string, u *url.URL, body io.Reader) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
@@ -320,9 +321,12 @@ func (p *process) do(ctx context.Context, method string, u *url.URL, body io.Rea
 		return 0, nil, p.unreachable(err)
 	}
 	defer resp.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if err != nil {
+	content, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	switch {
+	case err != nil:
 		return 0, nil, p.unreachable(err)
+	case len(content) > maxBody:
+		return 0, nil, fmt.Errorf("the answer of %s is longer than %d MB", p.at.Host, maxBody>>20)
 	}
 	return resp.StatusCode, content, nil
 }

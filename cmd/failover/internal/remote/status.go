@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -28,7 +29,7 @@ type status struct {
 	Primary       *endpoint `json:"primary"`
 	Alternate     *endpoint `json:"alternate"`
 	Fleet         *fleet    `json:"fleet"`
-	Loss          *loss     `json:"loss"`
+	Losses        []loss    `json:"losses"`
 	Events        []event   `json:"events"`
 }
 
@@ -77,6 +78,7 @@ type fleet struct {
 
 type loss struct {
 	From    string  `json:"from"`
+	To      string  `json:"to"`
 	AtRisk  []write `json:"atRisk"`
 	Unknown []write `json:"unknown"`
 }
@@ -104,7 +106,14 @@ const (
 	shownWrites = 20
 )
 
+// print prints the status. Whatever the process has answered, it cannot control the terminal.
 func (s *status) print(out io.Writer) {
+	var all bytes.Buffer
+	s.render(&all)
+	fmt.Fprint(out, console.Clean(all.String()))
+}
+
+func (s *status) render(out io.Writer) {
 	line := func(label, value string) {
 		if value != "" {
 			fmt.Fprintln(out, console.Cell(fmt.Sprintf("%-11s", label), value, console.Width))
@@ -140,8 +149,8 @@ func (s *status) print(out io.Writer) {
 	}
 	fmt.Fprintln(out)
 	s.printEndpoints(out)
-	if s.Loss != nil {
-		s.Loss.print(out)
+	for i := range s.Losses {
+		s.Losses[i].render(out)
 	}
 	if len(s.Events) > 0 {
 		fmt.Fprintln(out, "\nLast events (UTC)")
@@ -223,8 +232,8 @@ func (s *status) printEndpoints(out io.Writer) {
 	t.Render()
 }
 
-// print prints the writes of a loss report, missing ones first.
-func (l *loss) print(out io.Writer) {
+// render prints the writes of a loss report, missing ones first.
+func (l *loss) render(out io.Writer) {
 	writes := slices.Concat(l.AtRisk, l.Unknown)
 	if len(writes) == 0 {
 		return
@@ -239,7 +248,11 @@ func (l *loss) print(out io.Writer) {
 			words = append(words, fmt.Sprintf("%d %s", n, state))
 		}
 	}
-	fmt.Fprintf(out, "\nWrites at risk since the %s was left: %s\n", l.From, strings.Join(words, ", "))
+	since := "since the " + l.From + " was left"
+	if l.To == l.From {
+		since = "after an outage of the " + l.From
+	}
+	fmt.Fprintf(out, "\nWrites at risk %s: %s\n", since, strings.Join(words, ", "))
 	rank := map[string]int{"missing": 0, "unreadable": 1, "not verified": 2, "present": 3}
 	slices.SortStableFunc(writes, func(a, b write) int { return rank[a.State] - rank[b.State] })
 	for i, w := range writes {
