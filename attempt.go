@@ -62,7 +62,7 @@ func (c *call) prepare(st *state) *Fault {
 	if f := c.ended(); f != nil {
 		return f
 	}
-	if t.cfg.AttemptTimeout > 0 || t.connections.limited || t.endpoints[st.active].suspect.Load() || !isReadMethod(req.Method) || st.pool.waits.silent() || c.once() {
+	if t.cfg.AttemptTimeout > 0 || t.connections.limited || t.endpoints[st.active].suspect.Load() || !c.isRead() || st.pool.waits.silent() || c.once() {
 		c.watch()
 	}
 	c.address()

@@ -96,7 +96,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	var begin []byte
 	var err error
 	var ahead *readAhead
-	if p.getBody != nil && inMemory(req.Body) {
+	if inMemory(req.Body) {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
 		ahead = aheadOf(req.Body, req.ContentLength, maxBody+1)
@@ -105,10 +105,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
 		p.close(false)
-		p.original, p.held = nil, begin
-		if begin == nil {
-			p.held = []byte{}
-		}
+		p.original, p.held = nil, begin // which is not nil: there was a read
 		if n := int64(len(begin)); req.ContentLength > 0 && n != req.ContentLength {
 			return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, n) // as net/http has it
 		}

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -60,6 +61,40 @@ func TestWhenASwitchIsAnnouncedToTheFleet(t *testing.T) {
 			assert.Equal(t, row.active == Alternate, transport.state.Load() == st, name)
 			assert.Equal(t, row.active, transport.state.Load().active, name)
 			assert.Equal(t, row.record, s.record.Active, name)
+		})
+	}
+}
+
+// meanwhile is a store that does something before it takes a record.
+type meanwhile struct {
+	*scripted
+	do func()
+}
+
+func (m *meanwhile) CompareAndSwap(ctx context.Context, key string, version uint64, next Record) (bool, error) {
+	m.do()
+	return m.scripted.CompareAndSwap(ctx, key, version, next)
+}
+
+// A switch that is made while the one before is being told is told next. A pin is not.
+func TestASwitchWhileOneIsTold(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		do   func(*Transport)
+		told bool
+	}{
+		{func(*Transport) {}, true},
+		{func(r *Transport) { r.Pin(Alternate) }, true},
+		{func(r *Transport) { r.Pin(Alternate); r.Unpin() }, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &scripted{record: Record{Version: 3}}
+			transport := s.member(t, Config{Probe: answersProbes(&[2]error{})})
+			transport.fleet.store = &meanwhile{s, func() { row.do(transport) }}
+			transport.fleet.untold = true
+			assert.Equal(t, row.told, transport.publish(transport.state.Load(), s.record, time.Now()))
+			assert.Equal(t, row.told, !transport.fleet.untold)
+			assert.Equal(t, 1, s.tried)
 		})
 	}
 }

@@ -176,7 +176,7 @@ func (w *waits) look() {
 		w.quiet = min(max(2*w.quiet, suspectTicks), maxQuiet)
 		w.ask = now + w.quiet
 		w.t.suspect(w.pool)
-	case !long && int32(now-w.ask) > suspectTicks+2:
+	case int32(now-w.ask) > suspectTicks+2: // nobody has waited for long since
 		w.quiet = 0
 	}
 	time.AfterFunc(w.interval, w.look)
@@ -248,7 +248,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	p, w := c.st.pool, c.sending
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
-	if w != nil && c.t.books.keeps() && !c.isRead() {
+	if c.t.books.keeps() && !c.isRead() {
 		defer c.t.books.end(c.sends(&w.underway))
 	}
 	if w == nil || !w.givesUp || len(c.faults)+1 >= c.t.cfg.MaxAttempts {
@@ -270,9 +270,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	over = true
 	leave()
 	if again := second.end(); again != nil {
-		if resp != nil {
-			discard(resp)
-		}
+		discard(resp)
 		return again, nil
 	}
 	if err != nil && context.Cause(c.out.Context()) == errAbandoned {

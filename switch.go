@@ -165,7 +165,7 @@ func (t *Transport) keptFindings(q *question) (findings, bool) {
 	defer t.mu.Unlock()
 	_, ok := t.rule.Kept(time.Now())
 	_, evidence := t.rule.Question()
-	if !ok || !evidence.Decides || t.found == nil {
+	if !ok || !evidence.Decides {
 		return findings{}, false
 	}
 	return *t.found, true
@@ -219,7 +219,7 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	number, _ := t.rule.Question()
-	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Closed && !t.rule.Pinned {
+	if refusal != nil && number == q.number && t.rule.Epoch == q.st.epoch && !t.rule.Pinned {
 		t.rule.Refuse(time.Now(), q.number, t.holdLocked())
 		q.loud = true
 		t.refusedLocked(q, refusal.Error())
@@ -402,8 +402,8 @@ func (p *probed) outcome() (rule.Outcome, *Fault) {
 		}
 		return rule.Passed, nil
 	}
-	var f *Fault
-	if !errors.As(p.err, &f) || f == nil {
+	f := p.fault()
+	if f == nil {
 		f = &Fault{Class: ClassUnavailable, Err: p.err}
 		if errors.Is(p.err, context.DeadlineExceeded) {
 			f.Class = ClassTransient
@@ -423,11 +423,16 @@ func (p *probed) reached() bool {
 
 // timedOut reports whether there was no answer in time.
 func (p *probed) timedOut() bool {
-	var f *Fault
-	if errors.As(p.err, &f) && f != nil {
+	if f := p.fault(); f != nil {
 		return f.Status == 0 && f.Timeout()
 	}
-	return p.err != nil && isTimeout(p.err)
+	return isTimeout(p.err)
+}
+
+// fault returns the fault that the probe has failed with, nil if it is another error.
+func (p *probed) fault() (f *Fault) {
+	errors.As(p.err, &f)
+	return f
 }
 
 // closesIdle is what a RoundTripper can do that lets go of its connections.

@@ -77,9 +77,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // stack of plain reads, which are often the first thing that their goroutine does.
 func (t *Transport) otherCall(st *state, req *http.Request, variant int, at Endpoint) (*http.Response, error) {
 	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
-	if st.down && t.cfg.FailFast {
-		_, err := c.enter()
-		if err != nil {
+	if t.cfg.FailFast && !t.cfg.WaitForUp { // without a look at the body
+		if _, err := c.enter(); err != nil {
 			closeBody(req)
 			return nil, err
 		}
@@ -140,7 +139,8 @@ func (c *call) enter() (*state, error) {
 }
 
 func (c *call) enterDown() (*state, error) {
-	t, waited := c.t, false
+	t := c.t
+	t.lend(c.req.Header, false) // what it brings may be what the probes lack
 	for {
 		st := t.state.Load()
 		switch {
@@ -149,12 +149,8 @@ func (c *call) enterDown() (*state, error) {
 		case !st.down:
 			return st, nil
 		}
-		if c.at != st.active || !waited { // what it brings may be what the probes lack
-			t.lend(c.req.Header, false)
-		}
 		switch {
 		case t.cfg.WaitForUp:
-			waited = true
 			select {
 			case <-st.changed:
 				continue
@@ -304,21 +300,17 @@ func (c *call) next(st *state, f *Fault) *state {
 	if q != nil && decides && !c.await(q) {
 		return nil
 	}
-	now := t.state.Load()
-	if now.epoch == st.epoch && !now.down && !c.pause(now, f, throttled, q) {
+	if now := t.state.Load(); now.epoch == st.epoch && !now.down && !c.pause(now, f, throttled, q) {
 		return nil
 	}
-	now = t.state.Load()
-	if now.down && t.cfg.WaitForUp {
-		var err error
-		if now, err = c.enter(); err != nil {
-			return nil
-		}
+	now, err := c.enter()
+	if err != nil {
+		return nil
 	}
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
 		return nil // the endpoint has been asked, and is to be left alone all the same
 	}
-	if now.closed || now.down && (!c.astray || t.cfg.FailFast) || ctx.Err() != nil || !c.body.withdraw() {
+	if now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -347,14 +339,11 @@ func (c *call) notifyOnFault(f *Fault, next *state) {
 // for one even if there is none. So does the answer to an early question, q, if the
 // traffic is to move: what is missing for that are faults.
 func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
-	if c.pauses == nil && c.t.cfg.RetryBackoff > 0 {
+	if c.pauses == nil {
 		c.pauses = backoff.NewExponentialBackOff(
 			backoff.WithInitialInterval(c.t.cfg.RetryBackoff), backoff.WithMaxElapsedTime(0))
 	}
-	var wait time.Duration
-	if c.pauses != nil {
-		wait = c.pauses.NextBackOff()
-	}
+	wait := c.pauses.NextBackOff()
 	if throttled {
 		wait = max(wait, f.RetryAfter)
 	}
@@ -363,9 +352,6 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 		return false
 	}
 	paid := c.t.budget.take()
-	if wait <= 0 {
-		return paid
-	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var asked <-chan struct{}
@@ -429,9 +415,7 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 		return resp, nil
 	}
 	e := c.failure()
-	if resp == nil {
-		c.explain(e)
-	}
+	c.explain(e)
 	if c.inDoubt() != nil {
 		c.tellDoubt(e)
 		if resp != nil {

@@ -62,8 +62,8 @@ func (t *Transport) watch() {
 			due = t.nextProbeLocked(st, schedule)
 		}
 		demanded := t.demanded
-		if soon := began.Add(demandInterval); demanded && soon.Before(due) {
-			due = soon // which is over, as a rule
+		if demanded {
+			due = began.Add(demandInterval) // which is over, as a rule
 		}
 		t.mu.Unlock()
 
@@ -193,9 +193,8 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	to := st.active.other()
 	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, true // the active endpoint has failed
-	fenced := found.faults[st.active] != nil && found.faults[st.active].Definitive
 	var err error
-	if m.alone, err = t.reportFailure(st.active, t.quorum(to, fenced)); err == nil {
+	if m.alone, err = t.reportFailure(st.active, t.quorum(to, found.faults[st.active].Definitive)); err == nil {
 		err = t.propose(t.ctx, st, m, 0)
 	}
 	return t.reportRefusal(st, to, err)

@@ -10,16 +10,19 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
 	"os"
+	"os/signal"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -41,7 +44,9 @@ var (
 
 func main() {
 	flag.Parse()
-	share, err := measure()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	share, err := measure(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(2)
@@ -51,8 +56,8 @@ func main() {
 	}
 }
 
-func measure() (share float64, err error) {
-	sources, all, err := mutateModule()
+func measure(ctx context.Context) (share float64, err error) {
+	sources, all, err := mutateModule(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -75,7 +80,7 @@ func measure() (share float64, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	programs, err := prepare(dir, sources)
+	programs, err := prepare(ctx, dir, sources)
 	if err != nil {
 		return 0, err
 	}
@@ -83,9 +88,12 @@ func measure() (share float64, err error) {
 	outcomes := make([]outcome, len(chosen))
 	errs := make([]error, len(chosen))
 	began := time.Now()
-	each(len(chosen), *jobs, func(i int) {
-		outcomes[i], errs[i] = s.try(chosen[i])
+	each(ctx, len(chosen), *jobs, func(i int) {
+		outcomes[i], errs[i] = s.try(ctx, chosen[i])
 	})
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return 0, err
 	}
@@ -182,14 +190,14 @@ type session struct {
 	done       int
 }
 
-func (s *session) try(m *mutation) (outcome, error) {
+func (s *session) try(ctx context.Context, m *mutation) (outcome, error) {
 	o := outcome{mutation: m, reached: true}
 	if program, name, ok := strings.Cut(s.known[m.key], " "); ok {
 		for _, p := range s.programs {
 			if p.name != program {
 				continue
 			}
-			if err := p.build(); err != nil || o.runs(m, p, []*test{{program: p, name: name}}) {
+			if err := p.build(ctx); err != nil || o.runs(ctx, m, p, []*test{{program: p, name: name}}) {
 				return o, err
 			}
 		}
@@ -202,7 +210,7 @@ func (s *session) try(m *mutation) (outcome, error) {
 		if kept, s.err = readRecordings(*reach, s.sum); s.err != nil {
 			return
 		}
-		if s.tests, s.err = recordTests(s.dir, s.programs, *jobs, *longest, kept); s.err == nil {
+		if s.tests, s.err = recordTests(ctx, s.dir, s.programs, *jobs, *longest, kept); s.err == nil {
 			s.err = writeRecordings(*reach, s.sum, kept)
 		}
 	})
@@ -213,7 +221,9 @@ func (s *session) try(m *mutation) (outcome, error) {
 	s.mu.Lock()
 	favourites := slices.Clone(s.favourites[function])
 	s.mu.Unlock()
-	o = try(m, s.tests, favourites)
+	if o = try(ctx, m, s.tests, favourites); ctx.Err() != nil {
+		return o, nil // which says nothing
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o.killer != "" && !slices.Contains(favourites, o.killer) {

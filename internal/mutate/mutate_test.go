@@ -86,18 +86,18 @@ func TestWhatTheTestsMissSurvives(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	t.Chdir(dir)
-	sources, mutations, err := mutateModule()
+	sources, mutations, err := mutateModule(t.Context())
 	require.NoError(t, err)
 	for _, s := range sources {
 		assert.Equal(t, strings.Count(code, "\n"), strings.Count(s.text, "\n"), "lines keep their numbers")
 	}
-	programs, err := prepare(t.TempDir(), sources)
+	programs, err := prepare(t.Context(), t.TempDir(), sources)
 	require.NoError(t, err)
-	recorded, err := recordTests(t.TempDir(), programs, 2, 0, make(map[string]recording))
+	recorded, err := recordTests(t.Context(), t.TempDir(), programs, 2, 0, make(map[string]recording))
 	require.NoError(t, err)
 	got := make(map[string]string)
 	for _, m := range mutations {
-		got[strings.TrimPrefix(m.key, "shop.go: ")] = try(m, recorded, nil).end()
+		got[strings.TrimPrefix(m.key, "shop.go: ")] = try(t.Context(), m, recorded, nil).end()
 	}
 	want := map[string]string{
 		`Free: defer func() { calls++ }(): left out`: "survived",

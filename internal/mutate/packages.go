@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"go/types"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -29,8 +29,8 @@ type goPackage struct {
 }
 
 // list asks the go command about packages.
-func list(args ...string) ([]goPackage, error) {
-	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,Export,GoFiles,TestGoFiles,XTestGoFiles,Module"}, args...)...)
+func list(ctx context.Context, args ...string) ([]goPackage, error) {
+	cmd := command(ctx, "go", append([]string{"list", "-json=ImportPath,Dir,Export,GoFiles,TestGoFiles,XTestGoFiles,Module"}, args...)...)
 	cmd.Env, cmd.Stderr = append(os.Environ(), "GOWORK=off"), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -53,8 +53,8 @@ type source struct{ path, text string }
 
 // mutateModule finds the mutants of the package in the working directory and of what it
 // imports from its module.
-func mutateModule() ([]source, []*mutation, error) {
-	packages, err := list("-deps", "-export", ".")
+func mutateModule(ctx context.Context) ([]source, []*mutation, error) {
+	packages, err := list(ctx, "-deps", "-export", ".")
 	if err != nil {
 		return nil, nil, err
 	}

@@ -42,7 +42,7 @@ type test struct {
 func (t *test) String() string { return t.program.name + " " + t.name }
 
 // prepare writes the sources, and returns the programs of all packages that have tests.
-func prepare(dir string, sources []source) ([]*program, error) {
+func prepare(ctx context.Context, dir string, sources []source) ([]*program, error) {
 	replace := make(map[string]string)
 	for i, s := range sources {
 		name := filepath.Join(dir, fmt.Sprintf("%d_%s", i, filepath.Base(s.path)))
@@ -59,7 +59,7 @@ func prepare(dir string, sources []source) ([]*program, error) {
 	if err := os.WriteFile(overlay, text, 0o600); err != nil {
 		return nil, err
 	}
-	packages, err := list("./...")
+	packages, err := list(ctx, "./...")
 	if err != nil {
 		return nil, err
 	}
@@ -79,9 +79,9 @@ func prepare(dir string, sources []source) ([]*program, error) {
 }
 
 // build compiles the tests, once.
-func (p *program) build() error {
+func (p *program) build(ctx context.Context) error {
 	p.once.Do(func() {
-		cmd := exec.Command("go", "test", "-c", "-vet=off", "-overlay", p.overlay, "-o", p.binary, p.path)
+		cmd := command(ctx, "go", "test", "-c", "-vet=off", "-overlay", p.overlay, "-o", p.binary, p.path)
 		cmd.Env = append(os.Environ(), "GOWORK=off")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			p.err = fmt.Errorf("the tests of %s: %w\n%s", p.path, err, out)
@@ -92,11 +92,11 @@ func (p *program) build() error {
 
 // run runs some tests of a program, and returns what they print, what they cost and
 // whether they pass.
-func (p *program) run(names []string, patience time.Duration, env string) (string, time.Duration, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (p *program) run(ctx context.Context, names []string, patience time.Duration, env string) (string, time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.binary, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
-	cmd.Dir, cmd.Env, cmd.WaitDelay = p.dir, append(os.Environ(), env), time.Second
+	cmd := command(ctx, p.binary, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
+	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), env)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
@@ -116,12 +116,15 @@ func (p *program) run(names []string, patience time.Duration, env string) (strin
 
 var errTimeout = errors.New("took too long")
 
-// each calls do for every index, jobs at a time.
-func each(n, jobs int, do func(i int)) {
+// each calls do for every index, jobs at a time, until ctx ends.
+func each(ctx context.Context, n, jobs int, do func(i int)) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, jobs)
 	for i := range n {
 		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			do(i)
@@ -133,13 +136,13 @@ func each(n, jobs int, do func(i int)) {
 // recordTests runs each test alone to see which mutants it reaches. A test that fails is
 // of no use, and one that costs more than wanted is left out.
 // What kept has of a test is taken from there.
-func recordTests(dir string, programs []*program, jobs int, longest time.Duration, kept map[string]recording) ([]*test, error) {
+func recordTests(ctx context.Context, dir string, programs []*program, jobs int, longest time.Duration, kept map[string]recording) ([]*test, error) {
 	var tests []*test
 	for _, p := range programs {
-		if err := p.build(); err != nil {
+		if err := p.build(ctx); err != nil {
 			return nil, err
 		}
-		out, err := exec.Command(p.binary, "-test.list", "^(Test|Example|Fuzz)").Output()
+		out, err := command(ctx, p.binary, "-test.list", "^(Test|Example|Fuzz)").Output()
 		if err != nil {
 			return nil, err
 		}
@@ -147,20 +150,23 @@ func recordTests(dir string, programs []*program, jobs int, longest time.Duratio
 			tests = append(tests, &test{program: p, name: name})
 		}
 	}
-	each(len(tests), jobs, func(i int) {
+	each(ctx, len(tests), jobs, func(i int) {
 		t := tests[i]
 		if k, ok := kept[t.String()]; ok {
 			t.time, t.cost, t.reaches = k.Time, k.Cost, k.Reaches
 			return
 		}
 		name, began := filepath.Join(dir, fmt.Sprintf("reach%d", i)), time.Now()
-		out, cost, err := t.program.run([]string{t.name}, 5*time.Minute, mutant.Record+"="+name)
-		if t.time, t.cost = time.Since(began), cost; err != nil {
+		out, cost, err := t.program.run(ctx, []string{t.name}, 5*time.Minute, mutant.Record+"="+name)
+		if t.time, t.cost = time.Since(began), cost; err != nil && ctx.Err() == nil {
 			fmt.Fprintf(os.Stderr, "%s fails without a mutant: %v\n%s", t, err, tail(out))
 			return
 		}
 		t.reaches, _ = os.ReadFile(name) // none is written if no mutant is reached
 	})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	for _, t := range tests {
 		kept[t.String()] = recording{t.time, t.cost, t.reaches}
 	}
@@ -243,7 +249,7 @@ func (o outcome) end() string {
 
 // try runs the tests that reach the mutant, those first that have killed others of its
 // function, then the fast ones.
-func try(m *mutation, tests []*test, favourites []string) outcome {
+func try(ctx context.Context, m *mutation, tests []*test, favourites []string) outcome {
 	o := outcome{mutation: m}
 	rest := make(map[*program][]*test)
 	var order []*program
@@ -252,7 +258,7 @@ func try(m *mutation, tests []*test, favourites []string) outcome {
 			continue
 		}
 		o.reached = true
-		if slices.Contains(favourites, t.String()) && o.runs(m, t.program, []*test{t}) {
+		if slices.Contains(favourites, t.String()) && o.runs(ctx, m, t.program, []*test{t}) {
 			return o
 		}
 		if rest[t.program] == nil {
@@ -268,7 +274,7 @@ func try(m *mutation, tests []*test, favourites []string) outcome {
 				sum += rest[p][0].cost
 				batch, rest[p] = append(batch, rest[p][0]), rest[p][1:]
 			}
-			if len(batch) > 0 && o.runs(m, p, batch) {
+			if len(batch) > 0 && o.runs(ctx, m, p, batch) {
 				return o
 			}
 			if len(rest[p]) == 0 {
@@ -283,7 +289,7 @@ var failed = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
 
 // runs runs tests with the mutant and reports whether they kill it: one of them fails,
 // and fails again alone, so that what a busy machine does to a test kills nothing.
-func (o *outcome) runs(m *mutation, p *program, tests []*test) bool {
+func (o *outcome) runs(ctx context.Context, m *mutation, p *program, tests []*test) bool {
 	for range 2 {
 		patience := 10 * time.Second
 		var names []string
@@ -292,7 +298,7 @@ func (o *outcome) runs(m *mutation, p *program, tests []*test) bool {
 			names = append(names, t.name)
 		}
 		env := fmt.Sprintf("%s=%d", mutant.Active, m.id)
-		out, _, err := p.run(names, patience, env)
+		out, _, err := p.run(ctx, names, patience, env)
 		if err == nil {
 			return false
 		}
@@ -305,7 +311,7 @@ func (o *outcome) runs(m *mutation, p *program, tests []*test) bool {
 			o.killer = p.name + " ?" // the whole: it hung, or left goroutines behind
 			return true
 		}
-		if _, _, err := p.run([]string{strings.Fields(o.killer)[1]}, patience, env); err != nil {
+		if _, _, err := p.run(ctx, []string{strings.Fields(o.killer)[1]}, patience, env); err != nil {
 			return true
 		}
 	}

@@ -1,0 +1,103 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A body whose end comes with its last bytes is held up to MaxBody, and streamed from its
+// beginning if it is a byte longer.
+func TestABodyThatEndsWithItsLastBytes(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 9, 10, 11, 12} {
+		text := strings.Repeat("c", size)
+		req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/", iotest.DataErrReader(strings.NewReader(text)))
+		require.NoError(t, err)
+		req.ContentLength = -1
+		var p payload
+		require.NoError(t, p.load(req, 10))
+		assert.Equal(t, size <= 10, p.held != nil, "%d", size)
+		if p.held != nil {
+			assert.Equal(t, text, string(p.held))
+			continue
+		}
+		body, err := p.next()
+		require.NoError(t, err)
+		whole, err := io.ReadAll(body)
+		require.NoError(t, err)
+		assert.Equal(t, text, string(whole))
+	}
+}
+
+// The error of GetBody is the program's own; that of a GetBody that returns nothing is ours.
+func TestTheErrorOfGetBody(t *testing.T) {
+	t.Parallel()
+	own := errors.New("contoso keeps no copies")
+	for _, want := range []error{own, errNoBody} {
+		req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/", io.NopCloser(strings.NewReader("contoso")))
+		require.NoError(t, err)
+		req.GetBody = func() (io.ReadCloser, error) {
+			if want == own {
+				return nil, own
+			}
+			return nil, nil
+		}
+		var p payload
+		require.NoError(t, p.load(req, 0))
+		_, err = p.next()
+		require.NoError(t, err, "the first is the body itself")
+		assert.False(t, p.failed())
+		_, err = p.next()
+		assert.Equal(t, want, err)
+		assert.True(t, p.failed())
+	}
+}
+
+// A body is waited for until the context of its request ends, and no longer.
+func TestABodyIsNotWaitedForInVain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		body, produce := io.Pipe()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "POST", "https://contoso.api.crm.dynamics.com/", body)
+		require.NoError(t, err)
+		start := time.Now()
+		assert.ErrorIs(t, new(payload).load(req, 10), context.DeadlineExceeded)
+		assert.Equal(t, time.Second/2, time.Since(start))
+		produce.Close() // ends the read under way
+	})
+}
+
+// A Read may return nothing. A hundred in a row are put up with, and data begin anew.
+func TestHowManyEmptyReadsAreReadAhead(t *testing.T) {
+	t.Parallel()
+	for empty, want := range map[int]int{0: 3, 99: 3, 100: 0} {
+		reads, text := 0, ""
+		r := aheadOf(readerFunc(func(p []byte) (int, error) {
+			if reads++; reads%(empty+1) != 0 {
+				return 0, nil
+			}
+			if text += "c"; len(text) > 3 {
+				return 0, io.EOF
+			}
+			return copy(p, "c"), nil
+		}), -1, 1<<10)
+		<-r.done
+		got, _ := r.result()
+		assert.Len(t, got, want, "%d", empty)
+		if want == 0 {
+			assert.Equal(t, 100, reads)
+		}
+	}
+}
