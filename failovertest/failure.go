@@ -122,7 +122,8 @@ func (m Moment) String() string {
 	return "before request"
 }
 
-// Refuse makes connecting fail at once with ECONNREFUSED, as if nothing listened.
+// Refuse makes connecting fail at once with ECONNREFUSED, as if nothing listened. (Sockets of
+// Windows report WSAECONNREFUSED, which errors.Is does not take for the same.)
 func Refuse() Failure { return Failure{kind: refuse} }
 
 // NoSuchHost removes the host's name from DNS: dialing it fails with a *[net.DNSError] whose
