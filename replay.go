@@ -309,26 +309,20 @@ const (
 
 func (b *budget) fill() { b.shares.Store(maxShares) }
 
-func (b *budget) deposit() {
-	if b.shares.Load() < maxShares {
-		b.shares.Add(1)
+// deposit adds shares, up to the most that are saved; calls that meet may add a few more.
+func (b *budget) deposit(shares int64) {
+	if n := min(shares, maxShares-b.shares.Load()); n > 0 {
+		b.shares.Add(n)
 	}
 }
 
+// take pays for a repeat. Of calls that meet, one may be refused what it could have had.
 func (b *budget) take() bool {
-	for {
-		have := b.shares.Load()
-		if have < sharesPerRepeat {
-			return false
-		}
-		if b.shares.CompareAndSwap(have, have-sharesPerRepeat) {
-			return true
-		}
+	if b.shares.Add(-sharesPerRepeat) >= 0 {
+		return true
 	}
+	b.shares.Add(sharesPerRepeat)
+	return false
 }
 
-func (b *budget) giveBack() {
-	for have := b.shares.Load(); !b.shares.CompareAndSwap(have, min(maxShares, have+sharesPerRepeat)); {
-		have = b.shares.Load()
-	}
-}
+func (b *budget) giveBack() { b.deposit(sharesPerRepeat) }

@@ -34,7 +34,7 @@ func (c *call) deliver(resp *http.Response) {
 func (t *Transport) served(st *state) {
 	t.endpoints[st.active].succeeded(time.Since(t.started))
 	st.pool.waits.answered()
-	t.budget.deposit()
+	t.budget.deposit(1)
 }
 
 // watchBody replaces the body of a healthy response by one that tells the endpoint's
