@@ -73,6 +73,11 @@ func (s *server) start(t testing.TB) {
 	defer out.Close()
 	s.cmd.Stdout, s.cmd.Stderr = out, out
 	require.NoError(t, s.cmd.Start())
+	t.Cleanup(func() {
+		if said, _ := os.ReadFile(log); t.Failed() && len(said) > 0 {
+			t.Logf("redis-server at %s: %s", s.addr, said)
+		}
+	})
 	eventually(t, 20*time.Second, func() error {
 		conn, err := net.DialTimeout("tcp", s.addr, time.Second)
 		if err != nil {
