@@ -143,9 +143,7 @@ func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	if http2 {
 		marks |= sawHTTP2
 	}
-	if info.Conn != nil {
-		w.address = remoteAddr(info.Conn)
-	}
+	w.address = remoteAddr(info.Conn)
 	if info.Reused {
 		marks |= sawReuse
 	} else {
@@ -154,8 +152,8 @@ func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	w.seen.Or(marks)
 }
 
-// remoteAddr returns where a connection leads, nil if it does not know: net/http does not
-// ask, and a connection that the program's own dialer has made up may have no answer.
+// remoteAddr returns where a connection leads, nil if it does not know, or if there is none:
+// net/http does not ask, and what the program's own dialer has made up may have no answer.
 func remoteAddr(conn net.Conn) (address net.Addr) {
 	defer func() { _ = recover() }()
 	return conn.RemoteAddr()
