@@ -38,9 +38,10 @@ func TestAnAnswerMayLackItsRequestAndItsBody(t *testing.T) {
 			assert.Equal(t, status, resp.StatusCode)
 			assert.Nil(t, resp.Body)
 		}
-		transport := newTestTransport(t, roundTripFunc(func(*http.Request) (*http.Response, error) {
+		cache := roundTripFunc(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, ProtoMajor: 2, Body: io.NopCloser(strings.NewReader("{}"))}, nil
-		}), Config{ProbeInterval: -1})
+		})
+		transport := newTestTransport(t, new(http.Transport), Config{ProbeInterval: -1, Instrument: func(http.RoundTripper) http.RoundTripper { return cache }})
 		req, err := http.NewRequest(method, "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
 		require.NoError(t, err)
 		resp, err := transport.RoundTrip(req)

@@ -148,6 +148,7 @@ func TestWhoseFindingsAreKept(t *testing.T) {
 			require.NotSame(t, q, again)
 			<-again.done
 			assert.False(t, again.move)
+			synctest.Wait() // the verdict does not wait for the second probe
 			want := map[bool]int{false: 2, true: 1}[decides]
 			assert.Equal(t, [2]int{want, want}, p.begun)
 			assert.Equal(t, decides, transport.state.Load().active == Alternate)

@@ -375,11 +375,7 @@ func sendable(req *http.Request, http2 bool) bool {
 		return false
 	}
 	bare := req.WithContext(context.Background()) // its trace is not to be told of this
-	switch bare.Body = nil; {
-	case bodyless(req):
-	case req.ContentLength > 0:
-		bare.ContentLength = 0
-	default:
+	if bare.Body = nil; !bodyless(req) {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
 	return bare.Write(io.Discard) == nil // which looks at host, path, length and trailer

@@ -84,6 +84,7 @@ func TestDeliveryByWhatWasSeen(t *testing.T) {
 		{sawGotConn, Unknown, failed, true, true, NotSent, "nothing was written"},
 		{sawGotConn | sawHeaders, Unknown, failed, true, true, Unknown, "it was written"},
 		{sawGotConn, NotSent, failed, true, false, Unknown, "a try before may have been sent"},
+		{sawGotConn | sawHeaders, NotSent, failed, true, true, Unknown, "the error is about another connection: one that the body comes from"},
 		{sawGotConn, Refused, failed, true, true, Refused, "the error knows more"},
 		{sawGetConn | sawGotConn, Unknown, failed, false, true, Unknown, "hooks may come late after the end of a context"},
 		{sawGetConn | sawGotConn, Unknown, failed, true, false, Unknown, "the hooks may be those of one try of several"},
