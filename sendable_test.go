@@ -107,5 +107,5 @@ func TestAnAttemptTimeoutIsANetError(t *testing.T) {
 	t.Parallel()
 	var err net.Error = attemptTimeout{}
 	assert.True(t, err.Timeout())
-	assert.True(t, err.Temporary())
+	assert.True(t, err.(interface{ Temporary() bool }).Temporary(), "as a context's is")
 }
