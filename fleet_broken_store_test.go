@@ -33,9 +33,7 @@ func (s *brokenStore) CompareAndSwap(ctx context.Context, _ string, _ uint64, _ 
 }
 
 func (s *brokenStore) Changes(ctx context.Context, _ string) <-chan struct{} {
-	if s.fail(ctx) != nil {
-		return nil
-	}
+	_ = s.fail(ctx)
 	return nil
 }
 
@@ -50,6 +48,7 @@ func TestAStoreThatBreaksTheRulesOnlyFails(t *testing.T) {
 	for name, kind := range map[string]func(release chan struct{}) error{
 		"panics":              func(chan struct{}) error { panic("contoso") },
 		"exits":               func(chan struct{}) error { runtime.Goexit(); return nil },
+		"has been closed":     func(chan struct{}) error { return ErrClosed },
 		"ignores the context": func(release chan struct{}) error { <-release; return nil },
 	} {
 		for where, inLoad := range map[string]bool{"reading": true, "writing": false} {
@@ -84,6 +83,8 @@ func TestAStoreThatBreaksTheRulesOnlyFails(t *testing.T) {
 					assert.Equal(t, Primary, transport.Status().Active, "the watch goes on")
 					close(release)
 					transport.Close()
+					synctest.Wait()
+					assert.Zero(t, transport.fleet.calls.Load(), "all calls have ended")
 				})
 			})
 		}

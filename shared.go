@@ -138,12 +138,12 @@ var errStoreHangs = errors.New("failover: earlier calls of the store have not re
 // useStore calls the store, which is the program's own: whatever it does, it has failed once
 // ctx has ended.
 func useStore[T any](ctx context.Context, t *Transport, call func() (T, error)) (result T, err error) {
-	if t.fleet.calls.Add(1) > maxStoreCalls {
-		t.fleet.calls.Add(-1)
+	if t.fleet.calls.Load() >= maxStoreCalls {
 		return result, errStoreHangs
 	}
 	results := make(chan T, 1)
 	err = t.outsource(ctx, "Shared", func() error {
+		t.fleet.calls.Add(1)
 		defer t.fleet.calls.Add(-1)
 		result, err := call()
 		if err == nil {
@@ -151,9 +151,6 @@ func useStore[T any](ctx context.Context, t *Transport, call func() (T, error)) 
 		}
 		return err
 	})
-	if err == ErrClosed { // not called
-		t.fleet.calls.Add(-1)
-	}
 	if err == nil {
 		result = <-results
 	}
