@@ -131,7 +131,7 @@ func (s *status) render(out io.Writer) {
 			line("Cause", f.Cause)
 		}
 		if f.Runbook != "" {
-			fmt.Fprintf(out, "%-11s%s\n", "Runbook", console.Clean(f.Runbook)) // unwrapped, to be copied
+			fmt.Fprintf(out, "%-11s%s\n", "Runbook", f.Runbook) // unwrapped, to be copied
 		}
 	}
 	process := s.Process.Program
