@@ -88,7 +88,7 @@ func TestControlDoesWhatTheMethodsDo(t *testing.T) {
 		assert.False(s, answer.Status.Pinned)
 		assert.Equal(s, []failover.EventKind{failover.EventSwitched, failover.EventPinned, failover.EventSwitched, failover.EventUnpinned}, s.kinds())
 		var reasons []string
-		for _, e := range s.events {
+		for _, e := range s.told() {
 			reasons = append(reasons, e.Reason)
 		}
 		assert.Equal(s, []string{"INC-4711", "by hand: we know better", "pinned by hand: we know better", "by hand: we do not"}, reasons)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,13 +116,18 @@ func deliveries(d *failovertest.Datacenter, method string) int {
 	return n
 }
 
-// kinds returns the kinds of the events so far.
-func (s *story) kinds() []failover.EventKind {
+// told returns the events so far. They come on a goroutine of their own.
+func (s *story) told() []failover.Event {
 	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return slices.Clone(s.events)
+}
+
+// kinds returns the kinds of the events so far.
+func (s *story) kinds() []failover.EventKind {
 	var kinds []failover.EventKind
-	for _, e := range s.events {
+	for _, e := range s.told() {
 		kinds = append(kinds, e.Kind)
 	}
 	return kinds

@@ -91,8 +91,7 @@ func TestTheLossReportListsWhatIsAtRisk(t *testing.T) {
 		assert.Equal(s, []string{"at risk"}, labels(found.Missing))
 		assert.Equal(s, []string{"in doubt"}, labels(found.Unreadable))
 
-		synctest.Wait() // events come on a goroutine of their own
-		for _, e := range s.events {
+		for _, e := range s.told() {
 			if e.Kind == failover.EventSwitched {
 				assert.Same(s, report, e.Loss)
 			}
@@ -196,8 +195,7 @@ func TestTheEndOfAnOutageAtTheSameEndpointIsReported(t *testing.T) {
 		assert.WithinDuration(s, anchor, report.LastSuccess, time.Millisecond)
 		assert.Equal(s, []string{"at risk"}, labels(report.AtRisk))
 		told := false
-		synctest.Wait()
-		for _, e := range s.events {
+		for _, e := range s.told() {
 			told = told || e.Kind == failover.EventUp && e.Loss == report
 		}
 		assert.True(s, told)
