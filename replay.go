@@ -6,7 +6,9 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"math"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 
@@ -176,24 +178,18 @@ func (c *call) isBulk() bool {
 	if c.isRead() {
 		return false
 	}
-	if bulk(&http.Request{Method: c.req.Method, URL: c.req.URL, Header: c.req.Header}) {
+	switch {
+	case namesSeveral(c.req.URL):
 		return true
-	}
-	if !mayExecute(c.req) {
+	case !mayExecute(c.req):
 		return false
-	}
-	if c.body.held != nil {
+	case c.body.held != nil:
 		return executesMultiple(bytes.NewReader(c.body.held))
-	}
-	if bodyless(c.req) || c.req.GetBody == nil || !inMemory(c.req.Body) {
+	case bodyless(c.req) || !inMemory(c.req.Body):
 		return true // what is being sent cannot be had a second time, for all that is known
 	}
-	body, err := c.req.GetBody()
-	if err != nil || body == nil {
-		return true
-	}
-	defer body.Close()
-	return executesMultiple(body)
+	several, known := executesSeveral(c.req, math.MaxInt64)
+	return several || !known
 }
 
 // ofBulk corrects what a fault says about a request for several operations: the limits
@@ -217,18 +213,34 @@ func bulk(req *http.Request) bool {
 	if req == nil || req.URL == nil {
 		return false
 	}
-	if name := operation(message.Target(req.URL).Path); ascii.Lower(name) == "$batch" || multiple(name) {
+	if namesSeveral(req.URL) {
 		return true
 	}
-	if !mayExecute(req) || req.GetBody == nil {
+	if !mayExecute(req) {
 		return false
+	}
+	several, _ := executesSeveral(req, maxPeek)
+	return several
+}
+
+// namesSeveral reports whether a URL is one for several operations.
+func namesSeveral(u *url.URL) bool {
+	name := operation(message.Target(u).Path)
+	return ascii.Lower(name) == "$batch" || multiple(name)
+}
+
+// executesSeveral reports whether the SOAP message of req is one for several operations, by
+// its first bytes, as many as most. It is not known if the body cannot be had again.
+func executesSeveral(req *http.Request, most int64) (several, known bool) {
+	if req.GetBody == nil {
+		return false, false
 	}
 	body, err := req.GetBody()
-	if err != nil {
-		return false
+	if err != nil || body == nil {
+		return false, false
 	}
 	defer body.Close()
-	return executesMultiple(io.LimitReader(body, maxPeek))
+	return executesMultiple(io.LimitReader(body, most)), true
 }
 
 // mayExecute reports whether req may be a SOAP message. Some servers do not mind the
