@@ -1,10 +1,12 @@
 package failover_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +14,11 @@ import (
 
 // TestMain fails the run if a goroutine of a Transport outlives the tests. Within bubbles,
 // testing/synctest checks that itself.
+//
+// Unless -parallel says otherwise, two tests share a processor: those over sockets mostly wait.
 func TestMain(m *testing.M) {
+	flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	flag.Parse()
 	code := m.Run()
 	if leaked := leakedGoroutines(5 * time.Second); code == 0 && leaked != "" {
 		fmt.Fprintln(os.Stderr, "goroutines outlive their Transport:\n"+leaked)
