@@ -29,8 +29,8 @@ type payload struct {
 	original io.ReadCloser // the caller's, nil if there is none or it is held
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
-	stream   *stream      // original, if it can be had only once
-	broken   *atomic.Bool // the caller's reader has failed; nil if the body is held
+	stream   *stream // original, if it can be had only once
+	source   *source // of original and of what getBody returns; nil if the body was in memory
 }
 
 // none reports whether the call has no body.
@@ -45,47 +45,88 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 			return err
 		}
 	}
-	broken := new(atomic.Bool)
-	p.broken, p.original = broken, watched(p.original, broken)
+	p.watch()
 	if p.getBody == nil {
 		p.stream = &stream{Reader: p.original, Closer: p.original}
 		return nil
 	}
-	p.getBody = func() (io.ReadCloser, error) {
-		body, err := req.GetBody()
-		if err == nil && body == nil {
-			err = errNoBody
-		}
-		if err != nil {
-			broken.Store(true)
-			return nil, err
-		}
-		return watched(body, broken), nil
-	}
+	source := p.source // not p, which is on the stack
+	p.getBody = func() (io.ReadCloser, error) { return source.again(req) }
 	return nil
 }
 
-var errNoBody = errors.New("failover: GetBody returned neither a body nor an error")
+// watch has the reads of the original watched.
+func (p *payload) watch() {
+	if p.source == nil {
+		p.source = &source{reading: make(chan struct{}, 1)}
+		p.original = p.source.body(p.original, 0)
+	}
+}
 
-// watched returns the caller's body, which sets broken if its reader fails. What is in
+// source is what the bodies of a call have in common that come from its caller. Only the
+// latest of them is read: GetBody may return the same one again, rewound.
+type source struct {
+	broken  atomic.Bool   // the caller's reader has failed
+	latest  atomic.Int32  // number of the body that may be read
+	reading chan struct{} // capacity 1: full while one is read or obtained
+}
+
+// again obtains the body once more. A Read under way of one before is waited for, for
+// holdPause at most.
+func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
+	number := s.latest.Add(1)
+	timer := time.NewTimer(holdPause)
+	defer timer.Stop()
+	select {
+	case s.reading <- struct{}{}:
+		body, err = req.GetBody()
+		<-s.reading
+	case <-timer.C:
+		err = errStillRead
+	case <-req.Context().Done():
+		err = contextError(req.Context())
+	}
+	if err == nil && body == nil {
+		err = errNoBody
+	}
+	if err != nil {
+		s.broken.Store(true)
+		return nil, err
+	}
+	return s.body(body, number), nil
+}
+
+var (
+	errNoBody    = errors.New("failover: GetBody returned neither a body nor an error")
+	errStillRead = errors.New("failover: the request body is still being read for an earlier attempt")
+)
+
+// body returns the caller's body, which takes note if its reader fails. What is in
 // memory does not, and net/http treats it in a way of its own.
-func watched(body io.ReadCloser, broken *atomic.Bool) io.ReadCloser {
+func (s *source) body(body io.ReadCloser, number int32) io.ReadCloser {
 	if inMemory(body) {
 		return body
 	}
-	return &callersBody{body, broken}
+	return &callersBody{body, s, number}
 }
 
-// callersBody is a body as the caller gave it. It takes note when that fails.
+// callersBody is a body as the caller gave it.
 type callersBody struct {
 	io.ReadCloser
-	broken *atomic.Bool
+	source *source
+	number int32
 }
 
 func (b *callersBody) Read(p []byte) (int, error) {
+	s := b.source
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
+	if b.number != s.latest.Load() {
+		return 0, errWithdrawn
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		b.broken.Store(true)
+		s.broken.Store(true)
 	}
 	return n, err
 }
@@ -99,7 +140,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	if inMemory(req.Body) {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
-		ahead = aheadOf(req.Body, req.ContentLength, maxBody+1)
+		p.watch()
+		ahead = aheadOf(p.original, req.ContentLength, maxBody+1)
 		begin, err = ahead.wait(req.Context(), holdTimeout, holdPause)
 	}
 	switch {
@@ -116,7 +158,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		return contextError(req.Context())
 	}
 	if ahead != nil {
-		p.original = &peekedBody{ReadCloser: req.Body, ahead: ahead}
+		p.original = &peekedBody{ReadCloser: p.original, ahead: ahead}
 	} else {
 		p.original = resumed{io.MultiReader(bytes.NewReader(begin), req.Body), req.Body}
 	}
@@ -222,7 +264,7 @@ func (p *payload) spent() bool { return p.stream != nil && p.stream.touched() }
 func (p *payload) withdraw() bool { return p.stream == nil || p.stream.withdraw() }
 
 // failed reports whether the caller's own reader has failed.
-func (p *payload) failed() bool { return p.broken != nil && p.broken.Load() }
+func (p *payload) failed() bool { return p.source != nil && p.source.broken.Load() }
 
 // close closes the caller's body if no attempt has taken charge of it. The last
 // attempt keeps it if that was answered: it may go on being sent.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -148,8 +147,8 @@ func TestWhatIsInMemory(t *testing.T) {
 		"opaque":                 {&opaqueBody{}, false},
 	} {
 		assert.Equal(t, row.want, inMemory(row.body), name)
-		var broken atomic.Bool
-		_, wrapped := watched(row.body, &broken).(*callersBody)
+		var s source
+		_, wrapped := s.body(row.body, 0).(*callersBody)
 		assert.Equal(t, !row.want, wrapped, "net/http knows what is in memory by its type: %s", name)
 	}
 }
