@@ -179,6 +179,7 @@ func (t *Transport) unavailable(req *http.Request) *Error {
 			e.Attempts = append(e.Attempts, f)
 		}
 	}
+	e.probed = len(e.Attempts)
 	return e
 }
 
@@ -448,6 +449,7 @@ func (c *call) explain(e *Error) {
 		for at, f := range faults {
 			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
 				e.Attempts = append(slices.Clip(e.Attempts), f)
+				e.probed++
 			}
 		}
 	}
