@@ -1,6 +1,8 @@
 package failover
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -371,14 +373,23 @@ func sendable(req *http.Request, http2 bool) bool {
 	if !isToken(req.Method) && req.Method != "" || req.URL.Host == "" || req.Header == nil || !validHeader(req.Header) || !validHeader(req.Trailer) {
 		return false
 	}
-	if http2 && aboutConnection(req.Header) {
+	if http2 && (aboutConnection(req.Header) || !hasTarget(req)) {
 		return false
 	}
 	bare := req.WithContext(context.Background()) // its trace is not to be told of this
 	if bare.Body = nil; !bodyless(req) {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
-	return bare.Write(io.Discard) == nil // which looks at host, path, length and trailer
+	var head bytes.Buffer
+	err := bare.Write(&head) // which looks at host, path, length and trailer
+	return err == nil && !(http2 && bytes.Contains(head.Bytes(), []byte("\r\nHost: \r\n")))
+}
+
+// hasTarget reports whether a request names what it is for as HTTP/2 asks (RFC 9113, section
+// 8.3.1). HTTP/1.1 leaves that to the server, and leaves out a host that is none.
+func hasTarget(req *http.Request) bool {
+	path := strings.TrimPrefix(req.URL.RequestURI(), req.URL.Scheme+"://"+cmp.Or(req.Host, req.URL.Host))
+	return req.Method == http.MethodConnect || path == "*" || strings.HasPrefix(path, "/")
 }
 
 // tooLong reports whether err is that of net/http for headers that are longer than the
