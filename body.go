@@ -59,7 +59,7 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 func (p *payload) watch() {
 	if p.source == nil {
 		p.source = &source{reading: make(chan struct{}, 1)}
-		p.original = p.source.body(p.original, 0)
+		p.original = &callersBody{p.original, p.source, 0}
 	}
 }
 
@@ -93,22 +93,13 @@ func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
 		s.broken.Store(true)
 		return nil, err
 	}
-	return s.body(body, number), nil
+	return &callersBody{body, s, number}, nil
 }
 
 var (
 	errNoBody    = errors.New("failover: GetBody returned neither a body nor an error")
 	errStillRead = errors.New("failover: the request body is still being read for an earlier attempt")
 )
-
-// body returns the caller's body, which takes note if its reader fails. What is in
-// memory does not, and net/http treats it in a way of its own.
-func (s *source) body(body io.ReadCloser, number int32) io.ReadCloser {
-	if inMemory(body) {
-		return body
-	}
-	return &callersBody{body, s, number}
-}
 
 // callersBody is a body as the caller gave it.
 type callersBody struct {

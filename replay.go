@@ -188,7 +188,7 @@ func (c *call) isBulk() bool {
 	case bodyless(c.req) || !inMemory(c.req.Body):
 		return true // what is being sent cannot be had a second time, for all that is known
 	}
-	several, known := executesSeveral(c.req, math.MaxInt64)
+	several, known := executesSeveral(c.body.getBody, math.MaxInt64)
 	return several || !known
 }
 
@@ -219,7 +219,7 @@ func bulk(req *http.Request) bool {
 	if !mayExecute(req) {
 		return false
 	}
-	several, _ := executesSeveral(req, maxPeek)
+	several, _ := executesSeveral(req.GetBody, maxPeek)
 	return several
 }
 
@@ -229,13 +229,13 @@ func namesSeveral(u *url.URL) bool {
 	return ascii.Lower(name) == "$batch" || multiple(name)
 }
 
-// executesSeveral reports whether the SOAP message of req is one for several operations, by
-// its first bytes, as many as most. It is not known if the body cannot be had again.
-func executesSeveral(req *http.Request, most int64) (several, known bool) {
-	if req.GetBody == nil {
+// executesSeveral reports whether a SOAP message is one for several operations, by its first
+// bytes, as many as most. It is not known if the message cannot be had again.
+func executesSeveral(getBody func() (io.ReadCloser, error), most int64) (several, known bool) {
+	if getBody == nil {
 		return false, false
 	}
-	body, err := req.GetBody()
+	body, err := getBody()
 	if err != nil || body == nil {
 		return false, false
 	}

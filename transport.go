@@ -125,6 +125,7 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 // otherOutcome goes on after a first attempt, made with out, that was not answered 2xx.
 func (t *Transport) otherOutcome(st *state, req, out *http.Request, variant int, at Endpoint, resp *http.Response, err error) (*http.Response, error) {
 	c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
+	defer c.forgetSent(nil) // it may turn out to be a write
 	resp, f := c.judge(resp, err)
 	return c.proceed(st, resp, f)
 }
