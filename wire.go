@@ -57,7 +57,8 @@ type sendWatch struct {
 	address     net.Addr  // that the last connection leads to
 	protocol    *protocol // of the endpoint
 	connections *connections
-	underway    underway // of a write
+	underway    underway      // of a write
+	body        io.ReadCloser // see unread
 
 	// What must not be repeated in doubt is sent in a form that net/http does not
 	// repeat by itself.
@@ -79,6 +80,7 @@ const (
 	sawHTTP2               // which speaks HTTP/2
 	sawReuse               // and was used before
 	sawEarlier             // a connection before it may have delivered the request
+	bodyUnread             // nobody has begun to read the body, see unread
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -299,7 +301,7 @@ func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 		return Refused
 	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
-	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
+	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && (w.connections.direct || w.saw(bodyUnread)):
 		return NotSent
 	case d == NotSent && w.saw(sawGotConn) && (w.saw(sawHeaders) || !w.connections.direct):
 		return Unknown // err is not about this connection; and a Base that tries twice may have sent the first time
@@ -350,6 +352,24 @@ type hollow struct{}
 
 func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
 func (hollow) Close() error             { return nil }
+
+// unread returns body as one that tells when it is read. It is for a Base that is not an
+// http.Transport: its hooks may be about one try of several, but none has delivered a
+// request with a body that nobody has read.
+func (w *sendWatch) unread(body io.ReadCloser) io.ReadCloser {
+	w.seen.Or(bodyUnread)
+	w.body = body
+	return (*unreadBody)(w)
+}
+
+type unreadBody sendWatch
+
+func (b *unreadBody) Read(p []byte) (int, error) {
+	b.seen.And(^uint32(bodyUnread))
+	return b.body.Read(p)
+}
+
+func (b *unreadBody) Close() error { return b.body.Close() }
 
 // goneAway reports whether err is that of net/http for a request without GetBody
 // that a GOAWAY has left out, which proves the same whatever its code is (RFC 9113,
