@@ -340,14 +340,14 @@ type Transport struct {
 	timeDown time.Duration               // of outages that are over
 	// organizationID that probes must find: Config.OrganizationID, or the one
 	// that the primary named first.
-	organizationID string
-	watching       bool          // the watch goroutine runs
-	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
-	objection      string        // to the way back, told last
-	demanded       bool          // a caller wants the endpoints probed now
-	wake           chan struct{} // capacity 1: the watch goroutine should look again; made for the first one
-	recent         []Event       // the last events, probes left out
-	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
+	organizationID    string
+	watching          bool          // the watch goroutine runs
+	leftProvisionally *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
+	objection         string        // to the way back, told last
+	demanded          bool          // a caller wants the endpoints probed now
+	wake              chan struct{} // capacity 1: the watch goroutine should look again; made for the first one
+	recent            []Event       // the last events, probes left out
+	verifying         *verifying    // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)

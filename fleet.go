@@ -289,7 +289,7 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 		Version: after(rec.Version), Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
 		Questions: rec.Questions, Recoveries: rec.Recoveries, Frozen: rec.Frozen,
 	}
-	moves := t.rule.Moves()
+	moves := t.rule.Switches()
 	here.Earlier = slices.Clone(moves[:max(0, len(moves)-1)])
 	t.mu.Unlock()
 	if !t.swap(rec, here.out(clock)) {
@@ -332,7 +332,7 @@ func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock
 		t.rememberLocked(rec.Earlier) // before the one that is to follow
 		t.mu.Unlock()
 		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
-		err = t.propose(ctx, st, move{to: rec.Active, reason: reason, follows: true}, 0)
+		err = t.propose(ctx, st, switchover{to: rec.Active, reason: reason, follows: true}, 0)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -351,14 +351,14 @@ func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock
 }
 
 // noteSwitch takes note of a switch. mu is held.
-func (f *fleet) noteSwitch(m move, pinned bool) {
+func (f *fleet) noteSwitch(m switchover, pinned bool) {
 	switch {
 	case f == nil:
 	case m.follows:
 		f.untold, f.alone, f.insisted = false, false, false
 	default:
 		f.alone = m.alone
-		if !pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
+		if !pinned && !m.provisional && !m.undoes { // a pin is this process's own; weak evidence is nobody else's
 			f.announce(m.reason)
 		}
 	}

@@ -51,7 +51,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		return ErrClosed
 	}
 	if Endpoint(t.rule.Active) != to {
-		t.moveLocked(move{to: to, reason: reason}, p, func(now time.Time) bool {
+		t.switchLocked(switchover{to: to, reason: reason}, p, func(now time.Time) bool {
 			t.rule.Switch(now, rule.Side(to))
 			return false
 		})
@@ -85,7 +85,7 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	}
 	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: reason})
 	if Endpoint(t.rule.Active) != e {
-		t.moveLocked(move{to: e, reason: "pinned " + reason}, p, func(now time.Time) bool {
+		t.switchLocked(switchover{to: e, reason: "pinned " + reason}, p, func(now time.Time) bool {
 			t.rule.Pin(now, rule.Side(e))
 			return false
 		})

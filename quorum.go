@@ -326,7 +326,7 @@ func (t *Transport) freeze(ctx context.Context, reason string) error {
 
 // frozen returns an error if the fleet is frozen, except for a switch that follows the
 // fleet.
-func (t *Transport) frozen(m move) error {
+func (t *Transport) frozen(m switchover) error {
 	if t.fleet == nil || m.follows {
 		return nil
 	}

@@ -47,9 +47,9 @@ const (
 	keptSwitches = 16
 	// findingsFresh is how long the findings of an early question replace new probes.
 	findingsFresh = 2 * time.Second
-	// trialPause is the pause between a provisional switch that was undone and the next one.
+	// provisionalPause is the pause between a provisional switch that was undone and the next one.
 	// It doubles each time, up to an hour.
-	trialPause = time.Minute
+	provisionalPause = time.Minute
 
 	// In a brown-out, down and up alternate. Of outages that follow each other within
 	// downQuiet, those after the first maxDowns are reported only if they last for downTold.
@@ -64,7 +64,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 		View: rule.View{Since: now},
 		Limits: rule.Limits{
 			Single: org.Alternate == nil, Manual: c.ManualFailback, MinDwell: c.MinDwell,
-			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, TrialPause: trialPause,
+			Damping: damping, FenceDamping: fenceDamping, MaxSwitches: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, ProvisionalPause: provisionalPause,
 		},
 	}
 }
@@ -125,20 +125,20 @@ func (t *Transport) spawn(f func()) bool {
 	return true
 }
 
-// A move is a switch that is being made.
-type move struct {
+// A switchover is a switch that is being made.
+type switchover struct {
 	to          Endpoint
 	reason      string
 	fault       *Fault // that led to it, or nil
 	provisional bool
-	takesBack   bool // undoes a provisional one
-	abandon     bool // the old endpoint does not answer: reads that wait there are abandoned
-	follows     bool // follows the fleet
+	undoes      bool // a provisional switch
+	abandon     bool // the old endpoint does not answer: abandon the reads that wait there
+	follows     bool // the fleet
 	alone       bool // made without the required quorum, because nobody could be asked
 }
 
-// moveLocked carries out a switch, with the connections of p. The rule makes it by calling by.
-func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched bool)) {
+// switchLocked carries out a switch, with the connections of p. The rule makes it by calling by.
+func (t *Transport) switchLocked(m switchover, p *pool, by func(now time.Time) (latched bool)) {
 	old := t.state.Load()
 	now := time.Now()
 	from, down := old.active, t.rule.Down
@@ -156,10 +156,10 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 		t.endOutageLocked(now)
 	}
 	t.publishLocked(p)
-	t.leftOnTrial = nil
+	t.leftProvisionally = nil
 	switch {
 	case m.abandon && m.provisional:
-		t.leftOnTrial = old.pool
+		t.leftProvisionally = old.pool
 	case m.abandon:
 		old.pool.waits.abandon()
 	}
@@ -333,9 +333,9 @@ func (t *Transport) clearFaults(st *state, w *sendWatch) {
 		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))
 	case confirmed:
 		t.publishLocked(nil)
-		if t.leftOnTrial != nil {
-			t.leftOnTrial.waits.abandon()
-			t.leftOnTrial = nil
+		if t.leftProvisionally != nil {
+			t.leftProvisionally.waits.abandon()
+			t.leftProvisionally = nil
 		}
 		if !t.rule.Pinned {
 			t.fleet.announce(fmt.Sprintf("the %v answers requests", st.active))

@@ -203,7 +203,7 @@ type call struct {
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool           // see isRead
 	judged, onlyOnce  bool           // see once
-	astray            bool           // the last attempt was part of a trial that has failed, see tried
+	undone            bool           // the last attempt was part of a trial that has failed, see tried
 	kept              *http.Response // of an earlier attempt, in memory, or nil
 
 	// Of the attempt under way:
@@ -267,13 +267,13 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 		next := c.next(st, f)
 		c.notifyOnFault(f, next)
 		if next == nil {
-			if c.astray {
+			if c.undone {
 				discard(resp) // of an endpoint that the organization is not known to be served at
 				resp = nil
 			}
 			return c.finish(resp)
 		}
-		if kept := keep(resp); kept != nil && !c.astray {
+		if kept := keep(resp); kept != nil && !c.undone {
 			c.kept = kept
 		}
 		st, resp, f = c.attempt(next)
@@ -287,11 +287,11 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
 	c.lend(f)
-	c.astray = t.tried(st, f, ctx.Err() != nil)
+	c.undone = t.undoIfProvisional(st, f, ctx.Err() != nil)
 	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.astray || c.body.spent() || !c.maySendAgain(f) {
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.undone || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
 	if st.down {
@@ -310,7 +310,7 @@ func (c *call) next(st *state, f *Fault) *state {
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
 		return nil // the endpoint has been asked, and is to be left alone all the same
 	}
-	if now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
+	if now.down && !c.undone || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -373,7 +373,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 			return paid
 		case <-now.changed:
 		case <-asked:
-			if asked = nil; q.move && paid {
+			if asked = nil; q.toSwitch && paid {
 				return true
 			}
 		case <-c.req.Context().Done():

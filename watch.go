@@ -154,7 +154,7 @@ func (t *Transport) round(st *state) (good bool) {
 		}
 		return good
 	case st.provisional:
-		return t.tryReturn(st)
+		return t.tryUndo(st)
 	default:
 		return t.tryFailback(st)
 	}
@@ -177,21 +177,21 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	switch verdict {
 	case rule.Stay:
 		t.upLocked(p, found.whyStay(st.active)+found.addresses)
-	case rule.GoDown, rule.Move: // which may be objected to
+	case rule.GoDown, rule.Switch: // which may be objected to
 		t.outage.faults = found.faults
 		if t.outage.untold && time.Since(t.outage.since) >= downTold {
-			t.tellDownLocked(st.active, verdict == rule.Move)
+			t.tellDownLocked(st.active, verdict == rule.Switch)
 		}
 	}
 	t.unlock()
 	if verdict == rule.Stay {
 		t.tellRecovery()
 	}
-	if verdict != rule.Move {
+	if verdict != rule.Switch {
 		return verdict == rule.Stay
 	}
 	to := st.active.other()
-	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
+	m := switchover{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, true // the active endpoint has failed
 	var err error
 	if m.alone, err = t.reportFailure(st.active, t.quorum(to, found.faults[st.active].Definitive)); err == nil {
@@ -200,39 +200,39 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	return t.reportRefusal(st, to, err)
 }
 
-// tryReturn goes back to the endpoint that was left on weak evidence, if that passes:
+// tryUndo goes back to the endpoint that was left on weak evidence, if that passes:
 // no dwell, latch or ManualFailback keeps the traffic where nothing proves that the
 // organization is served.
-func (t *Transport) tryReturn(st *state) (good bool) {
+func (t *Transport) tryUndo(st *state) (good bool) {
 	left := st.active.other()
 	if t.runProbe(t.ctx, left) != nil {
 		return false
 	}
-	t.takeBack(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
+	t.undoSwitch(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
 	return true
 }
 
 // tried takes note of a fault of a request that was sent under st, where a move on weak
 // evidence has led the traffic. It was a trial: the first healthy answer confirms it, any
 // other one takes it back. It reports whether the traffic has left the endpoint.
-func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
+func (t *Transport) undoIfProvisional(st *state, f *Fault, own bool) (left bool) {
 	if !st.provisional || own || f.Class == ClassLocal || f.Class == ClassCanceled || f.Class == ClassApplication || f.Endpoint != st.active {
 		return false
 	}
 	if t.state.Load().epoch == st.epoch {
-		t.takeBack(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
+		t.undoSwitch(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
 	}
 	return t.state.Load().active != st.active
 }
 
-// takeBack undoes the move on weak evidence that has led to st, unless that is
+// undoSwitch undoes the move on weak evidence that has led to st, unless that is
 // overtaken or the traffic is pinned. It is no switch that needs to be confirmed.
-func (t *Transport) takeBack(st *state, reason string, f *Fault) {
+func (t *Transport) undoSwitch(st *state, reason string, f *Fault) {
 	p := t.newPool()
 	t.mu.Lock()
 	defer t.unlock()
-	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
-		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
+	if t.rule.MayUndo(rule.View{Epoch: st.epoch}) {
+		t.switchLocked(switchover{to: st.active.other(), reason: reason, fault: f, undoes: true}, p, t.rule.Undo)
 	}
 }
 
@@ -247,7 +247,7 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	case !t.readyToFailBack(st):
 		return true
 	default:
-		return t.reportRefusal(st, Primary, t.propose(t.ctx, st, move{to: Primary, reason: "the primary serves again"}, damping))
+		return t.reportRefusal(st, Primary, t.propose(t.ctx, st, switchover{to: Primary, reason: "the primary serves again"}, damping))
 	}
 }
 
