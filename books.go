@@ -184,7 +184,7 @@ func (t *Transport) recordWrite(w *endedWrite) {
 	if t.books.record(w) {
 		t.mu.Lock()
 		if !t.state.Load().closed {
-			t.wg.Go(t.tellGrowth)
+			t.wg.Go(t.reportGrowth)
 		}
 		t.mu.Unlock()
 	}

@@ -110,8 +110,8 @@ func (t *Transport) askOthers() bool {
 	return may
 }
 
-// tellRecovery has those members look that are down as this one was.
-func (t *Transport) tellRecovery() {
+// announceRecovery has those members look that are down as this one was.
+func (t *Transport) announceRecovery() {
 	if t.fleet != nil && t.turn(recoveryTopic, firstPace) {
 		t.raise(func(r *Record) { r.Recoveries++ })
 	}

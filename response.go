@@ -304,8 +304,8 @@ func (c *call) inDoubt() *Fault {
 	return c.doubts[len(c.doubts)-1].fault
 }
 
-// tellDoubt puts what is in doubt into the ledger, and tells of it. e is complete.
-func (c *call) tellDoubt(e *Error) {
+// reportDoubt puts what is in doubt into the ledger, and tells of it. e is complete.
+func (c *call) reportDoubt(e *Error) {
 	var last Write
 	for _, d := range c.doubts {
 		last = c.bookDoubt(d)

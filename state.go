@@ -52,10 +52,10 @@ const (
 	provisionalPause = time.Minute
 
 	// In a brown-out, down and up alternate. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are reported only if they last for downTold.
-	downQuiet = 10 * time.Minute
-	maxDowns  = 3
-	downTold  = 30 * time.Second
+	// downQuiet, those after the first maxDowns are reported only if they last for downReported.
+	downQuiet    = 10 * time.Minute
+	maxDowns     = 3
+	downReported = 30 * time.Second
 )
 
 // newRule returns the rule of a Transport.
@@ -151,7 +151,7 @@ func (t *Transport) switchLocked(m switchover, p *pool, by func(now time.Time) (
 	}
 	t.endpoints[m.to].reset()
 	t.growth = nil
-	t.objection = ""
+	t.lastRefusal = ""
 	if down {
 		t.endOutageLocked(now)
 	}
@@ -165,14 +165,14 @@ func (t *Transport) switchLocked(m switchover, p *pool, by func(now time.Time) (
 	}
 	t.fleet.noteSwitch(m, t.rule.Pinned)
 	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
-	t.tellTokensLocked(from, m.to)
+	t.reportTokensLocked(from, m.to)
 	if latched {
-		t.tellLatchedLocked()
+		t.reportLatchedLocked()
 	}
 }
 
-// tellTokensLocked warns about tokens from before an outage.
-func (t *Transport) tellTokensLocked(from, to Endpoint) {
+// reportTokensLocked warns about tokens from before an outage.
+func (t *Transport) reportTokensLocked(from, to Endpoint) {
 	what := fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match the content of the %v", to)
 	if from == to {
 		what = fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match what the %v serves now", to)
@@ -180,7 +180,7 @@ func (t *Transport) tellTokensLocked(from, to Endpoint) {
 	t.emit(Event{Kind: EventTokensSuspect, From: from, To: to, Reason: what})
 }
 
-func (t *Transport) tellLatchedLocked() {
+func (t *Transport) reportLatchedLocked() {
 	e := t.state.Load().active
 	t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
 }
@@ -188,7 +188,7 @@ func (t *Transport) tellLatchedLocked() {
 // rememberLocked takes over the times of the fleet's switches.
 func (t *Transport) rememberLocked(switches []time.Time) {
 	if t.rule.Remember(time.Now(), switches) {
-		t.tellLatchedLocked()
+		t.reportLatchedLocked()
 	}
 }
 
@@ -208,7 +208,7 @@ func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 		return
 	}
 	t.emit(event)
-	t.tellTokensLocked(e, e)
+	t.reportTokensLocked(e, e)
 }
 
 // downLocked begins an outage: the rule has found that neither endpoint serves.
@@ -226,13 +226,13 @@ func (t *Transport) downLocked(faults [2]*Fault) {
 	t.downs = t.downs[max(0, len(t.downs)-maxDowns-1):]
 	t.publishLocked(nil)
 	if !t.outage.untold {
-		t.tellDownLocked(e, false)
+		t.reportDownLocked(e, false)
 	}
 }
 
-// tellDownLocked reports an outage. Stuck: the other endpoint passes its probe, but the
+// reportDownLocked reports an outage. Stuck: the other endpoint passes its probe, but the
 // traffic may not switch.
-func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
+func (t *Transport) reportDownLocked(e Endpoint, stuck bool) {
 	t.outage.untold = false
 	reason := "neither endpoint passes its probe"
 	switch {
@@ -255,12 +255,12 @@ func (t *Transport) upLocked(p *pool, reason string) {
 	told := !t.outage.untold
 	t.endOutageLocked(time.Now())
 	loss := t.reportLossLocked(e, e, t.rule.Epoch, reason)
-	t.objection = ""
+	t.lastRefusal = ""
 	t.endpoints[e].reset()
 	t.publishLocked(p)
 	if told {
 		t.emit(Event{Kind: EventUp, From: e, To: e, Reason: reason, Loss: loss})
-		t.tellTokensLocked(e, e)
+		t.reportTokensLocked(e, e)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestHowOutagesAreReported(t *testing.T) {
 				assert.Equal(t, faults, got)
 				assert.InDelta(t, time.Second, retryAfter, float64(time.Second)/5, "jittered, once it is watched")
 				transport.mu.Lock()
-				transport.objection = "of before"
+				transport.lastRefusal = "of before"
 				transport.mu.Unlock()
 				for range int(lasts / time.Second) { // only the watch probes meanwhile
 					time.Sleep(time.Second)
@@ -85,7 +85,7 @@ func TestHowOutagesAreReported(t *testing.T) {
 				assert.Equal(t, sum, transport.timeDownLocked())
 				transport.mu.Unlock()
 				up = transport.locked(func() { transport.rule.Down = false; transport.rule.Epoch++; transport.upLocked(nil, "it answers") })
-				assert.Empty(t, transport.objection)
+				assert.Empty(t, transport.lastRefusal)
 				assert.Nil(t, transport.outage)
 				assert.Equal(t, sum, transport.timeDownLocked())
 				return down, up
@@ -115,12 +115,12 @@ func TestHowOutagesAreReported(t *testing.T) {
 			if alternate == "" {
 				transport.locked(func() { transport.rule.Down = true; transport.downLocked(faults) })
 				assert.Equal(t, []string{"down primary>primary: the primary does not pass its probe, and no switch is allowed"},
-					transport.locked(func() { transport.tellDownLocked(Primary, true) }))
+					transport.locked(func() { transport.reportDownLocked(Primary, true) }))
 			}
 			assert.Equal(t, []string{"down primary>primary: " + reason + ", again"}, transport.locked(func() {
 				transport.outage = &outage{since: time.Now(), untold: true}
 				transport.downs = make([]time.Time, 4)
-				transport.tellDownLocked(Primary, false)
+				transport.reportDownLocked(Primary, false)
 				assert.False(t, transport.outage.untold)
 				transport.outage.until = time.Now().Add(-1)
 				transport.mu.Unlock()
@@ -156,14 +156,14 @@ func TestWhatASwitchDoes(t *testing.T) {
 					transport.endpoints[Primary].fault(&Fault{Definitive: true})
 					transport.endpoints[Alternate].fault(&Fault{Definitive: true})
 					transport.holdLocked()
-					transport.objection, transport.leftProvisionally = "of before", new(pool)
+					transport.lastRefusal, transport.leftProvisionally = "of before", new(pool)
 					transport.rule.Down, transport.outage = true, &outage{since: time.Now().Add(-time.Minute)}
 					transport.switchLocked(m, p, func(time.Time) bool {
 						transport.rule.SwitchTo(time.Now(), rule.Side(m.to), m.provisional)
 						return m.provisional // as if that were one switch too many
 					})
 					assert.Nil(t, transport.growth)
-					assert.Empty(t, transport.objection)
+					assert.Empty(t, transport.lastRefusal)
 					assert.Nil(t, transport.outage)
 					assert.Equal(t, time.Minute, transport.timeDown)
 				})

@@ -184,7 +184,7 @@ func TestHowASwitchIsConfirmed(t *testing.T) {
 		}})
 		f := &Fault{Status: 503}
 		m := switchover{to: Alternate, reason: "because", fault: f}
-		objection := errors.New("contoso closes its books")
+		lastRefusal := errors.New("contoso closes its books")
 		for name, row := range map[string]struct {
 			answer func(context.Context) error
 			want   error
@@ -192,9 +192,9 @@ func TestHowASwitchIsConfirmed(t *testing.T) {
 		}{
 			"agrees":        {func(context.Context) error { return nil }, nil, 0},
 			"nil pointer":   {func(context.Context) error { var none *textless; return none }, nil, 0},
-			"objects":       {func(context.Context) error { return objection }, objection, 0},
-			"objects late":  {func(context.Context) error { time.Sleep(29 * time.Second); return objection }, objection, 29 * time.Second},
-			"takes forever": {func(ctx context.Context) error { <-ctx.Done(); return objection }, nil, 30 * time.Second},
+			"objects":       {func(context.Context) error { return lastRefusal }, lastRefusal, 0},
+			"objects late":  {func(context.Context) error { time.Sleep(29 * time.Second); return lastRefusal }, lastRefusal, 29 * time.Second},
+			"takes forever": {func(ctx context.Context) error { <-ctx.Done(); return lastRefusal }, nil, 30 * time.Second},
 			"panics":        {func(context.Context) error { panic("contoso") }, errPanicked, 0},
 			"panics later":  {func(context.Context) error { return panicking{} }, errPanicked, 0},
 		} {

@@ -400,7 +400,7 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 	if resp.StatusCode < 300 {
 		c.acknowledge(resp, OutcomeAcknowledged)
 	} else if c.inDoubt() != nil { // a redirect does not say what became of an earlier attempt
-		c.tellDoubt(c.failure())
+		c.reportDoubt(c.failure())
 		c.mark(resp)
 	}
 	return resp
@@ -417,7 +417,7 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	e := c.failure()
 	c.explain(e)
 	if c.inDoubt() != nil {
-		c.tellDoubt(e)
+		c.reportDoubt(e)
 		if resp != nil {
 			c.mark(resp)
 		}
@@ -463,7 +463,7 @@ func (c *call) abandon() {
 	f.Delivery = c.sending.delivery(Unknown, nil, false)
 	c.faults = append(c.faults, f)
 	if c.weigh(f); c.inDoubt() != nil {
-		c.tellDoubt(c.failure())
+		c.reportDoubt(c.failure())
 	}
 }
 

@@ -433,8 +433,8 @@ func (t *Transport) WritesSince(from time.Time) *LossReport {
 	return t.books.since(from, t.state.Load().active)
 }
 
-// tellGrowth tells of reports that have grown, at most once a second.
-func (t *Transport) tellGrowth() {
+// reportGrowth tells of reports that have grown, at most once a second.
+func (t *Transport) reportGrowth() {
 	for {
 		t.mu.Lock()
 		all := t.books.grown()
