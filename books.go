@@ -37,10 +37,10 @@ const (
 // books are what a Transport knows of the writes of its organization: the ledger, the reports
 // made from it, and the guards of records that may be gone according to the reports.
 //
-// No acknowledged write is missing from a report. A report is made for the epoch that is about to
-// begin, and a write reads that epoch when it is entered in the ledger. So a write of an earlier
-// epoch is either entered before the report reads the ledger, or finds that it must add itself to
-// the report.
+// No acknowledged write is missing from a report. A report is made for the epoch that is about
+// to begin, and a write reads that epoch when it is entered in the ledger. So a write of an
+// earlier epoch is either entered before the report reads the ledger, or finds that it must add
+// itself to the report.
 type books struct {
 	ledger  *ledger // nil: writes are not kept, and every report is truncated
 	url     string  // see LossReport
@@ -61,8 +61,8 @@ type books struct {
 	sent     *underway        // the writes under way
 }
 
-// underway is a write that was sent to an endpoint and is not in the ledger yet. All attempts of a
-// call at that endpoint share one. books.mu guards the second group of fields.
+// underway is a write that was sent to an endpoint and is not in the ledger yet. All attempts of
+// a call at that endpoint share one. books.mu guards the second group of fields.
 type underway struct {
 	req     *http.Request // the caller's
 	label   string
@@ -354,8 +354,8 @@ func (b *books) grown() (list []growth) {
 	return list
 }
 
-// guardLocked guards the record that w, in the report of an epoch, has created by POST. (A program
-// that creates records by PUT or PATCH means to create them again.)
+// guardLocked guards the record that w, in the report of an epoch, has created by POST. (A
+// program that creates records by PUT or PATCH means to create them again.)
 func (b *books) guardLocked(w *Write, epoch uint64) {
 	if w.Method != http.MethodPost || w.Entity == "" || w.Outcome != OutcomeAcknowledged || !w.creates() {
 		return
@@ -379,8 +379,8 @@ func (b *books) boundGuardsLocked() {
 }
 
 // guards reports whether req updates a guarded record and has no condition. Such an update is an
-// upsert: if the record is gone, the service would create it again, with only the updated columns.
-// With If-Match: * it answers 404 instead.
+// upsert: if the record is gone, the service would create it again, with only the updated
+// columns. With If-Match: * it answers 404 instead.
 func (b *books) guards(req *http.Request) bool {
 	if !b.guarding.Load() || req.Method != http.MethodPatch {
 		return false

@@ -271,11 +271,11 @@ type Config struct {
 	// for a response body that breaks off after the response was returned.
 	OnFault func(context.Context, Attempt)
 
-	// OnEvent, if set, is called for every event, in order, one at a time, off the request
-	// path. It may call the Transport, except for Close, which waits for it. While it blocks,
-	// at least 1,024 events are queued. When there are more, the oldest event of the most
-	// frequent kind is dropped, which the log and [Status.EventsDropped] report. With Shared, the
-	// first event may come before New has returned.
+	// OnEvent, if set, is called for every event, in order, one at a time, off the request path.
+	// It may call the Transport, except for Close, which waits for it. While it blocks, at least
+	// 1,024 events are queued. When there are more, the oldest event of the most frequent kind
+	// is dropped, which the log and [Status.EventsDropped] report. With Shared, the first event
+	// may come before New has returned.
 	OnEvent func(Event)
 
 	// OnWrite, if set, is called for every write once it has ended, for a program that keeps

@@ -73,8 +73,8 @@ func (o Outcome) String() string {
 }
 
 // ledger keeps the latest writes of an organization in a ring. It is safe for concurrent use;
-// goroutines contend only for the same slot, during a copy. Its memory is allocated as writes are
-// made, so a program that only reads never pays for it.
+// goroutines contend only for the same slot, during a copy. Its memory is allocated as writes
+// are made, so a program that only reads never pays for it.
 type ledger struct {
 	size int
 	ring atomic.Pointer[ring]

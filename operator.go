@@ -11,7 +11,7 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file is what people use: switches by hand, and a look at where things stand.
+// This file holds what people use: switches by hand, and Status.
 
 // Switch switches all traffic to an endpoint by hand. The endpoint must pass its probe;
 // otherwise nothing changes and Switch returns the probe's error. It also returns an error if
@@ -231,7 +231,7 @@ func copyURL(u *url.URL) *url.URL {
 	return &c
 }
 
-// url returns the origin of an endpoint, nil if the organization does not have it.
+// url returns the origin of an endpoint, or nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {
 	if e == Alternate {
 		return t.org.Alternate

@@ -50,9 +50,9 @@ func (t *Transport) quorum(to Endpoint, fenced bool) int {
 	return t.cfg.Quorum
 }
 
-// reportFailure records this process as a witness that an endpoint failed. If quorum exceeds one,
-// it counts the witnesses, and asks the other members if there are too few; it returns an error
-// if there still are. Alone: the store failed, so the quorum is unknown.
+// reportFailure records this process as a witness that an endpoint failed. If quorum exceeds
+// one, it counts the witnesses, and asks the other members if there are too few; it returns an
+// error if there still are. Alone: the store failed, so the quorum is unknown.
 func (t *Transport) reportFailure(at Endpoint, quorum int) (alone bool, err error) {
 	if t.fleet == nil {
 		return false, nil
@@ -191,8 +191,8 @@ func (t *Transport) turn(topic string, ttl time.Duration) bool {
 }
 
 // mayProbe reports whether this Transport should probe now. Of a fleet that is down or failed
-// over, one member probes for all. A turn outlasts the interval after a passed probe, but not the
-// longer one after a failed probe: a member whose probe passed keeps its turn, and otherwise
+// over, one member probes for all. A turn outlasts the interval after a passed probe, but not
+// the longer one after a failed probe: a member whose probe passed keeps its turn, and otherwise
 // another one gets it.
 func (t *Transport) mayProbe(st *state) bool {
 	if t.fleet == nil || st.pinned || st.provisional {

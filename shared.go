@@ -244,8 +244,8 @@ func (t *Transport) noteWrite(began time.Time, err error) {
 	t.noteStoreResult(began, &t.fleet.unwritten, err)
 }
 
-// noteStoreResult records the result of a call of the store. The first error loses the store. One
-// answer does not find it again, because a store in trouble still gives some.
+// noteStoreResult records the result of a call of the store. The first error loses the store.
+// One answer does not find it again, because a store in trouble still gives some.
 func (t *Transport) noteStoreResult(began time.Time, outcome *error, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

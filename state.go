@@ -47,8 +47,8 @@ const (
 	keptSwitches = 16
 	// findingsFresh is how long the findings of an early question replace new probes.
 	findingsFresh = 2 * time.Second
-	// provisionalPause is the pause between a provisional switch that was undone and the next one.
-	// It doubles each time, up to an hour.
+	// provisionalPause is the pause between a provisional switch that was undone and the next
+	// one. It doubles each time, up to an hour.
 	provisionalPause = time.Minute
 
 	// In a brown-out, down and up alternate. Of outages that follow each other within

@@ -375,7 +375,8 @@ func (a *account) version() *LossReport {
 	return a.latest
 }
 
-// logged is how many writes of a report were logged. Only the goroutine that calls logLoss uses it.
+// logged is how many writes of a report were logged. Only the goroutine that calls logLoss uses
+// it.
 type logged struct {
 	atRisk, unknown, lines int
 	waiting                bool
@@ -398,8 +399,8 @@ func (a *account) grown() []growth {
 	return []growth{g}
 }
 
-// reportLossLocked makes the report of a switch, or, if from and to are the same, of the end of an
-// outage. It must be called before the state with the new epoch is published, and before the
+// reportLossLocked makes the report of a switch, or, if from and to are the same, of the end of
+// an outage. It must be called before the state with the new epoch is published, and before the
 // endpoint is reset, which releases its anchor.
 func (t *Transport) reportLossLocked(from, to Endpoint, epoch uint64, reason string) *LossReport {
 	at := &t.endpoints[from].anchor

@@ -158,9 +158,9 @@ func remoteAddr(conn net.Conn) (address net.Addr) {
 	return conn.RemoteAddr()
 }
 
-// tryAgain is called when net/http turns to another connection. It records whether the one before
-// may have delivered the request: over HTTP/1.1, net/http repeats a write only if nothing of it
-// was sent.
+// tryAgain is called when net/http turns to another connection. It records whether the one
+// before may have delivered the request: over HTTP/1.1, net/http repeats a write only if nothing
+// of it was sent.
 func (w *sendWatch) tryAgain() {
 	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) {
 		w.seen.Or(sawEarlier)
