@@ -255,11 +255,11 @@ func TestFreezeIsPersistent(t *testing.T) {
 		transport := s.member(t, Config{})
 		require.NoError(t, transport.Freeze(t.Context(), ""))
 		assert.Equal(t, Record{Version: 1, Frozen: "by hand"}, s.record)
-		assert.EqualError(t, transport.frozen(move{}), "the fleet is frozen: by hand")
-		assert.NoError(t, transport.frozen(move{follows: true}))
+		assert.EqualError(t, transport.frozen(switchover{}), "the fleet is frozen: by hand")
+		assert.NoError(t, transport.frozen(switchover{follows: true}))
 		require.NoError(t, transport.Unfreeze(t.Context()))
 		assert.Equal(t, Record{Version: 2}, s.record)
-		assert.NoError(t, transport.frozen(move{}))
+		assert.NoError(t, transport.frozen(switchover{}))
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		assert.ErrorIs(t, transport.Freeze(ctx, "drill"), context.Canceled)
@@ -269,7 +269,7 @@ func TestFreezeIsPersistent(t *testing.T) {
 		assert.ErrorIs(t, transport.Freeze(t.Context(), "drill"), ErrClosed)
 		alone := newTestTransport(t, acknowledging, Config{})
 		assert.ErrorIs(t, alone.Freeze(t.Context(), "drill"), errors.ErrUnsupported)
-		assert.NoError(t, alone.frozen(move{}))
+		assert.NoError(t, alone.frozen(switchover{}))
 	})
 }
 
@@ -348,6 +348,9 @@ func TestWhoProbesWithoutATurn(t *testing.T) {
 				transport.giveUpTurn()
 				assert.Equal(t, Claim{Topic: s.claims[0].Topic, Member: "contoso#1"}, s.claims[len(s.claims)-1])
 				assert.Len(t, s.claims, 3, "given up once")
+				last := len(s.ctxs) - 1
+				assert.Equal(t, fleetTimeout, s.times[last])
+				assert.Error(t, s.ctxs[last].Err(), "nothing is left behind")
 				transport.fleet.holds, transport.fleet.unread = "turn", errors.New("connection refused")
 				transport.giveUpTurn()
 				assert.Len(t, s.claims, 3, "the store is not waited for")
@@ -382,12 +385,13 @@ func TestTheFleetCountsProbes(t *testing.T) {
 			"another generation":     {func(f *Transport, r *Record) { f.fleet.known.Generation = 6 }, true, 0},
 			"home":                   {func(_ *Transport, r *Record) { r.Active = Primary }, true, 0},
 			"counted by another one": {func(_ *Transport, r *Record) { r.Risen = 1 }, true, 2},
+			"counted by all others":  {func(_ *Transport, r *Record) { r.Risen = 3 }, true, 3},
 		} {
 			s := &scripted{record: away}
 			transport := s.member(t, Config{})
 			transport.fleet.known, transport.fleet.holds = away, failbackTopic
 			row.change(transport, &s.record)
-			if name != "counted by another one" { // otherwise the record was read before
+			if !strings.HasPrefix(name, "counted by") { // otherwise the record was read before
 				transport.fleet.status.Record = s.record
 			}
 			before := s.record
@@ -411,15 +415,15 @@ func TestTheFleetCountsProbes(t *testing.T) {
 func TestWhatTheFleetLearnsOfASwitch(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
-		m      move
+		m      switchover
 		pinned bool
 		told   bool
 	}{
-		"by the rule":  {move{}, false, true},
-		"alone":        {move{alone: true}, false, true},
-		"pinned":       {move{}, true, false},
-		"on trial":     {move{provisional: true}, false, false},
-		"back from it": {move{takesBack: true}, false, false},
+		"by the rule":  {switchover{}, false, true},
+		"alone":        {switchover{alone: true}, false, true},
+		"pinned":       {switchover{}, true, false},
+		"on trial":     {switchover{provisional: true}, false, false},
+		"back from it": {switchover{undoes: true}, false, false},
 	} {
 		f := &fleet{wake: make(chan struct{}, 1), reason: "before"}
 		row.m.reason = "now"
@@ -431,11 +435,11 @@ func TestWhatTheFleetLearnsOfASwitch(t *testing.T) {
 		assert.False(t, f.insisted, name)
 		f.override("by hand")
 		assert.True(t, f.untold && f.insisted && f.reason == "by hand" && len(f.wake) == 1)
-		f.noteSwitch(move{follows: true, reason: "followed"}, false)
+		f.noteSwitch(switchover{follows: true, reason: "followed"}, false)
 		assert.False(t, f.untold || f.insisted || f.alone, "the fleet is there already")
 	}
 	var none *fleet
-	none.noteSwitch(move{}, false)
+	none.noteSwitch(switchover{}, false)
 	none.override("")
 	none.announce("")
 	none.wakeUp()
