@@ -249,11 +249,13 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 			resp.Body.Close()
 		}
 		return nil, errors.Join(errTwoResults, err)
+	case err != nil:
+		return nil, sayPlainHTTP(err)
 	}
-	if err != nil {
-		err = sayPlainHTTP(err)
+	if resp.Request == nil { // which tells whether the answer fits
+		resp.Request = req
 	}
-	return resp, err
+	return resp, nil
 }
 
 // sayPlainHTTP returns err, wrapped in a plainHTTP if a TLS handshake was answered in HTTP.
