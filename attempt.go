@@ -14,26 +14,24 @@ import (
 	"time"
 )
 
-// This file makes one attempt of a call: it sends the request to the endpoint
-// that is active in c.st.
+// This file makes one attempt of a call: it sends the request to the active endpoint of c.st.
 
-// sentRead is what an attempt with a read needs of its own, in one piece of 512 bytes
-// at most: the allocator takes twice as long over longer ones.
+// sentRead is the memory that an attempt with a read needs, in one allocation of up to 512
+// bytes: larger ones take twice as long.
 type sentRead struct {
 	request http.Request
 	url     url.URL
 	answer  watchedBody
 }
 
-// sentWrite is what an attempt that is watched needs of its own.
+// sentWrite is the memory that a watched attempt needs.
 type sentWrite struct {
 	request http.Request
 	body    bytes.Reader
 	sending sendWatch
 }
 
-// own returns the request that is sent, for changing: a copy, made when it is
-// first needed, of which only the struct is new.
+// own returns a copy of the caller's request that may be changed, but not what it points to.
 func (c *call) own() *http.Request {
 	if c.out == c.req {
 		sent := &sentRead{request: *c.req}
@@ -42,8 +40,7 @@ func (c *call) own() *http.Request {
 	return c.out
 }
 
-// watch has the request watched on its way. This is where the context of an attempt
-// is made.
+// watch makes the attempt a watched one, with its own context.
 func (c *call) watch() {
 	sent := new(sentWrite)
 	w := &sent.sending
@@ -55,7 +52,7 @@ func (c *call) watch() {
 	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
 }
 
-// prepare begins an attempt under st: it makes the request ready but for its body.
+// prepare begins an attempt under st: it makes everything of the request but its body.
 func (c *call) prepare(st *state) *Fault {
 	t, req := c.t, c.req
 	c.st, c.out, c.sending, c.url, c.answer, c.reader = c.redirect.aim(st), req, nil, nil, nil, nil
@@ -81,15 +78,15 @@ func (c *call) prepare(st *state) *Fault {
 	if t.cfg.Authorize == nil {
 		return nil
 	}
-	c.setHeldBody() // which may be signed
+	c.setHeldBody() // Authorize may sign it
 	if err := t.authorize(c.out); err != nil {
 		return c.unsent(ClassAuth, fmt.Errorf("authorize: %w", err))
 	}
-	return c.ended() // it may have taken its time
+	return c.ended() // Authorize may have taken long
 }
 
-// ended returns the fault of an attempt that is not made because the context of the
-// call has ended, nil if that lives.
+// ended returns the fault of an attempt that is not made because the context of the call has
+// ended, or nil.
 func (c *call) ended() *Fault {
 	ctx := c.req.Context()
 	switch ctx.Err() {
@@ -102,7 +99,7 @@ func (c *call) ended() *Fault {
 	}
 }
 
-// contextError returns why ctx has ended: its cause, in which its error can be found.
+// contextError returns why ctx has ended: an error that wraps both its error and its cause.
 func contextError(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	if errors.Is(cause, err) {
@@ -119,7 +116,7 @@ func (t *Transport) authorize(req *http.Request) (err error) {
 	return realError(err)
 }
 
-// address points the request at the active endpoint, unless it does so as it is.
+// address directs the request to the active endpoint, unless it already names that.
 func (c *call) address() {
 	to := c.st.active
 	query, mapped := c.req.URL.RawQuery, false
@@ -137,8 +134,8 @@ func (c *call) address() {
 	c.url.RawQuery = query
 }
 
-// aim points a copy of a request, whose URL names endpoint at, to another one. u is where
-// its URL goes.
+// aim directs out, a copy of a request whose URL names at, to another endpoint. It stores the
+// new URL in u.
 func (t *Transport) aim(out *http.Request, u *url.URL, variant int, at, to Endpoint) {
 	*u = *out.URL
 	if at != to {
@@ -152,15 +149,15 @@ func (t *Transport) aim(out *http.Request, u *url.URL, variant int, at, to Endpo
 	out.URL = u
 }
 
-// unsent returns the fault of an attempt that ends before it is sent, which is
-// none of the endpoint's.
+// unsent returns the fault of an attempt that ends before anything is sent. It is no fault of
+// the endpoint.
 func (c *call) unsent(class Class, err error) *Fault {
 	c.sending.release()
 	return &Fault{Class: class, Delivery: NotSent, Endpoint: c.st.active, Err: err}
 }
 
-// send sends the request. It returns a healthy response, or the fault with the
-// response it came in, if any.
+// send sends the request. It returns a healthy response, or the fault and its response, if
+// any.
 func (c *call) send() (*http.Response, *Fault) {
 	if err := c.takeBody(); err != nil {
 		return nil, c.unsent(ClassLocal, err)
@@ -176,7 +173,7 @@ func (c *call) send() (*http.Response, *Fault) {
 	return c.judge(resp, err)
 }
 
-// judge judges what Base has returned for the request.
+// judge turns what Base has returned into a healthy response or a fault.
 func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 	t := c.t
 	f := t.classify(resp, err)
@@ -189,11 +186,11 @@ func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 		if c.at != c.st.active || c.st.down {
 			t.lend(c.req.Header, true)
 		}
-		if now := t.state.Load(); now.down || now.provisional { // the headers are proof enough
+		if now := t.state.Load(); now.down || now.provisional { // the headers are enough proof
 			t.answered(c.st, c.sending)
 		}
 		b := c.answer
-		if c.body.held != nil { // a long answer is not to keep the request's body in memory
+		if c.body.held != nil { // a long answer must not keep the request's body in memory
 			b = nil
 		}
 		t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), b)
@@ -205,7 +202,7 @@ func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 		c.st.pool.leave()
 		return nil, f
 	}
-	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint is in good health
+	if f.Class == ClassApplication && fromService(resp, f) { // the endpoint itself is healthy
 		t.endpoints[c.st.active].succeeded(time.Since(t.started))
 		c.st.pool.waits.answered()
 		t.answered(c.st, c.sending)
@@ -217,8 +214,8 @@ func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 	return resp, f
 }
 
-// lend offers the credentials of a request that has met f to the probes: not those of
-// one that cannot be sent, nor what the endpoint has just rejected.
+// lend offers the credentials of a request that met f to the probes, unless the request cannot
+// be sent or the endpoint has rejected them.
 func (c *call) lend(f *Fault) {
 	switch {
 	case f.Class == ClassLocal:
@@ -229,7 +226,7 @@ func (c *call) lend(f *Fault) {
 	}
 }
 
-// classify judges what Base has returned.
+// classify returns the fault of what Base has returned, nil if that is healthy.
 func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 	if t.cfg.Classify == nil {
 		return Classify(resp, err)
@@ -243,7 +240,7 @@ func (t *Transport) classify(resp *http.Response, err error) (f *Fault) {
 	return f
 }
 
-// takeBody puts the body into the request, in the form that the sendWatch has chosen.
+// takeBody sets the body of the request, in the form that the sendWatch has chosen.
 func (c *call) takeBody() error {
 	w := c.sending
 	if w == nil && c.body.none() {
@@ -252,24 +249,27 @@ func (c *call) takeBody() error {
 	if w != nil && w.once {
 		c.hideIdempotency()
 	}
-	if w != nil && w.hollow {
+	switch {
+	case w != nil && w.hollow:
 		out := c.own()
 		out.Body, out.ContentLength, out.GetBody = hollow{}, 0, nil
-		return nil
+	case c.setHeldBody():
+	default:
+		body, err := c.body.next()
+		if err != nil || body == nil {
+			return err
+		}
+		out := c.own()
+		out.Body, out.GetBody = body, w.rewind(c.body.getBody)
 	}
-	if c.setHeldBody() {
-		return nil
+	if w != nil && w.once && !w.connections.direct {
+		c.out.Body = w.unread(c.out.Body)
 	}
-	body, err := c.body.next()
-	if err != nil || body == nil {
-		return err
-	}
-	out := c.own()
-	out.Body, out.GetBody = body, w.rewind(c.body.getBody)
 	return nil
 }
 
-// setHeldBody puts the body into the request, from its start, if it is held.
+// setHeldBody sets the body of the request, from its start, and reports whether the body is
+// buffered.
 func (c *call) setHeldBody() bool {
 	held := c.body.heldFor(&c.t.org, c.req, c.st.active)
 	if held.body == nil {
@@ -280,7 +280,7 @@ func (c *call) setHeldBody() bool {
 		c.reader = new(bytes.Reader)
 	}
 	c.reader.Reset(held.body)
-	out.Body = io.NopCloser(c.reader) // which net/http knows to be in memory
+	out.Body = io.NopCloser(c.reader) // net/http recognizes it as a body in memory
 	if out.GetBody = nil; c.sending == nil || c.sending.rewinds {
 		out.GetBody = c.sending.rewind(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held.body)), nil })
 	}
@@ -290,8 +290,8 @@ func (c *call) setHeldBody() bool {
 	return true
 }
 
-// hideIdempotency writes the names of headers that make net/http repeat a request in
-// lower case, which servers do not tell from any other and net/http does.
+// hideIdempotency keeps net/http from repeating the request because of its headers: it writes
+// their names in lower case, which makes no difference to servers.
 func (c *call) hideIdempotency() {
 	for _, key := range idempotencyKeys {
 		values, ok := c.out.Header[key]
@@ -305,11 +305,11 @@ func (c *call) hideIdempotency() {
 	}
 }
 
-// completeFault completes the fault of an attempt with what only the Transport knows.
+// completeFault returns a copy of f, to which it adds what only the Transport knows.
 func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 	known := Fault{Class: ClassTransient}
 	if f != nil {
-		known = *f // which a Config.Classify may share between calls
+		known = *f
 	}
 	known.Endpoint = c.st.active
 	if known.service && !known.Definitive {
@@ -322,7 +322,7 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 		case c.sending.saw(sawEarlier) && !c.settles(&known):
 			known.Delivery = Unknown // an earlier try within the attempt may have been carried out
 		case known.Delivery == NotSent:
-			known.Delivery = Unknown // whatever a Config.Classify says: there is an answer
+			known.Delivery = Unknown // there is an answer, whatever Config.Classify says
 		case (known.Delivery == Refused || known.Definitive) && c.isBulk():
 			known.ofBulk(resp)
 		}
@@ -351,13 +351,13 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 	return &known
 }
 
-// alive reports whether nobody has ended the attempt yet.
+// alive reports whether neither the caller nor the Transport has ended the attempt.
 func (c *call) alive() bool {
 	return !isCanceled(c.req) && c.out.Context().Err() == nil
 }
 
-// canceledByRequest reports whether Request.Cancel has ended the attempt. A client
-// with a Timeout closes it as well, when the deadline of the context is over.
+// canceledByRequest reports whether the caller has ended the attempt through Request.Cancel.
+// The Timeout of a client closes that channel as well, after the context's deadline.
 func (c *call) canceledByRequest() bool {
 	deadline, ok := c.req.Context().Deadline()
 	return isCanceled(c.req) && (!ok || time.Now().Before(deadline))
@@ -373,10 +373,9 @@ func isCanceled(req *http.Request) bool {
 	}
 }
 
-// canceled returns Request.Cancel, which some callers still set, and clients with a
-// Timeout.
+// canceled returns Request.Cancel. Some callers still set it, as do clients with a Timeout.
 func canceled(req *http.Request) <-chan struct{} {
-	//lint:ignore SA1019 it is what a caller may have set
+	//lint:ignore SA1019 callers may have set it
 	return req.Cancel
 }
 
@@ -384,14 +383,14 @@ const (
 	// maxUnseen bounds how often a call is sent again because connections were
 	// closed before they could deliver it.
 	maxUnseen = 20
-	// unseenAtOnce is how often that is done without a pause.
+	// unseenAtOnce is how many of these times come without a pause.
 	unseenAtOnce = 3
 )
 
-// unseen reports whether the request, which met fault f, was provably not looked at
-// because its connection was about to be closed, and is to be sent again. That is no
-// attempt of its own. net/http does as much by itself for requests that it may repeat,
-// but it would also repeat what may have been carried out.
+// unseen reports whether to send the request again within the attempt, because f proves that
+// the server did not process it: its connection was about to be closed. net/http does the
+// same for requests that it may repeat, but would also repeat one that may have been carried
+// out.
 func (c *call) unseen(f *Fault) bool {
 	w, ctx := c.sending, c.req.Context()
 	if w == nil || !w.once || f.Err == nil || f.Class == ClassLocal || c.repeats == maxUnseen || ctx.Err() != nil || c.body.spent() {
@@ -422,22 +421,21 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// This file tells troubles of this machine from faults of an endpoint.
+// The following tells trouble on this machine from faults of an endpoint.
 
-// machineLimits are the errors of a machine that has no more to give. The numbers
-// are those of Windows sockets.
+// machineLimits are the errors of a machine that has run out of files, ports or buffers. The
+// numbers are those of Windows sockets.
 var machineLimits = [...]syscall.Errno{
 	syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM,
 	10024 /* WSAEMFILE */, 10049 /* WSAEADDRNOTAVAIL */, 10055, /* WSAENOBUFS */
 }
 
-// machineLimit reports whether err says that this machine has run out of something:
-// files, ports, buffers.
+// machineLimit reports whether err contains one of machineLimits.
 func machineLimit(err error) bool {
 	var dns *net.DNSError
 	isDNS := errors.As(err, &dns)
 	for _, limit := range machineLimits {
-		if errors.Is(err, limit) || isDNS && strings.HasSuffix(dns.Err, limit.Error()) { // which is all that a DNSError keeps of it
+		if errors.Is(err, limit) || isDNS && strings.HasSuffix(dns.Err, limit.Error()) { // a DNSError keeps only the text
 			return true
 		}
 	}

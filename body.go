@@ -16,28 +16,28 @@ import (
 	"github.com/d365failover/failover/internal/message"
 )
 
-// payload is the body of a call: it gives every attempt the whole of it. A body
-// up to Config.MaxBody is held, as a copy: an attempt that has failed may go on
-// reading its body, and the caller uses its buffer again once it has an answer, of
-// another attempt. A longer one is obtained again by GetBody, or streamed, once.
+// payload is the body of a call, which gives every attempt the whole of it. A body up to
+// Config.MaxBody is held (buffered) as a copy: a failed attempt may still be reading its body
+// when the caller, who has the answer of another attempt, reuses the buffer. A longer body
+// comes from GetBody, or is streamed to one attempt.
 //
-// GetBody is called as late as possible: some, azcore's for one, return the body
-// itself, rewound, and not another one.
+// GetBody is called as late as possible, because some (azcore's, for example) rewind and return
+// the same body rather than a new one.
 type payload struct {
-	held     []byte        // all of it, not nil if it is held
-	wholes   [2]heldBody   // of what is held, by the endpoint that it is for
-	original io.ReadCloser // the caller's, nil if there is none or it is held
+	held     []byte        // the whole body; nil if it is not held
+	wholes   [2]heldBody   // held, by the endpoint that it is sent to
+	original io.ReadCloser // the caller's; nil if there is none or it is held
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
-	stream   *stream      // original, if it can be had only once
+	stream   *stream      // over original, if there is no GetBody; or nil
 	broken   *atomic.Bool // the caller's reader has failed; nil if the body is held
 }
 
 // none reports whether the call has no body.
 func (p *payload) none() bool { return p.held == nil && p.original == nil }
 
-// load prepares the body of a request that has one. What it returns is the error of the body's own Read, or
-// of the request's context.
+// load prepares the body of a request that has one. It returns the error of the body's own
+// reader, or of the request's context.
 func (p *payload) load(req *http.Request, maxBody int64) error {
 	p.original, p.getBody = req.Body, req.GetBody
 	if mayHold(req, maxBody) {
@@ -67,8 +67,8 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 
 var errNoBody = errors.New("failover: GetBody returned neither a body nor an error")
 
-// watched returns the caller's body, which sets broken if its reader fails. What is in
-// memory does not, and net/http treats it in a way of its own.
+// watched returns the caller's body, which then sets broken if its reader fails. A body in
+// memory is returned unchanged: it cannot fail, and net/http must recognize it.
 func watched(body io.ReadCloser, broken *atomic.Bool) io.ReadCloser {
 	if inMemory(body) {
 		return body
@@ -76,7 +76,7 @@ func watched(body io.ReadCloser, broken *atomic.Bool) io.ReadCloser {
 	return &callersBody{body, broken}
 }
 
-// callersBody is a body as the caller gave it. It takes note when that fails.
+// callersBody is the caller's body. It records whether its reader fails.
 type callersBody struct {
 	io.ReadCloser
 	broken *atomic.Bool
@@ -90,8 +90,8 @@ func (b *callersBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// hold reads the body ahead and holds it, unless it is longer than maxBody or takes
-// its time to end: then it is resumed as if nothing had been read.
+// hold reads the body and holds it, unless it is longer than maxBody or does not end in time.
+// Such a body is streamed, from its start.
 func (p *payload) hold(req *http.Request, maxBody int64) error {
 	var begin []byte
 	var err error
@@ -105,7 +105,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
 		p.close(false)
-		p.original, p.held = nil, begin // which is not nil: there was a read
+		p.original, p.held = nil, begin // not nil, even if empty
 		if n := int64(len(begin)); req.ContentLength > 0 && n != req.ContentLength {
 			return fmt.Errorf("failover: ContentLength=%d with a body of %d bytes", req.ContentLength, n) // as net/http has it
 		}
@@ -123,8 +123,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	return nil
 }
 
-// inMemory reports whether a body is at hand, as those are that http.NewRequest makes
-// of a reader in memory. Others may block, also if they can be had again.
+// inMemory reports whether a body is one that http.NewRequest makes of a reader in memory.
+// Reading any other one may block.
 func inMemory(body io.ReadCloser) bool {
 	v := reflect.ValueOf(body)
 	if v.Type() != nopCloserWriterTo {
@@ -140,27 +140,26 @@ func inMemory(body io.ReadCloser) bool {
 // nopCloserWriterTo is the type that io.NopCloser returns for a reader in memory.
 var nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
-// mayHold reports whether reading the body ahead is of use and does no harm.
+// mayHold reports whether holding the body is useful and harmless.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
 	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
 		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
 }
 
-// A body that its caller is still producing is waited for as long as it keeps coming, for
-// holdTimeout at most. What comes next may depend on something that comes later, even on
-// the response: the body is streamed once a look at it, holdPause after the last, finds
-// nothing new.
+// While the caller still produces a body, hold waits for the rest, for up to holdTimeout. It
+// looks for new data every holdPause, and streams the body if there is none: its writer may be
+// waiting for the response.
 const (
 	holdTimeout = time.Minute
 	holdPause   = time.Second
 )
 
-// maxAtOnce bounds what is allocated on the word of a Content-Length.
+// maxAtOnce is the most that is allocated because a Content-Length says so.
 const maxAtOnce = 1 << 20
 
-// readUpTo reads a body to its end, which is io.EOF, or until it is longer than
-// maxBody. Length is that of the body as far as it is known.
+// readUpTo reads a body until it ends, with io.EOF, or is longer than maxBody. Length is its
+// length, if that is known.
 func readUpTo(body io.Reader, length, maxBody int64) ([]byte, error) {
 	begin := make([]byte, 0, min(max(length, 511), maxBody, maxAtOnce)+1) // one more, to see the end
 	for len(begin) < cap(begin) {
@@ -178,20 +177,20 @@ func readUpTo(body io.Reader, length, maxBody int64) ([]byte, error) {
 	return begin, err
 }
 
-// resumed is a body of which the beginning was read.
+// resumed is a body whose beginning was read already.
 type resumed struct {
 	io.Reader
 	io.Closer
 }
 
-// heldBody is what is held as it goes to an endpoint. The body is nil as long as
-// nobody has asked for it.
+// heldBody is the held body as it is sent to an endpoint. Body is nil until it is needed.
 type heldBody struct {
 	body   []byte
 	mapped bool // it had links to the other endpoint
 }
 
-// heldFor returns the body for an attempt at endpoint to, nil if it is not held.
+// heldFor returns the body for an attempt at an endpoint. Its body is nil if the payload is not
+// held.
 func (p *payload) heldFor(org *Org, req *http.Request, to Endpoint) heldBody {
 	w := &p.wholes[to]
 	if w.body == nil && p.held != nil {
@@ -200,7 +199,7 @@ func (p *payload) heldFor(org *Org, req *http.Request, to Endpoint) heldBody {
 	return *w
 }
 
-// next returns the body for an attempt, if it is not held; nil if there is none.
+// next returns the body for an attempt if it is not held; nil if there is none.
 func (p *payload) next() (io.ReadCloser, error) {
 	switch {
 	case p.stream != nil:
@@ -214,18 +213,17 @@ func (p *payload) next() (io.ReadCloser, error) {
 	return nil, nil
 }
 
-// spent reports whether the body cannot be had again.
+// spent reports whether the body cannot be sent again.
 func (p *payload) spent() bool { return p.stream != nil && p.stream.touched() }
 
-// withdraw takes the body back from the last attempt and reports whether it can be
-// had again.
+// withdraw takes the body back from the last attempt and reports whether it can be sent again.
 func (p *payload) withdraw() bool { return p.stream == nil || p.stream.withdraw() }
 
 // failed reports whether the caller's own reader has failed.
 func (p *payload) failed() bool { return p.broken != nil && p.broken.Load() }
 
-// close closes the caller's body if no attempt has taken charge of it. The last
-// attempt keeps it if that was answered: it may go on being sent.
+// close closes the caller's body unless an attempt owns it. Answered: the last attempt keeps
+// it, because it may still be sending.
 func (p *payload) close(answered bool) {
 	switch {
 	case p.stream != nil:
@@ -240,8 +238,8 @@ func (p *payload) close(answered bool) {
 	}
 }
 
-// stream is a body that can be read only once. Attempts lease it in turn until
-// one has begun to read it.
+// stream is a body that can be read only once. Attempts lease it in turn, until one begins to
+// read it.
 type stream struct {
 	io.Reader
 	io.Closer
@@ -270,16 +268,14 @@ func (s *stream) lease() io.ReadCloser {
 // touched reports whether an attempt has begun to read the body.
 func (s *stream) touched() bool { return s.current != nil && s.current.state.Load() == leaseTouched }
 
-// handOver leaves the body to the last attempt for good, unless that has closed it
-// already, without having read from it.
+// handOver leaves the body to the last attempt for good, unless that has closed it unread.
 func (s *stream) handOver() {
 	if s.current != nil {
 		s.current.state.CompareAndSwap(leaseFresh, leaseTouched)
 	}
 }
 
-// withdraw takes the body back from the last attempt and reports whether that
-// has left it untouched.
+// withdraw takes the body back from the last attempt and reports whether it is unread.
 func (s *stream) withdraw() bool {
 	if s.current == nil {
 		return true
@@ -306,29 +302,28 @@ func (l *streamLease) Close() error {
 }
 
 const (
-	// maxPeek bounds what is read of a body, and what is made of it when it is
-	// decompressed. Codes stand at the beginning of a fault.
+	// maxPeek is how many bytes of a body are inspected, before and after decompression. A
+	// fault begins with its code.
 	maxPeek = 64 << 10
-	// firstRead is what holds most bodies that are looked at.
+	// firstRead is enough for most bodies that are inspected.
 	firstRead = 4 << 10
-	// shortFault is the size of most faults, which often come without a length.
+	// shortFault is enough for most faults, which often come without a length.
 	shortFault = 512
-	// maxEmptyReads is how many reads without data and without an error are put
-	// up with, as in [io.ErrNoProgress].
+	// maxEmptyReads is how many reads in a row may return neither data nor an error, as for
+	// [io.ErrNoProgress].
 	maxEmptyReads = 100
 )
 
-// peekTimeout bounds the wait for what is looked at. A page that stalls must not
-// keep its status from the caller for ever, who would have had it at once without
-// us; one that is merely slow should be judged by what it says.
+// peekTimeout bounds the wait for the bytes to inspect. A page that stalls must not keep the
+// status from the caller, who would have it at once without the Transport.
 const peekTimeout = 2 * time.Second
 
-// A peekedBody is a body of which the beginning has been read ahead. It
-// reads like the body did: the same bytes, then the same error.
+// A peekedBody is a body whose beginning has been read ahead. It returns the same bytes and the
+// same error as the body itself.
 type peekedBody struct {
 	io.ReadCloser // the rest, and Close
 	ahead         *readAhead
-	delivered     int // bytes of what was read ahead
+	delivered     int // bytes of ahead that were read
 }
 
 func (b *peekedBody) Read(p []byte) (int, error) {
@@ -348,22 +343,21 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// A readAhead reads the beginning of a body in a goroutine of its own, which
-// ends with the Read under way once it is told to stop, or the body is closed.
+// A readAhead reads the beginning of a body in a goroutine of its own. Once it is stopped, or
+// the body is closed, the goroutine ends with its current Read.
 type readAhead struct {
 	body  io.Reader
-	max   int64         // bytes that are read at most
-	first int64         // bytes that are read at first
-	done  chan struct{} // closed when nothing more is read ahead
+	max   int64         // number of bytes to read
+	first int64         // size of the first buffer
+	done  chan struct{} // closed when the goroutine ends
 
 	mu   sync.Mutex // guards what follows
-	buf  []byte     // bytes once read are not written again
-	err  error      // met after buf
+	buf  []byte     // append-only
+	err  error      // after buf
 	stop bool
 }
 
-// aheadOf begins to read a body ahead. Length is that of the body, negative if it
-// is not known.
+// aheadOf starts to read a body ahead. Length is its length, negative if that is unknown.
 func aheadOf(body io.Reader, length, max int64) *readAhead {
 	r := &readAhead{body: body, max: max, first: firstRead, done: make(chan struct{})}
 	if length >= 0 && length < firstRead {
@@ -373,8 +367,8 @@ func aheadOf(body io.Reader, length, max int64) *readAhead {
 	return r
 }
 
-// wait waits until that is done, the time is over, nothing has come from one pause to the
-// next, or ctx ends, and returns what has been read by then and the error met after it.
+// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, or ctx
+// ends. It then stops the goroutine and returns the bytes read so far and the error after them.
 func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]byte, error) {
 	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()
@@ -420,16 +414,15 @@ func (r *readAhead) run() {
 	}
 }
 
-// result returns what has been read so far, and the error met after that. The
-// bytes must not be changed.
+// result returns the bytes read so far and the error after them. The bytes must not be changed.
 func (r *readAhead) result() ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.buf, r.err
 }
 
-// peek returns at most maxPeek bytes from the beginning of the body and puts them
-// back. The result must not be changed.
+// peek returns up to maxPeek bytes from the beginning of the body, which can still be read from
+// its start. The result must not be changed.
 func peek(resp *http.Response) []byte {
 	if resp.Body == nil || resp.Body == http.NoBody ||
 		resp.Request != nil && resp.Request.Method == http.MethodHead {
@@ -443,7 +436,7 @@ func peek(resp *http.Response) []byte {
 		length = shortFault - 1
 	}
 	r := aheadOf(resp.Body, length, maxPeek)
-	beginning, _ := r.wait(context.Background(), peekTimeout, peekTimeout) // a caller who gives up ends the read itself
+	beginning, _ := r.wait(context.Background(), peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning
 }

@@ -13,42 +13,42 @@ import (
 	"github.com/d365failover/failover/internal/message"
 )
 
-// maxRun is how long after a write to Dataverse was given up on it may be carried
-// out. The documented limit is 2 minutes
-// (https://learn.microsoft.com/power-apps/developer/data-platform/analyze-performance),
-// but imports and waits for locks have taken 5.
+// maxRun is how long after the end of its attempt a write in doubt may still be carried out by
+// Dataverse. The documented limit is 2 minutes
+// (https://learn.microsoft.com/power-apps/developer/data-platform/analyze-performance), but
+// imports and waits for locks have taken 5.
 const maxRun = 10 * time.Minute
 
 const (
-	// maxReports is how many reports are kept, and maxGuards how many records of earlier
-	// ones stay guarded when a report adds its own.
+	// maxReports is how many reports are kept. maxGuards is how many records of earlier
+	// reports stay guarded when a new report adds its own.
 	maxReports = 16
 	maxGuards  = 1 << 16
-	// maxRiskLines bounds the log lines about the writes of one report.
+	// maxRiskLines is how many log lines list the writes of one report.
 	maxRiskLines = 100
-	// growthInterval is the time between two events about reports that grow.
+	// growthInterval is the minimum time between two rounds of events about reports that grow.
 	growthInterval = time.Second
-	// guardTime is how long a record that was created just before an outage is
-	// guarded against updates that would create it anew. Copies lag by 15 minutes at
-	// the most. A program that repairs by upserts later on is not to be kept from it.
+	// guardTime is how long a record that was created just before an outage is guarded against
+	// updates that would create it again. Copies lag by up to 15 minutes, and a program may
+	// later repair its data by upserts.
 	guardTime = time.Hour
 )
 
-// books are what a Transport knows of the writes of its organization: the ledger,
-// the reports made of it, and the guards of the records that the reports say may be gone.
+// books are what a Transport knows of the writes of its organization: the ledger, the reports
+// made from it, and the guards of records that may be gone according to the reports.
 //
-// No acknowledged write is missing from a report. A report is made for the epoch
-// that is about to begin, which a write reads as it is entered in the ledger: a
-// write of an earlier epoch is either entered before the report goes through the
-// ledger, or knows that it has to add itself to the report.
+// No acknowledged write is missing from a report. A report is made for the epoch that is about
+// to begin, and a write reads that epoch when it is entered in the ledger. So a write of an
+// earlier epoch is either entered before the report reads the ledger, or finds that it must add
+// itself to the report.
 type books struct {
-	ledger  *ledger // nil: nothing is kept, so that every report is truncated
+	ledger  *ledger // nil: writes are not kept, and every report is truncated
 	url     string  // see LossReport
 	rpo     time.Duration
 	maxRun  time.Duration // never: no limit
 	started time.Time
 	epoch   atomic.Uint64 // of the last report
-	// guarding: records are guarded. While it is false, no request asks which.
+	// guarding: there are guards. While it is false, requests need not look for one.
 	guarding atomic.Bool
 
 	// mu guards what follows. It may be locked under Transport.mu; nothing but the
@@ -56,13 +56,13 @@ type books struct {
 	mu       sync.Mutex
 	accounts []*account       // the last ones, oldest first
 	guarded  map[string]guard // by recordKey
-	telling  bool             // somebody tells of the accounts that have grown
-	leaving  []growth         // of accounts that are forgotten, not told of yet
-	sent     *underway        // the writes that are under way
+	telling  bool             // a goroutine reports growth
+	leaving  []growth         // unreported growth of accounts that were dropped
+	sent     *underway        // the writes under way
 }
 
-// underway is a write that was sent to an endpoint and is not in the ledger yet. All attempts
-// of a call at the endpoint share one. Guarded by books.mu, except for the first group.
+// underway is a write that was sent to an endpoint and is not in the ledger yet. All attempts of
+// a call at that endpoint share one. books.mu guards the second group of fields.
 type underway struct {
 	req     *http.Request // the caller's
 	label   string
@@ -70,7 +70,7 @@ type underway struct {
 	earlier *underway // of the same call, at the other endpoint
 	kept    bool      // it is in books.sent; only its call changes that
 
-	idle       bool // no attempt waits for an answer: what became of the last one is not decided
+	idle       bool // no attempt waits for an answer, and the last one is not recorded yet
 	prev, next *underway
 	listed     []listed
 }
@@ -81,9 +81,9 @@ type listed struct {
 	index   int // in account.waiting
 }
 
-// guard of a record: an update must not create it anew.
+// A guard keeps updates from creating a record that may be gone.
 type guard struct {
-	epoch uint64 // from which on writes reach the place where it may be missing
+	epoch uint64 // since which writes go to the copy that may lack the record
 	until time.Time
 }
 
@@ -101,7 +101,7 @@ func (b *books) open(cfg *Config, org *Org, started time.Time) {
 // keeps reports whether writes are kept.
 func (b *books) keeps() bool { return b.ledger != nil }
 
-// begin takes note that a write is sent.
+// begin records that a write is being sent.
 func (b *books) begin(u *underway) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -115,8 +115,8 @@ func (b *books) begin(u *underway) {
 	b.sent = u
 }
 
-// end takes note that an attempt has ended. What reports have to say of it is added to
-// them when it is recorded.
+// end records that an attempt has ended, and removes it from the reports that list it as under
+// way. They list it again once it is recorded.
 func (b *books) end(u *underway) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,7 +126,7 @@ func (b *books) end(u *underway) {
 	u.idle, u.listed = true, nil
 }
 
-// forget takes note that a write is not under way any more.
+// forget records that a write is no longer under way.
 func (b *books) forget(u *underway) {
 	if !u.kept {
 		return
@@ -148,8 +148,8 @@ func (b *books) forgetLocked(u *underway) {
 	u.kept = false
 }
 
-// waitingLocked lists the writes to an endpoint that are under way. If a is not nil, it
-// leaves out those that are idle, which are added to a when they are recorded.
+// waitingLocked lists the writes under way to an endpoint. For an account, it omits those that
+// are idle, which are added once they are recorded.
 func (b *books) waitingLocked(at Endpoint, now time.Time, a *account) (list []Write) {
 	for u := b.sent; u != nil; u = u.next {
 		if u.at != at || a != nil && u.idle {
@@ -165,8 +165,8 @@ func (b *books) waitingLocked(at Endpoint, now time.Time, a *account) (list []Wr
 	return list
 }
 
-// record enters a write that has ended. It reports whether a report has grown by
-// that, and somebody has to tell of it.
+// record enters a write that has ended. Tell: a report has grown, and the caller must start
+// reportGrowth.
 func (b *books) record(w *endedWrite) (tell bool) {
 	if b.ledger != nil {
 		if ended := b.enter(w); ended > w.began {
@@ -174,7 +174,7 @@ func (b *books) record(w *endedWrite) (tell bool) {
 		}
 	}
 	if b.guarding.Load() && w.Outcome == OutcomeAcknowledged {
-		b.unguard(w.began, recordKey(w.addressed().Entity)) // it was there to be written, or is there now
+		b.unguard(w.began, recordKey(w.addressed().Entity)) // the record exists
 	}
 	return tell
 }
@@ -184,7 +184,7 @@ func (t *Transport) recordWrite(w *endedWrite) {
 	if t.books.record(w) {
 		t.mu.Lock()
 		if !t.state.Load().closed {
-			t.wg.Go(t.tellGrowth)
+			t.wg.Go(t.reportGrowth)
 		}
 		t.mu.Unlock()
 	}
@@ -193,8 +193,8 @@ func (t *Transport) recordWrite(w *endedWrite) {
 	}
 }
 
-// enter enters a write in the ledger, and returns the epoch in which it did. One that was
-// under way is no longer, in the same step: lists that are made meanwhile have it once.
+// enter enters a write in the ledger, and returns the epoch at that time. In the same step, the
+// write is no longer under way, so that concurrent lists contain it once.
 func (b *books) enter(w *endedWrite) (ended uint64) {
 	if w.underway == nil || !w.underway.kept {
 		return b.ledger.record(w, &b.epoch)
@@ -205,7 +205,8 @@ func (b *books) enter(w *endedWrite) (ended uint64) {
 	return b.ledger.record(w, &b.epoch)
 }
 
-// addToLossReport adds a write to the reports that were made while it was under way.
+// addToLossReport adds a write that has ended to the reports that were made while it was under
+// way.
 func (b *books) addToLossReport(w *endedWrite, ended uint64) (tell bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -222,9 +223,9 @@ func (b *books) addToLossReport(w *endedWrite, ended uint64) (tell bool) {
 	return tell
 }
 
-// report makes the report of an outage that ends with a new epoch: the traffic leaves
-// an endpoint, or goes on at the same one. It is to be called before the state with
-// that epoch is published, so that the guards are there before the first request.
+// report makes the report of an outage that ends with a new epoch, by a switch or at the same
+// endpoint. The caller publishes the state with that epoch afterwards, so that the guards exist
+// before the first request.
 func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason string) *LossReport {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -248,8 +249,8 @@ func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason
 	return r
 }
 
-// forgetReportLocked makes room for a report. In a brown-out, the many reports of outages that
-// end at the same endpoint do not push out the one of a switch, nor empty ones those with writes.
+// forgetReportLocked drops a report to make room for another. The many reports of a brown-out do
+// not displace the one of a switch, nor do empty reports displace those with writes.
 func (b *books) forgetReportLocked() {
 	i := mostFrequent(b.accounts, func(a **account) (kind int) {
 		if (*a).latest.Moved() {
@@ -263,7 +264,7 @@ func (b *books) forgetReportLocked() {
 	old := b.accounts[i]
 	b.leaving = append(b.leaving, old.grown()...)
 	b.accounts = slices.Delete(slices.Clone(b.accounts), i, i+1)
-	for u := b.sent; u != nil; u = u.next { // which may be under way for long yet
+	for u := b.sent; u != nil; u = u.next { // these may be under way for long
 		u.listed = slices.DeleteFunc(u.listed, func(l listed) bool { return l.account == old })
 	}
 }
@@ -276,7 +277,7 @@ func (b *books) draft(from, to Endpoint, anchor time.Time, reason string) *LossR
 	return r
 }
 
-// since lists the writes to both endpoints from a time on.
+// since lists the writes to both endpoints at from or later.
 func (b *books) since(from time.Time, active Endpoint) *LossReport {
 	r := b.newReport(active, active, from)
 	b.listAll(r, from, Primary, Alternate)
@@ -284,7 +285,7 @@ func (b *books) since(from time.Time, active Endpoint) *LossReport {
 	return r
 }
 
-// listAll adds to r the writes since a time to the endpoints, and those under way.
+// listAll adds the writes to the endpoints since a time to r, followed by those under way.
 func (b *books) listAll(r *LossReport, since time.Time, to ...Endpoint) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -303,13 +304,13 @@ func (b *books) newReport(from, to Endpoint, anchor time.Time) *LossReport {
 	}
 }
 
-// list adds the writes to an endpoint since a time to r, if they belong there.
+// list adds the writes to an endpoint since a time to r, if belongs allows it.
 func (b *books) list(r *LossReport, since time.Time, at Endpoint, belongs func(*ledgerEntry) bool) {
 	if b.ledger == nil {
 		r.Truncated = true
 		return
 	}
-	var sinceUnknown time.Time // they may have been carried out later
+	var sinceUnknown time.Time // writes in doubt may have been carried out later than they ended
 	if b.maxRun != never {
 		sinceUnknown = since.Add(-b.maxRun)
 	}
@@ -340,8 +341,8 @@ func (b *books) reports() []*LossReport {
 	return list
 }
 
-// grown returns the growth of the reports since it was last called. If there is none,
-// nobody tells of it any more.
+// grown returns the growth of the reports since the last call. If there is none, the goroutine
+// that reports growth must return.
 func (b *books) grown() (list []growth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -353,8 +354,8 @@ func (b *books) grown() (list []growth) {
 	return list
 }
 
-// guardLocked guards the record that w has created by POST, which a report of an
-// epoch says may be gone. (Who creates by PUT or PATCH means to create.)
+// guardLocked guards the record that w, in the report of an epoch, has created by POST. (A
+// program that creates records by PUT or PATCH means to create them again.)
 func (b *books) guardLocked(w *Write, epoch uint64) {
 	if w.Method != http.MethodPost || w.Entity == "" || w.Outcome != OutcomeAcknowledged || !w.creates() {
 		return
@@ -366,7 +367,7 @@ func (b *books) guardLocked(w *Write, epoch uint64) {
 	b.guarding.Store(true)
 }
 
-// boundGuardsLocked ends the guards of the earliest reports if there are too many.
+// boundGuardsLocked drops the guards of the earliest reports if there are too many.
 func (b *books) boundGuardsLocked() {
 	for len(b.guarded) > maxGuards {
 		first := uint64(math.MaxUint64)
@@ -377,10 +378,9 @@ func (b *books) boundGuardsLocked() {
 	}
 }
 
-// guards reports whether req is an update that must not create its record, because
-// that was created just before an outage and may be gone. Without a condition the
-// service would create it anew, with nothing in it but the update (an upsert); with
-// If-Match: * it answers 404. A condition of the caller's own is left alone.
+// guards reports whether req updates a guarded record and has no condition. Such an update is an
+// upsert: if the record is gone, the service would create it again, with only the updated
+// columns. With If-Match: * it answers 404 instead.
 func (b *books) guards(req *http.Request) bool {
 	if !b.guarding.Load() || req.Method != http.MethodPatch {
 		return false
@@ -395,7 +395,7 @@ func (b *books) guards(req *http.Request) bool {
 	if record != path {
 		return false
 	}
-	b.mu.Lock() // which waits for a report that is being made
+	b.mu.Lock() // waits for a report that is being made
 	defer b.mu.Unlock()
 	g, ok := b.guarded[recordKey(record)]
 	if ok && !time.Now().Before(g.until) {
@@ -405,8 +405,7 @@ func (b *books) guards(req *http.Request) bool {
 	return ok
 }
 
-// unguard ends the guards of records that were found where writes of the given epoch
-// go.
+// unguard drops the guards of records that exist where writes of the given epoch go.
 func (b *books) unguard(epoch uint64, keys ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -418,7 +417,7 @@ func (b *books) unguard(epoch uint64, keys ...string) {
 	b.guarding.Store(len(b.guarded) > 0)
 }
 
-// expireLocked ends the guards whose time is over.
+// expireLocked drops the guards whose time is over.
 func (b *books) expireLocked(now time.Time) {
 	maps.DeleteFunc(b.guarded, func(_ string, g guard) bool { return !now.Before(g.until) })
 	b.guarding.Store(len(b.guarded) > 0)

@@ -197,7 +197,7 @@ func onTrial(transport *Transport) {
 	p := transport.newPool()
 	transport.mu.Lock()
 	defer transport.unlock()
-	transport.moveLocked(move{to: Alternate, provisional: true}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, true) })
+	transport.switchLocked(switchover{to: Alternate, provisional: true}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, true) })
 }
 
 // What an endpoint on trial answers to a write that may not be repeated reaches nobody. A

@@ -13,7 +13,7 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// errNoResult is the fault of a [http.RoundTripper] that breaks its contract.
+// errNoResult is the error of a [http.RoundTripper] that breaks its contract.
 var errNoResult = errors.New("failover: round tripper returned neither response nor error")
 
 // Classify classifies the outcome of a round trip, and returns nil for a healthy answer. It is
@@ -31,7 +31,7 @@ var errNoResult = errors.New("failover: round tripper returned neither response 
 // ExecuteMultiple, CreateMultiple and the like) is never [Refused], except by
 // service-protection limits, because some of the operations may have been carried out. What
 // a SOAP message asks for is looked up in its first 64 KiB, if the request has a GetBody; a
-// [Transport] looks into what it holds.
+// [Transport] inspects the body that it has buffered.
 //
 // Classify reads at most 64 KiB of the body, and only if the response is neither 1xx nor
 // 2xx, or is an HTML page in place of an API's answer. It replaces resp.Body by one that
@@ -53,7 +53,7 @@ func Classify(resp *http.Response, err error) *Fault {
 	return faultOfResponse(resp)
 }
 
-// healthy reports whether nothing about resp asks for a closer look.
+// healthy reports whether resp is healthy without a look at its body.
 func healthy(resp *http.Response) bool {
 	switch {
 	case resp.StatusCode >= 200 && resp.StatusCode < 300:
@@ -64,9 +64,9 @@ func healthy(resp *http.Response) bool {
 	return resp.StatusCode >= 100 && resp.StatusCode < 200
 }
 
-// misplacedPage reports whether a 2xx response is an HTML page in place of the
-// answer of an API: an outage page or a captive portal. The services mark their
-// own answers with a protocol version.
+// misplacedPage reports whether a 2xx response is an HTML page, such as an outage page or a
+// captive portal, in place of an API's answer. The services mark their own answers with a
+// protocol version.
 func misplacedPage(resp *http.Response) bool {
 	values := resp.Header["Content-Type"]
 	if len(values) == 0 || !answer.IsHTML(values[0]) || resp.Request == nil || resp.Request.URL == nil {
@@ -77,8 +77,8 @@ func misplacedPage(resp *http.Response) bool {
 		resp.Header["Odata-Version"] == nil && resp.Header["Dataserviceversion"] == nil
 }
 
-// apiPath reports whether path belongs to an API that never answers in HTML. On
-// premises the name of the organization comes first.
+// apiPath reports whether path belongs to an API that never answers in HTML. On premises, the
+// path begins with the organization's name.
 func apiPath(path string) bool {
 	for _, prefix := range []string{"/api", "/xrmservices", "/data", "/soap"} {
 		if underPath(path, prefix) {
@@ -94,8 +94,8 @@ func underPath(path, prefix string) bool {
 	return ascii.HasPrefixFold(path, prefix) && (len(path) == len(prefix) || path[len(prefix)] == '/')
 }
 
-// toSignIn reports whether resp sends a user to sign in, which no API client can.
-// Hosts: Microsoft Entra ID in its clouds, and AD FS by its path.
+// toSignIn reports whether resp redirects to a sign-in page: Microsoft Entra ID in any cloud, by
+// its host, or AD FS, by its path.
 func toSignIn(resp *http.Response) bool {
 	if len(resp.Header["Location"]) == 0 {
 		return false
@@ -113,7 +113,7 @@ func toSignIn(resp *http.Response) bool {
 	return ascii.HasPrefixFold(u.Path, "/adfs/ls") || ascii.HasPrefixFold(u.Path, "/adfs/oauth2")
 }
 
-// faultOfResponse judges a response that is not healthy at first sight.
+// faultOfResponse classifies a response that is not healthy.
 func faultOfResponse(resp *http.Response) *Fault {
 	f := &Fault{Status: resp.StatusCode, RequestID: requestID(resp.Header), RetryAfter: retryAfter(resp.Header)}
 	if f.Status < 400 && f.Status >= 300 {
@@ -143,8 +143,7 @@ func faultOfResponse(resp *http.Response) *Fault {
 	return f
 }
 
-// helpPage reports whether the page is the one that a WCF or ASMX service has for
-// people who open its address in a browser.
+// helpPage reports whether the page is the help page of a WCF or ASMX service.
 func helpPage(req *http.Request, a *answer.Answer) bool {
 	title, _, _ := strings.Cut(a.Page, "\n")
 	path := ascii.Lower(message.Target(req.URL).Path)
@@ -152,15 +151,13 @@ func helpPage(req *http.Request, a *answer.Answer) bool {
 		strings.HasSuffix(title, " service")
 }
 
-// fromService reports whether resp, judged f, comes from the service itself. Where
-// it does not, something in front of the service made it up, and it says nothing
-// about the service.
+// fromService reports whether resp, classified as f, comes from the service itself and not from
+// something in front of it, which proves nothing about the service.
 func fromService(resp *http.Response, f *Fault) bool {
 	return f == nil || f.service || marked(resp.Header)
 }
 
-// marked reports whether a header has one of the fields that only the services
-// themselves set.
+// marked reports whether a header has a field that only the services themselves set.
 func marked(h http.Header) bool {
 	for _, key := range [...]string{"Odata-Version", "Dataserviceversion", "X-Ms-Service-Request-Id", "Req_id", "Ms-Dyn-Aid"} {
 		if h[key] != nil {
@@ -170,7 +167,7 @@ func marked(h http.Header) bool {
 	return false
 }
 
-// judge sets class, delivery and code. The first rule that has an opinion decides.
+// judge sets class, delivery and code. The first rule that applies decides.
 func (f *Fault) judge(a *answer.Answer) {
 	switch {
 	case f.byCode(a):
@@ -185,8 +182,8 @@ func (f *Fault) judge(a *answer.Answer) {
 	}
 }
 
-// byCode judges by the code of the organization. A number proves that the
-// organization ran the request, whatever the status; a word does not.
+// byCode classifies by the organization's error code. A number proves that the organization ran
+// the request, whatever the status; a word does not.
 func (f *Fault) byCode(a *answer.Answer) bool {
 	n, ok := codeNumber(a.Code)
 	passedOn := !ok
@@ -234,10 +231,10 @@ func (f *Fault) byCode(a *answer.Answer) bool {
 	return true
 }
 
-// bySubcode judges a SOAP fault without an organization fault in it: WCF gave up
-// before or after it called the service. WCF sends all of them with status 500.
-// Sources: WS-Addressing 1.0 SOAP binding, section 6.4; WS-SecureConversation,
-// section 8; System.ServiceModel.Dispatcher.
+// bySubcode classifies a SOAP fault of WCF itself, before or after it called the service, which
+// has no organization fault in it. WCF sends them all with status 500. Sources: WS-Addressing
+// 1.0 SOAP binding, section 6.4; WS-SecureConversation, section 8;
+// System.ServiceModel.Dispatcher.
 func (f *Fault) bySubcode(a *answer.Answer) bool {
 	name := a.Subcode
 	if !standardNamespace(name.Space) {
@@ -263,13 +260,12 @@ func (f *Fault) bySubcode(a *answer.Answer) bool {
 	return true
 }
 
-// byDetail judges a SOAP fault by its typed detail. A contract of the service
-// declares it, so an operation of the service threw it, be it the AIF of Finance
-// and Operations or a service of the customer's. The detail that WCF itself has
-// for exceptions nobody expected says nothing.
+// byDetail classifies a SOAP fault by its typed detail. The service's contract declares such a
+// detail, so an operation of the service (AIF of Finance and Operations, or a custom service)
+// threw the fault. WCF's own detail for unexpected exceptions proves nothing.
 func (f *Fault) byDetail(a *answer.Answer) bool {
 	if f.Status > http.StatusInternalServerError {
-		return false // which no service sends with a fault, but a bus that has got none
+		return false // no service sends a fault with it, but a service bus that got no answer does
 	}
 	switch a.Detail.Space {
 	case "", "http://www.w3.org/2005/08/addressing", "http://schemas.xmlsoap.org/ws/2004/08/addressing",
@@ -283,8 +279,7 @@ func (f *Fault) byDetail(a *answer.Answer) bool {
 	return true
 }
 
-// standardNamespace reports whether the words in space have the meaning that the
-// web service standards and WCF give them.
+// standardNamespace reports whether space is a namespace of the web service standards or of WCF.
 func standardNamespace(space string) bool {
 	for _, prefix := range []string{"http://schemas.microsoft.com/", "http://schemas.xmlsoap.org/", "http://www.w3.org/"} {
 		if strings.HasPrefix(space, prefix) {
@@ -309,8 +304,8 @@ func securityNamespace(space string) bool {
 	return false
 }
 
-// byException judges by the .NET type that Finance and Operations name in place of
-// a code. Types that say nothing about the cause are left to the status.
+// byException classifies by the .NET exception type that Finance and Operations name in place of
+// a code. It leaves types that do not tell the cause to the status.
 func (f *Fault) byException(a *answer.Answer) bool {
 	name, _, _ := strings.Cut(a.Exception, ",") // the assembly may follow
 	f.service = f.service || name != ""
@@ -330,9 +325,8 @@ func (f *Fault) byException(a *answer.Answer) bool {
 	return true
 }
 
-// pages are phrases in titles and headings of pages that stand in front of an
-// organization and come with misleading statuses. Pages whose status tells the
-// truth are not listed.
+// pages are phrases in the titles and headings of pages that front ends send with a misleading
+// status.
 var pages = []struct {
 	phrase string
 	class  Class
@@ -361,11 +355,11 @@ var pages = []struct {
 	{"sign in to your account", ClassAuth}, // Microsoft Entra ID
 }
 
-// byPage judges HTML in place of an answer.
+// byPage classifies an HTML page.
 func (f *Fault) byPage(a *answer.Answer) bool {
 	switch f.Status {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusTooManyRequests:
-		return false // nothing sends these by mistake
+		return false // these statuses are reliable
 	}
 	for _, p := range pages {
 		if strings.Contains(a.Page, p.phrase) {
@@ -379,8 +373,8 @@ func (f *Fault) byPage(a *answer.Answer) bool {
 	return false
 }
 
-// Statuses of Cloudflare that net/http has no name for. 520 to 530 are all about
-// the way to the origin.
+// Statuses of Cloudflare, without names in net/http. 520 to 530 are about the connection to the
+// origin.
 const (
 	statusOriginFirst   = 520
 	statusOriginTimeout = 524
@@ -388,7 +382,7 @@ const (
 	statusOriginError   = 530
 )
 
-// byStatus judges by status alone.
+// byStatus classifies by status alone.
 func (f *Fault) byStatus(status int) {
 	f.Delivery = Answered
 	switch {
@@ -406,8 +400,7 @@ func (f *Fault) byStatus(status int) {
 	}
 }
 
-// requestID returns the id the service gave the request, else the one of a gateway
-// or of the caller.
+// requestID returns the service's id of the request, or else a gateway's or the caller's.
 func requestID(h http.Header) string {
 	for _, key := range requestIDHeaders {
 		if id := redact.Line(valueOf(h, key), maxRequestText); id != "" {
@@ -425,12 +418,11 @@ func valueOf(h http.Header, canonical string) string {
 	return ""
 }
 
-// requestIDHeaders in canonical form, the service's own first.
+// requestIDHeaders, in canonical form and in order of preference.
 var requestIDHeaders = [...]string{"X-Ms-Service-Request-Id", "Req_id", "X-Ms-Request-Id", "Request-Id", "X-Ms-Client-Request-Id"}
 
-// retryAfter returns the wait that the Retry-After header asks for (RFC 9110,
-// section 10.2.3). Dates are relative to the Date header, which is the clock they
-// were made by.
+// retryAfter returns the delay of the Retry-After header (RFC 9110, section 10.2.3). A date is
+// relative to the Date header, because both are from the same clock.
 func retryAfter(h http.Header) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
 	if value == "" {
@@ -452,7 +444,7 @@ func retryAfter(h http.Header) time.Duration {
 	return min(max(at.Sub(now), 0), answer.MaxRetryAfter)
 }
 
-// readAnswer looks at the beginning of the body. The body is put back.
+// readAnswer reads the beginning of the body, which can still be read from its start.
 func readAnswer(resp *http.Response) answer.Answer {
 	return answer.Read(peek(resp), resp.Header.Get("Content-Type"), resp.Header.Get("Content-Encoding"), resp.Uncompressed)
 }

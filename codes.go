@@ -8,7 +8,7 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// A code is what is known about one error code of the organization service.
+// A code describes an error code of the organization service.
 type code struct {
 	name     string
 	class    Class
@@ -17,7 +17,7 @@ type code struct {
 
 // Codes with a rule of their own.
 const (
-	codeUnexpected      = 0x80040216 // the platform's "unexpected error": says nothing
+	codeUnexpected      = 0x80040216 // the platform's "unexpected error", which proves nothing
 	codeGenericSQL      = 0x80044150
 	codePluginFirst     = 0x80048D02 // plug-ins that chose their own status ...
 	codePluginLast      = 0x80048D11
@@ -25,12 +25,11 @@ const (
 	codePluginAborted   = 0x80040224
 )
 
-// codes lists the error codes whose class does not follow from the rule that an
-// organization which answers with a code is healthy. Source: Microsoft's "Web
-// service error codes" page and live answers. A code is Refused if the service
-// decides it before the operation runs (the fences and the service protection
-// limits), and Unknown if the operation may go on or may have been committed
-// after it (time-outs, lost connections, crashes).
+// codes lists the exceptions to the rule that an organization which answers with a code is
+// healthy. Source: Microsoft's "Web service error codes" page and live answers. A code is
+// Refused if the service decides it before the operation runs (fences, service protection
+// limits), and Unknown if the operation may continue or may have been committed (timeouts, lost
+// connections, crashes).
 var codes = map[uint32]code{
 	0x8004B065: {"DatacenterNotAvailable", ClassUnavailable, Refused}, // this datacenter does not serve the organization
 	0x8004A104: {"OrganizationDisabled", ClassUnavailable, Refused},   // also while it is copied, restored or moved
@@ -163,8 +162,7 @@ var codes = map[uint32]code{
 	0x8004B059: {"CrmLiveAddOnOrgInNoUpdateMode", ClassTransient, Answered},
 }
 
-// definitive reports whether one answer with code n proves that the endpoint
-// does not serve the organization.
+// definitive reports whether code n is a fence.
 func definitive(n uint32) bool {
 	switch n {
 	case 0x8004B065, 0x8004A104, 0x8004A107, 0x8004D253:
@@ -173,15 +171,15 @@ func definitive(n uint32) bool {
 	return false
 }
 
-// fromPlugin reports whether code n is one that custom code in the organization
-// produces. Such code chooses status and text freely, so neither means anything.
+// fromPlugin reports whether custom code in the organization produces code n. Such code chooses
+// status and text freely, so neither proves anything.
 func fromPlugin(n uint32) bool {
 	return n >= codePluginFirst && n <= codePluginLast || n == codePluginException || n == codePluginAborted
 }
 
-// codeNumber returns the number of an organization service code: an HRESULT of a
-// failure (0x80......), in hexadecimal after 0x or in decimal, signed or not, with any
-// number of leading zeros. Gateways have small negative numbers for their troubles.
+// codeNumber returns the number of an organization service code: an HRESULT of a failure
+// (0x80......), in hexadecimal after 0x or in decimal, signed or not, with any number of leading
+// zeros. The small negative numbers of gateways are none.
 func codeNumber(s string) (uint32, bool) {
 	s = strings.TrimSpace(s)
 	if ascii.HasPrefixFold(s, "0x") {
@@ -198,11 +196,11 @@ func codeNumber(s string) (uint32, bool) {
 	return uint32(n), uint32(n)>>24 == 0x80
 }
 
-// formatCode returns the form in which codes appear in a [Fault].
+// formatCode returns a code as in [Fault.Code].
 func formatCode(n uint32) string { return fmt.Sprintf("0x%08X", n) }
 
-// codeStatus returns the status that a code stands for which is no more than a
-// client error status, such as "429" or "0x1ad".
+// codeStatus returns the client error status that a code merely repeats, such as "429" or
+// "0x1ad".
 func codeStatus(s string) (int, bool) {
 	s, base := strings.TrimSpace(s), 10
 	if ascii.HasPrefixFold(s, "0x") {
@@ -212,17 +210,16 @@ func codeStatus(s string) (int, bool) {
 	return int(n), err == nil && n >= 400 && n < 500
 }
 
-// limited reports whether a limit of service protection refused the request, which
-// is decided before any part of it runs.
+// limited reports whether a service protection limit refused the request, before any part of it
+// ran.
 func (f *Fault) limited() bool {
 	n, ok := codeNumber(f.Code)
 	return ok && codes[n].class == ClassThrottled && codes[n].delivery == Refused
 }
 
-// sqlFault returns the class and delivery of a generic SQL error by the number in
-// its message ("... Sql Number: 1205"). Numbers that are not about the
-// infrastructure (missing tables, duplicate keys) are the caller's. A message
-// without a number is taken for the worse: transient.
+// sqlFault returns the class and delivery of a generic SQL error by the number in its message
+// ("... Sql Number: 1205"). Numbers that are not about the infrastructure (missing tables,
+// duplicate keys) are the caller's. Without a number, the error is transient.
 func sqlFault(message string) (Class, Delivery) {
 	const label = "sql number:"
 	i := strings.LastIndex(ascii.Lower(message), label)
@@ -245,7 +242,7 @@ func sqlFault(message string) (Class, Delivery) {
 	return ClassApplication, Answered
 }
 
-// sqlInfrastructure reports whether SQL error n is about connections, time-outs,
+// sqlInfrastructure reports whether SQL error n is about connections, timeouts,
 // resources or the state of the database. Source: Microsoft's "Troubleshoot
 // transient connection errors in Azure SQL Database" and the retry lists of
 // Microsoft.Data.SqlClient.

@@ -105,11 +105,10 @@ func (c *controlHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// lastElement returns what follows the last slash of a path.
+// lastElement returns the last element of a path.
 func lastElement(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// requestPath returns the path that the client asked for, escaped, of which a
-// http.StripPrefix may have taken a part away.
+// requestPath returns the escaped path that the client asked for, before any http.StripPrefix.
 func requestPath(r *http.Request) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
 		return u.EscapedPath()
@@ -117,7 +116,7 @@ func requestPath(r *http.Request) string {
 	return r.URL.EscapedPath()
 }
 
-// controlError is an error with the status that it has in the answer.
+// controlError is an error with the status of the answer.
 type controlError struct {
 	status int
 	error
@@ -127,7 +126,7 @@ func badField(format string, args ...any) error {
 	return &controlError{http.StatusBadRequest, fmt.Errorf(format, args...)}
 }
 
-// do carries an action out, with the fields of a request, which it puts into form.
+// do carries out an action with the fields of a request, which it also stores in form.
 func (c *controlHandler) do(w http.ResponseWriter, r *http.Request, form *statuspage.Form) error {
 	fields, err := readFields(w, r)
 	if err != nil {
@@ -222,14 +221,14 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	return fields, nil
 }
 
-// controlAnswer is the answer to an action, for machines.
+// controlAnswer is the JSON answer to an action.
 type controlAnswer struct {
 	OK     bool               `json:"ok"`
 	Error  string             `json:"error"`
 	Status *statuspage.Report `json:"status"`
 }
 
-// answer tells what became of an action.
+// answer answers with the result of an action.
 func (c *controlHandler) answer(w http.ResponseWriter, r *http.Request, form *statuspage.Form, err error) {
 	status, refused := http.StatusOK, ""
 	if err != nil {
@@ -264,11 +263,11 @@ type verifying struct {
 	err  error // once done is closed
 }
 
-// errNoAuthorize says why there is no Verify.
+// errNoAuthorize says why verify is not available.
 var errNoAuthorize = errors.New("failover: verify needs Config.Authorize; without it, call LossReport.Verify with a client that authorizes its requests")
 
-// verifyLosses verifies the loss reports, or joins those who do, and waits for the
-// result as long as ctx lives, but not longer than patience: then it returns nil.
+// verifyLosses verifies the loss reports, or joins the Verify under way. It waits for the result
+// until ctx ends, or until patience is over: then it returns nil.
 func (t *Transport) verifyLosses(ctx context.Context, patience time.Duration) error {
 	if t.cfg.Authorize == nil {
 		return errNoAuthorize

@@ -136,8 +136,8 @@ type Fault struct {
 	Err error `json:"-"`
 
 	service bool // the service itself answered, not something in front of it
-	// subject tells what the service was asked and how it answered, for faults that
-	// only it can give; 0 for others. Set by the Transport.
+	// subject identifies what the service was asked and how it answered, see subjectOf. 0: the
+	// fault is not the service's, or not from a Transport.
 	subject uint64
 }
 
@@ -180,7 +180,7 @@ func (f *Fault) deliveryText() string {
 
 // Unwrap returns Err.
 func (f *Fault) Unwrap() error {
-	if f == nil { // wrapped by a program's own error
+	if f == nil { // in an error of the program
 		return nil
 	}
 	return f.Err
@@ -192,14 +192,14 @@ func (f *Fault) Timeout() bool {
 	return f.Status == http.StatusGatewayTimeout || f.Status == statusOriginTimeout || isTimeout(f.Err)
 }
 
-// isTimeout reports whether err is a deadline that passed.
+// isTimeout reports whether err is a timeout.
 func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.As(err, &t) && t.Timeout()
 }
 
-// counted reports whether the fault speaks against its endpoint.
+// counted reports whether the fault counts towards the endpoint's circuit breaker.
 func (f *Fault) counted() bool {
 	return f.Class == ClassTransient || f.Class == ClassUnavailable
 }
@@ -230,8 +230,8 @@ type Error struct {
 	// RetryAfter is how long to wait before trying again, 0 if nothing is known.
 	RetryAfter time.Duration
 
-	is    []error // ErrUnavailable, ErrOutcomeUnknown, why the context has ended
-	doubt *Fault  // of the attempt that is in doubt, see InDoubt
+	is    []error // ErrUnavailable, ErrOutcomeUnknown, and why the context has ended, where they apply
+	doubt *Fault  // of the last attempt in doubt, or nil; see InDoubt
 }
 
 // Error describes the request and every attempt in one line of at most 2 KiB.
@@ -278,8 +278,7 @@ func (e *Error) Temporary() bool {
 
 var _ net.Error = (*Error)(nil)
 
-// Longest texts of errors and answers, in bytes. Texts of servers and proxies
-// end up in logs, so none of them may be unbounded.
+// Maximum lengths of texts from errors and answers, in bytes. These texts are logged.
 const (
 	maxErrorText   = 2048
 	maxFaultText   = 400
@@ -287,14 +286,14 @@ const (
 	maxRequestText = 128
 )
 
-// shownError is an error of the program's own code, a Probe or ConfirmSwitch, with
-// a text as bounded and as free of secrets as that of a Fault.
+// shownError is an error of the program's own code, such as a Probe or ConfirmSwitch, with its
+// text bounded and redacted like that of a Fault.
 type shownError struct{ err error }
 
 func (e *shownError) Error() string { return redact.Line(redact.Error(e.err), maxFaultText) }
 func (e *shownError) Unwrap() error { return e.err }
 
-// redacted returns err as it may be put into events, logs and Status.
+// redacted returns err with a text that is fit for events, logs and Status.
 func redacted(err error) error {
 	switch err.(type) {
 	case nil, *Fault, *Error:
@@ -303,13 +302,13 @@ func redacted(err error) error {
 	return &shownError{err}
 }
 
-// maxErrorKept is the longest text of an error that is kept. Queries of OData may
-// be 32 KiB long, and url.Error quotes them.
+// maxErrorKept is the maximum length of the text of an error that is kept as it is. OData
+// queries may be 32 KiB long, and url.Error quotes them.
 const maxErrorKept = 64 << 10
 
-// boundedError returns err, or the beginning of its text if that is so long that
-// a server could fill the memory with it: net/http quotes malformed headers
-// whole, up to 10 MiB, and faults outlive their requests in Status and events.
+// boundedError returns err, or an error with the beginning of its text if that is longer than
+// maxErrorKept. net/http quotes whole malformed headers, up to 10 MiB, and Status and events
+// keep faults in memory.
 func boundedError(err error) error {
 	if text := err.Error(); len(text) > maxErrorKept {
 		return errors.New(redact.Line(redact.Error(err), maxErrorText))
@@ -317,11 +316,11 @@ func boundedError(err error) error {
 	return err
 }
 
-// faultOfError judges the error of an attempt that has no response.
+// faultOfError classifies the error of an attempt without a response.
 //
-// Delivery is NotSent only where the type proves it. The handshake time-out of
-// net/http, for one, has no type of its own and stays Unknown. A stream that HTTP/2 resets, with REFUSED_STREAM as well, proves
-// nothing: front ends send it for requests that their backend has carried out.
+// Delivery is NotSent only if the error's type proves it. net/http's handshake timeout, for
+// example, has no type of its own and stays Unknown. An HTTP/2 stream reset proves nothing, even
+// with REFUSED_STREAM: front ends send it for requests that their backend has carried out.
 func faultOfError(err error) *Fault {
 	f := &Fault{Err: boundedError(err), Class: ClassTransient}
 	single := isSingleError(err)
@@ -353,7 +352,7 @@ func faultOfError(err error) *Fault {
 	return f
 }
 
-// A connectError is the refusal of a forward proxy to open a tunnel to an endpoint.
+// A connectError says that a forward proxy refused to open a tunnel to an endpoint.
 type connectError struct {
 	status     int
 	retryAfter time.Duration
@@ -363,8 +362,8 @@ func (e *connectError) Error() string {
 	return "proxy refused CONNECT: " + strconv.Itoa(e.status) + " " + http.StatusText(e.status)
 }
 
-// typeConnectErrors makes t return a *connectError if a proxy refuses CONNECT, for
-// which net/http has no type. An OnProxyConnectResponse that t has is called first.
+// typeConnectErrors makes t return a *connectError if a proxy refuses CONNECT, for which
+// net/http has no type. It keeps t's own OnProxyConnectResponse, which is called first.
 func typeConnectErrors(t *http.Transport) {
 	own := t.OnProxyConnectResponse
 	t.OnProxyConnectResponse = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error {
@@ -380,9 +379,8 @@ func typeConnectErrors(t *http.Transport) {
 	}
 }
 
-// byProxy judges the refusal of a proxy. The request would have followed in the
-// tunnel. What is not about credentials or load means that the proxy finds no way
-// to the endpoint.
+// byProxy classifies a refusal by a proxy, before the request was sent. Unless it is about
+// credentials or load, the proxy cannot reach the endpoint.
 func (f *Fault) byProxy(err error) bool {
 	var refusal *connectError
 	if !errors.As(err, &refusal) {
@@ -396,8 +394,8 @@ func (f *Fault) byProxy(err error) bool {
 	return true
 }
 
-// beforeRequest reports whether err can only occur before the first byte of a
-// request is written: no address, no connection, or no TLS.
+// beforeRequest reports whether err can only occur before the first byte of a request is
+// written: during DNS lookup, dial or TLS handshake.
 func beforeRequest(err error) bool {
 	if opError(err, "dial", "proxyconnect", "socks connect") {
 		return true
@@ -419,8 +417,8 @@ func beforeRequest(err error) bool {
 		errors.As(err, &record) && record.Conn != nil // set for the first record only
 }
 
-// tlsAlert reports whether TLS broke down at a time that is not known. Over TCP an
-// alert is no [tls.AlertError] but an unexported type in a [net.OpError].
+// tlsAlert reports whether TLS failed, during the handshake or after it. Over TCP, an alert is
+// not a [tls.AlertError] but an unexported type in a [net.OpError].
 func tlsAlert(err error) bool {
 	var alert tls.AlertError
 	var record tls.RecordHeaderError
@@ -428,7 +426,7 @@ func tlsAlert(err error) bool {
 		errors.Is(err, http.ErrSchemeMismatch)
 }
 
-// opError reports whether a [net.OpError] in err's chain is about one of ops.
+// opError reports whether err contains a [net.OpError] of one of ops.
 func opError(err error, ops ...string) bool {
 	var op *net.OpError
 	for errors.As(err, &op) {
@@ -442,8 +440,8 @@ func opError(err error, ops ...string) bool {
 	return false
 }
 
-// isSingleError reports whether err is about one event. Where errors of several attempts
-// are joined, the proof that one of them did not send says nothing of the others.
+// isSingleError reports whether err joins no other errors. If it joins those of several
+// attempts, the proof that one of them sent nothing proves nothing about the others.
 func isSingleError(err error) bool {
 	for err != nil {
 		if _, ok := err.(interface{ Unwrap() []error }); ok {

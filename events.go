@@ -129,8 +129,8 @@ type Switch struct {
 }
 
 const (
-	// maxEvents bounds the events that wait for a slow OnEvent, and maxWrites the
-	// writes that wait for a slow OnWrite.
+	// maxEvents is how many events are queued for a slow OnEvent, and maxWrites how many writes
+	// for a slow OnWrite.
 	maxEvents = 1024
 	maxWrites = 4096
 	// maxRecent is how many events Status shows.
@@ -159,8 +159,8 @@ func (t *Transport) emit(e Event) {
 	t.events.put(t, e)
 }
 
-// appendRecent adds an event to the last ones. If there are too many, the oldest of the
-// most frequent kind goes, so that a hundred doubts do not push the switch out.
+// appendRecent appends an event. If there are too many, it drops the oldest of the most frequent
+// kind, so that a hundred writes in doubt do not displace a switch.
 func appendRecent(recent []Event, e Event) []Event {
 	if len(recent) == maxRecent {
 		i := mostFrequent(recent, kindOf)
@@ -171,8 +171,8 @@ func appendRecent(recent []Event, e Event) []Event {
 
 func kindOf(e *Event) int { return int(e.Kind) }
 
-// mostFrequent returns the index of the first value of the kind that most of the values are
-// of. Kinds are those of events, or fewer.
+// mostFrequent returns the index of the first value of the most frequent kind. There are no more
+// kinds than of events.
 func mostFrequent[T any](list []T, kind func(*T) int) int {
 	var numbers, first [EventRenewed + 1]int
 	most := kind(&list[0])
@@ -191,7 +191,7 @@ func mostFrequent[T any](list []T, kind func(*T) int) int {
 // crowdOfEvents returns the index of the first event of the most frequent kind.
 func crowdOfEvents(waiting []Event) int { return mostFrequent(waiting, kindOf) }
 
-// tellEvent hands an event to the log and OnEvent.
+// tellEvent logs an event and passes it to OnEvent.
 func (t *Transport) tellEvent(e Event) {
 	t.log(e)
 	t.logLoss(e.Loss)
@@ -233,11 +233,11 @@ func (t *Transport) log(e Event) {
 	t.cfg.Logger.LogAttrs(context.Background(), level, "failover: "+e.Kind.String(), attrs...)
 }
 
-// queue hands values to a function of the program: in order, one at a time, away from
-// the request path.
+// queue passes values to a function of the program: in order, one at a time, off the request
+// path.
 type queue[T any] struct {
 	field  string // of Config that holds the function, without its "On"
-	limit  int    // of values that wait for it
+	limit  int    // of queued values
 	handle func(T)
 	crowd  func(waiting []T) int // which to drop if there are too many; nil: the new one
 
@@ -245,12 +245,12 @@ type queue[T any] struct {
 	waiting []T
 	dropped int    // not logged yet
 	lost    uint64 // dropped in all
-	running bool   // the goroutine that hands on runs
+	running bool   // the goroutine that calls handOn runs
 	closed  bool
 }
 
-// put queues a value, and starts the goroutine that hands it on. If there are more than the
-// limit, one is dropped, which the log tells.
+// put queues a value, and starts the goroutine that passes it on. If there are more than the
+// limit, it drops one, and logs that.
 func (q *queue[T]) put(t *Transport, v T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -273,7 +273,7 @@ func (q *queue[T]) put(t *Transport, v T) {
 	}
 }
 
-// handOn hands on what waits, and ends when nothing is left.
+// handOn passes on the queued values until none is left.
 func (q *queue[T]) handOn(t *Transport) {
 	var rest []T
 	over := false
@@ -306,7 +306,7 @@ func (q *queue[T]) handOn(t *Transport) {
 	}
 }
 
-// close ends the queue: what waits is handed on, and nothing more.
+// close ends the queue: the queued values are passed on, but no further ones.
 func (q *queue[T]) close() {
 	if q == nil {
 		return
@@ -326,11 +326,10 @@ func (q *queue[T]) droppedInAll() uint64 {
 	return q.lost
 }
 
-// This file calls the functions of the program that Config holds: whatever they do,
-// the process lives, and requests go on.
+// The following calls the program's functions in Config, whose panics must not end the process.
 
-// protect calls such a function, f, that a field of Config holds. A panic is logged
-// with the name of the field and goes no further; the error is errPanicked then.
+// protect calls f, the function in a field of Config. If it panics, protect logs that with the
+// name of the field, and returns errPanicked.
 func (t *Transport) protect(field string, f func()) (err error) {
 	err = errPanicked // or has called runtime.Goexit
 	defer func() {
@@ -343,8 +342,7 @@ func (t *Transport) protect(field string, f func()) (err error) {
 	return nil
 }
 
-// protectedHandler is the program's handler of log lines. A panic in it goes no further,
-// and there is nobody to tell.
+// protectedHandler is the program's log handler. A panic in it is ignored.
 type protectedHandler struct{ slog.Handler }
 
 func (h protectedHandler) Enabled(ctx context.Context, level slog.Level) bool {
@@ -357,11 +355,10 @@ func (h protectedHandler) Handle(ctx context.Context, line slog.Record) error {
 	return h.Handler.Handle(ctx, line)
 }
 
-// errPanicked stands for the result of a function of the program that has panicked.
+// errPanicked is the result of a function of the program that has panicked.
 var errPanicked = errors.New("failover: the function panicked, see the log")
 
-// realError returns err, or nil if that holds a nil pointer, as an error does that
-// was returned in place of a pointer.
+// realError returns err, or nil if err is a nil pointer in a non-nil interface.
 func realError(err error) error {
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil

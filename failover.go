@@ -271,11 +271,11 @@ type Config struct {
 	// for a response body that breaks off after the response was returned.
 	OnFault func(context.Context, Attempt)
 
-	// OnEvent, if set, is called for every event, in order, one at a time, off the request
-	// path. It may call the Transport, except for Close, which waits for it. While it blocks,
-	// at least 1,024 events are queued. When there are more, the oldest event of the most
-	// frequent kind is dropped, which the log and [Status.EventsDropped] report. With Shared, the
-	// first event may come before New has returned.
+	// OnEvent, if set, is called for every event, in order, one at a time, off the request path.
+	// It may call the Transport, except for Close, which waits for it. While it blocks, at least
+	// 1,024 events are queued. When there are more, the oldest event of the most frequent kind
+	// is dropped, which the log and [Status.EventsDropped] report. With Shared, the first event
+	// may come before New has returned.
 	OnEvent func(Event)
 
 	// OnWrite, if set, is called for every write once it has ended, for a program that keeps
@@ -305,15 +305,15 @@ type Config struct {
 type Transport struct {
 	org  Org
 	cfg  Config
-	base http.RoundTripper // what pools are made of
+	base http.RoundTripper // from which pools are made
 	// owned: base is a clone of cfg.Base that belongs to the Transport. Requests to other
 	// hosts go over cfg.Base itself: a clone lacks the protocols that a program has
 	// registered.
 	owned bool
-	// What is known about the connections of Base, and of each endpoint.
+	// What is known about the connections of Base, and about the protocol of each endpoint.
 	connections connections
 	protocols   [2]protocol
-	// started is when New was called. Times of successes are kept as since then.
+	// started is when New was called. Times of successes are durations since then.
 	started time.Time
 
 	state       atomic.Pointer[state] // stored under mu, loaded by every attempt
@@ -332,22 +332,22 @@ type Transport struct {
 	mu       sync.Mutex // guards what follows; never held over I/O or callbacks
 	rule     rule.Rule
 	question *question                   // the last one, or nil
-	found    *findings                   // what it has found, if the rule keeps that
-	growth   *backoff.ExponentialBackOff // of the time for which nothing is asked again, see holdLocked
-	left     *pool                       // whose connections unlock lets go of, or nil
+	found    *findings                   // of the question, while the rule keeps them
+	growth   *backoff.ExponentialBackOff // of the time that questions are held, see holdLocked
+	left     *pool                       // that unlock retires, or nil
 	outage   *outage                     // nil unless down
 	downs    []time.Time                 // when the last outages began
 	timeDown time.Duration               // of outages that are over
-	// organizationID that probes must find: Config.OrganizationID, or the one
-	// that the primary named first.
-	organizationID string
-	watching       bool          // the watch goroutine runs
-	leftOnTrial    *pool         // its reads are given up once a move on weak evidence is confirmed, or nil
-	objection      string        // to the way back, told last
-	demanded       bool          // a caller wants the endpoints probed now
-	wake           chan struct{} // capacity 1: the watch goroutine should look again; made for the first one
-	recent         []Event       // the last events, probes left out
-	verifying      *verifying    // the Verify of a ControlHandler under way, or nil
+	// organizationID that probes must find: Config.OrganizationID, or the one that the
+	// primary named last.
+	organizationID    string
+	watching          bool          // the watch goroutine runs
+	leftProvisionally *pool         // its reads are abandoned once a provisional switch is confirmed, or nil
+	lastRefusal       string        // the last reported reason against a switch of the watch
+	demanded          bool          // the endpoints should be probed now
+	wake              chan struct{} // capacity 1: wakes the watch goroutine; nil before the first one
+	recent            []Event       // the last events, except probes
+	verifying         *verifying    // the Verify of a ControlHandler under way, or nil
 }
 
 var _ http.RoundTripper = (*Transport)(nil)

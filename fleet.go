@@ -15,48 +15,47 @@ import (
 	"github.com/d365failover/failover/internal/redact"
 )
 
-// This file keeps a Transport in step with its fleet. A Transport switches by
-// its own rule, at once, and tells the fleet afterwards; the others follow if
-// the endpoint serves them too. So the store is never waited for, with one
-// exception: a quorum has to be asked for before the switch.
+// This file keeps a Transport in step with its fleet. A Transport switches at once, by its own
+// rule, and announces the switch afterwards; the others follow if the endpoint serves them, too.
+// So a switch never waits for the store, except for a quorum.
 //
-// No clock is trusted but one's own. Times in a record are differences to the
-// store's clock at the moment they are read; how old a record is, and whether it
-// changes too often, is what a Transport has seen itself.
+// A Transport trusts no clock but its own. On reading a record, it converts the times in it by
+// their differences to the store's clock; how often the record changes is what it has seen
+// itself.
 
-// fleet is the Transport's place in its fleet.
+// fleet is the state of a Transport as a member of its fleet.
 type fleet struct {
 	store        Shared
 	organization string
-	member       string          // this process: one witness, however many Transports
-	claimant     string          // this Transport: what takes turns at probes
-	calls        atomic.Int64    // of the store that are under way
-	wake         chan struct{}   // capacity 1: there is something to tell or to ask
-	word         <-chan struct{} // of changes, nil for none
+	member       string          // this process, which is one witness, however many Transports it has
+	claimant     string          // this Transport, which takes turns at probes
+	calls        atomic.Int64    // calls of the store under way
+	wake         chan struct{}   // capacity 1: wakes keepInStep
+	word         <-chan struct{} // Shared.Changes, or nil
 
 	// Guarded by Transport.mu:
 	status   FleetStatus
-	known    Record // the last one that the state here was in step with, its times by the clock here
-	untold   bool   // a switch was made here that the record does not know of
-	alone    bool   // without the quorum that it takes
-	insisted bool   // by hand: the record is to follow, whatever it says
+	known    Record // the last one that this Transport was in step with, its times by the own clock
+	untold   bool   // a switch of this Transport must be announced
+	alone    bool   // that switch was made without the required quorum
+	insisted bool   // that switch was made by hand, and replaces whatever the record says
 	reason   string // of that switch
-	// refused is the generation of the last record that was not followed, so
-	// that this is said once.
+	// refused is the generation of the last record that was not followed, which is reported
+	// once.
 	refused uint64
 	changes []time.Time // when the generation of the record was last seen to change
 
 	unread    error         // of the last load
 	unwritten error         // of the last write
-	goodSince time.Time     // the store, which counts as lost, answers well
-	foundIn   time.Duration // after so long it counts as found
+	goodSince time.Time     // since when a lost store works
+	foundIn   time.Duration // how long it must work until it counts as found
 
-	asked   [2]uint64 // Questions and Recoveries as they were seen last
-	looking bool      // that is being answered
-	// A fleet asks itself at most once in firstPace. What asks more often is no fleet, and
-	// is not answered before answerAfter.
+	asked   [2]uint64 // Questions and Recoveries as seen last
+	looking bool      // they are being answered
+	// Members raise a question at most once in firstPace. More frequent ones are not genuine,
+	// and are not answered before answerAfter.
 	answerAfter time.Time
-	askAfter    time.Time // and pace: the others are not asked again before
+	askAfter    time.Time // when this Transport may ask the others again; pace is the interval
 	pace        interface {
 		NextBackOff() time.Duration
 		Reset()
@@ -66,33 +65,31 @@ type fleet struct {
 }
 
 const (
-	// fleetPoll is the time between two looks at the record, should word of a
-	// change be missed.
+	// fleetPoll is the interval at which the record is read even without news of a change.
 	fleetPoll = time.Minute
-	// fleetRetry is the first such time while something is unsettled; it
-	// grows to fleetPoll, or to lostPoll while the store counts as lost.
+	// fleetRetry is the first interval while the Transport is not in step; it grows to
+	// fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
 	lostPoll   = 2 * time.Second
-	// fleetTimeout bounds every use of the store, and the probe that New waits for.
+	// fleetTimeout bounds each call of the store, and the probe that New waits for.
 	fleetTimeout = time.Second
-	// foundAfter is how long a store that was lost has to answer well, each time
-	// within half of fleetTimeout, before it counts as found. It doubles, up to maxFound,
-	// whenever the store fails again before that.
+	// foundAfter is how long a lost store must work, with each call within half of
+	// fleetTimeout, before it counts as found. It doubles, up to maxFound, with every failure
+	// before that.
 	foundAfter = 15 * time.Second
 	maxFound   = 2 * time.Minute
-	// maxChanges of the generation within fenceDamping are as many as a fleet makes by
-	// contradicting itself.
+	// maxChanges changes of the generation within fenceDamping mean that members contradict
+	// each other.
 	maxChanges = 4
-	// followSpread is over which followers probe, lest they meet the service's own
-	// limits. Who meets a fault meanwhile asks for itself, at once.
+	// followSpread is the time over which followers spread their probes, so that they do not
+	// exceed the service's limits. A member that meets a fault probes at once.
 	followSpread = 800 * time.Millisecond
 )
 
-// thisProcess is the name of the process in its fleet.
+// thisProcess returns the name of this process in its fleets.
 var thisProcess = sync.OnceValue(func() string { return processName(os.Hostname()) })
 
-// processName names the process: for people by the host name and the process id, and for
-// uniqueness by a random rest.
+// processName returns a unique name: host name, process id and a random suffix.
 func processName(host string, err error) string {
 	if err != nil {
 		host = "unknown host"
@@ -102,7 +99,7 @@ func processName(host string, err error) string {
 
 var claimants atomic.Uint64
 
-// join makes the Transport part of its fleet: it starts out where the fleet is.
+// join makes the Transport a member of its fleet, starting at the fleet's endpoint.
 func (t *Transport) join() {
 	member := thisProcess()
 	t.fleet = &fleet{
@@ -117,8 +114,8 @@ func (t *Transport) join() {
 	t.wg.Go(func() { t.keepInStep(settled) })
 }
 
-// keepInStep looks at the record whenever it may have changed, or something is
-// to be told, until the Transport is closed.
+// keepInStep calls sync whenever the record may have changed, or the Transport has something to
+// announce, until Close.
 func (t *Transport) keepInStep(settled bool) {
 	retry, poll := intervals(fleetRetry, fleetPoll, 2), intervals(fleetPoll, fleetPoll, 1)
 	for {
@@ -139,7 +136,7 @@ func (t *Transport) keepInStep(settled bool) {
 		case <-t.ctx.Done():
 			return
 		case _, ok := <-t.fleet.word:
-			if retry.Reset(); !ok { // against the rules of Shared
+			if retry.Reset(); !ok { // closed, which Shared forbids
 				t.fleet.word = nil
 			}
 		case <-t.fleet.wake:
@@ -149,24 +146,24 @@ func (t *Transport) keepInStep(settled bool) {
 	}
 }
 
-// older reports whether generation a is older than b. None is older than any.
+// older reports whether generation a is older than b. 0 is older than any other.
 func older(a, b uint64) bool { return a != b && (a == 0 || b != 0 && int64(a-b) < 0) }
 
 // after returns what comes after a version or a generation.
 func after(n uint64) uint64 { return max(n+1, 1) }
 
-// step is what it takes to be in step with the fleet.
+// step is what to do to be in step with the fleet.
 type step uint8
 
 const (
 	rest    step = iota
-	tell         // the fleet of a switch that was made here
-	restore      // what the store has lost
-	follow       // a switch of the fleet
+	tell         // announce a switch of this Transport
+	restore      // write back a record that the store has lost
+	follow       // follow a switch of the fleet
 )
 
-// sync brings the Transport and its fleet in step as far as that can be done
-// now, and reports whether nothing is left to do.
+// sync brings the Transport and its fleet in step, as far as possible now, and reports whether
+// nothing is left to do.
 func (t *Transport) sync(joining bool) (settled bool) {
 	rec, clock, err := t.load()
 	if err != nil {
@@ -184,7 +181,7 @@ func (t *Transport) sync(joining bool) (settled bool) {
 		defer cancel()
 	case next == follow:
 		t.pause(random.N(followSpread))
-		if len(t.fleet.word) > 0 { // the fleet may be elsewhere by now
+		if len(t.fleet.word) > 0 { // the fleet may have switched again
 			if rec, clock, err = t.load(); err != nil {
 				return false
 			}
@@ -206,9 +203,9 @@ func (t *Transport) sync(joining bool) (settled bool) {
 	return t.renewWitness() && settled
 }
 
-// nextStep returns what is to be done about a record, and the state that this
-// holds for. The newer generation counts. A store that knows of an older one than
-// the Transport does has lost its memory; what is restored is not newer than it was.
+// nextStep returns what to do about a record, and the state for which that holds. The newer
+// generation wins. A store whose generation is older than the Transport's has lost data; the
+// record is restored with the generation that it had.
 func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -217,7 +214,7 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	switch {
 	case st.closed:
 		return st, rest
-	case rec.Active == st.active && !forgotten: // in step, whoever moved first
+	case rec.Active == st.active && !forgotten: // in step, whoever switched first
 		here := rec.in(clock)
 		if rec.Generation != f.known.Generation {
 			t.rememberLocked(here.switches())
@@ -232,7 +229,7 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 		return st, tell
 	default:
 		if older(f.known.Generation, rec.Generation) {
-			// One of the fleet has seen more there than this one's last fence.
+			// A member has newer evidence than the last fence here.
 			t.endpoints[rec.Active].fenced = false
 		}
 		return st, follow
@@ -247,8 +244,8 @@ func (t *Transport) pause(d time.Duration) {
 	}
 }
 
-// disputed reports whether the record changes so often that it is left as it is:
-// members that see the endpoints differently would correct each other for ever.
+// disputed reports whether the record changes so often that it is better left alone: members
+// that see the endpoints differently would correct each other forever.
 func (t *Transport) disputed() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -256,9 +253,9 @@ func (t *Transport) disputed() bool {
 	return len(c) == maxChanges && time.Since(c[0]) < fenceDamping
 }
 
-// announce tells the fleet where this Transport is. A switch that was made without the
-// quorum that it takes, because the store did not answer, is told only once the quorum
-// is there; if the fleet's endpoint serves here after all, it is taken back.
+// announce announces a switch of this Transport. One that was made without the required quorum,
+// because the store did not answer, is announced only once there is a quorum. If the fleet's
+// endpoint passes its probe by then, the Transport returns to it instead.
 func (t *Transport) announce(st *state, rec Record, clock time.Time) (told bool) {
 	t.mu.Lock()
 	alone := t.fleet.alone && !t.fleet.insisted
@@ -273,11 +270,11 @@ func (t *Transport) announce(st *state, rec Record, clock time.Time) (told bool)
 	return err == nil && !alone && t.publish(st, rec, clock)
 }
 
-// publish writes a record of a switch. Rec is the one that this is to replace.
+// publish replaces rec by the record of a switch of this Transport.
 func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) {
 	f := t.fleet
 	t.mu.Lock()
-	if t.state.Load().active != st.active { // it has moved on
+	if t.state.Load().active != st.active { // there was another switch
 		t.mu.Unlock()
 		return false
 	}
@@ -289,7 +286,7 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 		Version: after(rec.Version), Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
 		Questions: rec.Questions, Recoveries: rec.Recoveries, Frozen: rec.Frozen,
 	}
-	moves := t.rule.Moves()
+	moves := t.rule.Switches()
 	here.Earlier = slices.Clone(moves[:max(0, len(moves)-1)])
 	t.mu.Unlock()
 	if !t.swap(rec, here.out(clock)) {
@@ -303,7 +300,7 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 	return !f.untold
 }
 
-// restore writes the record anew that the store has lost.
+// restore writes back the record that the store has lost.
 func (t *Transport) restore(rec Record, clock time.Time) bool {
 	t.mu.Lock()
 	next := t.fleet.known.out(clock)
@@ -312,10 +309,9 @@ func (t *Transport) restore(rec Record, clock time.Time) bool {
 	return !t.disputed() && t.swap(rec, next)
 }
 
-// followTo moves the traffic to where the fleet is, if that passes its probe; for that
-// something answers is enough, since one of the fleet has seen more. If the
-// endpoint itself says that it does not serve, and the one that is active here
-// passes, the record is out of date, and is corrected.
+// followTo switches to the fleet's endpoint if that passes its probe, even weakly, because a
+// member has seen more. If the probe meets a fence and the active endpoint passes, the record is
+// outdated, and followTo corrects it.
 func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock time.Time) (settled bool) {
 	rec, f := found.in(clock), t.fleet
 	err := t.runProbe(ctx, rec.Active)
@@ -329,17 +325,17 @@ func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock
 	}
 	if err == nil {
 		t.mu.Lock()
-		t.rememberLocked(rec.Earlier) // before the one that is to follow
+		t.rememberLocked(rec.Earlier)
 		t.mu.Unlock()
 		reason := fmt.Sprintf("the fleet is at the %v: %s (%s)", rec.Active, rec.Reason, rec.By)
-		err = t.propose(ctx, st, move{to: rec.Active, reason: reason, follows: true}, 0)
+		err = t.propose(ctx, st, switchover{to: rec.Active, reason: reason, follows: true}, 0)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case err == nil:
 		f.known = rec
-		if t.state.Load().generation == st.generation+1 { // and has not moved on
+		if t.state.Load().generation == st.generation+1 { // there was no other switch
 			t.rememberLocked(rec.switches())
 		}
 	case err != errOvertaken && f.refused != rec.Generation:
@@ -350,21 +346,22 @@ func (t *Transport) followTo(ctx context.Context, st *state, found Record, clock
 	return err == nil
 }
 
-// noteSwitch takes note of a switch. mu is held.
-func (f *fleet) noteSwitch(m move, pinned bool) {
+// noteSwitch records a switch of this Transport, and announces it if the fleet should follow.
+// Transport.mu is held.
+func (f *fleet) noteSwitch(m switchover, pinned bool) {
 	switch {
 	case f == nil:
 	case m.follows:
 		f.untold, f.alone, f.insisted = false, false, false
 	default:
 		f.alone = m.alone
-		if !pinned && !m.provisional && !m.takesBack { // a pin is this process's own; weak evidence is nobody else's
+		if !pinned && !m.provisional && !m.undoes { // a pin is for this Transport only, and weak evidence is not enough for others
 			f.announce(m.reason)
 		}
 	}
 }
 
-// announce has the fleet told of a switch. Transport.mu is held.
+// announce makes the fleet's goroutine announce a switch. Transport.mu is held.
 func (f *fleet) announce(reason string) {
 	if f == nil {
 		return
@@ -373,8 +370,8 @@ func (f *fleet) announce(reason string) {
 	f.wakeUp()
 }
 
-// override has the fleet told where the Transport is, whatever the record that was
-// read last says: a hand has decided. Transport.mu is held.
+// override is announce for a switch by hand, which replaces whatever the record says.
+// Transport.mu is held.
 func (f *fleet) override(reason string) {
 	if f == nil {
 		return
@@ -383,7 +380,7 @@ func (f *fleet) override(reason string) {
 	f.announce(reason)
 }
 
-// wakeUp has the fleet's goroutine look again. A nil fleet has none.
+// wakeUp makes the fleet's goroutine call sync. A nil fleet has none.
 func (f *fleet) wakeUp() {
 	if f == nil {
 		return

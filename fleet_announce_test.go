@@ -45,7 +45,7 @@ func TestWhenASwitchIsAnnouncedToTheFleet(t *testing.T) {
 			transport := s.member(t, Config{Quorum: 2, Probe: answersProbes(&[2]error{row.probe, nil})})
 			p := transport.newPool()
 			transport.mu.Lock()
-			transport.moveLocked(move{to: Alternate, alone: row.alone}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
+			transport.switchLocked(switchover{to: Alternate, alone: row.alone}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, false) })
 			transport.fleet.insisted = row.insisted
 			if row.lost {
 				transport.fleet.unread = failed

@@ -70,7 +70,7 @@ func TestWhenAQuorumIsThere(t *testing.T) {
 		is, err := alone.reportFailure(Primary, 5)
 		assert.False(t, is)
 		assert.NoError(t, err)
-		alone.tellRecovery()
+		alone.announceRecovery()
 	})
 }
 
@@ -97,14 +97,14 @@ func TestTheIntervalsBetweenQuestionsStartAgain(t *testing.T) {
 		asked := uint64(8)
 		assert.Equal(t, Record{Version: asked, Questions: asked}, s.record, "one question each")
 		assert.Equal(t, [2]uint64{asked, 0}, f.asked, "which this one does not answer itself")
-		transport.tellRecovery()
+		transport.announceRecovery()
 		assert.EqualValues(t, 1, s.record.Recoveries)
 		last := s.claims[len(s.claims)-1]
 		assert.Equal(t, Claim{Topic: "recovery", Member: "contoso#1", TTL: 5 * time.Second, Places: 1}, last)
 		s.holds.Names = []string{"contoso#2"} // it has just asked
 		f.askAfter = time.Now()
 		assert.True(t, transport.askOthers(), "its answers are worth waiting for")
-		transport.tellRecovery()
+		transport.announceRecovery()
 		assert.Equal(t, Record{Version: 9, Questions: asked, Recoveries: 1}, s.record)
 		f.askAfter, f.unread = time.Now(), errors.New("connection refused")
 		assert.False(t, transport.askOthers())

@@ -255,11 +255,11 @@ func TestFreezeIsPersistent(t *testing.T) {
 		transport := s.member(t, Config{})
 		require.NoError(t, transport.Freeze(t.Context(), ""))
 		assert.Equal(t, Record{Version: 1, Frozen: "by hand"}, s.record)
-		assert.EqualError(t, transport.frozen(move{}), "the fleet is frozen: by hand")
-		assert.NoError(t, transport.frozen(move{follows: true}))
+		assert.EqualError(t, transport.frozen(switchover{}), "the fleet is frozen: by hand")
+		assert.NoError(t, transport.frozen(switchover{follows: true}))
 		require.NoError(t, transport.Unfreeze(t.Context()))
 		assert.Equal(t, Record{Version: 2}, s.record)
-		assert.NoError(t, transport.frozen(move{}))
+		assert.NoError(t, transport.frozen(switchover{}))
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		assert.ErrorIs(t, transport.Freeze(ctx, "drill"), context.Canceled)
@@ -269,7 +269,7 @@ func TestFreezeIsPersistent(t *testing.T) {
 		assert.ErrorIs(t, transport.Freeze(t.Context(), "drill"), ErrClosed)
 		alone := newTestTransport(t, acknowledging, Config{})
 		assert.ErrorIs(t, alone.Freeze(t.Context(), "drill"), errors.ErrUnsupported)
-		assert.NoError(t, alone.frozen(move{}))
+		assert.NoError(t, alone.frozen(switchover{}))
 	})
 }
 
@@ -415,15 +415,15 @@ func TestTheFleetCountsProbes(t *testing.T) {
 func TestWhatTheFleetLearnsOfASwitch(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
-		m      move
+		m      switchover
 		pinned bool
 		told   bool
 	}{
-		"by the rule":  {move{}, false, true},
-		"alone":        {move{alone: true}, false, true},
-		"pinned":       {move{}, true, false},
-		"on trial":     {move{provisional: true}, false, false},
-		"back from it": {move{takesBack: true}, false, false},
+		"by the rule":  {switchover{}, false, true},
+		"alone":        {switchover{alone: true}, false, true},
+		"pinned":       {switchover{}, true, false},
+		"on trial":     {switchover{provisional: true}, false, false},
+		"back from it": {switchover{undoes: true}, false, false},
 	} {
 		f := &fleet{wake: make(chan struct{}, 1), reason: "before"}
 		row.m.reason = "now"
@@ -435,11 +435,11 @@ func TestWhatTheFleetLearnsOfASwitch(t *testing.T) {
 		assert.False(t, f.insisted, name)
 		f.override("by hand")
 		assert.True(t, f.untold && f.insisted && f.reason == "by hand" && len(f.wake) == 1)
-		f.noteSwitch(move{follows: true, reason: "followed"}, false)
+		f.noteSwitch(switchover{follows: true, reason: "followed"}, false)
 		assert.False(t, f.untold || f.insisted || f.alone, "the fleet is there already")
 	}
 	var none *fleet
-	none.noteSwitch(move{}, false)
+	none.noteSwitch(switchover{}, false)
 	none.override("")
 	none.announce("")
 	none.wakeUp()

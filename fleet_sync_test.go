@@ -85,11 +85,11 @@ func TestWhatIsForgottenByHandStaysForgotten(t *testing.T) {
 		rec := Record{Version: 1, Generation: 5, Since: time.Now(), Earlier: []time.Time{time.Now()}}
 		_, next := transport.nextStep(rec, time.Now())
 		assert.Equal(t, rest, next)
-		assert.Len(t, transport.rule.Moves(), 2)
+		assert.Len(t, transport.rule.Switches(), 2)
 		require.NoError(t, transport.Switch(t.Context(), Primary, "by hand"))
-		require.Empty(t, transport.rule.Moves())
+		require.Empty(t, transport.rule.Switches())
 		transport.nextStep(rec, time.Now())
-		assert.Empty(t, transport.rule.Moves())
+		assert.Empty(t, transport.rule.Switches())
 	})
 }
 
@@ -193,7 +193,7 @@ func TestHowAMemberFollows(t *testing.T) {
 				status := transport.Status()
 				assert.Equal(t, row.active, status.Active)
 				assert.EqualValues(t, row.refused, events.Load(), "said once")
-				assert.Len(t, transport.rule.Moves(), row.moves)
+				assert.Len(t, transport.rule.Switches(), row.moves)
 				assert.Equal(t, row.there == error(fence) && row.here == nil && !row.disputed, transport.endpoints[Alternate].fenced)
 				if want := found; !row.corrected {
 					assert.Equal(t, want, s.record)

@@ -79,7 +79,7 @@ func TestASwitchToWhereTheTrafficIsConfirmsIt(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, Probe: func(context.Context, *http.Client, *url.URL) error { return nil }})
 	transport.mu.Lock()
-	transport.rule.MoveTo(time.Now(), rule.Alternate, true)
+	transport.rule.SwitchTo(time.Now(), rule.Alternate, true)
 	transport.publishLocked(nil)
 	transport.mu.Unlock()
 	require.True(t, transport.Status().Provisional)

@@ -72,10 +72,9 @@ func (o Outcome) String() string {
 	}
 }
 
-// ledger keeps the latest writes of an organization in a ring. Any number of
-// goroutines may use it at the same time; they wait for each other only at the same
-// slot, for the time of a copy. The ring is made for the first write, and its slots
-// as they are needed, so a program that only reads never pays for it.
+// ledger keeps the latest writes of an organization in a ring. It is safe for concurrent use;
+// goroutines contend only for the same slot, during a copy. Its memory is allocated as writes
+// are made, so a program that only reads never pays for it.
 type ledger struct {
 	size int
 	ring atomic.Pointer[ring]
@@ -84,14 +83,14 @@ type ledger struct {
 
 type ring struct {
 	began  time.Time
-	chunks []atomic.Pointer[[]slot] // made as they are needed, see slot
-	// dropped is the time, since began, of the latest entry that overflow has taken
-	// out, by endpoint and by whether the outcome was known.
+	chunks []atomic.Pointer[[]slot] // allocated by slot
+	// dropped is the time, since began, of the latest entry that was overwritten, by endpoint
+	// and by whether its outcome is unknown.
 	dropped [2][2]atomic.Int64
 }
 
-// firstSlots is how many slots the first two chunks have each. From then on each has as
-// many as all before it.
+// firstSlots is the size of the first two chunks. Each of the others is as large as all before
+// it.
 const firstSlots = 8
 
 type slot struct {
@@ -99,7 +98,7 @@ type slot struct {
 	entry ledgerEntry
 }
 
-// record keeps a write that has ended. It returns the epoch in which it did.
+// record enters a write that has ended, and returns the epoch at that time.
 func (l *ledger) record(w *endedWrite, epoch *atomic.Uint64) (ended uint64) {
 	r := l.ring.Load()
 	if r == nil {
@@ -111,8 +110,8 @@ func (l *ledger) record(w *endedWrite, epoch *atomic.Uint64) (ended uint64) {
 		r.drop(&s.entry)
 	}
 	s.entry.pack(w)
-	// Not before the slot is locked: who moves the epoch on and reads the slot after
-	// that finds the entry, or else it has the new epoch.
+	// Read under the lock of the slot: a report that changes the epoch and then reads the slot
+	// finds the entry, or else the entry has the new epoch.
 	s.entry.ended = epoch.Load()
 	ended = s.entry.ended
 	s.mu.Unlock()
@@ -130,7 +129,7 @@ func (l *ledger) makeRing(began time.Time) *ring {
 	return l.ring.Load()
 }
 
-// slot returns the slot with an index, of size slots in all.
+// slot returns the slot with an index. Size is the number of slots in all.
 func (r *ring) slot(size, i int) *slot {
 	n := bits.Len(uint(i / firstSlots)) // of the chunk
 	start, end := 0, firstSlots
@@ -146,7 +145,7 @@ func (r *ring) slot(size, i int) *slot {
 	return &(*c)[i-start]
 }
 
-// drop takes note that overflow takes e out.
+// drop records that e is about to be overwritten.
 func (r *ring) drop(e *ledgerEntry) {
 	latest, at := r.latestDropped(e.at, e.outcome == OutcomeUnknown), int64(e.time.Sub(r.began))
 	for old := latest.Load(); old < at && !latest.CompareAndSwap(old, at); {
@@ -161,7 +160,7 @@ func (r *ring) latestDropped(at Endpoint, unknown bool) *atomic.Int64 {
 	return &r.dropped[at][0]
 }
 
-// each shows the entries to f, one at a time, each as it is at that moment.
+// each calls f for every entry, with the lock of its slot held.
 func (l *ledger) each(f func(*ledgerEntry)) {
 	r := l.ring.Load()
 	if r == nil {
@@ -186,8 +185,7 @@ func (s *slot) read(f func(*ledgerEntry)) {
 	}
 }
 
-// hasDropped reports whether overflow has taken out a write to an endpoint that
-// ended at from or later.
+// hasDropped reports whether a write to an endpoint that ended at from or later was overwritten.
 func (l *ledger) hasDropped(at Endpoint, unknown bool, from time.Time) bool {
 	r := l.ring.Load()
 	if r == nil {
@@ -204,19 +202,18 @@ const (
 	maxWriteLabel  = 256
 )
 
-// endedWrite is a write whose attempt has ended. Which record it is for is worked
-// out when somebody asks for it, which for most writes never happens.
+// endedWrite is a write whose attempt has ended. Its record is determined by addressed, which is
+// never needed for most writes.
 type endedWrite struct {
-	Write                 // without its record
-	named       string    // address of the record, by the answer
+	Write                 // without Entity and EntityID
+	named       string    // address of the record in the answer
 	partitioned bool      // the record is in a partition of an elastic table
-	began       uint64    // epoch in which the attempt was made
-	underway    *underway // as which it was listed, or nil
+	began       uint64    // epoch of the attempt
+	underway    *underway // as which it was kept before, or nil
 }
 
-// describe returns a write whose attempt ended with resp or, if that is nil, without
-// a response. id is what the service calls the request, "" if that is for the
-// response to say. All texts are bounded.
+// describe returns a write whose attempt ended with resp, or without a response if resp is nil.
+// Id is the service's id of the request; "": take it from the response. All texts are bounded.
 func describe(req *http.Request, resp *http.Response, ended time.Time, id, label string) endedWrite {
 	path := withParens(message.Target(req.URL).EscapedPath())
 	w := endedWrite{Write: Write{
@@ -236,7 +233,7 @@ func describe(req *http.Request, resp *http.Response, ended time.Time, id, label
 	return w
 }
 
-// callersRequestID returns what the caller calls a request, "" if nothing.
+// callersRequestID returns the caller's id of a request, "" if there is none.
 func callersRequestID(h http.Header) string {
 	for _, key := range []string{"X-Ms-Client-Request-Id", "Client-Request-Id"} {
 		if id := redact.Line(valueOf(h, key), maxRequestText); id != "" {
@@ -246,7 +243,7 @@ func callersRequestID(h http.Header) string {
 	return ""
 }
 
-// addressed returns the write with its record.
+// addressed returns the write with Entity and EntityID.
 func (w *endedWrite) addressed() Write {
 	full := w.Write
 	full.Entity, full.EntityID = recordIn(full.Path)
@@ -254,12 +251,12 @@ func (w *endedWrite) addressed() Write {
 		full.Entity, full.EntityID = entity, id
 	}
 	if w.partitioned {
-		full.Entity = "" // which is not enough to read it by
+		full.Entity = "" // the record cannot be read without its partition
 	}
 	return full
 }
 
-// ledgerEntry is a write as the ledger keeps it: in one piece, with its texts as they came.
+// ledgerEntry is a write as the ledger keeps it.
 type ledgerEntry struct {
 	used         bool
 	at           Endpoint
@@ -268,13 +265,13 @@ type ledgerEntry struct {
 	status       int32
 	began, ended uint64 // epochs
 	time         time.Time
-	ends         [5]uint16 // of method, path, label, request id and the record's address, one after the other
-	brief        [240]byte // where they fit in, as most do
-	long         []byte    // or else here
+	ends         [5]uint16 // of method, path, label, request id and the record's address, which follow each other
+	brief        [240]byte // in here, if they fit, as most do
+	long         []byte    // or else in here
 }
 
-// pack makes e the entry of a write. It shares no memory with the texts: they may
-// be parts of a longer one, which has the query or the body in it.
+// pack makes e the entry of a write. It copies the texts, because they may be part of a longer
+// one, which contains the query or the body.
 func (e *ledgerEntry) pack(w *endedWrite) {
 	e.used, e.at, e.outcome, e.partitioned = true, w.Endpoint, w.Outcome, w.partitioned
 	e.status, e.began, e.time, e.long = int32(w.Status), w.began, w.Time, e.long[:0]
@@ -317,27 +314,26 @@ func (e *ledgerEntry) write() Write {
 	return w.addressed()
 }
 
-// anchor is the last success of an endpoint: what the reports about it start from.
+// anchor is the last success of an endpoint before an outage, LossReport.LastSuccess.
 type anchor struct {
-	// lastSuccess is when a request last succeeded: nanoseconds since
-	// Transport.started, 0 for never.
+	// lastSuccess is when a request last succeeded, in nanoseconds since Transport.started.
+	// 0: never.
 	lastSuccess atomic.Int64
-	// before is lastSuccess as it was when the first fault of an outage was counted,
-	// 0 if there is no outage. The success that ends the outage moves lastSuccess on.
-	// Guarded by Transport.mu.
+	// before is lastSuccess at the first counted fault of an outage, since a later success
+	// changes lastSuccess. 0: there is no outage. Guarded by Transport.mu.
 	before int64
 }
 
 const (
-	// successResolution is the least distance between two recorded successes,
-	// so that a busy endpoint does not make every request write to one place.
+	// successResolution is the minimum time between two recorded successes, so that requests
+	// to a busy endpoint do not contend for lastSuccess.
 	successResolution = time.Millisecond
-	// neverSucceeded is an anchor.before without a success.
+	// neverSucceeded is anchor.before if there was no success.
 	neverSucceeded = -1
 )
 
-// succeeded moves the last success on to now, a time since Transport.started. It
-// reports whether it did: it does so once in successResolution.
+// succeeded sets lastSuccess to now, a time since Transport.started, at most once in
+// successResolution. It reports whether it did.
 func (a *anchor) succeeded(now time.Duration) bool {
 	last := a.lastSuccess.Load()
 	if last != 0 && now-time.Duration(last) < successResolution {
@@ -357,11 +353,10 @@ func (a *anchor) hold() {
 	}
 }
 
-// release ends a hold: the outage is over, or was none.
+// release ends a hold, because the outage is over or was none.
 func (a *anchor) release() { a.before = 0 }
 
-// time returns the last success before the outage, or else the last one; zero if there
-// was none.
+// time returns the last success, before the outage if there is one. Zero: there was none.
 func (a *anchor) time(started time.Time) time.Time {
 	at := a.before
 	if at == 0 {
@@ -373,14 +368,13 @@ func (a *anchor) time(started time.Time) time.Time {
 	return started.Add(time.Duration(at))
 }
 
-// This file knows the addresses of records: what a request and its answer say about
-// the record that a write is for.
+// The following determines the record of a write, from its request and its answer.
 
-// maxAddress bounds the address of a record that an answer names, in bytes.
+// maxAddress is the maximum length of the address of a record in an answer, in bytes.
 const maxAddress = 1024
 
-// namedRecord returns the address of the record that a response names: in
-// OData-EntityId (OData 4.0, part 1, section 8.3.4), or in the Location of a 201.
+// namedRecord returns the address of a record in a response: its OData-EntityId (OData 4.0,
+// part 1, section 8.3.4), or the Location of a 201.
 func namedRecord(resp *http.Response) string {
 	address := valueOf(resp.Header, "Odata-Entityid")
 	if address == "" && resp.StatusCode == http.StatusCreated {
@@ -394,9 +388,8 @@ func namedRecord(resp *http.Response) string {
 	return address
 }
 
-// inPartition reports whether a write is for a record of an elastic table, which its
-// id alone does not address: the request names the partition, or the answer has the
-// session token that the writes of such tables come with. Source:
+// inPartition reports whether the record of a write is in an elastic table, so that its id alone
+// is no address: the request names the partition, or the answer has a session token. Source:
 // https://learn.microsoft.com/power-apps/developer/data-platform/use-elastic-tables
 func inPartition(req *http.Request, resp *http.Response) bool {
 	return strings.Contains(ascii.Lower(req.URL.RawQuery), "partitionid") ||
@@ -407,8 +400,8 @@ func hasSessionToken(resp *http.Response) bool {
 	return valueOf(resp.Header, "X-Ms-Session-Token") != ""
 }
 
-// recordAt returns path and id of the record at an address. Both are empty if it
-// is not the address of one.
+// recordAt returns the path and the id of the record at an address, or "" if it is not the
+// address of a record.
 func recordAt(address string) (entity, id string) {
 	path := address
 	if _, _, rest, ok := splitURL(address); ok {
@@ -426,18 +419,16 @@ func recordAt(address string) (entity, id string) {
 
 func invisible(r rune) bool { return r <= ' ' || r > '~' }
 
-// withParens undoes the escaping of parentheses, which net/url escapes in paths
-// that were not parsed. To OData they mean the same.
+// withParens undoes the escaping of parentheses, which net/url applies to paths that were not
+// parsed. To OData, both forms are the same.
 func withParens(path string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(path, "%28", "("), "%29", ")")
 }
 
-// guidLength of the form 00000000-0000-0000-0000-000000000000.
-const guidLength = 36
+const guidLength = len("00000000-0000-0000-0000-000000000000")
 
-// recordIn returns the start of a path that ends with the first record that is
-// addressed by a GUID, as in "/api/data/v9.2/accounts(...)/name", and that GUID.
-// Both are empty if there is none.
+// recordIn returns a path up to its first record that is addressed by a GUID, as in
+// "/api/data/v9.2/accounts(...)/name", and that GUID. Both are empty if there is none.
 func recordIn(path string) (entity, id string) {
 	for i := 0; ; {
 		open := strings.IndexByte(path[i:], '(')
@@ -479,17 +470,16 @@ func isIdentifier(s string) bool {
 	return s != ""
 }
 
-// recordKey identifies the record at a path: entity set and id, whatever the version
-// of the API in the path.
+// recordKey identifies the record at a path by its entity set and id, whatever the API version.
 func recordKey(entity string) string {
 	return ascii.Lower(entity[strings.LastIndexByte(entity, '/')+1:])
 }
 
-// deletes reports whether w is to delete its record, and not a part of it.
+// deletes reports whether w deletes its record, rather than a part of it.
 func (w *Write) deletes() bool { return w.Method == http.MethodDelete && w.Path == w.Entity }
 
-// creates reports whether w is known to have created its record: the answer
-// says so, or names a record that the path of the request did not lead to.
+// creates reports whether w has created its record, by its answer: the status is 201, or the
+// answer names a record that the path of the POST does not.
 func (w *Write) creates() bool {
 	return w.Status == http.StatusCreated ||
 		w.Method == http.MethodPost && !strings.HasPrefix(w.Path, w.Entity) && !strings.HasSuffix(w.Path, "/$ref")

@@ -11,7 +11,7 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file is what people use: switches by hand, and a look at where things stand.
+// This file holds what people use: switches by hand, and Status.
 
 // Switch switches all traffic to an endpoint by hand. The endpoint must pass its probe;
 // otherwise nothing changes and Switch returns the probe's error. It also returns an error if
@@ -51,7 +51,7 @@ func (t *Transport) Switch(ctx context.Context, to Endpoint, reason string) erro
 		return ErrClosed
 	}
 	if Endpoint(t.rule.Active) != to {
-		t.moveLocked(move{to: to, reason: reason}, p, func(now time.Time) bool {
+		t.switchLocked(switchover{to: to, reason: reason}, p, func(now time.Time) bool {
 			t.rule.Switch(now, rule.Side(to))
 			return false
 		})
@@ -85,7 +85,7 @@ func (t *Transport) pin(e Endpoint, reason string) {
 	}
 	t.emit(Event{Kind: EventPinned, From: e, To: e, Reason: reason})
 	if Endpoint(t.rule.Active) != e {
-		t.moveLocked(move{to: e, reason: "pinned " + reason}, p, func(now time.Time) bool {
+		t.switchLocked(switchover{to: e, reason: "pinned " + reason}, p, func(now time.Time) bool {
 			t.rule.Pin(now, rule.Side(e))
 			return false
 		})
@@ -231,7 +231,7 @@ func copyURL(u *url.URL) *url.URL {
 	return &c
 }
 
-// url returns the origin of an endpoint, nil if the organization does not have it.
+// url returns the origin of an endpoint, or nil if the organization does not have it.
 func (t *Transport) url(e Endpoint) *url.URL {
 	if e == Alternate {
 		return t.org.Alternate

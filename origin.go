@@ -26,8 +26,8 @@ func newOrigin(scheme, name, port string) origin {
 	return g
 }
 
-// otherForm returns g with the api label added or removed, or g itself if it is
-// not a Dataverse host that has both forms.
+// otherForm returns g with the label api added or removed, or g itself unless it is a Dataverse
+// host with both forms.
 func (g origin) otherForm() origin {
 	d, _ := splitDataverse(g.name)
 	if !dataverseRegions[d.region] {
@@ -37,7 +37,7 @@ func (g origin) otherForm() origin {
 	return newOrigin(g.scheme, d.String(), g.port)
 }
 
-// loopback reports whether g cannot be reached from another machine.
+// loopback reports whether g is a loopback address.
 func (g origin) loopback() bool {
 	if ip, err := netip.ParseAddr(strings.Trim(g.name, "[]")); err == nil {
 		return ip.IsLoopback()
@@ -45,11 +45,11 @@ func (g origin) loopback() bool {
 	return g.name == "localhost" || strings.HasSuffix(g.name, ".localhost")
 }
 
-// alternateMark follows the name of an organization in its alternate's.
+// alternateMark is the suffix of an organization's name in the host of its alternate.
 const alternateMark = "--s"
 
-// derive returns both origins of the pair that g is one of, or g and no alternate
-// if it is not a Dataverse host.
+// derive returns the primary and the alternate that g belongs to, or g and no alternate if it is
+// not a Dataverse host.
 func derive(g origin) (primary, alternate origin, err error) {
 	d, ok := splitDataverse(g.name)
 	if !ok {
@@ -65,7 +65,7 @@ func derive(g origin) (primary, alternate origin, err error) {
 			"give the alternate explicitly (Config.Alternate)")
 	}
 	d.label = label
-	// What is left without the mark was not seen by parseOrigin.
+	// parseOrigin has not seen the name without the mark.
 	if err := checkName(d.String()); err != nil {
 		return g, g, err
 	}
@@ -74,9 +74,8 @@ func derive(g origin) (primary, alternate origin, err error) {
 	return primary, newOrigin(g.scheme, d.String(), g.port), nil
 }
 
-// parseOrigin parses the origin of an absolute URL. Its errors repeat nothing
-// of s but the name of an organization. It does not use url.Parse, whose errors
-// quote what they could not parse, a password included.
+// parseOrigin parses the origin of an absolute URL. Its errors quote nothing of s except the
+// name of an organization. It does not use url.Parse, whose errors may quote a password.
 func parseOrigin(s string, allowHTTP bool) (origin, error) {
 	scheme, authority, _, ok := splitURL(s)
 	if !ok {
@@ -106,8 +105,8 @@ func parseOrigin(s string, allowHTTP bool) (origin, error) {
 	return g, nil
 }
 
-// schemeError says what is wrong with s, which does not begin with http:// or
-// https://. It repeats s only where that is the host of an organization.
+// schemeError returns the error for s, which does not begin with http:// or https://. It quotes
+// s only if that is the host of an organization.
 func schemeError(s string) error {
 	name := strings.TrimSuffix(ascii.Lower(s), "/")
 	if _, ok := splitDataverse(name); ok && checkName(name) == nil {
@@ -124,9 +123,9 @@ const (
 	maxName  = 253 // the same limit of 255 octets as text
 )
 
-// checkName returns why name, in lower case, cannot be the host of an endpoint,
-// or nil. It lets IP addresses pass. Underscores are no part of a host name
-// (RFC 1123, section 2.1) but common in names of Windows machines.
+// checkName returns why name, in lower case, cannot be the host of an endpoint, or nil. It
+// accepts IP addresses. Underscores are not allowed in host names (RFC 1123, section 2.1), but
+// common in names of Windows machines.
 func checkName(name string) error {
 	if ip, found := strings.CutPrefix(name, "["); found {
 		ip, found = strings.CutSuffix(ip, "]")
@@ -174,8 +173,8 @@ func splitURL(s string) (scheme, authority, rest string, ok bool) {
 	return scheme, rest[:end], rest[end:], true
 }
 
-// splitAuthority splits "host[:port]" without judging the parts. It drops a
-// trailing dot of the host and keeps the brackets of an IPv6 address.
+// splitAuthority splits "host[:port]" without checking the parts. It drops a trailing dot of the
+// host and keeps the brackets of an IPv6 address.
 func splitAuthority(s string) (name, port string) {
 	from := 0
 	if strings.HasPrefix(s, "[") {
@@ -188,7 +187,7 @@ func splitAuthority(s string) (name, port string) {
 	return strings.TrimSuffix(name, "."), port
 }
 
-// defaultPort returns the port that a URL with scheme need not name.
+// defaultPort returns the default port of a scheme.
 func defaultPort(scheme string) string {
 	switch scheme {
 	case "https":
@@ -201,8 +200,7 @@ func defaultPort(scheme string) string {
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
-// isDataverse reports whether name, in lower case, is that of a Dataverse
-// organization.
+// isDataverse reports whether name, in lower case, is the host of a Dataverse organization.
 func isDataverse(name string) bool {
 	_, ok := splitDataverse(name)
 	return ok
@@ -304,10 +302,11 @@ func (d dataverseName) String() string {
 	return d.label + "." + d.region
 }
 
-// finOpsSuffixes end the names of Finance and Operations environments, with
-// one label or more (contoso.sandbox) before them.
+// finOpsSuffixes end the names of Finance and Operations environments, with one label or more
+// (contoso.sandbox) before them.
 //
-// Source: https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/deployment/deployment-options-geo;
+// Source:
+// https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/deployment/deployment-options-geo;
 // for the last six public samples of Microsoft and others.
 var finOpsSuffixes = [...]string{
 	".operations.dynamics.com",

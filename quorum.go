@@ -11,22 +11,22 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file is what the members of a fleet do together: they count who has seen an
-// outage, ask each other, take turns at probes, and freeze.
+// This file holds what the members of a fleet do together: they count the witnesses of an
+// outage, ask each other to probe, take turns at probes, and freeze.
 
 const (
 	// witnessTime is how long a process counts as a witness of an outage.
 	witnessTime = time.Minute
-	// Members that are asked probe within askSpread. Who has asked waits for them for
-	// askWait, and looks every askPoll.
+	// Members that are asked probe within askSpread. The one that asks waits for askWait, and
+	// counts every askPoll.
 	askSpread = 500 * time.Millisecond
 	askWait   = 1500 * time.Millisecond
 	askPoll   = 150 * time.Millisecond
-	// A fleet asks itself once in firstPace at the most, and a member that is left
-	// alone with its question ever less often.
+	// A fleet raises a question at most once in firstPace. For a member whose questions find
+	// no quorum, the interval grows to lastPace.
 	firstPace = 5 * time.Second
 	lastPace  = time.Minute
-	// downTurn is for how long nobody else probes a fleet that is down.
+	// downTurn is how long a turn to probe while down lasts.
 	downTurn = time.Second
 )
 
@@ -37,13 +37,12 @@ const (
 	recoveryTopic = "recovery"
 	downTopic     = "probes while down"
 	failbackTopic = "fail-back"
-	stayTopic     = "probes of those who stay" // see Config.ManualFailback
-	outageTopic   = "outage of the "           // and the endpoint
+	stayTopic     = "probes of those who stay" // with Config.ManualFailback
+	outageTopic   = "outage of the "           // followed by the endpoint
 )
 
-// quorum returns how many processes it takes for a move to an endpoint. To go home
-// takes no more than one, nor does to leave an endpoint that says itself that it
-// does not serve.
+// quorum returns how many witnesses a switch to an endpoint requires. A fail-back requires one,
+// and so does leaving an endpoint that has answered with a fence.
 func (t *Transport) quorum(to Endpoint, fenced bool) int {
 	if to == Primary || fenced {
 		return 1
@@ -51,9 +50,9 @@ func (t *Transport) quorum(to Endpoint, fenced bool) int {
 	return t.cfg.Quorum
 }
 
-// reportFailure tells the fleet that this process has seen an endpoint fail.
-// It returns an error while fewer than quorum processes have seen it, after the others
-// were asked, and nil at once if one is enough. Alone: nobody could be asked.
+// reportFailure records this process as a witness that an endpoint failed. If quorum exceeds
+// one, it counts the witnesses, and asks the other members if there are too few; it returns an
+// error if there still are. Alone: the store failed, so the quorum is unknown.
 func (t *Transport) reportFailure(at Endpoint, quorum int) (alone bool, err error) {
 	if t.fleet == nil {
 		return false, nil
@@ -62,7 +61,7 @@ func (t *Transport) reportFailure(at Endpoint, quorum int) (alone bool, err erro
 	return t.testify(at, quorum)
 }
 
-// testify is reportFailure for the fleet's own goroutine.
+// testify is reportFailure for the fleet's goroutine.
 func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	f := t.fleet
 	t.mu.Lock()
@@ -93,8 +92,8 @@ func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	return false, nil
 }
 
-// askOthers has the members of the fleet look at their active endpoint for themselves.
-// It reports whether it is worth waiting for them.
+// askOthers asks the other members to probe their active endpoint. It reports whether there will
+// be answers to wait for.
 func (t *Transport) askOthers() bool {
 	f := t.fleet
 	t.mu.Lock()
@@ -104,20 +103,20 @@ func (t *Transport) askOthers() bool {
 		f.askAfter = now.Add(f.pace.NextBackOff())
 	}
 	t.mu.Unlock()
-	if may && t.turn(questionTopic, firstPace) { // else somebody has asked just now
+	if may && t.turn(questionTopic, firstPace) { // otherwise, another member has just asked
 		t.raise(func(r *Record) { r.Questions++ })
 	}
 	return may
 }
 
-// tellRecovery has those members look that are down as this one was.
-func (t *Transport) tellRecovery() {
+// announceRecovery asks the members that are down to probe again.
+func (t *Transport) announceRecovery() {
 	if t.fleet != nil && t.turn(recoveryTopic, firstPace) {
 		t.raise(func(r *Record) { r.Recoveries++ })
 	}
 }
 
-// raise puts a question into the record, which this Transport need not answer itself.
+// raise puts a question into the record, and marks it as answered here.
 func (t *Transport) raise(question func(*Record)) {
 	t.amend(func(r *Record) bool {
 		question(r)
@@ -128,7 +127,7 @@ func (t *Transport) raise(question func(*Record)) {
 	})
 }
 
-// answer answers what the fleet asks, if that is new.
+// answer answers the questions in a record, if they are new.
 func (t *Transport) answer(rec Record) {
 	f := t.fleet
 	t.mu.Lock()
@@ -146,8 +145,8 @@ func (t *Transport) answer(rec Record) {
 	}
 }
 
-// look finds out whether the active endpoint serves this process: who is down probes
-// whether it still is.
+// look probes the active endpoint, and reports its failure. While down, it has the watch probe
+// instead.
 func (t *Transport) look(st *state) {
 	t.pause(random.N(askSpread))
 	t.mu.Lock()
@@ -169,8 +168,7 @@ func (t *Transport) look(st *state) {
 	}
 }
 
-// renewWitness brings the list of witnesses up to date. It reports whether
-// there is nothing to see.
+// renewWitness updates the witnesses of FleetStatus. Quiet: this process is no witness.
 func (t *Transport) renewWitness() (quiet bool) {
 	t.mu.Lock()
 	at, left := t.fleet.status.Failed, time.Until(t.fleet.witnessed)
@@ -185,17 +183,17 @@ func (t *Transport) renewWitness() (quiet bool) {
 	return left <= 0
 }
 
-// turn claims the one place of a topic, and reports whether this Transport has it, or
-// the store does not answer.
+// turn claims the only place of a topic, and reports whether this Transport has it, or the store
+// failed.
 func (t *Transport) turn(topic string, ttl time.Duration) bool {
 	holders, _ := t.claim(t.ctx, Claim{Topic: topic, Member: t.fleet.claimant, TTL: ttl, Places: 1})
 	return len(holders.Names) == 0 || holders.Names[0] == t.fleet.claimant
 }
 
-// mayProbe reports whether this Transport is to probe now. One of a fleet probes for
-// all while it is down, or away from home. A turn lasts for longer than it takes to the
-// next probe after a good one, and not as long as to the next one after a bad one: who
-// finds the primary well goes on, and who does not lets another look.
+// mayProbe reports whether this Transport should probe now. Of a fleet that is down or failed
+// over, one member probes for all. A turn outlasts the interval after a passed probe, but not
+// the longer one after a failed probe: a member whose probe passed keeps its turn, and otherwise
+// another one gets it.
 func (t *Transport) mayProbe(st *state) bool {
 	if t.fleet == nil || st.pinned || st.provisional {
 		return true
@@ -222,7 +220,7 @@ func (t *Transport) mayProbe(st *state) bool {
 	return mine
 }
 
-// giveUpTurn lets another Transport have its turn. It works after Close as well.
+// giveUpTurn withdraws the claim on a turn. It works after Close, too.
 func (t *Transport) giveUpTurn() {
 	if t.fleet == nil {
 		return
@@ -238,7 +236,7 @@ func (t *Transport) giveUpTurn() {
 	}
 }
 
-// countProbe has the fleet count a probe of the primary whose turn it was.
+// countProbe counts a probe of the primary for the fleet, if it was this Transport's turn.
 func (t *Transport) countProbe(good bool) {
 	if t.fleet == nil || t.cfg.ManualFailback {
 		return
@@ -264,8 +262,8 @@ func (t *Transport) countProbe(good bool) {
 	})
 }
 
-// primaryRisen reports whether the fleet has counted enough good probes in a row, and it is
-// this Transport's turn to act on it. Transport.mu is held.
+// primaryRisen reports whether the fleet has counted enough passed probes in a row, and it is
+// this Transport's turn. Transport.mu is held.
 func (f *fleet) primaryRisen(rise int) bool {
 	return f != nil && f.holds == failbackTopic && f.status.Record.Generation == f.known.Generation && f.status.Record.Risen >= uint64(rise)
 }
@@ -324,9 +322,8 @@ func (t *Transport) freeze(ctx context.Context, reason string) error {
 	return ctx.Err()
 }
 
-// frozen returns an error if the fleet is frozen, except for a switch that follows the
-// fleet.
-func (t *Transport) frozen(m move) error {
+// frozen returns an error if the fleet is frozen and m does not follow the fleet.
+func (t *Transport) frozen(m switchover) error {
 	if t.fleet == nil || m.follows {
 		return nil
 	}

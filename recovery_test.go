@@ -94,7 +94,7 @@ func TestTheWaysOutOfDown(t *testing.T) {
 			assert.Equal(t, got == moved || got == trial, now.active == Alternate)
 			assert.Equal(t, row.witness, transport.fleet != nil && transport.fleet.witnessed.After(time.Now()), "%v, %v", row.active, row.other)
 			assert.Equal(t, got == moved, cause == errAbandoned)
-			assert.Equal(t, got == trial, transport.leftOnTrial == st.pool)
+			assert.Equal(t, got == trial, transport.leftProvisionally == st.pool)
 			transport.fleet = nil // no store to report the rest to
 		})
 	}
@@ -151,7 +151,7 @@ func TestAProbeOfBeforeDoesNotCount(t *testing.T) {
 		transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, Rise: 1, MinDwell: time.Minute})
 		before, p := transport.state.Load(), transport.newPool()
 		transport.mu.Lock()
-		transport.moveLocked(move{to: Alternate}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
+		transport.switchLocked(switchover{to: Alternate}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, false) })
 		transport.unlock()
 		time.Sleep(time.Hour)
 		assert.False(t, transport.readyToFailBack(before))

@@ -56,7 +56,7 @@ func (row redirectCase) try(t *testing.T) (got redirected) {
 	if row.active == Alternate {
 		p := transport.newPool()
 		transport.mu.Lock()
-		transport.moveLocked(move{to: Alternate}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
+		transport.switchLocked(switchover{to: Alternate}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, false) })
 		transport.unlock()
 	}
 	read(t, transport, "") // so that the next one is a plain read

@@ -99,7 +99,7 @@ func TestASwitchThatIsOvertakenIsNotMade(t *testing.T) {
 			transport.Pin(Primary)
 			return nil
 		}})
-		err := transport.propose(t.Context(), transport.state.Load(), move{to: Alternate}, damping)
+		err := transport.propose(t.Context(), transport.state.Load(), switchover{to: Alternate}, damping)
 		assert.Equal(t, errOvertaken, err)
 		assert.Equal(t, Primary, transport.state.Load().active)
 	})
@@ -118,7 +118,7 @@ func TestAnOvertakenQuestionRefusesNothing(t *testing.T) {
 		assert.False(t, transport.definite(before))
 		<-q.done
 		told := len(transport.refusals())
-		transport.proposeMove(t.Context(), before, findings{Findings: rule.Findings{Active: rule.Failed, Other: rule.Passed}})
+		transport.proposeSwitch(t.Context(), before, findings{Findings: rule.Findings{Active: rule.Failed, Other: rule.Passed}})
 		assert.Len(t, transport.refusals(), told)
 	})
 }
@@ -134,7 +134,7 @@ func TestWhoseFindingsAreKept(t *testing.T) {
 			q, _ := transport.count(st, answeredBy503(), false)
 			require.NotNil(t, q)
 			<-q.done
-			assert.True(t, q.move)
+			assert.True(t, q.toSwitch)
 			time.Sleep(1300 * time.Millisecond) // which is longer than no question follows
 			p.mu.Lock()
 			p.ends[Primary] = nil
@@ -147,7 +147,7 @@ func TestWhoseFindingsAreKept(t *testing.T) {
 			require.NotNil(t, again)
 			require.NotSame(t, q, again)
 			<-again.done
-			assert.False(t, again.move)
+			assert.False(t, again.toSwitch)
 			synctest.Wait() // the verdict does not wait for the second probe
 			want := map[bool]int{false: 2, true: 1}[decides]
 			assert.Equal(t, [2]int{want, want}, p.begun)

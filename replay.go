@@ -56,8 +56,8 @@ func isReadMethod(method string) bool {
 	return false
 }
 
-// isRead reports whether the request changes nothing at the organization. It
-// looks once: the body may have to be parsed for it.
+// isRead reports whether the request is a read. The result is cached, because the body may have
+// to be parsed.
 func (c *call) isRead() bool {
 	if !c.looked {
 		c.looked, c.onlyReads = true, message.Reads(c.req.Method, c.req.URL, c.req.Header, c.body.held)
@@ -65,8 +65,7 @@ func (c *call) isRead() bool {
 	return c.onlyReads
 }
 
-// maySendAgain reports whether the request may be sent once more after fault f, as
-// far as that and the request go. It is the only place that decides on it.
+// maySendAgain is the replay rule: it reports whether f and the request allow another attempt.
 func (c *call) maySendAgain(f *Fault) bool {
 	if replay, marked := c.req.Context().Value(replayKey).(bool); marked && !replay {
 		return false
@@ -79,14 +78,14 @@ func (c *call) maySendAgain(f *Fault) bool {
 	}
 }
 
-// challenges reports whether the request was answered 401 by a gateway: it has not
-// been applied (RFC 9110, section 15.5.2).
+// challenges reports whether a gateway answered the request with 401, so that it was not
+// applied (RFC 9110, section 15.5.2).
 func (f *Fault) challenges() bool {
 	return f.Class == ClassAuth && f.Status == http.StatusUnauthorized && f.Code == "" && f.Delivery == Answered
 }
 
-// once reports whether the request must not be carried out again while the outcome of
-// an attempt is unknown. It looks once.
+// once reports whether the request must not be sent again while the outcome of an attempt is
+// unknown. The result is cached.
 func (c *call) once() bool {
 	if !c.judged {
 		c.judged, c.onlyOnce = true, !c.repeatsInDoubt()
@@ -94,8 +93,8 @@ func (c *call) once() bool {
 	return c.onlyOnce
 }
 
-// repeatsInDoubt looks at the request: at its mark, its headers and method, what it
-// asks for, and what Config.Replay says.
+// repeatsInDoubt reports whether the request is safe to repeat: because of its context, method,
+// headers or body, or because Config.Replay says so.
 func (c *call) repeatsInDoubt() bool {
 	if replay, marked := c.req.Context().Value(replayKey).(bool); marked {
 		return replay
@@ -110,11 +109,10 @@ func (c *call) repeatsInDoubt() bool {
 	return safe
 }
 
-// idempotencyKeys make net/http repeat a request by itself.
+// idempotencyKeys are the headers that make net/http repeat a request by itself.
 var idempotencyKeys = [...]string{"Idempotency-Key", "X-Idempotency-Key"}
 
-// isIdempotent reports whether carrying the request out twice does the same as
-// doing it once.
+// isIdempotent reports whether carrying out the request twice has the same effect as once.
 func isIdempotent(req *http.Request) bool {
 	for _, key := range idempotencyKeys {
 		if hasKey(req.Header, key) {
@@ -122,23 +120,22 @@ func isIdempotent(req *http.Request) bool {
 		}
 	}
 	if message.Overridden(req.Header) {
-		return false // whatever the method is, another one may be meant
+		return false // another header names the method
 	}
 	switch req.Method {
 	case http.MethodPut, http.MethodDelete:
 		return true
 	case http.MethodPatch:
-		// Without a condition it is an upsert, which would create a stub of a
-		// record that was lost in a failover.
+		// Without a condition it is an upsert, which would create a record that a failover
+		// has lost anew, from the updated columns alone.
 		return isCondition(req.Header["If-Match"]) || isAnyTag(req.Header["If-None-Match"])
 	default:
 		return false
 	}
 }
 
-// hasKey reports whether a header marks the request as idempotent, as net/http has
-// it: with a key, or without any value, which is not sent. A value that is empty
-// is sent, and is no key.
+// hasKey reports whether a header marks the request as idempotent: with a key, or, as net/http
+// allows, with an empty list of values, which is not sent. An empty value is no key.
 func hasKey(h http.Header, name string) bool {
 	values, ok := h[name]
 	if len(values) == 0 {
@@ -147,9 +144,9 @@ func hasKey(h http.Header, name string) bool {
 	return len(values) == 1 && strings.TrimSpace(values[0]) != ""
 }
 
-// isCondition reports whether the values of If-Match make a service refuse the
-// request unless the record exists: they are * or entity tags (RFC 9110, section
-// 13.1.1). A service may ignore what it cannot read.
+// isCondition reports whether the values of If-Match are valid, * or entity tags (RFC 9110,
+// section 13.1.1), so that a service refuses the request unless the record exists. It may
+// ignore invalid ones.
 func isCondition(values []string) bool {
 	if isAnyTag(values) {
 		return true
@@ -171,9 +168,9 @@ func isAnyTag(values []string) bool {
 	return len(values) == 1 && strings.TrimSpace(values[0]) == "*"
 }
 
-// isBulk reports whether the request is one for several operations, of which some may
-// be carried out although the answer is an error. Classify goes by what it sees of a
-// request; a call has more of it.
+// isBulk reports whether the request is a bulk write: one for several operations, of which some
+// may have been carried out although the answer is an error. A call knows more of the body
+// than Classify, which uses bulk.
 func (c *call) isBulk() bool {
 	if c.isRead() {
 		return false
@@ -186,15 +183,15 @@ func (c *call) isBulk() bool {
 	case c.body.held != nil:
 		return executesMultiple(bytes.NewReader(c.body.held))
 	case bodyless(c.req) || !inMemory(c.req.Body):
-		return true // what is being sent cannot be had a second time, for all that is known
+		return true // the body cannot be inspected
 	}
 	several, known := executesSeveral(c.req, math.MaxInt64)
 	return several || !known
 }
 
-// ofBulk corrects what a fault says about a request for several operations: the limits
-// of service protection hold before the first of them, and an answer in parts says
-// itself how far it came; of a fence that answers the whole, nobody can tell.
+// ofBulk corrects the Delivery of a fault for a bulk request. Service protection limits apply
+// before the first operation, and a multipart answer shows what was carried out. After a fence
+// that answers the whole request, the outcome is unknown.
 func (f *Fault) ofBulk(resp *http.Response) {
 	switch {
 	case f.limited():
@@ -205,10 +202,9 @@ func (f *Fault) ofBulk(resp *http.Response) {
 	}
 }
 
-// bulk reports whether req asks for several operations at once, of which some may
-// have been carried out although the answer is a refusal: the service commits
-// them one by one in a $batch, an ExecuteMultiple, and all of them on elastic
-// tables. Of a SOAP message only the body tells, where it can be had again.
+// bulk reports whether req is a bulk request, as far as its URL and GetBody tell. The service
+// commits the operations of a $batch or ExecuteMultiple one by one, and all bulk operations on
+// elastic tables.
 func bulk(req *http.Request) bool {
 	if req == nil || req.URL == nil {
 		return false
@@ -223,14 +219,14 @@ func bulk(req *http.Request) bool {
 	return several
 }
 
-// namesSeveral reports whether a URL is one for several operations.
+// namesSeveral reports whether a URL is that of a bulk operation.
 func namesSeveral(u *url.URL) bool {
 	name := operation(message.Target(u).Path)
 	return ascii.Lower(name) == "$batch" || multiple(name)
 }
 
-// executesSeveral reports whether the SOAP message of req is one for several operations, by
-// its first bytes, as many as most. It is not known if the body cannot be had again.
+// executesSeveral reports whether the SOAP message of req executes several operations, judging
+// by up to most bytes. Known is false if GetBody returns no body.
 func executesSeveral(req *http.Request, most int64) (several, known bool) {
 	if req.GetBody == nil {
 		return false, false
@@ -243,13 +239,13 @@ func executesSeveral(req *http.Request, most int64) (several, known bool) {
 	return executesMultiple(io.LimitReader(body, most)), true
 }
 
-// mayExecute reports whether req may be a SOAP message. Some servers do not mind the
-// case of a method.
+// mayExecute reports whether req may be a SOAP message. Some servers ignore the case of the
+// method.
 func mayExecute(req *http.Request) bool {
 	return ascii.EqualFold("post", req.Method) && message.MayBeSOAP(req.Header)
 }
 
-// operation returns what a path ends with, without its namespace and parameters.
+// operation returns the last segment of a path, without its namespace and parameters.
 func operation(path string) string {
 	name := strings.TrimRight(path, "/")
 	name = name[strings.LastIndexByte(name, '/')+1:]
@@ -257,22 +253,20 @@ func operation(path string) string {
 	return name[strings.LastIndexByte(name, '.')+1:]
 }
 
-// multiple reports whether name is that of CreateMultiple, ExecuteMultiple or
-// another message of their kind.
+// multiple reports whether name is that of a message such as CreateMultiple or ExecuteMultiple.
 func multiple(name string) bool {
 	return strings.HasSuffix(ascii.Lower(strings.TrimSpace(name)), "multiple")
 }
 
-// executesMultiple reports whether a SOAP message executes a request of that kind,
-// which its type or its RequestName says, or may do so because it cannot be read (in
-// UTF-16, compressed).
+// executesMultiple reports whether a SOAP message executes such a request, by the type or the
+// RequestName. It returns true if the message cannot be read (UTF-16, compressed).
 func executesMultiple(body io.Reader) bool {
 	r := xmlpath.NewReader(body, maxSOAPDepth)
 	var name []byte // in RequestName, which may come in pieces
 	for {
 		token, err := r.Next()
 		if err != nil {
-			return !documentEnded(err) // somebody may read on where we cannot
+			return !documentEnded(err) // the server may be able to read on
 		}
 		path := r.Path()
 		if len(path) < 4 || path[1].Local != "Body" || path[2].Local != "Execute" || path[3].Local != "request" {
@@ -296,39 +290,38 @@ func executesMultiple(body io.Reader) bool {
 	}
 }
 
-// documentEnded reports whether err is that of a document which has ended, early or not.
+// documentEnded reports whether the document ended, completely or prematurely.
 func documentEnded(err error) bool {
 	var syntax *xml.SyntaxError
 	return err == io.EOF || errors.As(err, &syntax) && syntax.Msg == "unexpected EOF"
 }
 
 const (
-	// maxSOAPDepth is more than the way to the name of a request takes.
-	maxSOAPDepth = 64
-	// maxRequestName is more bytes than the name of a request has.
-	maxRequestName = 256
+	maxSOAPDepth   = 64  // the name of a request is never nested that deeply
+	maxRequestName = 256 // in bytes; longer than any name
 )
 
-// budget bounds the repeats at one endpoint to a share of the requests, so that
-// an endpoint in trouble does not get several times its load. It is counted in
-// shares of a repeat; while it is full, requests only read it.
+// budget limits retries against the same endpoint to a share of the requests, so that an
+// endpoint in trouble does not get a multiple of its load. Each successful request deposits one
+// share, unless the budget is full.
 type budget struct{ shares atomic.Int64 }
 
 const (
-	sharesPerRepeat = 10 // one repeat for ten requests
-	maxShares       = 10 * sharesPerRepeat
+	sharesPerRepeat = 10                   // retries are limited to 10% of requests
+	maxShares       = 10 * sharesPerRepeat // with a burst of ten
 )
 
 func (b *budget) fill() { b.shares.Store(maxShares) }
 
-// deposit adds shares, up to the most that are saved; calls that meet may add a few more.
+// deposit adds shares, up to maxShares. Concurrent calls may exceed that slightly.
 func (b *budget) deposit(shares int64) {
 	if n := min(shares, maxShares-b.shares.Load()); n > 0 {
 		b.shares.Add(n)
 	}
 }
 
-// take pays for a repeat. Of calls that meet, one may be refused what it could have had.
+// take takes the shares of one retry, and reports whether there were enough. Of concurrent
+// calls, one may be refused wrongly.
 func (b *budget) take() bool {
 	if b.shares.Add(-sharesPerRepeat) >= 0 {
 		return true

@@ -16,33 +16,32 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// deliver makes a response fit the caller's world, which has one host.
+// deliver makes a response look as if the endpoint that callers know, the primary, had sent it.
 func (c *call) deliver(resp *http.Response) {
 	if c.out != c.req {
 		resp.Request = c.req
 	}
 	to := Primary
 	if c.redirects(resp) {
-		to = c.at // a client that finds another host there takes credentials from its next request
+		to = c.at // at another host, the client would drop its credentials
 	}
 	if c.st.active != to && c.redirect == nil {
 		c.t.org.mapLinks(resp.Header, to)
 	}
 }
 
-// served takes note that the active endpoint has answered in good health.
+// served records a healthy answer of the active endpoint.
 func (t *Transport) served(st *state) {
 	t.endpoints[st.active].succeeded(time.Since(t.started))
 	st.pool.waits.answered()
 	t.budget.deposit(1)
 }
 
-// watchBody replaces the body of a healthy response by one that tells the endpoint's
-// breaker how it ended: by b, or by a new one if that is nil. ctx is the caller's, and
-// cancel ends the one of the attempt, nil if it has none of its own.
+// watchBody replaces the body of a healthy response by b, or by a new watchedBody if b is nil.
+// ctx is the caller's; cancel ends the context of the attempt, nil if it has none of its own.
 func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Context, cancel context.CancelCauseFunc, b *watchedBody) {
 	empty := resp.Body == nil || resp.Body == http.NoBody
-	upgraded := resp.StatusCode == http.StatusSwitchingProtocols // the body is the connection now, and not ours to wrap
+	upgraded := resp.StatusCode == http.StatusSwitchingProtocols // the body is the connection and must not be wrapped
 	if (empty || upgraded) && cancel != nil {
 		cancel(nil) // as net/http does with its own
 	}
@@ -61,8 +60,8 @@ func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Contex
 	resp.Body = b
 }
 
-// releaseWith releases the context of the attempt, and its connection if that is not to
-// be used again, when the body is closed.
+// releaseWith releases the context of the attempt, and its place in the pool, when the body
+// ends or is closed.
 func (c *call) releaseWith(resp *http.Response) {
 	if resp.Body == nil || resp.Body == http.NoBody {
 		c.sending.release()
@@ -79,7 +78,7 @@ type releasingBody struct {
 	released atomic.Bool
 }
 
-// Read releases what the body holds at its end: not every caller closes what it has read.
+// Read releases at the end of the body, because not every caller closes it.
 func (b *releasingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
@@ -105,9 +104,9 @@ func (b *releasingBody) release() {
 	}
 }
 
-// watchedBody is the body of a healthy response. An answer is a success once it
-// was read to its end or closed; one that breaks off is a
-// fault of the endpoint, although the response was returned long ago.
+// watchedBody is the body of a healthy response. The answer is a success once the body was read
+// to its end or closed. A body that breaks off is a fault of the endpoint, although the response
+// was returned already.
 type watchedBody struct {
 	body   io.ReadCloser
 	t      *Transport
@@ -115,7 +114,7 @@ type watchedBody struct {
 	ctx    context.Context         // the caller's
 	cancel context.CancelCauseFunc // ends the context of the attempt, nil if it has none
 	status int16
-	// sending: the request may go on being sent when the answer has ended.
+	// sending: the request body may still be sent after the answer has ended.
 	sending bool
 	over    atomic.Bool
 }
@@ -124,7 +123,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	if err != nil {
 		b.end(err)
-		if b.cancel != nil && !(err == io.EOF && b.sending) { // not every caller closes what it has read
+		if b.cancel != nil && !(err == io.EOF && b.sending) { // not every caller closes the body
 			b.cancel(nil)
 		}
 	}
@@ -140,7 +139,7 @@ func (b *watchedBody) Close() error {
 	return err
 }
 
-// end takes note of how the body ended, once.
+// end records how the body ended, once.
 func (b *watchedBody) end(err error) {
 	if b.over.Load() || b.over.Swap(true) {
 		return
@@ -160,14 +159,15 @@ func (b *watchedBody) end(err error) {
 	}
 }
 
-// maxDrain is how much of a response that nobody wants is read, and drainTimeout
-// for how long at most, so that its connection can be used again.
+// A response that is not returned is read, up to maxDrain bytes and for drainTimeout, so that
+// its connection can be reused.
 const (
 	maxDrain     = 64 << 10
 	drainTimeout = 100 * time.Millisecond
 )
 
-// discard ends a response that is not returned. One that is known to be long is not read.
+// discard drains and closes a response that is not returned. It does not read one that is known
+// to be long.
 func discard(resp *http.Response) {
 	if resp == nil || resp.ContentLength <= maxDrain {
 		drain(resp, io.Discard, maxDrain)
@@ -176,20 +176,20 @@ func discard(resp *http.Response) {
 	}
 }
 
-// keep ends a response like discard, and returns it with its body in memory. It returns
-// nil if that does not come whole.
+// keep drains and closes a response and returns a copy with its body in memory, or nil if that
+// is incomplete.
 func keep(resp *http.Response) *http.Response {
 	var body bytes.Buffer
 	if !drain(resp, &body, maxDrain+1) { // one more, to see the end
 		return nil
 	}
-	whole := *resp // the timer may look at resp yet
+	whole := *resp // drain's timer may still use resp
 	whole.Body = io.NopCloser(&body)
 	return &whole
 }
 
-// drain reads at most that many bytes of a body and closes it. It reports whether the body
-// has ended before.
+// drain copies up to most bytes of a body and closes it. It reports whether that was the whole
+// body.
 func drain(resp *http.Response, to io.Writer, most int64) (ended bool) {
 	if resp == nil || resp.Body == nil {
 		return false
@@ -200,7 +200,7 @@ func drain(resp *http.Response, to io.Writer, most int64) (ended bool) {
 	return err == nil && n < most
 }
 
-// This file keeps what is not known: which writes may have been carried out.
+// The following keeps track of which writes may have been carried out.
 
 // InDoubt reports whether a write is in doubt: whether one of its attempts may have been
 // carried out, and nothing that came later confirms it or rules it out. It takes what
@@ -232,8 +232,8 @@ func InDoubt(resp *http.Response, err error) (*Fault, bool) {
 	return f, ok
 }
 
-// timedOutInDoubt reports whether err is what a client with a Timeout makes of an
-// error of a Transport. No address has blanks in it, so none can hold that text.
+// timedOutInDoubt reports whether err is what a client with a Timeout makes of a Transport's
+// error of a write in doubt. A URL cannot contain that text, because it has no spaces.
 func timedOutInDoubt(err error) bool {
 	var failed *url.Error
 	if !errors.As(err, &failed) || !failed.Timeout() {
@@ -243,16 +243,15 @@ func timedOutInDoubt(err error) bool {
 	return strings.HasPrefix(text, "failover: ") && strings.Contains(text, ": "+strings.TrimPrefix(ErrOutcomeUnknown.Error(), "failover: ")+": ")
 }
 
-// doubt is what is left in doubt by the attempts of a call at one endpoint within
-// one generation.
+// A doubt stands for the attempts in doubt of a call at one endpoint within one generation.
 type doubt struct {
-	fault      *Fault // of the last of them
+	fault      *Fault // of the last attempt
 	generation uint64
-	began      uint64 // epoch of the first of them
+	began      uint64 // epoch of the first attempt
 	ended      time.Time
 }
 
-// weigh takes note of what a fault says about its attempt and about those before it.
+// weigh updates the doubts: a fault may leave its own attempt in doubt, or settle earlier ones.
 func (c *call) weigh(f *Fault) {
 	if c.isRead() || f.Delivery != Unknown && len(c.doubts) == 0 {
 		return
@@ -267,7 +266,7 @@ func (c *call) weigh(f *Fault) {
 		c.doubts = append(slices.DeleteFunc(c.doubts, here), doubt{f, c.st.generation, began, time.Now()})
 	case c.settles(f):
 		for _, d := range c.doubts {
-			if here(d) { // it may be what the answer is due to, and may be lost like any other
+			if here(d) { // the write was probably carried out, and is at risk like any other
 				c.bookDoubt(d)
 			}
 		}
@@ -275,11 +274,10 @@ func (c *call) weigh(f *Fault) {
 	}
 }
 
-// settles reports whether a fault says what became of an earlier attempt at the same
-// endpoint: the record of a DELETE is gone, or the condition of a conditional write
-// speaks against another one. Answers about the caller's credentials or pace do not,
-// nor do pages that carry no code of the organization, nor plug-ins, which may be
-// asked before the record is looked for, and choose their status.
+// settles reports whether a fault settles an earlier attempt at the same endpoint: the record of
+// a DELETE is gone, or the condition of a conditional write no longer holds. Answers about
+// credentials or throttling settle nothing. Nor do pages without a code of the organization, or
+// plug-ins, which choose their own status and may run before the record is looked up.
 func (c *call) settles(f *Fault) bool {
 	n, coded := codeNumber(f.Code)
 	if f.Class != ClassApplication || f.Delivery != Answered || !coded || fromPlugin(n) {
@@ -296,7 +294,7 @@ func (c *call) settles(f *Fault) bool {
 	return false
 }
 
-// inDoubt returns the fault of the last attempt that is in doubt, nil if none is.
+// inDoubt returns the fault of the last attempt in doubt, or nil.
 func (c *call) inDoubt() *Fault {
 	if len(c.doubts) == 0 {
 		return nil
@@ -304,8 +302,8 @@ func (c *call) inDoubt() *Fault {
 	return c.doubts[len(c.doubts)-1].fault
 }
 
-// tellDoubt puts what is in doubt into the ledger, and tells of it. e is complete.
-func (c *call) tellDoubt(e *Error) {
+// reportDoubt records the attempts in doubt and emits their event. e is the complete error.
+func (c *call) reportDoubt(e *Error) {
 	var last Write
 	for _, d := range c.doubts {
 		last = c.bookDoubt(d)
@@ -317,7 +315,7 @@ func (c *call) tellDoubt(e *Error) {
 		Reason: fmt.Sprintf("%s %s", e.Method, e.URL)})
 }
 
-// bookDoubt enters a write in the books that may have been carried out.
+// bookDoubt records a write in doubt.
 func (c *call) bookDoubt(d doubt) Write {
 	w := describe(c.req, nil, d.ended, d.fault.RequestID, c.label())
 	w.Status, w.Endpoint, w.Outcome, w.began = d.fault.Status, d.fault.Endpoint, OutcomeUnknown, d.began
@@ -326,14 +324,13 @@ func (c *call) bookDoubt(d doubt) Write {
 	return w.addressed()
 }
 
-// mark makes InDoubt find the doubt in a response. Of all that a response holds, its
-// request is what clients and round trippers in between hand on.
+// mark makes InDoubt find the doubt in a response: in its request, which clients and other
+// round trippers preserve.
 func (c *call) mark(resp *http.Response) {
 	resp.Request = c.req.WithContext(context.WithValue(c.req.Context(), doubtKey, c.inDoubt()))
 }
 
-// acknowledge enters a write in the books that the service has answered: it was carried
-// out, or a part of it may have been.
+// acknowledge records a write that was carried out, or of which a part may have been.
 func (c *call) acknowledge(resp *http.Response, outcome Outcome) {
 	if c.t.books.ledger == nil && c.t.cfg.OnWrite == nil || c.isRead() {
 		return
@@ -344,8 +341,8 @@ func (c *call) acknowledge(resp *http.Response, outcome Outcome) {
 	c.t.recordWrite(&w)
 }
 
-// sends takes note that a write is sent to the active endpoint; room is where the note
-// goes, unless there is one already.
+// sends records that a write is being sent to the active endpoint, in room unless there is a
+// record already.
 func (c *call) sends(room *underway) *underway {
 	u := c.sentTo(c.st.active)
 	if u == nil {
@@ -357,7 +354,7 @@ func (c *call) sends(room *underway) *underway {
 	return u
 }
 
-// sentTo returns the note of a write that was sent to an endpoint, nil if there is none.
+// sentTo returns the record of a write that was sent to an endpoint, or nil.
 func (c *call) sentTo(e Endpoint) *underway {
 	u := c.sent
 	for u != nil && u.at != e {
@@ -366,8 +363,7 @@ func (c *call) sentTo(e Endpoint) *underway {
 	return u
 }
 
-// forgetSent takes the writes off the books that are under way, except those whose
-// attempts are in doubt.
+// forgetSent removes the call's writes from those under way, except at endpoints with a doubt.
 func (c *call) forgetSent(doubts []doubt) {
 	for u := c.sent; u != nil; u = u.earlier {
 		if !slices.ContainsFunc(doubts, func(d doubt) bool { return d.fault.Endpoint == u.at }) {
@@ -382,13 +378,12 @@ func (c *call) label() string {
 	return label
 }
 
-// This file follows redirects from one endpoint of the organization to the other.
-// Every request goes to the active endpoint, whatever host it names; one that
-// follows such a redirect has to go where the redirect leads, or it would be
-// redirected again without end.
+// The following handles redirects from one endpoint of the organization to the other. A request
+// normally goes to the active endpoint, whatever host it names. One that follows such a redirect
+// must go where the redirect leads, or it would be redirected forever.
 
-// redirection is where a redirect leads that does not lead to the active endpoint.
-// It is kept in the context of the Request of the redirect response.
+// redirection is the target of a redirect to an endpoint that is not the active one. The context
+// of the redirect response's Request holds it.
 type redirection struct {
 	t  *Transport
 	to Endpoint
@@ -396,9 +391,8 @@ type redirection struct {
 
 type redirectionKey struct{}
 
-// redirection returns the redirection that req follows, nil if it follows none.
-// [http.Client] and everything that repeats a request by cloning it keep the
-// redirect response in Request.Response.
+// redirection returns the redirection that req follows, or nil. [http.Client] stores the
+// redirect response in Request.Response, and clones of the request keep it.
 func (t *Transport) redirection(req *http.Request) *redirection {
 	if req.Response == nil || req.Response.Request == nil {
 		return nil
@@ -410,8 +404,8 @@ func (t *Transport) redirection(req *http.Request) *redirection {
 	return r
 }
 
-// aim returns the state under which a request that follows the redirection is
-// sent: st, but that the endpoint it leads to is the active one.
+// aim returns the state for a request that follows the redirection: st with the target as the
+// active endpoint.
 func (r *redirection) aim(st *state) *state {
 	if r == nil || r.to == st.active {
 		return st
@@ -421,9 +415,9 @@ func (r *redirection) aim(st *state) *state {
 	return &aimed
 }
 
-// redirects reports whether resp is a redirect. It marks one to an endpoint that is not
-// the active one, so that the request which follows it goes there, and asks both
-// endpoints: the service itself sends the traffic away.
+// redirects reports whether resp is a redirect. One to an endpoint that is not the active one is
+// marked, so that the request that follows it goes there. It is also evidence like a fence,
+// because the service itself sends the traffic away.
 func (c *call) redirects(resp *http.Response) bool {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
@@ -442,7 +436,7 @@ func (c *call) redirects(resp *http.Response) bool {
 	}
 	resp.Request = c.req.WithContext(context.WithValue(c.req.Context(), redirectionKey{}, &redirection{c.t, to}))
 	if c.st.active != now.active {
-		return true // it does not come from where the traffic is
+		return true // it does not come from the active endpoint
 	}
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()

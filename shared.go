@@ -126,17 +126,16 @@ type FleetStatus struct {
 	WitnessCount int
 }
 
-// This file uses the store of a fleet: it reads and writes the record, and finds out
-// whether the store is lost.
+// The following uses the store: it reads and writes the record, and decides whether the store
+// counts as lost.
 
-// maxStoreCalls bounds the calls of a store that are under way. A Transport makes a few at
-// the same time; more are of a store that does not return.
+// maxStoreCalls bounds the calls of a store under way. A Transport makes a few at a time; if
+// there are more, the store does not return.
 const maxStoreCalls = 16
 
 var errStoreHangs = errors.New("failover: earlier calls of the store have not returned")
 
-// useStore calls the store, which is the program's own: whatever it does, it has failed once
-// ctx has ended.
+// useStore calls the store, and waits no longer than ctx lasts.
 func useStore[T any](ctx context.Context, t *Transport, call func() (T, error)) (result T, err error) {
 	if t.fleet.calls.Load() >= maxStoreCalls {
 		return result, errStoreHangs
@@ -157,7 +156,7 @@ func useStore[T any](ctx context.Context, t *Transport, call func() (T, error)) 
 	return result, err
 }
 
-// loaded is what Shared.Load returns.
+// loaded is the result of Shared.Load.
 type loaded struct {
 	record Record
 	clock  time.Time
@@ -189,9 +188,8 @@ func (t *Transport) load() (Record, time.Time, error) {
 	return rec, clock, nil
 }
 
-// see keeps a record for Status, and takes note of a change of its generation; of one
-// that was missed as well.
-// Transport.mu is held.
+// see keeps a record for Status, and records when its generation changed, twice if a change was
+// missed. Transport.mu is held.
 func (f *fleet) see(rec Record) {
 	if more := rec.Generation - f.status.Record.Generation; !f.status.Loaded.IsZero() {
 		f.changes = append(f.changes, slices.Repeat([]time.Time{time.Now()}, int(min(more, 2)))...)
@@ -200,7 +198,7 @@ func (f *fleet) see(rec Record) {
 	f.status.Record, f.status.Loaded = rec, time.Now()
 }
 
-// swap puts next in the place of rec.
+// swap replaces rec by next.
 func (t *Transport) swap(rec, next Record) (swapped bool) {
 	next.Version = after(rec.Version)
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
@@ -211,7 +209,7 @@ func (t *Transport) swap(rec, next Record) (swapped bool) {
 	})
 	t.noteWrite(began, err)
 	if !swapped {
-		return false // look again: somebody else was first
+		return false // another member was first
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -219,8 +217,7 @@ func (t *Transport) swap(rec, next Record) (swapped bool) {
 	return true
 }
 
-// amend changes the record, unless change returns false, and reports whether that was
-// done.
+// amend changes the record, unless change returns false, and reports whether it did.
 func (t *Transport) amend(change func(*Record) bool) bool {
 	for range 3 {
 		rec, _, err := t.load()
@@ -235,11 +232,11 @@ func (t *Transport) amend(change func(*Record) bool) bool {
 	return false
 }
 
-// failing returns why the Transport is on its own, nil if it is not: the store has to
-// be read and to be written to. Transport.mu is held.
+// failing returns the error of the last load or else of the last write. While there is one, the
+// Transport decides on its own. Transport.mu is held.
 func (f *fleet) failing() error { return cmp.Or(f.unread, f.unwritten) }
 
-// noteRead takes note of how reading the store ended, and noteWrite of how writing did.
+// noteRead and noteWrite record the results of reading and writing the store.
 func (t *Transport) noteRead(began time.Time, err error) {
 	t.noteStoreResult(began, &t.fleet.unread, err)
 }
@@ -247,13 +244,13 @@ func (t *Transport) noteWrite(began time.Time, err error) {
 	t.noteStoreResult(began, &t.fleet.unwritten, err)
 }
 
-// noteStoreResult takes note of a use of the store. An error loses it; that it is found takes
-// more than an answer, for a store in trouble gives some now and then.
+// noteStoreResult records the result of a call of the store. The first error loses the store.
+// One answer does not find it again, because a store in trouble still gives some.
 func (t *Transport) noteStoreResult(began time.Time, outcome *error, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
-		return // the end of the Transport proves nothing
+		return // Close has ended the call
 	}
 	f, now, active := t.fleet, time.Now(), t.state.Load().active
 	*outcome = err
@@ -280,7 +277,7 @@ func (t *Transport) noteStoreResult(began time.Time, outcome *error, err error) 
 	}
 }
 
-// tryWriting finds out whether a store that counts as lost can be written to.
+// tryWriting writes to a store that counts as lost, to find out whether that works again.
 func (t *Transport) tryWriting() {
 	t.mu.Lock()
 	lost := t.fleet.status.Err != nil
@@ -290,9 +287,8 @@ func (t *Transport) tryWriting() {
 	}
 }
 
-// in returns the record with its times by the clock of this process, none of
-// them in the future, given the time by the store's clock. Earlier switches that are
-// yet to come are none.
+// in converts the times of a record from the store's clock, which shows clock now, to the clock
+// of this process. None is in the future: earlier switches more than a minute ahead are dropped.
 func (r Record) in(clock time.Time) Record {
 	now := time.Now()
 	translate := func(at time.Time) time.Time { return now.Add(min(0, at.Sub(clock))) }
@@ -316,7 +312,7 @@ func (r Record) out(clock time.Time) Record {
 	return r
 }
 
-// switches returns the times of all switches of a record.
+// switches returns the times of all switches in a record.
 func (r Record) switches() []time.Time {
 	if r.Generation == 0 {
 		return nil

@@ -47,15 +47,15 @@ const (
 	keptSwitches = 16
 	// findingsFresh is how long the findings of an early question replace new probes.
 	findingsFresh = 2 * time.Second
-	// trialPause is the pause between a provisional switch that was undone and the next one.
-	// It doubles each time, up to an hour.
-	trialPause = time.Minute
+	// provisionalPause is the pause between a provisional switch that was undone and the next
+	// one. It doubles each time, up to an hour.
+	provisionalPause = time.Minute
 
 	// In a brown-out, down and up alternate. Of outages that follow each other within
-	// downQuiet, those after the first maxDowns are reported only if they last for downTold.
-	downQuiet = 10 * time.Minute
-	maxDowns  = 3
-	downTold  = 30 * time.Second
+	// downQuiet, those after the first maxDowns are reported only if they last for downReported.
+	downQuiet    = 10 * time.Minute
+	maxDowns     = 3
+	downReported = 30 * time.Second
 )
 
 // newRule returns the rule of a Transport.
@@ -64,7 +64,7 @@ func newRule(c *Config, org *Org, now time.Time) rule.Rule {
 		View: rule.View{Since: now},
 		Limits: rule.Limits{
 			Single: org.Alternate == nil, Manual: c.ManualFailback, MinDwell: c.MinDwell,
-			Damping: damping, FenceDamping: fenceDamping, MaxMoves: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, TrialPause: trialPause,
+			Damping: damping, FenceDamping: fenceDamping, MaxSwitches: maxSwitches, Keep: keptSwitches, Fresh: findingsFresh, ProvisionalPause: provisionalPause,
 		},
 	}
 }
@@ -125,20 +125,20 @@ func (t *Transport) spawn(f func()) bool {
 	return true
 }
 
-// A move is a switch that is being made.
-type move struct {
+// A switchover is a switch that is being made.
+type switchover struct {
 	to          Endpoint
 	reason      string
 	fault       *Fault // that led to it, or nil
 	provisional bool
-	takesBack   bool // undoes a provisional one
-	abandon     bool // the old endpoint does not answer: reads that wait there are abandoned
-	follows     bool // follows the fleet
+	undoes      bool // a provisional switch
+	abandon     bool // the old endpoint does not answer: abandon the reads that wait there
+	follows     bool // the fleet
 	alone       bool // made without the required quorum, because nobody could be asked
 }
 
-// moveLocked carries out a switch, with the connections of p. The rule makes it by calling by.
-func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched bool)) {
+// switchLocked carries out a switch, with the connections of p. The rule makes it by calling by.
+func (t *Transport) switchLocked(m switchover, p *pool, by func(now time.Time) (latched bool)) {
 	old := t.state.Load()
 	now := time.Now()
 	from, down := old.active, t.rule.Down
@@ -151,28 +151,28 @@ func (t *Transport) moveLocked(m move, p *pool, by func(now time.Time) (latched 
 	}
 	t.endpoints[m.to].reset()
 	t.growth = nil
-	t.objection = ""
+	t.lastRefusal = ""
 	if down {
 		t.endOutageLocked(now)
 	}
 	t.publishLocked(p)
-	t.leftOnTrial = nil
+	t.leftProvisionally = nil
 	switch {
 	case m.abandon && m.provisional:
-		t.leftOnTrial = old.pool
+		t.leftProvisionally = old.pool
 	case m.abandon:
 		old.pool.waits.abandon()
 	}
 	t.fleet.noteSwitch(m, t.rule.Pinned)
 	t.emit(Event{Kind: EventSwitched, From: from, To: m.to, Reason: m.reason, Fault: m.fault, Loss: loss})
-	t.tellTokensLocked(from, m.to)
+	t.reportTokensLocked(from, m.to)
 	if latched {
-		t.tellLatchedLocked()
+		t.reportLatchedLocked()
 	}
 }
 
-// tellTokensLocked warns about tokens from before an outage.
-func (t *Transport) tellTokensLocked(from, to Endpoint) {
+// reportTokensLocked warns about tokens from before an outage.
+func (t *Transport) reportTokensLocked(from, to Endpoint) {
 	what := fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match the content of the %v", to)
 	if from == to {
 		what = fmt.Sprintf("delta tokens, session tokens and ETags that were issued before may not match what the %v serves now", to)
@@ -180,7 +180,7 @@ func (t *Transport) tellTokensLocked(from, to Endpoint) {
 	t.emit(Event{Kind: EventTokensSuspect, From: from, To: to, Reason: what})
 }
 
-func (t *Transport) tellLatchedLocked() {
+func (t *Transport) reportLatchedLocked() {
 	e := t.state.Load().active
 	t.emit(Event{Kind: EventLatched, From: e, To: e, Reason: fmt.Sprintf("%d switches within an hour", maxSwitches)})
 }
@@ -188,7 +188,7 @@ func (t *Transport) tellLatchedLocked() {
 // rememberLocked takes over the times of the fleet's switches.
 func (t *Transport) rememberLocked(switches []time.Time) {
 	if t.rule.Remember(time.Now(), switches) {
-		t.tellLatchedLocked()
+		t.reportLatchedLocked()
 	}
 }
 
@@ -208,7 +208,7 @@ func (t *Transport) renewLocked(p *pool, reason, moved string, q *question) {
 		return
 	}
 	t.emit(event)
-	t.tellTokensLocked(e, e)
+	t.reportTokensLocked(e, e)
 }
 
 // downLocked begins an outage: the rule has found that neither endpoint serves.
@@ -226,13 +226,13 @@ func (t *Transport) downLocked(faults [2]*Fault) {
 	t.downs = t.downs[max(0, len(t.downs)-maxDowns-1):]
 	t.publishLocked(nil)
 	if !t.outage.untold {
-		t.tellDownLocked(e, false)
+		t.reportDownLocked(e, false)
 	}
 }
 
-// tellDownLocked reports an outage. Stuck: the other endpoint passes its probe, but the
+// reportDownLocked reports an outage. Stuck: the other endpoint passes its probe, but the
 // traffic may not switch.
-func (t *Transport) tellDownLocked(e Endpoint, stuck bool) {
+func (t *Transport) reportDownLocked(e Endpoint, stuck bool) {
 	t.outage.untold = false
 	reason := "neither endpoint passes its probe"
 	switch {
@@ -255,12 +255,12 @@ func (t *Transport) upLocked(p *pool, reason string) {
 	told := !t.outage.untold
 	t.endOutageLocked(time.Now())
 	loss := t.reportLossLocked(e, e, t.rule.Epoch, reason)
-	t.objection = ""
+	t.lastRefusal = ""
 	t.endpoints[e].reset()
 	t.publishLocked(p)
 	if told {
 		t.emit(Event{Kind: EventUp, From: e, To: e, Reason: reason, Loss: loss})
-		t.tellTokensLocked(e, e)
+		t.reportTokensLocked(e, e)
 	}
 }
 
@@ -333,9 +333,9 @@ func (t *Transport) clearFaults(st *state, w *sendWatch) {
 		t.upLocked(p, fmt.Sprintf("the %v answers a request%s", st.active, moved))
 	case confirmed:
 		t.publishLocked(nil)
-		if t.leftOnTrial != nil {
-			t.leftOnTrial.waits.abandon()
-			t.leftOnTrial = nil
+		if t.leftProvisionally != nil {
+			t.leftProvisionally.waits.abandon()
+			t.leftProvisionally = nil
 		}
 		if !t.rule.Pinned {
 			t.fleet.announce(fmt.Sprintf("the %v answers requests", st.active))

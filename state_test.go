@@ -75,7 +75,7 @@ func TestHowOutagesAreReported(t *testing.T) {
 				assert.Equal(t, faults, got)
 				assert.InDelta(t, time.Second, retryAfter, float64(time.Second)/5, "jittered, once it is watched")
 				transport.mu.Lock()
-				transport.objection = "of before"
+				transport.lastRefusal = "of before"
 				transport.mu.Unlock()
 				for range int(lasts / time.Second) { // only the watch probes meanwhile
 					time.Sleep(time.Second)
@@ -85,7 +85,7 @@ func TestHowOutagesAreReported(t *testing.T) {
 				assert.Equal(t, sum, transport.timeDownLocked())
 				transport.mu.Unlock()
 				up = transport.locked(func() { transport.rule.Down = false; transport.rule.Epoch++; transport.upLocked(nil, "it answers") })
-				assert.Empty(t, transport.objection)
+				assert.Empty(t, transport.lastRefusal)
 				assert.Nil(t, transport.outage)
 				assert.Equal(t, sum, transport.timeDownLocked())
 				return down, up
@@ -115,12 +115,12 @@ func TestHowOutagesAreReported(t *testing.T) {
 			if alternate == "" {
 				transport.locked(func() { transport.rule.Down = true; transport.downLocked(faults) })
 				assert.Equal(t, []string{"down primary>primary: the primary does not pass its probe, and no switch is allowed"},
-					transport.locked(func() { transport.tellDownLocked(Primary, true) }))
+					transport.locked(func() { transport.reportDownLocked(Primary, true) }))
 			}
 			assert.Equal(t, []string{"down primary>primary: " + reason + ", again"}, transport.locked(func() {
 				transport.outage = &outage{since: time.Now(), untold: true}
 				transport.downs = make([]time.Time, 4)
-				transport.tellDownLocked(Primary, false)
+				transport.reportDownLocked(Primary, false)
 				assert.False(t, transport.outage.untold)
 				transport.outage.until = time.Now().Add(-1)
 				transport.mu.Unlock()
@@ -136,7 +136,7 @@ func TestHowOutagesAreReported(t *testing.T) {
 // What a switch changes, and what it reports.
 func TestWhatASwitchDoes(t *testing.T) {
 	t.Parallel()
-	for name, m := range map[string]move{
+	for name, m := range map[string]switchover{
 		"to the alternate": {to: Alternate}, "to the primary": {to: Primary}, "on trial": {to: Alternate, provisional: true},
 		"away from silence": {to: Alternate, abandon: true}, "away from silence, on trial": {to: Alternate, abandon: true, provisional: true},
 	} {
@@ -156,14 +156,14 @@ func TestWhatASwitchDoes(t *testing.T) {
 					transport.endpoints[Primary].fault(&Fault{Definitive: true})
 					transport.endpoints[Alternate].fault(&Fault{Definitive: true})
 					transport.holdLocked()
-					transport.objection, transport.leftOnTrial = "of before", new(pool)
+					transport.lastRefusal, transport.leftProvisionally = "of before", new(pool)
 					transport.rule.Down, transport.outage = true, &outage{since: time.Now().Add(-time.Minute)}
-					transport.moveLocked(m, p, func(time.Time) bool {
-						transport.rule.MoveTo(time.Now(), rule.Side(m.to), m.provisional)
+					transport.switchLocked(m, p, func(time.Time) bool {
+						transport.rule.SwitchTo(time.Now(), rule.Side(m.to), m.provisional)
 						return m.provisional // as if that were one switch too many
 					})
 					assert.Nil(t, transport.growth)
-					assert.Empty(t, transport.objection)
+					assert.Empty(t, transport.lastRefusal)
 					assert.Nil(t, transport.outage)
 					assert.Equal(t, time.Minute, transport.timeDown)
 				})
@@ -181,8 +181,8 @@ func TestWhatASwitchDoes(t *testing.T) {
 				assert.True(t, old.retired.Load())
 				assert.Nil(t, transport.left)
 				assert.Equal(t, m.abandon && !m.provisional, old.waits.left.Load(), "who waits there is given up")
-				assert.Equal(t, m.abandon && m.provisional, transport.leftOnTrial == old, "or once the trial has passed")
-				assert.True(t, transport.leftOnTrial == nil || m.provisional)
+				assert.Equal(t, m.abandon && m.provisional, transport.leftProvisionally == old, "or once the trial has passed")
+				assert.True(t, transport.leftProvisionally == nil || m.provisional)
 				states := [2]State{transport.endpoints[0].breaker.state(), transport.endpoints[1].breaker.state()}
 				if m.to == Alternate {
 					assert.Equal(t, [2]State{StateOpen, StateClosed}, states)
@@ -235,7 +235,7 @@ func TestTheLimitsOfTheRule(t *testing.T) {
 	t.Parallel()
 	transport := newTestTransport(t, acknowledging, Config{MinDwell: 7 * time.Minute, ManualFailback: true})
 	assert.Equal(t, rule.Limits{Manual: true, MinDwell: 7 * time.Minute, Damping: time.Hour, FenceDamping: time.Minute,
-		MaxMoves: 4, Keep: 16, Fresh: 2 * time.Second, TrialPause: time.Minute}, transport.rule.Limits)
+		MaxSwitches: 4, Keep: 16, Fresh: 2 * time.Second, ProvisionalPause: time.Minute}, transport.rule.Limits)
 	assert.True(t, newTestTransport(t, acknowledging, Config{Alternate: NoAlternate}).rule.Single)
 }
 
@@ -308,8 +308,8 @@ func TestAnAnswerConfirmsAProvisionalSwitch(t *testing.T) {
 			old := transport.state.Load().pool
 			p := transport.newPool()
 			transport.locked(func() {
-				transport.moveLocked(move{to: Alternate, provisional: true, abandon: true}, p, func(now time.Time) bool {
-					return transport.rule.MoveTo(now, rule.Alternate, true)
+				transport.switchLocked(switchover{to: Alternate, provisional: true, abandon: true}, p, func(now time.Time) bool {
+					return transport.rule.SwitchTo(now, rule.Alternate, true)
 				})
 				transport.rule.Pinned = pinned
 			})
@@ -320,7 +320,7 @@ func TestAnAnswerConfirmsAProvisionalSwitch(t *testing.T) {
 			assert.False(t, transport.state.Load().provisional)
 			assert.Same(t, p, transport.state.Load().pool)
 			assert.True(t, old.waits.left.Load())
-			assert.Nil(t, transport.leftOnTrial)
+			assert.Nil(t, transport.leftProvisionally)
 			assert.Equal(t, !pinned, transport.fleet.untold, "a pin is this process's own")
 			if !pinned {
 				assert.Equal(t, "the alternate answers requests", transport.fleet.reason)

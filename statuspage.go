@@ -91,7 +91,7 @@ func (t *Transport) StatusHandler() http.Handler {
 	return readOnly(func(w http.ResponseWriter, r *http.Request) { show(w, r, page, t.report()) })
 }
 
-// show answers with a report in the form that is asked for.
+// show answers with the report, as a page or as JSON.
 func show(w http.ResponseWriter, r *http.Request, page *statuspage.Page, report *statuspage.Report) {
 	if statuspage.WantsJSON(r) {
 		respondJSON(w, http.StatusOK, report)
@@ -101,14 +101,14 @@ func show(w http.ResponseWriter, r *http.Request, page *statuspage.Page, report 
 	respondPage(w, http.StatusOK, body, policy, err)
 }
 
-// respondPage answers with a page, or says why there is none.
+// respondPage answers with a page, or with the error that prevents it.
 func respondPage(w http.ResponseWriter, status int, body []byte, policy string, err error) {
 	if err != nil {
 		http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Security-Policy", policy)
-	w.Header().Set("Referrer-Policy", "same-origin") // the runbook need not know where it was read from
+	w.Header().Set("Referrer-Policy", "same-origin") // do not tell the runbook's site the address of the page
 	respond(w, status, "text/html; charset=utf-8", body)
 }
 
@@ -162,7 +162,7 @@ func (t *Transport) ReadyHandler() http.Handler {
 	})
 }
 
-// readOnly lets GET and HEAD through to h.
+// readOnly passes only GET and HEAD to h.
 func readOnly(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -174,7 +174,7 @@ func readOnly(h http.HandlerFunc) http.Handler {
 	})
 }
 
-// respond writes a whole response. net/http leaves the body out for HEAD.
+// respond writes a response. For HEAD, net/http omits the body.
 func respond(w http.ResponseWriter, status int, contentType string, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
@@ -185,7 +185,7 @@ func respond(w http.ResponseWriter, status int, contentType string, body []byte)
 	w.Write(body)
 }
 
-// report returns the report of this moment.
+// report returns a report of the present status.
 func (t *Transport) report() *statuspage.Report {
 	s := t.Status()
 	r := newReport(&s, &t.cfg, t.started, time.Now())
@@ -233,15 +233,14 @@ func newReport(s *Status, cfg *Config, started, now time.Time) *statuspage.Repor
 // defaultRunbook is the runbook of this module.
 const defaultRunbook = "https://github.com/d365failover/failover/blob/main/docs/operations.md"
 
-// process is what does not change while the program runs.
+// process holds what does not change while the program runs.
 var process = sync.OnceValue(func() statuspage.Process {
 	host, _ := os.Hostname()
 	build, _ := debug.ReadBuildInfo()
 	return processOf(host, os.Args, os.Getpid(), build)
 })
 
-// processOf describes a process by what it was started as; build is nil if that is not
-// known.
+// processOf describes a process. Build is nil if it is unknown.
 func processOf(host string, args []string, pid int, build *debug.BuildInfo) statuspage.Process {
 	p := statuspage.Process{Host: redact.Line(host, maxCodeWord), PID: pid, Program: redact.Line(filepath.Base(args[0]), maxCodeWord), Go: runtime.Version()}
 	p.Instance = fmt.Sprintf("%s/%d", p.Host, p.PID)
@@ -260,7 +259,7 @@ func processOf(host string, args []string, pid int, build *debug.BuildInfo) stat
 // module is the path of this module.
 const module = "github.com/d365failover/failover"
 
-// processView names this process, as the fleet does if there is one.
+// processView describes this process, by its name in the fleet if there is one.
 func processView(fleet *FleetStatus) statuspage.Process {
 	p := process()
 	if fleet != nil {
@@ -306,11 +305,10 @@ func recentView(s *Recent) statuspage.Recent {
 	return v
 }
 
-// boundedText returns the text of an error that may be of anybody's making.
+// boundedText returns the text of an error, redacted and bounded.
 func boundedText(err error) string { return redact.Line(redact.Error(err), maxFaultText) }
 
-// faultView puts a fault into the form of the report; the zero time means that
-// it goes without saying.
+// faultView converts a fault. The zero time is omitted.
 func faultView(f *Fault, at time.Time) *statuspage.Fault {
 	if f == nil {
 		return nil
@@ -333,8 +331,7 @@ func eventView(e *Event) statuspage.Event {
 	return v
 }
 
-// fleetView puts what is known of the fleet into the form of the report; nil if
-// there is none.
+// fleetView converts a FleetStatus; nil if there is none.
 func fleetView(s *FleetStatus) *statuspage.Fleet {
 	if s == nil {
 		return nil
@@ -354,8 +351,7 @@ func fleetView(s *FleetStatus) *statuspage.Fleet {
 	return v
 }
 
-// lossView puts the writes at risk into the form of the report, in which no
-// list is null.
+// lossView converts a loss report. Its lists are never null.
 func lossView(r *LossReport) statuspage.Loss {
 	states := r.verification().lists()
 	words := [...]string{effectUnclear: statuspage.Unreadable, effectSeen: statuspage.Present, effectNotSeen: statuspage.Missing}
@@ -379,5 +375,5 @@ func lossView(r *LossReport) statuspage.Loss {
 	}
 }
 
-// inSeconds returns d to the millisecond.
+// inSeconds returns d in seconds, to the millisecond.
 func inSeconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

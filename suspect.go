@@ -13,58 +13,56 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file finds out about attempts that wait for long for the headers of their
-// answer. A slow call and one into a black hole look alike, so nothing is cut: the
-// endpoint is asked, and reads are given up where it turns out that nobody answers.
+// This file implements Config.SuspectAfter: it detects attempts that have waited for their
+// response headers for long. A slow call and one to a silent endpoint look alike, so none is cut
+// off: the endpoints are probed, and reads are abandoned only if the active one fails.
 
-// waits are the attempts of a pool that wait for their headers. They are counted by
-// the tick in which they began; a timer that moves the ticks on exists only while
-// there are any. Reads that begin while no answer has come for a tick or two are listed
-// as well, each with a context of its own by which it can be given up. (A context for
-// every read would cost as much as the rest of the library.)
+// waits are the attempts of a pool that wait for their response headers. They are counted by the
+// tick in which they began; the timer that advances the tick runs only while there are any.
+// Reads that begin when there was no answer for a tick or two are also listed, each with a
+// context of its own by which it can be abandoned. (A context for every read would cost
+// as much as the rest of the Transport.)
 type waits struct {
 	t        *Transport
 	pool     *pool
-	interval time.Duration // of a tick; 0: nobody looks
+	interval time.Duration // of a tick; 0: SuspectAfter is off
 	tick     atomic.Uint32
 	last     atomic.Uint32 // tick of the last answer
-	armed    atomic.Bool
-	left     atomic.Bool // reads are given up
+	armed    atomic.Bool   // the timer runs
+	left     atomic.Bool   // listed reads are abandoned
 	shards   []waitShard
 
 	// Used by the timer only, which never runs twice at the same time.
-	ask   uint32 // tick before which not to ask again
-	quiet uint32 // ticks to let pass after that
+	ask   uint32 // tick of the next question at the earliest
+	quiet uint32 // ticks between the last two questions
 }
 
 const (
 	// suspectTicks make up Config.SuspectAfter.
 	suspectTicks = 10
-	// maxWaitShards bounds the memory that shards take on a machine of many cores.
+	// maxWaitShards bounds the memory for shards on a machine with many cores.
 	maxWaitShards = 4
-	// maxQuiet bounds the time between two questions about attempts that wait, in
-	// ticks. It doubles with each.
+	// maxQuiet bounds the ticks between two questions about waiting attempts, which double
+	// with each question.
 	maxQuiet = 12 * suspectTicks
-	// rescueAfter is how many times Config.SuspectAfter a read waits on a connection
-	// older than a judgement, while the endpoint answers new ones, before it is made
-	// anew as well: 150 s by default.
+	// rescueAfter is how many times Config.SuspectAfter a read waits over a connection from
+	// before a renewal until it is also sent over a new one: 150 s by default.
 	rescueAfter = 15
 )
 
-// waitShard fills a cache line, so that cores do not disturb each other.
+// waitShard fills a cache line, so that cores do not contend for it.
 type waitShard struct {
 	counts [suspectTicks + 2]atomic.Int32 // by tick
 	mu     sync.Mutex
 	reads  *waitingRead // newest first
 }
 
-// waitingRead is a read that waits for its headers and can be given up. Its fields but
-// cancel are guarded by the shard's lock.
+// waitingRead is a listed read. The shard's lock guards its fields, except for cancel.
 type waitingRead struct {
 	cancel     context.CancelCauseFunc
 	since      time.Time
 	next, prev *waitingRead
-	rescue     func() // makes the read anew, nil if that was done or may not be
+	rescue     func() // sends the read again; nil if it was sent again or must not be
 }
 
 func (w *waits) init(t *Transport, p *pool) {
@@ -74,35 +72,35 @@ func (w *waits) init(t *Transport, p *pool) {
 	}
 }
 
-// silent reports whether no answer has come for a while, so that a read which begins
-// now should have a context of its own.
+// silent reports whether there was no answer for a while, so that a read that begins now should
+// be listed.
 func (w *waits) silent() bool {
 	return w.interval > 0 && (!w.armed.Load() || w.tick.Load()-w.last.Load() > 1)
 }
 
-// answered takes note of an answer.
+// answered records an answer.
 func (w *waits) answered() {
 	if now := w.tick.Load(); w.last.Load() != now {
 		w.last.Store(now)
 	}
 }
 
-// shard returns one by chance.
+// shard returns a random shard.
 func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32()%uint32(len(w.shards))] }
 
-// enter takes note of an attempt that begins to wait. The result is to be decreased
-// when it does not any more.
+// enter counts an attempt that begins to wait. The caller decrements the result when the attempt
+// ends.
 func (w *waits) enter() *atomic.Int32 {
 	n := &w.shard().counts[w.tick.Load()%(suspectTicks+2)]
 	n.Add(1)
 	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
-		w.last.Store(w.tick.Load() - 2) // the ticks have stood still: the last answer may be long ago
+		w.last.Store(w.tick.Load() - 2) // the tick stood still, so the last answer may be long ago
 		time.AfterFunc(w.interval, w.look)
 	}
 	return n
 }
 
-// list takes note of a read that can be given up. The result ends that.
+// list lists a read. Leave removes it.
 func (w *waits) list(r *waitingRead) (leave func()) {
 	s := w.shard()
 	r.since = time.Now()
@@ -130,7 +128,7 @@ func (w *waits) list(r *waitingRead) (leave func()) {
 	}
 }
 
-// abandon gives the listed reads up: nobody answers them where they are.
+// abandon ends the listed reads, and those listed later, with errAbandoned.
 func (w *waits) abandon() {
 	w.left.Store(true)
 	w.each(func(r *waitingRead) { r.cancel(errAbandoned) })
@@ -147,7 +145,8 @@ func (w *waits) each(f func(*waitingRead)) {
 	}
 }
 
-// look moves the ticks on and has the endpoint asked if an attempt has waited for long.
+// look is the timer's function. It advances the tick, and raises a question if an attempt has
+// waited for SuspectAfter.
 func (w *waits) look() {
 	if w.t.ctx.Err() != nil {
 		w.armed.Store(false)
@@ -160,13 +159,13 @@ func (w *waits) look() {
 		for j := range counts {
 			some = some || counts[j].Load() != 0
 		}
-		// The slot that is filled next has those who wait since it was filled last.
+		// The slot of the next tick still counts the attempts that have waited longest.
 		long = long || counts[(now+1)%uint32(len(counts))].Load() != 0
 	}
 	switch {
 	case !some:
 		w.armed.Store(false)
-		if w.any() && w.armed.CompareAndSwap(false, true) { // came in between
+		if w.any() && w.armed.CompareAndSwap(false, true) { // one has begun meanwhile
 			break
 		}
 		return
@@ -176,13 +175,13 @@ func (w *waits) look() {
 		w.quiet = min(max(2*w.quiet, suspectTicks), maxQuiet)
 		w.ask = now + w.quiet
 		w.t.suspect(w.pool)
-	case int32(now-w.ask) > suspectTicks+2: // nobody has waited for long since
+	case int32(now-w.ask) > suspectTicks+2: // none has waited for long since
 		w.quiet = 0
 	}
 	time.AfterFunc(w.interval, w.look)
 }
 
-// any reports whether attempts wait.
+// any reports whether any attempt waits.
 func (w *waits) any() bool {
 	for i := range w.shards {
 		for j := range w.shards[i].counts {
@@ -194,7 +193,7 @@ func (w *waits) any() bool {
 	return false
 }
 
-// suspect has the endpoint asked because an attempt over p has waited for long.
+// suspect raises a question because an attempt over p has waited for SuspectAfter.
 func (t *Transport) suspect(p *pool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -206,8 +205,8 @@ func (t *Transport) suspect(p *pool) {
 		&Fault{Class: ClassTransient, Endpoint: st.active, Err: errSilent}, time.Now().Add(-t.cfg.SuspectAfter))
 }
 
-// rescue makes the reads anew that have waited for long at an endpoint that answers
-// over newer connections. The first answer wins.
+// rescue sends the listed reads that have waited for rescueAfter again, over new connections.
+// The first answer wins.
 func (w *waits) rescue() {
 	var due []func()
 	w.each(func(r *waitingRead) {
@@ -221,9 +220,9 @@ func (w *waits) rescue() {
 }
 
 var (
-	// errSilent is what a suspicion is about.
+	// errSilent is the error of the fault that suspect reports.
 	errSilent = errors.New("no response headers yet")
-	// errAbandoned is the cause of a read that was given up.
+	// errAbandoned is the error of an abandoned read.
 	errAbandoned = abandoned{}
 )
 
@@ -235,15 +234,14 @@ func (abandoned) Error() string {
 func (abandoned) Timeout() bool   { return true }
 func (abandoned) Temporary() bool { return true }
 
-// roundTrip sends a request of which nothing has to be known while it waits.
+// roundTrip sends a request that is not watched.
 func (p *pool) roundTrip(req *http.Request) (*http.Response, error) {
 	waiting := p.waits.enter()
 	defer waiting.Add(-1)
 	return exchange(p.base, req)
 }
 
-// roundTrip has the pool send the request of the attempt, and the attempt looked after
-// while it waits.
+// roundTrip sends the request of the attempt over its pool, and records it while it waits.
 func (c *call) roundTrip() (*http.Response, error) {
 	p, w := c.st.pool, c.sending
 	waiting := p.waits.enter()
@@ -279,23 +277,23 @@ func (c *call) roundTrip() (*http.Response, error) {
 	return resp, err
 }
 
-// secondTry is a read made anew over the connections of now, while the first one waits
-// on.
+// secondTry is a read that is sent again over the present connections, while the first try
+// continues to wait.
 type secondTry struct {
 	t      *Transport
-	st     *state // of the first one
+	st     *state // of the first try
 	caller context.Context
 	first  *sendWatch
-	out    *http.Request // of the first one
+	out    *http.Request // of the first try
 
 	mu     sync.Mutex
-	over   bool  // the first one has ended
-	pool   *pool // of the second one
+	over   bool  // the first try has ended
+	pool   *pool // of the second try
 	resp   *http.Response
-	cancel context.CancelCauseFunc // nil if it was not begun
+	cancel context.CancelCauseFunc // nil until the second try begins
 }
 
-// start begins the second try, if the endpoint is the same and repeats are in budget.
+// start begins the second try, if the same endpoint is active and the retry budget allows it.
 func (s *secondTry) start() {
 	t, st := s.t, s.t.state.Load()
 	s.mu.Lock()
@@ -319,7 +317,7 @@ func (s *secondTry) start() {
 	})
 }
 
-// win reports whether resp came first. Then the first try is given up.
+// win reports whether resp came first, and then ends the first try.
 func (s *secondTry) win(resp *http.Response) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -334,8 +332,8 @@ func (s *secondTry) win(resp *http.Response) bool {
 	return true
 }
 
-// end ends the second try with the first one, and returns its response if that came
-// first.
+// end ends the second try because the first one has ended. If the response of the second try
+// came first, end returns it.
 func (s *secondTry) end() *http.Response {
 	s.mu.Lock()
 	defer s.mu.Unlock()

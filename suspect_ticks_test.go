@@ -89,6 +89,6 @@ func TestWhatASuspicionIsAbout(t *testing.T) {
 		assert.Equal(t, &Fault{Class: ClassTransient, Endpoint: Primary, Err: errSilent}, q.fault)
 		assert.Equal(t, 20*time.Second, time.Since(q.since))
 		<-q.done
-		assert.False(t, q.move)
+		assert.False(t, q.toSwitch)
 	})
 }

@@ -11,27 +11,27 @@ import (
 	"github.com/d365failover/failover/internal/rule"
 )
 
-// This file asks both endpoints what the rule wants to know, and proposes what it
-// decides. Nobody announces a failover, and in normal times the alternate does not
-// serve: its own answer is the arbiter.
+// This file answers the questions of the rule: it probes both endpoints and carries out the
+// verdict. Nothing announces a failover, and normally the alternate does not serve, so the
+// alternate's answer shows whether one has happened.
 
-// question is one asking of both endpoints, shared by all callers that met the trouble.
+// A question is one round of probes of both endpoints, shared by all calls whose faults led
+// to it.
 type question struct {
 	number uint64
-	st     *state // that it is about
-	fault  *Fault // that has raised it
-	// since is when what raised it began: a healthy answer after that is proof of life.
-	since  time.Time
-	loud   bool               // a false alarm is worth telling of. Guarded by Transport.mu.
-	cancel context.CancelFunc // ends it: there is nothing left to decide
-	done   chan struct{}      // closed when the verdict has taken effect, or was put aside
-	move   bool               // the traffic is to move. Valid once done is closed.
+	st     *state // at the time of the question
+	fault  *Fault // that raised it
+	// since is when the evidence began; a later healthy answer proves that the endpoint serves.
+	since    time.Time
+	loud     bool               // report it even if the traffic stays. Guarded by Transport.mu.
+	cancel   context.CancelFunc // stops the probes: there is nothing left to decide
+	done     chan struct{}      // closed once the verdict has taken effect or was set aside
+	toSwitch bool               // an early question's verdict: switch. Valid once done is closed.
 }
 
-// count takes note of a fault that an attempt made under st has met. Own: it is the
-// caller's own deadline that has passed. It returns the question that the fault has
-// led to, or nil, and whether the answer decides on the fault: then the next attempt
-// should wait for it.
+// count records a fault that an attempt under st met. Own: the caller's own deadline has
+// passed. It returns the question that the fault raised or joined, or nil, and whether the
+// next attempt should wait for the verdict.
 func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides bool) {
 	e := &t.endpoints[f.Endpoint]
 	e.record(f)
@@ -41,7 +41,7 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.rule.Epoch != st.epoch || t.rule.Closed || t.state.Load().active != f.Endpoint || e.knows(f) {
-		return nil, false // old news from before a judgement, of where a redirect has led, or of one request
+		return nil, false // outdated, from the endpoint that a redirect named, or about one kind of request
 	}
 	wasClosed := e.breaker.state() == StateClosed
 	tripped := e.fault(f)
@@ -50,7 +50,7 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 	}
 	kind := evidenceOf(f)
 	loud := tripped || kind == rule.TimedOut && !own
-	decides = loud || f.RetryAfter > 0 // it is not to be repeated before: the other endpoint may serve
+	decides = loud || f.RetryAfter > 0 // this endpoint must not be asked before then; the other one may serve
 	q = t.seeLocked(rule.Evidence{Kinds: kind, Decides: decides}, f, time.Now())
 	if q != nil && loud {
 		q.loud = true
@@ -58,7 +58,7 @@ func (t *Transport) count(st *state, f *Fault, own bool) (q *question, decides b
 	return q, decides
 }
 
-// evidenceOf returns what kind of evidence a counted fault is.
+// evidenceOf returns the kind of evidence of a fault that counts.
 func evidenceOf(f *Fault) rule.Kind {
 	switch {
 	case f.Definitive:
@@ -72,30 +72,28 @@ func evidenceOf(f *Fault) rule.Kind {
 	}
 }
 
-// tripReason says why fault f has opened the breaker.
+// tripReason returns why f has opened the circuit breaker.
 func (t *Transport) tripReason(f *Fault) string {
-	switch {
-	case f.Definitive:
+	if f.Definitive {
 		return fmt.Sprintf("the %v says that it does not serve", f.Endpoint)
-	default:
-		return fmt.Sprintf("%d faults in a row", t.cfg.FailureThreshold)
 	}
+	return fmt.Sprintf("%d faults in a row", t.cfg.FailureThreshold)
 }
 
-// seeLocked shows evidence against the active endpoint to the rule, and asks what it
-// wants to know. It returns the question under way, nil if there is none.
+// seeLocked passes evidence against the active endpoint to the rule, and starts a question if
+// the rule asks for one. It returns the question under way, or nil.
 func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *question {
 	now := time.Now()
 	switch t.rule.See(now, t.rule.Epoch, e) {
 	case rule.Ignore:
 		if _, ok := t.rule.Kept(now); ok {
-			return t.question // which has found that the traffic is to move
+			return t.question // whose verdict was to switch
 		}
 		return nil
 	case rule.Join:
 		return t.question
 	}
-	t.endpoints[t.rule.Active].suspect.Store(true) // its successes are evidence now
+	t.endpoints[t.rule.Active].suspect.Store(true) // from now on, its successes are recorded
 	number, _ := t.rule.Question()
 	ctx, cancel := context.WithCancel(t.ctx)
 	q := &question{number: number, st: t.state.Load(), fault: f, since: since, cancel: cancel, done: make(chan struct{})}
@@ -108,8 +106,7 @@ func (t *Transport) seeLocked(e rule.Evidence, f *Fault, since time.Time) *quest
 	return q
 }
 
-// definite reports whether the active endpoint has said itself, by now, that it does
-// not serve.
+// definite reports whether the evidence of q includes a fence by now.
 func (t *Transport) definite(q *question) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,7 +114,7 @@ func (t *Transport) definite(q *question) bool {
 	return number == q.number && evidence.Definite()
 }
 
-// decide answers a question and carries the verdict out.
+// decide answers a question and carries out the verdict.
 func (t *Transport) decide(ctx context.Context, q *question) {
 	definite := func() bool { return t.definite(q) }
 	found, ok := t.keptFindings(q)
@@ -125,7 +122,7 @@ func (t *Transport) decide(ctx context.Context, q *question) {
 		found = t.probeBoth(ctx, q.st.active, q.since, definite)
 	}
 	if ctx.Err() != nil {
-		return // what probes say that were ended is no evidence
+		return // canceled probes prove nothing
 	}
 	if found.Active == rule.Failed && found.Other != rule.Passed {
 		t.reportFailure(q.st.active, 1)
@@ -143,23 +140,23 @@ func (t *Transport) decide(ctx context.Context, q *question) {
 	case rule.Stay:
 		why := found.whyStay(q.st.active)
 		if renewed {
-			t.renewLocked(p, why, t.movedBehindLocked(evidence, found), q)
+			t.renewLocked(p, why, t.suspectMoveLocked(evidence, found), q)
 		} else if evidence.Kinds != rule.Slow {
 			t.endpoints[q.st.active].reset()
 			t.refusedLocked(q, why)
 		}
 	case rule.Undecided:
-		if kept, ok := t.rule.Kept(time.Now()); ok && kept == found.Findings { // an early question
-			t.found, q.move = &found, true
+		if kept, ok := t.rule.Kept(time.Now()); ok && kept == found.Findings { // q was early
+			t.found, q.toSwitch = &found, true
 		}
 	}
 	t.unlock()
-	if verdict == rule.Move {
-		t.proposeMove(ctx, q, found)
+	if verdict == rule.Switch {
+		t.proposeSwitch(ctx, q, found)
 	}
 }
 
-// keptFindings returns what an early question has found, if that answers q.
+// keptFindings returns the findings of an early question, if they answer q.
 func (t *Transport) keptFindings(q *question) (findings, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -171,10 +168,10 @@ func (t *Transport) keptFindings(q *question) (findings, bool) {
 	return *t.found, true
 }
 
-// movedBehindLocked says what speaks for a failover that has kept the address: the kind
-// of the trouble, or another address behind the name. It is what was seen, and no
-// conclusion: the answers of name servers rotate.
-func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
+// suspectMoveLocked returns what suggests that the organization was moved behind its address:
+// the kind of evidence, or a new IP address. It states what was seen and draws no conclusion,
+// because name servers rotate their answers.
+func (t *Transport) suspectMoveLocked(e rule.Evidence, found findings) string {
 	switch seen := found.addresses; {
 	case e.Definite():
 		return "it has said that it does not serve" + seen
@@ -187,7 +184,7 @@ func (t *Transport) movedBehindLocked(e rule.Evidence, found findings) string {
 	}
 }
 
-// refusedLocked tells that the traffic stays where it is, if that is worth telling.
+// refusedLocked reports that the traffic stays, if q is loud.
 func (t *Transport) refusedLocked(q *question, why string) {
 	if !q.loud {
 		return
@@ -200,19 +197,19 @@ func (t *Transport) refusedLocked(q *question, why string) {
 	t.emit(Event{Kind: EventSwitchRefused, From: at, To: to, Reason: why, Fault: q.fault})
 }
 
-// proposeMove moves the traffic as a question has decided, or holds the evidence if
-// that is refused.
-func (t *Transport) proposeMove(ctx context.Context, q *question, found findings) {
+// proposeSwitch makes the switch on which q has decided. If that is refused, the rule holds
+// further evidence for a while.
+func (t *Transport) proposeSwitch(ctx context.Context, q *question, found findings) {
 	from, to := q.st.active, q.st.active.other()
-	m := move{to: to, reason: fmt.Sprintf("the %v does not serve, the %v passes its probe", from, to), fault: q.fault}
+	m := switchover{to: to, reason: fmt.Sprintf("the %v does not serve, the %v passes its probe", from, to), fault: q.fault}
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, found.Active == rule.Failed
 	var refusal error
 	for {
 		fenced := t.definite(q)
 		if m.alone, refusal = t.reportFailure(from, t.quorum(to, fenced)); refusal == nil {
-			refusal = t.propose(ctx, q.st, m, t.rule.Memory(fenced))
+			refusal = t.propose(ctx, q.st, m, t.rule.Window(fenced))
 		}
-		if refusal == nil || t.definite(q) == fenced { // no stronger evidence has come meanwhile
+		if refusal == nil || t.definite(q) == fenced { // there is no stronger evidence by now
 			break
 		}
 	}
@@ -226,11 +223,11 @@ func (t *Transport) proposeMove(ctx context.Context, q *question, found findings
 	}
 }
 
-// propose moves the traffic to an endpoint that has passed its probe, unless the
-// state has changed, there were too many switches within memory, or
-// Config.ConfirmSwitch objects. It returns why it did not.
-func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.Duration) error {
-	if err := cmp.Or(t.frozen(m), t.mayMove(st, memory)); err != nil {
+// propose switches to an endpoint that has passed its probe, unless the state has changed,
+// there were too many switches within window, or Config.ConfirmSwitch refuses. It returns the
+// reason if it does not switch.
+func (t *Transport) propose(ctx context.Context, st *state, m switchover, window time.Duration) error {
+	if err := cmp.Or(t.frozen(m), t.maySwitch(st, window)); err != nil {
 		return err
 	}
 	if err := t.confirm(ctx, st.active, m); err != nil {
@@ -239,29 +236,29 @@ func (t *Transport) propose(ctx context.Context, st *state, m move, memory time.
 	p := t.newPool()
 	t.mu.Lock()
 	defer t.unlock()
-	if err := t.mayMoveLocked(st, memory); err != nil {
+	if err := t.maySwitchLocked(st, window); err != nil {
 		return err
 	}
-	t.moveLocked(m, p, func(now time.Time) bool { return t.rule.MoveTo(now, rule.Side(m.to), m.provisional) })
+	t.switchLocked(m, p, func(now time.Time) bool { return t.rule.SwitchTo(now, rule.Side(m.to), m.provisional) })
 	return nil
 }
 
-// errOvertaken: something else has changed where traffic goes.
+// errOvertaken: the state has changed.
 var errOvertaken = rule.ErrOvertaken
 
-func (t *Transport) mayMove(st *state, memory time.Duration) error {
+func (t *Transport) maySwitch(st *state, window time.Duration) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.mayMoveLocked(st, memory)
+	return t.maySwitchLocked(st, window)
 }
 
-func (t *Transport) mayMoveLocked(st *state, memory time.Duration) error {
-	err := t.rule.MayMove(time.Now(), rule.View{Epoch: st.epoch, Down: st.down}, memory)
+func (t *Transport) maySwitchLocked(st *state, window time.Duration) error {
+	err := t.rule.MaySwitch(time.Now(), rule.View{Epoch: st.epoch, Down: st.down}, window)
 	if err != rule.ErrLatched {
 		return err
 	}
 	within := "an hour"
-	if memory == fenceDamping {
+	if window == fenceDamping {
 		within = "a minute"
 	}
 	return fmt.Errorf("latched after %d switches within %s", maxSwitches, within)
@@ -271,7 +268,7 @@ func (t *Transport) mayMoveLocked(st *state, memory time.Duration) error {
 const confirmTimeout = 30 * time.Second
 
 // confirm asks Config.ConfirmSwitch, if there is one.
-func (t *Transport) confirm(ctx context.Context, from Endpoint, m move) error {
+func (t *Transport) confirm(ctx context.Context, from Endpoint, m switchover) error {
 	if t.cfg.ConfirmSwitch == nil {
 		return nil
 	}
@@ -281,8 +278,8 @@ func (t *Transport) confirm(ctx context.Context, from Endpoint, m move) error {
 	return t.outsource(ctx, "ConfirmSwitch", func() error { return t.cfg.ConfirmSwitch(ctx, proposal) })
 }
 
-// outsource calls a function of the program's own and waits for its end or that of
-// ctx. A function that panics has failed; the log says which it was.
+// outsource calls a function of the program's own and waits until it returns or ctx ends. A
+// panic counts as its failure and is logged with name.
 func (t *Transport) outsource(ctx context.Context, name string, f func() error) error {
 	answer := make(chan error, 1)
 	if !t.spawn(func() {
@@ -290,7 +287,7 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 		defer func() { answer <- err }()
 		t.protect(name, func() {
 			returned := realError(f())
-			if returned != nil { // which may panic: here, and not where the error is judged and shown
+			if returned != nil { // its methods may panic: better here than where the error is used
 				_, _ = returned.Error(), isTimeout(returned)
 			}
 			err = returned
@@ -306,15 +303,15 @@ func (t *Transport) outsource(ctx context.Context, name string, f func() error) 
 	}
 }
 
-// findings are what the probes of both endpoints have found.
+// findings are the results of probing both endpoints.
 type findings struct {
 	rule.Findings
 	faults    [2]*Fault // by endpoint
-	slow      bool      // the active endpoint answers requests, and not its probe
+	slow      bool      // the active endpoint answers requests, but not its probe
 	addresses string    // of the active endpoint, see addresses.see
 }
 
-// whyStay says what the traffic stays at the active endpoint for.
+// whyStay returns the reason for staying at the active endpoint.
 func (f *findings) whyStay(active Endpoint) string {
 	switch fault := f.faults[active]; {
 	case f.slow:
@@ -326,8 +323,8 @@ func (f *findings) whyStay(active Endpoint) string {
 	}
 }
 
-// probeBoth probes both endpoints at the same time until the rule has a verdict. Since
-// is from when on a healthy answer of the active endpoint is proof of life.
+// probeBoth probes both endpoints at the same time until the rule has a verdict. A healthy
+// answer of the active endpoint after since proves that it serves.
 func (t *Transport) probeBoth(ctx context.Context, active Endpoint, since time.Time, definite func() bool) (found findings) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -357,11 +354,11 @@ func (t *Transport) probeBoth(ctx context.Context, active Endpoint, since time.T
 		} else {
 			found.Active, found.Reached, found.addresses = outcome, r.probed.reached(), r.probed.moved
 			if outcome == rule.Failed && r.probed.timedOut() && t.succeededSince(active, began) {
-				found.Active, found.slow = rule.Inconclusive, true // and not dead
+				found.Active, found.slow = rule.Inconclusive, true // it is only slow
 				found.addresses = t.endpoints[active].addresses.news(time.Now())
-				found.Reached = found.addresses != "" // the traffic has been there
+				found.Reached = found.addresses != "" // requests have reached it at a new address
 			}
-			found.Moved = found.addresses != ""
+			found.NewAddress = found.addresses != ""
 		}
 		found.Alive = t.succeededSince(active, since)
 		if rule.Judge(definite(), found.Findings) != rule.Undecided {
@@ -371,15 +368,15 @@ func (t *Transport) probeBoth(ctx context.Context, active Endpoint, since time.T
 	return found
 }
 
-// weigh returns what the outcome of a probe of the endpoint that is not active is worth.
+// weigh is rule.Weigh.
 func (t *Transport) weigh(outcome rule.Outcome) rule.Outcome {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.rule.Weigh(time.Now(), outcome)
 }
 
-// succeededSince reports whether an endpoint has given a request a healthy answer,
-// its body included, since a time.
+// succeededSince reports whether an endpoint has given a request a complete healthy answer,
+// including the body, after since.
 func (t *Transport) succeededSince(e Endpoint, since time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -389,12 +386,12 @@ func (t *Transport) succeededSince(e Endpoint, since time.Time) bool {
 // probed is the result of a probe.
 type probed struct {
 	err   error
-	weak  bool   // it passed, by no more than a 401 or 429
+	weak  bool   // it passed, but only with a 401 or 429
 	moved string // see addresses.see
 }
 
-// outcome reads the result. A fault that does not count says that something answers,
-// but not what, or that this machine is in trouble; every other error is a failure.
+// outcome returns the outcome, and the fault unless the probe passed. A fault that does not
+// count is inconclusive; every other error is a failure.
 func (p *probed) outcome() (rule.Outcome, *Fault) {
 	if p.err == nil {
 		if p.weak {
@@ -415,7 +412,7 @@ func (p *probed) outcome() (rule.Outcome, *Fault) {
 	return rule.Inconclusive, f
 }
 
-// reached reports whether a new connection has led to an answer.
+// reached reports whether there was an answer over a new connection.
 func (p *probed) reached() bool {
 	outcome, f := p.outcome()
 	return outcome == rule.Passed || outcome == rule.PassedWeakly || outcome == rule.Inconclusive && f.Status != 0
@@ -429,13 +426,13 @@ func (p *probed) timedOut() bool {
 	return isTimeout(p.err)
 }
 
-// fault returns the fault that the probe has failed with, nil if it is another error.
+// fault returns the fault that the probe met, or nil if there is none or the error is another.
 func (p *probed) fault() (f *Fault) {
 	errors.As(p.err, &f)
 	return f
 }
 
-// closesIdle is what a RoundTripper can do that lets go of its connections.
+// closesIdle is a RoundTripper that can close its idle connections.
 type closesIdle interface {
 	http.RoundTripper
 	CloseIdleConnections()

@@ -108,7 +108,7 @@ func TestWhatSpeaksForAMoveBehindTheName(t *testing.T) {
 		rule.Answered:                 {"", "its name resolves to other addresses" + seen},
 	} {
 		for i, addresses := range []string{"", seen} {
-			assert.Equal(t, want[i], new(Transport).movedBehindLocked(rule.Evidence{Kinds: kinds}, findings{addresses: addresses}))
+			assert.Equal(t, want[i], new(Transport).suspectMoveLocked(rule.Evidence{Kinds: kinds}, findings{addresses: addresses}))
 		}
 	}
 }
@@ -149,7 +149,7 @@ func TestTheLatchSaysWhatItCounts(t *testing.T) {
 		st := transport.state.Load()
 		var moves []time.Time
 		for n := range maxSwitches {
-			assert.NoError(t, transport.mayMove(st, damping))
+			assert.NoError(t, transport.maySwitch(st, damping))
 			assert.Equal(t, fmt.Sprintf("the %v says that it does not serve", Alternate), transport.tripReason(&Fault{Endpoint: Alternate, Definitive: true}))
 			moves = append(moves, time.Now())
 			transport.mu.Lock()
@@ -158,16 +158,16 @@ func TestTheLatchSaysWhatItCounts(t *testing.T) {
 			assert.Len(t, moves, n+1)
 		}
 		assert.Equal(t, "3 faults in a row", transport.tripReason(&Fault{}))
-		assert.EqualError(t, transport.mayMove(st, damping), "latched after 4 switches within an hour")
-		assert.EqualError(t, transport.mayMove(st, fenceDamping), "latched after 4 switches within a minute")
-		assert.NoError(t, transport.mayMove(st, 0))
+		assert.EqualError(t, transport.maySwitch(st, damping), "latched after 4 switches within an hour")
+		assert.EqualError(t, transport.maySwitch(st, fenceDamping), "latched after 4 switches within a minute")
+		assert.NoError(t, transport.maySwitch(st, 0))
 		time.Sleep(time.Minute)
-		assert.NoError(t, transport.mayMove(st, fenceDamping))
+		assert.NoError(t, transport.maySwitch(st, fenceDamping))
 		time.Sleep(59*time.Minute - 1)
-		assert.Error(t, transport.mayMove(st, damping))
+		assert.Error(t, transport.maySwitch(st, damping))
 		time.Sleep(time.Nanosecond)
-		assert.NoError(t, transport.mayMove(st, damping))
-		assert.Equal(t, errOvertaken, transport.mayMove(&state{epoch: 7}, damping))
+		assert.NoError(t, transport.maySwitch(st, damping))
+		assert.Equal(t, errOvertaken, transport.maySwitch(&state{epoch: 7}, damping))
 	})
 }
 
@@ -183,8 +183,8 @@ func TestHowASwitchIsConfirmed(t *testing.T) {
 			return answer(ctx)
 		}})
 		f := &Fault{Status: 503}
-		m := move{to: Alternate, reason: "because", fault: f}
-		objection := errors.New("contoso closes its books")
+		m := switchover{to: Alternate, reason: "because", fault: f}
+		lastRefusal := errors.New("contoso closes its books")
 		for name, row := range map[string]struct {
 			answer func(context.Context) error
 			want   error
@@ -192,9 +192,9 @@ func TestHowASwitchIsConfirmed(t *testing.T) {
 		}{
 			"agrees":        {func(context.Context) error { return nil }, nil, 0},
 			"nil pointer":   {func(context.Context) error { var none *textless; return none }, nil, 0},
-			"objects":       {func(context.Context) error { return objection }, objection, 0},
-			"objects late":  {func(context.Context) error { time.Sleep(29 * time.Second); return objection }, objection, 29 * time.Second},
-			"takes forever": {func(ctx context.Context) error { <-ctx.Done(); return objection }, nil, 30 * time.Second},
+			"objects":       {func(context.Context) error { return lastRefusal }, lastRefusal, 0},
+			"objects late":  {func(context.Context) error { time.Sleep(29 * time.Second); return lastRefusal }, lastRefusal, 29 * time.Second},
+			"takes forever": {func(ctx context.Context) error { <-ctx.Done(); return lastRefusal }, nil, 30 * time.Second},
 			"panics":        {func(context.Context) error { panic("contoso") }, errPanicked, 0},
 			"panics later":  {func(context.Context) error { return panicking{} }, errPanicked, 0},
 		} {
@@ -297,7 +297,7 @@ func TestBothAreProbedUntilThereIsAVerdict(t *testing.T) {
 					outcome := []rule.Outcome{found.Active, found.Other}[e]
 					assert.Equal(t, err != nil && outcome != rule.Pending, found.faults[e] != nil)
 				}
-				assert.False(t, found.Alive || found.slow || found.Moved)
+				assert.False(t, found.Alive || found.slow || found.NewAddress)
 			})
 		})
 	}
@@ -334,7 +334,7 @@ func TestAnEndpointThatAnswersRequestsIsNotDead(t *testing.T) {
 			if row.slow && row.news {
 				assert.Equal(t, " (192.0.2.1 before, 192.0.2.2 now)", found.addresses)
 			}
-			assert.Equal(t, []bool{row.slow && row.news, row.slow && row.news}, []bool{found.Reached, found.Moved})
+			assert.Equal(t, []bool{row.slow && row.news, row.slow && row.news}, []bool{found.Reached, found.NewAddress})
 			assert.True(t, found.Alive)
 			assert.True(t, transport.succeededSince(Primary, start.Add(row.after-1)))
 			assert.False(t, transport.succeededSince(Primary, start.Add(row.after)))

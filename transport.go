@@ -73,11 +73,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.otherCall(st, req, variant, at)
 }
 
-// otherCall makes a call that is not a plain read. A call is large: it must not be on the
-// stack of plain reads, which are often the first thing that their goroutine does.
+// otherCall makes a call that is not a plain read. It is a function of its own because a call
+// is large, and would grow the stack of plain reads.
 func (t *Transport) otherCall(st *state, req *http.Request, variant int, at Endpoint) (*http.Response, error) {
 	c := call{t: t, req: req, variant: variant, at: at, redirect: t.redirection(req)}
-	if t.cfg.FailFast && !t.cfg.WaitForUp { // without a look at the body
+	if t.cfg.FailFast && !t.cfg.WaitForUp { // before the body is read
 		if _, err := c.enter(); err != nil {
 			closeBody(req)
 			return nil, err
@@ -86,8 +86,8 @@ func (t *Transport) otherCall(st *state, req *http.Request, variant int, at Endp
 	return c.run()
 }
 
-// isPlainRead reports whether req is a read that only has to be sent: nothing about it or
-// the configuration asks for more, and nothing is known to be wrong.
+// isPlainRead reports whether req is a read that only has to be sent: neither the request, the
+// configuration nor the health of the endpoint requires anything else.
 func (t *Transport) isPlainRead(st *state, req *http.Request) bool {
 	return !st.down && !st.provisional && !t.endpoints[st.active].suspect.Load() && !st.pool.waits.silent() &&
 		t.cfg.Authorize == nil && t.cfg.Classify == nil && t.cfg.AttemptTimeout <= 0 && !t.connections.limited &&
@@ -95,9 +95,8 @@ func (t *Transport) isPlainRead(st *state, req *http.Request) bool {
 		message.Safe(req.Method, req.URL, req.Header)
 }
 
-// plainRead makes the call of a plain read. Nearly all calls are plain reads that are
-// answered 2xx, so that is all it takes care of; with any other outcome it goes on as a
-// call whose first attempt has been made.
+// plainRead makes the call of a plain read. It is the fast path for reads that are answered
+// 2xx; any other outcome continues as a call whose first attempt has been made.
 func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endpoint) (*http.Response, error) {
 	out, body := req, (*watchedBody)(nil)
 	if at != st.active {
@@ -122,15 +121,16 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 	return resp, nil
 }
 
-// otherOutcome goes on after a first attempt, made with out, that was not answered 2xx.
+// otherOutcome continues a plain read whose first attempt, made with out, was not answered
+// 2xx.
 func (t *Transport) otherOutcome(st *state, req, out *http.Request, variant int, at Endpoint, resp *http.Response, err error) (*http.Response, error) {
 	c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
 	resp, f := c.judge(resp, err)
 	return c.proceed(st, resp, f)
 }
 
-// enter returns the state under which a call makes its first attempt. While neither
-// endpoint serves it fails with Config.FailFast, and waits with Config.WaitForUp.
+// enter returns the state for the next attempt. While down, it fails with Config.FailFast, and
+// waits with Config.WaitForUp.
 func (c *call) enter() (*state, error) {
 	if st := c.t.state.Load(); !st.closed && !st.down {
 		return st, nil
@@ -140,7 +140,7 @@ func (c *call) enter() (*state, error) {
 
 func (c *call) enterDown() (*state, error) {
 	t := c.t
-	t.lend(c.req.Header, false) // what it brings may be what the probes lack
+	t.lend(c.req.Header, false) // the probes may lack these credentials
 	for {
 		st := t.state.Load()
 		switch {
@@ -169,8 +169,7 @@ func (c *call) enterDown() (*state, error) {
 	}
 }
 
-// unavailable returns the error of a request that was not sent because neither
-// endpoint serves.
+// unavailable returns the error of a request that was not sent because the Transport is down.
 func (t *Transport) unavailable(req *http.Request) *Error {
 	faults, retryAfter := t.downInfo()
 	e := &Error{Method: req.Method, URL: redact.URL(req.URL), RetryAfter: retryAfter, is: []error{ErrUnavailable}}
@@ -193,26 +192,26 @@ type call struct {
 	t                 *Transport
 	req               *http.Request // the caller's, never changed
 	variant           int           // of the organization's host names, see Org
-	at                Endpoint      // that the caller's URL names
+	at                Endpoint      // the one that the caller's URL names
 	redirect          *redirection  // that the request follows, or nil
 	body              payload
-	faults            []*Fault  // one for each attempt so far
-	doubts            []doubt   // that they have left
+	faults            []*Fault  // of the attempts so far
+	doubts            []doubt   // of the attempts so far
 	sent              *underway // nil for a read
 	repeats           int       // see unseen
 	pauses            *backoff.ExponentialBackOff
 	looked, onlyReads bool           // see isRead
 	judged, onlyOnce  bool           // see once
-	astray            bool           // the last attempt was part of a trial that has failed, see tried
+	undone            bool           // the last attempt met a provisional switch that is undone
 	kept              *http.Response // of an earlier attempt, in memory, or nil
 
 	// Of the attempt under way:
 	st      *state
-	out     *http.Request // the caller's request, or a copy with what has to be different
-	url     *url.URL      // of that copy, nil if it has none of its own
-	answer  *watchedBody  // room for the body of its answer, nil if there is none
-	reader  *bytes.Reader // room for its body, nil if there is none
-	sending *sendWatch    // nil if nothing has to be known about it
+	out     *http.Request // req, or a changed copy
+	url     *url.URL      // of that copy; nil if it has none of its own
+	answer  *watchedBody  // memory for the body of the answer, or nil
+	reader  *bytes.Reader // memory for the reader of the body, or nil
+	sending *sendWatch    // nil if the attempt is not watched
 }
 
 // run makes the call.
@@ -226,15 +225,15 @@ func (c *call) run() (resp *http.Response, err error) {
 			return nil, err // the caller's own reader failed
 		}
 	}
-	st, err := c.enter() // not before: the caller's reader may have taken its time
+	st, err := c.enter() // after load, which may have taken long
 	if err != nil {
 		return nil, err
 	}
 	return c.proceed(c.attempt(st))
 }
 
-// attempt makes an attempt under st, or under the state that has come meanwhile. It
-// returns that, and what send does.
+// attempt makes an attempt under st, or under a newer state, and returns that and the result
+// of send.
 func (c *call) attempt(st *state) (*state, *http.Response, *Fault) {
 	for {
 		if f := c.prepare(st); f != nil {
@@ -245,13 +244,12 @@ func (c *call) attempt(st *state) (*state, *http.Response, *Fault) {
 			resp, f := c.send()
 			return st, resp, f
 		}
-		c.sending.release() // a judgement has passed while Authorize took its time
+		c.sending.release() // there was a judgement while Authorize was called
 		st = now
 	}
 }
 
-// proceed goes on from what an attempt under st has led to, until one is answered or none
-// may follow.
+// proceed continues a call after an attempt under st, until one succeeds or none may follow.
 func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response, error) {
 	for f != nil {
 		if c.unseen(f) {
@@ -261,19 +259,19 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 		c.faults = append(c.faults, f)
 		doubted := c.inDoubt() != nil
 		if c.weigh(f); !doubted && c.inDoubt() != nil {
-			c.kept = nil // it says that the write was not applied
+			c.kept = nil // it denies that the write was applied
 		}
 		c.forgetSent(c.doubts)
 		next := c.next(st, f)
 		c.notifyOnFault(f, next)
 		if next == nil {
-			if c.astray {
-				discard(resp) // of an endpoint that the organization is not known to be served at
+			if c.undone {
+				discard(resp) // nothing proves that its endpoint serves the organization
 				resp = nil
 			}
 			return c.finish(resp)
 		}
-		if kept := keep(resp); kept != nil && !c.astray {
+		if kept := keep(resp); kept != nil && !c.undone {
 			c.kept = kept
 		}
 		st, resp, f = c.attempt(next)
@@ -281,17 +279,17 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 	return c.succeed(resp), nil
 }
 
-// next takes note of a fault and decides whether another attempt follows. It
-// waits for a decision that the fault has led to and for the pause between
-// attempts, and returns the state to make the attempt under, or nil.
+// next records a fault and decides whether another attempt follows. It waits for the verdict
+// on the fault and for the pause between attempts. It returns the state for the next attempt,
+// or nil.
 func (c *call) next(st *state, f *Fault) *state {
 	t, ctx := c.t, c.req.Context()
 	c.lend(f)
-	c.astray = t.tried(st, f, ctx.Err() != nil)
+	c.undone = t.undoIfProvisional(st, f, ctx.Err() != nil)
 	q, decides := t.count(st, f, ctx.Err() != nil)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
-		f.RetryAfter < answer.MaxRetryAfter // which may stand for more
-	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.astray || c.body.spent() || !c.maySendAgain(f) {
+		f.RetryAfter < answer.MaxRetryAfter // the maximum stands for longer times, too
+	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.undone || c.body.spent() || !c.maySendAgain(f) {
 		return nil
 	}
 	if st.down {
@@ -308,16 +306,16 @@ func (c *call) next(st *state, f *Fault) *state {
 		return nil
 	}
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
-		return nil // the endpoint has been asked, and is to be left alone all the same
+		return nil // there was no switch, and the endpoint must not be asked before its Retry-After
 	}
-	if now.down && !c.astray || ctx.Err() != nil || !c.body.withdraw() {
+	if now.down && !c.undone || ctx.Err() != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
 }
 
-// notifyOnFault tells Config.OnFault of a fault after which the next attempt is made under
-// next, if that is not nil.
+// notifyOnFault calls Config.OnFault for a failed attempt. The next attempt is made under next;
+// nil: there is none.
 func (c *call) notifyOnFault(f *Fault, next *state) {
 	if c.t.cfg.OnFault == nil {
 		return
@@ -332,12 +330,13 @@ func (c *call) notifyOnFault(f *Fault, next *state) {
 	c.t.protect("OnFault", func() { c.t.cfg.OnFault(c.req.Context(), a) })
 }
 
-// pause waits before the request is repeated at the same endpoint. It reports
-// false if that must not be: the endpoint does not serve or asked for a longer
-// wait than a call may take, the budget for repeats is used up, or the context
-// ends first. A judgement ends the pause; then no budget is needed, so a call waits
-// for one even if there is none. So does the answer to an early question, q, if the
-// traffic is to move: what is missing for that are faults.
+// pause waits before the request is sent again to the same endpoint. It reports false if the
+// request must not be: the endpoint has answered with a fence or asked for a longer pause, the
+// retry budget is used up, or the context ends first.
+//
+// A judgement ends the pause. The request then needs no budget, so pause waits for a judgement
+// even if the budget is used up. If the early question q found that the traffic should switch,
+// its end ends the pause, too: the switch only lacks further faults.
 func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 	if c.pauses == nil {
 		c.pauses = backoff.NewExponentialBackOff(
@@ -373,7 +372,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 			return paid
 		case <-now.changed:
 		case <-asked:
-			if asked = nil; q.move && paid {
+			if asked = nil; q.toSwitch && paid {
 				return true
 			}
 		case <-c.req.Context().Done():
@@ -384,7 +383,7 @@ func (c *call) pause(st *state, f *Fault, throttled bool, q *question) bool {
 	}
 }
 
-// await waits for the answer to a question. It reports false if the call ends first.
+// await waits for the verdict on a question. It reports false if the call ends first.
 func (c *call) await(q *question) bool {
 	select {
 	case <-q.done:
@@ -399,8 +398,8 @@ func (c *call) await(q *question) bool {
 func (c *call) succeed(resp *http.Response) *http.Response {
 	if resp.StatusCode < 300 {
 		c.acknowledge(resp, OutcomeAcknowledged)
-	} else if c.inDoubt() != nil { // a redirect does not say what became of an earlier attempt
-		c.tellDoubt(c.failure())
+	} else if c.inDoubt() != nil { // a redirect proves nothing about an earlier attempt
+		c.reportDoubt(c.failure())
 		c.mark(resp)
 	}
 	return resp
@@ -409,7 +408,7 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	if resp == nil && c.req.Context().Err() != context.Canceled && !c.canceledByRequest() {
-		resp = c.kept // which the caller would have had without the repeat
+		resp = c.kept // the caller would have had it without the repeat
 	}
 	if resp != nil && c.inDoubt() == nil {
 		return resp, nil
@@ -417,7 +416,7 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	e := c.failure()
 	c.explain(e)
 	if c.inDoubt() != nil {
-		c.tellDoubt(e)
+		c.reportDoubt(e)
 		if resp != nil {
 			c.mark(resp)
 		}
@@ -428,8 +427,7 @@ func (c *call) finish(resp *http.Response) (*http.Response, error) {
 	return nil, e
 }
 
-// failure returns the error of the call. Events share it: it is not changed once it
-// has been told.
+// failure returns the error of the call. Once it is in an event, it must not be changed.
 func (c *call) failure() *Error {
 	last := c.faults[len(c.faults)-1] // there is one, or it would not have failed
 	e := &Error{Method: c.req.Method, URL: redact.URL(c.req.URL), Attempts: c.faults, doubt: c.inDoubt(), RetryAfter: last.RetryAfter}
@@ -439,7 +437,7 @@ func (c *call) failure() *Error {
 	return e
 }
 
-// explain adds to the error what has kept the call from another attempt.
+// explain adds to the error why the call made no further attempt.
 func (c *call) explain(e *Error) {
 	if c.t.state.Load().down {
 		e.is = append(e.is, ErrUnavailable)
@@ -456,14 +454,15 @@ func (c *call) explain(e *Error) {
 	}
 }
 
-// abandon ends a call in which Base has panicked: its caller gets the panic.
+// abandon records the attempt of a call in which Base has panicked. The panic goes on to the
+// caller.
 func (c *call) abandon() {
 	c.sending.release()
 	f := &Fault{Class: ClassTransient, Endpoint: c.st.active, Err: errBasePanicked}
 	f.Delivery = c.sending.delivery(Unknown, nil, false)
 	c.faults = append(c.faults, f)
 	if c.weigh(f); c.inDoubt() != nil {
-		c.tellDoubt(c.failure())
+		c.reportDoubt(c.failure())
 	}
 }
 

@@ -108,9 +108,8 @@ func AlternateURL(orgURL string) (string, error) {
 	return o.Alternate.String(), nil
 }
 
-// newOrg is [ParseOrg] with the settings of a Config: with an alternate given, or
-// NoAlternate, orgURL is the primary as it stands. Plain http needs allowHTTP or
-// a loopback host.
+// newOrg is [ParseOrg] with the settings of a Config: if alternate is set, orgURL is always the
+// primary. Plain http requires allowHTTP or a loopback host.
 func newOrg(orgURL, alternate string, allowHTTP bool) (Org, error) {
 	p, err := parseOrigin(orgURL, allowHTTP)
 	var a origin
@@ -150,9 +149,8 @@ func newOrg(orgURL, alternate string, allowHTTP bool) (Org, error) {
 	return o, nil
 }
 
-// refuse says about the URL s, which is called which, why it is refused; nil if
-// err is nil. It names the host of s where that is one beyond doubt: with an @
-// anywhere, what looks like the host may be a piece of a password.
+// refuse returns the error for s, the URL called which, nil if err is nil. It names the host of
+// s unless s contains an @: then what looks like the host may be part of a password.
 func refuse(which, s string, err error) error {
 	if err == nil {
 		return nil
@@ -164,18 +162,16 @@ func refuse(which, s string, err error) error {
 	return fmt.Errorf("failover: %s %w", which, err)
 }
 
-// match reports whether a request to u belongs to the organization, and then
-// which form of the name it uses and which endpoint it names.
+// match reports whether a request to u belongs to the organization, and which variant of the
+// name and which endpoint it names.
 //
-// Scheme, host and port must be those of the pair. The port may be left out
-// where it is the scheme's own; the host is compared in ASCII without regard to
-// case and may end in a dot, which names the same host (RFC 1034, section 3.1)
-// and which net/http accepts. The scheme is compared as it stands, as net/http
-// does. A URL whose Opaque part names a host of its own does not belong: that
-// name would go out whatever URL.Host says.
+// Scheme, host and port must be those of an endpoint. The default port may be omitted. The host
+// is compared without regard to the case of ASCII letters, and may end in a dot (RFC 1034,
+// section 3.1), as for net/http. The scheme is compared exactly, as in net/http. A URL whose
+// Opaque part names a host does not belong, because net/http would send that name.
 //
-// match allocates nothing. A URL with the exact host of the primary costs two
-// comparisons of strings.
+// match allocates nothing. A URL with the exact host of the primary costs two string
+// comparisons.
 func (o *Org) match(u *url.URL) (variant int, at Endpoint, ok bool) {
 	if p := &o.origins[0][Primary]; u.Host == p.host && u.Scheme == p.scheme && u.Opaque == "" {
 		return 0, Primary, true
@@ -186,21 +182,19 @@ func (o *Org) match(u *url.URL) (variant int, at Endpoint, ok bool) {
 	return o.find(u.Scheme, u.Host)
 }
 
-// key returns the name of the organization: the same for all of its addresses.
+// key returns the name of the organization, which is the same for all of its addresses.
 func (o *Org) key() string {
 	return min(o.origins[0][Primary].host, o.origins[1][Primary].host)
 }
 
-// origin returns what a request of the given variant carries in URL.Scheme and
-// URL.Host (and Host) when it is sent to endpoint at.
+// origin returns URL.Scheme and URL.Host of a request of a variant to an endpoint.
 func (o *Org) origin(variant int, at Endpoint) (scheme, host string) {
 	p := &o.origins[variant][at]
 	return p.scheme, p.host
 }
 
-// mapHost maps the value of a Host header, "host[:port]", to endpoint to. It
-// returns the authority unchanged and false if that does not belong to the
-// pair or names endpoint to already.
+// mapHost maps the value of a Host header, "host[:port]", to an endpoint. It returns the value
+// unchanged and false if it is no address of the organization or names that endpoint already.
 func (o *Org) mapHost(authority string, to Endpoint) (string, bool) {
 	variant, at, ok := o.find("https", authority)
 	if !ok {
@@ -212,15 +206,14 @@ func (o *Org) mapHost(authority string, to Endpoint) (string, bool) {
 	return o.origins[variant][to].host, true
 }
 
-// mapURL maps an absolute http or https URL to endpoint to: scheme and
-// authority are replaced, every byte after them is kept. It returns s unchanged
-// and false if s is not such a URL, does not belong to the pair or names
-// endpoint to already.
+// mapURL maps an absolute http or https URL to an endpoint: it replaces scheme and authority,
+// and keeps every byte after them. It returns s unchanged and false if s is no such URL, does
+// not belong to the organization or names that endpoint already.
 //
-// The authority must be a host of the pair and nothing else, so a URL with user
-// information, backslashes, blanks or escapes there is not mapped. Control
-// characters are refused everywhere, as net/url does. Blanks and bytes beyond
-// ASCII may follow the authority: the service writes alternate keys so.
+// The authority must be exactly a host of the organization, so a URL with user information,
+// backslashes, spaces or escapes there is not mapped. Like net/url, mapURL rejects control
+// characters anywhere. Spaces and non-ASCII bytes may follow the authority, because the service
+// writes alternate keys with them.
 func (o *Org) mapURL(s string, to Endpoint) (string, bool) {
 	scheme, authority, rest, ok := splitURL(s)
 	if !ok || strings.ContainsFunc(rest, isControl) {
@@ -234,8 +227,7 @@ func (o *Org) mapURL(s string, to Endpoint) (string, bool) {
 	return p.scheme + "://" + p.host + rest, true
 }
 
-// linkHeaders are the response headers in which the service names itself, in
-// canonical form.
+// linkHeaders are the response headers with links to the organization, in canonical form.
 var linkHeaders = [...]string{
 	"Content-Location",
 	"Location",
@@ -243,8 +235,7 @@ var linkHeaders = [...]string{
 	"Operation-Location",
 }
 
-// mapLinks maps every value of the link headers of h to endpoint to, in place.
-// Values that [Org.mapURL] does not map and all other headers stay as they are.
+// mapLinks maps the values of linkHeaders in h to an endpoint, in place, with [Org.mapURL].
 func (o *Org) mapLinks(h http.Header, to Endpoint) {
 	for _, key := range linkHeaders {
 		for i, v := range h[key] {
@@ -255,8 +246,8 @@ func (o *Org) mapLinks(h http.Header, to Endpoint) {
 	}
 }
 
-// probePath returns the path of the request that shows whether an endpoint serves
-// the organization: WhoAmI of the Web API, or the root of Finance and Operations.
+// probePath returns the path of the default probe: WhoAmI of the Web API, or /data for Finance
+// and Operations.
 func (o *Org) probePath() string {
 	switch name := o.origins[0][Primary].name; {
 	case isDataverse(name):
@@ -268,11 +259,11 @@ func (o *Org) probePath() string {
 	}
 }
 
-// finOps reports whether the primary is known to be a Finance and Operations
-// environment by its name.
+// finOps reports whether the primary's host name is that of a Finance and Operations
+// environment.
 func (o *Org) finOps() bool { return isFinOps(o.origins[0][Primary].name) }
 
-// find returns the place of scheme and authority in o.origins.
+// find returns the variant and the endpoint of a scheme and an authority.
 func (o *Org) find(scheme, authority string) (variant int, at Endpoint, ok bool) {
 	name, port := splitAuthority(authority)
 	if port == "" {
@@ -289,16 +280,14 @@ func (o *Org) find(scheme, authority string) (variant int, at Endpoint, ok bool)
 	return 0, Primary, false
 }
 
-// onPremisesVersion of the Web API is served by every on-premises server of
-// version 9, and by Dataverse.
+// onPremisesVersion is the version of the Web API that every on-premises server of version 9
+// serves, and Dataverse, too.
 const onPremisesVersion = "v9.1"
 
-// servicePath returns where the on-premises URL s says that its organization is
-// served: the path before the services, "/Contoso" of
-// https://crm.contoso.example/Contoso/api/data/v9.0/, and the version named there.
-// A server that faces the Internet has the organization in its host name, and root
-// is "". A first segment that cannot be the name of an organization, such as
-// main.aspx, is none.
+// servicePath returns the root path of the organization in an on-premises URL, such as
+// "/Contoso" for https://crm.contoso.example/Contoso/api/data/v9.0/, and the version of the Web
+// API in it. The root is "" if the first segment cannot be the name of an organization, such as
+// main.aspx: an Internet-facing server has that name in its host.
 func servicePath(s string) (root, version string) {
 	_, _, rest, _ := splitURL(s)
 	path, _, _ := strings.Cut(rest, "?")
@@ -313,8 +302,8 @@ func servicePath(s string) (root, version string) {
 	return root, version
 }
 
-// isOrganizationName reports whether the first segment of an on-premises path
-// may name an organization and not one of the services.
+// isOrganizationName reports whether the first segment of an on-premises path may name an
+// organization rather than a service.
 func isOrganizationName(s string) bool {
 	if s == "" || strings.Trim(ascii.Lower(s), "-_abcdefghijklmnopqrstuvwxyz0123456789") != "" {
 		return false
@@ -333,7 +322,7 @@ func isVersion(s string) bool {
 	return found && digits != "" && len(digits) <= 5 && strings.Trim(digits, ".0123456789") == ""
 }
 
-// hosts maps addresses of the organization to one of its endpoints.
+// hosts maps addresses of the organization to an endpoint, for package message.
 type hosts struct {
 	org *Org
 	to  Endpoint
@@ -343,7 +332,7 @@ func (h hosts) Other() string                   { return h.org.origins[0][h.to.o
 func (h hosts) MapURL(s string) (string, bool)  { return h.org.mapURL(s, h.to) }
 func (h hosts) MapHost(s string) (string, bool) { return h.org.mapHost(s, h.to) }
 
-// rewriteBody returns the body of a request as the endpoint to expects it, see
+// rewriteBody returns the body of a request with its addresses mapped to an endpoint; see
 // [message.Rewrite].
 func (o *Org) rewriteBody(h http.Header, urlPath string, body []byte, to Endpoint) ([]byte, bool) {
 	if !message.Mentions(body, o.origins[0][to.other()].name) {

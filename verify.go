@@ -84,7 +84,7 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 		if rec != nil && rec.presence == notRead {
 			before, known := earlier[w]
 			if list = before; !known && err != nil {
-				continue // Verify did not come to it
+				continue // Verify did not reach it
 			}
 		}
 		*shown.list(list) = append(*shown.list(list), w)
@@ -104,7 +104,7 @@ func (r *LossReport) Verify(ctx context.Context, client *http.Client) (Verificat
 	return v, err
 }
 
-// list returns the list of the writes with an effect.
+// list returns the list for an effect.
 func (v *Verification) list(e effect) *[]Write {
 	switch e {
 	case effectSeen:
@@ -116,7 +116,7 @@ func (v *Verification) list(e effect) *[]Write {
 	}
 }
 
-// lists returns on which list each write is. A nil Verification lists none.
+// lists returns the list that contains each write. A nil Verification has none.
 func (v *Verification) lists() map[Write]effect {
 	on := make(map[Write]effect)
 	for e := range effectNotSeen + 1 {
@@ -130,7 +130,7 @@ func (v *Verification) lists() map[Write]effect {
 	return on
 }
 
-// verification returns what is known from Verify, nil if it was not called.
+// verification returns the result of Verify for the status page, nil if it was not called.
 func (r *LossReport) verification() *Verification {
 	if r.verified == nil {
 		return nil
@@ -138,7 +138,7 @@ func (r *LossReport) verification() *Verification {
 	return r.verified.Load()
 }
 
-// presence is what reading a record has shown.
+// presence is whether a record exists.
 type presence uint8
 
 const (
@@ -147,7 +147,7 @@ const (
 	gone
 )
 
-// effect is what the presence of its record says about a write.
+// effect is whether the effect of a write is there.
 type effect uint8
 
 const (
@@ -156,16 +156,16 @@ const (
 	effectNotSeen
 )
 
-// listedRecord is a record that writes of a report are about.
+// listedRecord is the record of writes in a report.
 type listedRecord struct {
 	path     string
 	presence presence
-	// deleted and written are when it was last to be deleted, and last to be
-	// created or changed, as far as the report knows.
+	// deleted is the time of the last write in the report that deletes it, and written that
+	// of the last one that creates or changes it.
 	deleted, written time.Time
 }
 
-// effect judges one write of the record. A nil record was not read.
+// effect returns the effect of a write of the record. A nil record was not read.
 func (rec *listedRecord) effect(w Write) effect {
 	switch {
 	case rec == nil || rec.presence == notRead:
@@ -181,11 +181,11 @@ func (rec *listedRecord) effect(w Write) effect {
 
 const (
 	verifyInterval = 100 * time.Millisecond // between two reads
-	verifyTries    = 3                      // of a read that is throttled
-	verifySilence  = 3                      // reads in a row without an answer that end it
+	verifyTries    = 3                      // of a throttled read
+	verifySilence  = 3                      // reads in a row without an answer that end Verify
 )
 
-// readRecords finds out which of the records exist at an origin.
+// readRecords reads which of the records exist at an origin.
 func readRecords(ctx context.Context, client *http.Client, origin string, records []*listedRecord) error {
 	if len(records) == 0 {
 		return nil
@@ -209,7 +209,7 @@ func readRecords(ctx context.Context, client *http.Client, origin string, record
 		if silent++; !errors.As(err, &none) {
 			silent = 0
 		} else if silent < verifySilence && ctx.Err() == nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrClosed) {
-			err = nil // it may be this record's trouble alone
+			err = nil // other records may be readable
 		}
 		if err != nil {
 			return fmt.Errorf("failover: verify: %w", err)
@@ -218,7 +218,7 @@ func readRecords(ctx context.Context, client *http.Client, origin string, record
 	return nil
 }
 
-// wait waits for c. It returns the error of ctx if that ends first.
+// wait waits for c, or returns the error of ctx if that ends first.
 func wait(ctx context.Context, c <-chan time.Time) error {
 	select {
 	case <-c:
@@ -233,13 +233,13 @@ type noAnswer struct{ error }
 
 func (e *noAnswer) Unwrap() error { return e.error }
 
-// readRecord finds out whether the record at an address exists. An error means
-// that reading others is of no use.
+// readRecord reads whether the record at an address exists. An error means that other records
+// cannot be read either.
 func readRecord(ctx context.Context, client *http.Client, address string) (presence, error) {
 	for try := 1; ; try++ {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
-			return notRead, nil // not a path; the report was not made by this package
+			return notRead, nil // not a URL: the report is not from this package
 		}
 		req.Header.Set("Accept", "application/json")
 		req.Header.Set("OData-Version", "4.0")
@@ -256,7 +256,7 @@ func readRecord(ctx context.Context, client *http.Client, address string) (prese
 		case f == nil:
 			return notRead, nil
 		case f.Class == ClassApplication && f.Status == http.StatusNotFound && resp.Header.Get("OData-Version") != "" && !hasSessionToken(resp):
-			return gone, nil // by the service's own word; a front end would not give its version
+			return gone, nil // the service itself says so: a front end would not send OData-Version
 		case f.Class == ClassAuth && f.Status != http.StatusForbidden:
 			return notRead, f
 		case f.Class != ClassThrottled:
@@ -327,23 +327,23 @@ type LossReport struct {
 	verified *atomic.Pointer[Verification]
 	// settled is how many of Unknown have ended; the others were under way.
 	settled int
-	// account has the report, nil if it was not made by a Transport.
+	// account updates the report; nil if no Transport made it.
 	account *account
 }
 
 // Moved reports whether the traffic switched to the other endpoint.
 func (r *LossReport) Moved() bool { return r.From != r.To }
 
-// account is a report that may still grow. Guarded by books.mu but for logged.
+// account is a report that may still grow. books.mu guards it, except for logged.
 type account struct {
 	books           *books
-	epoch           uint64 // the one that began with the report
+	epoch           uint64 // that began with the report
 	latest          *LossReport
 	changed         bool    // since latest was made
-	atRisk, unknown []Write // of latest, with room to grow
-	waiting         []Write // that were under way; without a method: ended
-	untold          int     // writes added since the last event about it
-	last            Write   // that was added
+	atRisk, unknown []Write // of latest, with capacity to grow
+	waiting         []Write // under way when the report was made; without a Method: ended
+	untold          int     // writes added since the last event
+	last            Write   // the last one that was added
 
 	logged logged
 }
@@ -359,7 +359,7 @@ func (a *account) add(w Write) {
 	a.untold, a.last = a.untold+1, w
 }
 
-// version returns the report as it is now. Versions share memory, up to their length.
+// version returns the report as it is now. Versions share the memory of their lists.
 func (a *account) version() *LossReport {
 	if !a.changed {
 		return a.latest
@@ -375,21 +375,21 @@ func (a *account) version() *LossReport {
 	return a.latest
 }
 
-// logged is how many writes of a report the log has been told of. Only the
-// dispatching goroutine uses it.
+// logged is how many writes of a report were logged. Only the goroutine that calls logLoss uses
+// it.
 type logged struct {
 	atRisk, unknown, lines int
 	waiting                bool
 }
 
-// growth is how a report has grown.
+// growth is the writes that were added to a report.
 type growth struct {
 	report *LossReport
 	by     int
 	last   Write
 }
 
-// grown returns the growth of the report since it was last called, if there is any.
+// grown returns the growth of the report since the last call, if there is any.
 func (a *account) grown() []growth {
 	if a.untold == 0 {
 		return nil
@@ -399,10 +399,9 @@ func (a *account) grown() []growth {
 	return []growth{g}
 }
 
-// reportLossLocked makes the report of a switch (from and to differ) or of the end of
-// an outage at one endpoint. It is to be called before the state with the epoch, which
-// is a new one, is published, and before the endpoint's faults are forgotten: its
-// anchor is released. Its report goes into the event.
+// reportLossLocked makes the report of a switch, or, if from and to are the same, of the end of
+// an outage. It must be called before the state with the new epoch is published, and before the
+// endpoint is reset, which releases its anchor.
 func (t *Transport) reportLossLocked(from, to Endpoint, epoch uint64, reason string) *LossReport {
 	at := &t.endpoints[from].anchor
 	r := t.books.report(from, to, epoch, at.time(t.started), reason)
@@ -410,7 +409,7 @@ func (t *Transport) reportLossLocked(from, to Endpoint, epoch uint64, reason str
 	return r
 }
 
-// proposedLoss lists what would be at risk if the traffic left an endpoint now.
+// proposedLoss lists the writes that would be at risk if the traffic left an endpoint now.
 func (t *Transport) proposedLoss(from, to Endpoint, reason string) *LossReport {
 	t.mu.Lock()
 	anchor := t.endpoints[from].anchor.time(t.started)
@@ -433,8 +432,9 @@ func (t *Transport) WritesSince(from time.Time) *LossReport {
 	return t.books.since(from, t.state.Load().active)
 }
 
-// tellGrowth tells of reports that have grown, at most once a second.
-func (t *Transport) tellGrowth() {
+// reportGrowth emits events for reports that have grown, at most once in growthInterval, until
+// none has.
+func (t *Transport) reportGrowth() {
 	for {
 		t.mu.Lock()
 		all := t.books.grown()
@@ -466,8 +466,8 @@ func (g *growth) String() string {
 	return fmt.Sprintf("%s %s was under way at the %v when %s", g.last.Method, g.last.Path, g.report.From, when)
 }
 
-// logLoss writes a line for each write of a report that has none yet, as long as the
-// report has not had too many.
+// logLoss logs a line for each write of a report that was not logged before, up to maxRiskLines
+// for all versions of the report.
 func (t *Transport) logLoss(r *LossReport) {
 	if r == nil || r.account == nil || !t.cfg.Logger.Enabled(context.Background(), slog.LevelWarn) {
 		return

@@ -13,28 +13,28 @@ import (
 // This file probes endpoints in the background: while down, pinned or failed over.
 
 const (
-	// downInterval is the first time between two rounds of probes while down, or after
-	// a move on weak evidence; it grows to maxDownInterval, jitter excluded.
+	// downInterval is the first time between two rounds of probes while down or provisional;
+	// it grows to maxDownInterval, plus jitter.
 	downInterval    = time.Second
 	maxDownInterval = 8 * time.Second
-	// demandInterval is the least time between two rounds of probes while down, however
+	// demandInterval is the minimum time between two rounds of probes while down, however
 	// many callers bring credentials that have not been tried.
 	demandInterval = downInterval / 4
 	probeGrowth    = 1.5
 	probeJitter    = 0.2
 
-	// A question that has changed nothing is not asked again for holdInterval at
-	// first, which doubles to maxHold while requests go on failing, jitter included.
+	// After a question that changed nothing, further ones are held for holdInterval. That
+	// doubles with each such question, up to maxHold plus jitter, until a switch.
 	holdInterval = time.Second
 	maxHold      = 4 * time.Second
 )
 
-// needsWatchLocked reports whether endpoints have to be probed without traffic.
+// needsWatchLocked reports whether endpoints must be probed in the background.
 func (t *Transport) needsWatchLocked() bool {
 	return t.rule.NeedsWatch(t.cfg.ProbeInterval != never)
 }
 
-// wakeWatch has the watch look again at what there is to do.
+// wakeWatch makes the watch goroutine look at the state again.
 func (t *Transport) wakeWatch() {
 	select {
 	case t.wake <- struct{}{}:
@@ -42,13 +42,13 @@ func (t *Transport) wakeWatch() {
 	}
 }
 
-// watch probes whatever has to be probed without traffic: both endpoints while
-// down or pinned, the primary while the alternate is active, and the endpoint that was
-// left on weak evidence. It ends when nothing is left to watch.
+// watch probes in the background: both endpoints while down or pinned, the primary while the
+// alternate is active, and the endpoint that a provisional switch left. It returns when there
+// is nothing left to probe.
 func (t *Transport) watch() {
 	var st *state
 	var schedule *backoff.ExponentialBackOff
-	var due, began time.Time // of the next round, of the last one
+	var due, began time.Time // when the next round is due, and when the last one began
 	for {
 		t.mu.Lock()
 		now := t.state.Load()
@@ -63,7 +63,7 @@ func (t *Transport) watch() {
 		}
 		demanded := t.demanded
 		if demanded {
-			due = began.Add(demandInterval) // which is over, as a rule
+			due = began.Add(demandInterval) // usually in the past
 		}
 		t.mu.Unlock()
 
@@ -74,7 +74,7 @@ func (t *Transport) watch() {
 			case <-time.After(wait):
 			}
 		}
-		if !demanded && !t.mayProbe(st) { // another of the fleet does
+		if !demanded && !t.mayProbe(st) { // another member probes
 			t.mu.Lock()
 			if !st.down {
 				schedule.Reset()
@@ -98,8 +98,8 @@ func (t *Transport) watch() {
 	}
 }
 
-// nextProbeLocked returns when to probe next: as scheduled, or when the dwell is over
-// if nothing else is missing for a fail-back.
+// nextProbeLocked returns when to probe next: as scheduled, or at the end of the dwell if a
+// fail-back waits for nothing else.
 func (t *Transport) nextProbeLocked(st *state, schedule *backoff.ExponentialBackOff) time.Time {
 	due := time.Now().Add(schedule.NextBackOff())
 	switch {
@@ -124,16 +124,16 @@ func (t *Transport) schedule(st *state) *backoff.ExponentialBackOff {
 	return intervals(first, last, probeGrowth)
 }
 
-// intervals returns times that grow from first to last, jittered as probes are,
-// without an end.
+// intervals returns intervals without end that grow from first to last, with the jitter of
+// probes.
 func intervals(first, last time.Duration, growth float64) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(first), backoff.WithMaxInterval(last), backoff.WithMaxElapsedTime(0),
 		backoff.WithMultiplier(growth), backoff.WithRandomizationFactor(probeJitter))
 }
 
-// holdLocked returns for how long nothing is asked again after an answer that leaves
-// the traffic where it is. It grows until growth is nil again.
+// holdLocked returns how long to hold further questions after one that changed nothing. It
+// grows until a switch resets growth.
 func (t *Transport) holdLocked() time.Duration {
 	if t.growth == nil {
 		t.growth = intervals(holdInterval, maxHold, 2)
@@ -141,8 +141,7 @@ func (t *Transport) holdLocked() time.Duration {
 	return t.growth.NextBackOff()
 }
 
-// round probes once and acts on it. It reports whether the probes are good, so
-// that the next ones may follow soon.
+// round makes one round of probes and acts on it. Good: the next round may follow soon.
 func (t *Transport) round(st *state) (good bool) {
 	switch {
 	case st.down:
@@ -154,22 +153,22 @@ func (t *Transport) round(st *state) (good bool) {
 		}
 		return good
 	case st.provisional:
-		return t.tryReturn(st)
+		return t.tryUndo(st)
 	default:
 		return t.tryFailback(st)
 	}
 }
 
-// tryRecovery probes both endpoints while down, and lets the traffic go on at
-// the one that serves, the active one if both do. The latch does not apply:
-// there is nothing to move away from.
+// tryRecovery probes both endpoints while down. If one passes, it ends the outage there; the
+// active one is preferred. The latch does not apply, because the active endpoint does not
+// serve.
 func (t *Transport) tryRecovery(st *state) (good bool) {
 	found := t.probeBoth(t.ctx, st.active, time.Now(), func() bool { return false })
 	if t.ctx.Err() != nil {
 		return false
 	}
 	if found.Active == rule.Failed && found.Other != rule.Passed {
-		t.reportFailure(st.active, 1) // still
+		t.reportFailure(st.active, 1) // renews it
 	}
 	p := t.poolAfter(found)
 	t.mu.Lock()
@@ -177,21 +176,21 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	switch verdict {
 	case rule.Stay:
 		t.upLocked(p, found.whyStay(st.active)+found.addresses)
-	case rule.GoDown, rule.Move: // which may be objected to
+	case rule.GoDown, rule.Switch: // which may be refused
 		t.outage.faults = found.faults
-		if t.outage.untold && time.Since(t.outage.since) >= downTold {
-			t.tellDownLocked(st.active, verdict == rule.Move)
+		if t.outage.untold && time.Since(t.outage.since) >= downReported {
+			t.reportDownLocked(st.active, verdict == rule.Switch)
 		}
 	}
 	t.unlock()
 	if verdict == rule.Stay {
-		t.tellRecovery()
+		t.announceRecovery()
 	}
-	if verdict != rule.Move {
+	if verdict != rule.Switch {
 		return verdict == rule.Stay
 	}
 	to := st.active.other()
-	m := move{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
+	m := switchover{to: to, reason: fmt.Sprintf("of two endpoints that were down, the %v passes its probe first", to)}
 	m.provisional, m.abandon = found.Other == rule.PassedWeakly, true // the active endpoint has failed
 	var err error
 	if m.alone, err = t.reportFailure(st.active, t.quorum(to, found.faults[st.active].Definitive)); err == nil {
@@ -200,44 +199,44 @@ func (t *Transport) tryRecovery(st *state) (good bool) {
 	return t.reportRefusal(st, to, err)
 }
 
-// tryReturn goes back to the endpoint that was left on weak evidence, if that passes:
-// no dwell, latch or ManualFailback keeps the traffic where nothing proves that the
-// organization is served.
-func (t *Transport) tryReturn(st *state) (good bool) {
+// tryUndo undoes a provisional switch if the endpoint that was left passes its probe. Neither
+// dwell, latch nor ManualFailback prevents that, because nothing proves that the active
+// endpoint serves.
+func (t *Transport) tryUndo(st *state) (good bool) {
 	left := st.active.other()
 	if t.runProbe(t.ctx, left) != nil {
 		return false
 	}
-	t.takeBack(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
+	t.undoSwitch(st, fmt.Sprintf("the %v passes its probe, and the %v has not given a healthy answer", left, st.active), nil)
 	return true
 }
 
-// tried takes note of a fault of a request that was sent under st, where a move on weak
-// evidence has led the traffic. It was a trial: the first healthy answer confirms it, any
-// other one takes it back. It reports whether the traffic has left the endpoint.
-func (t *Transport) tried(st *state, f *Fault, own bool) (left bool) {
+// undoIfProvisional undoes the provisional switch that led to st, if there is one, because a
+// request under st met f. Own: the caller's own deadline has passed. It reports whether the
+// traffic has left the endpoint.
+func (t *Transport) undoIfProvisional(st *state, f *Fault, own bool) (left bool) {
 	if !st.provisional || own || f.Class == ClassLocal || f.Class == ClassCanceled || f.Class == ClassApplication || f.Endpoint != st.active {
 		return false
 	}
 	if t.state.Load().epoch == st.epoch {
-		t.takeBack(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
+		t.undoSwitch(st, fmt.Sprintf("the %v does not answer requests in good health", st.active), f)
 	}
 	return t.state.Load().active != st.active
 }
 
-// takeBack undoes the move on weak evidence that has led to st, unless that is
-// overtaken or the traffic is pinned. It is no switch that needs to be confirmed.
-func (t *Transport) takeBack(st *state, reason string, f *Fault) {
+// undoSwitch undoes the provisional switch that led to st, unless the state has changed. It
+// does not call Config.ConfirmSwitch.
+func (t *Transport) undoSwitch(st *state, reason string, f *Fault) {
 	p := t.newPool()
 	t.mu.Lock()
 	defer t.unlock()
-	if t.rule.MayTakeBack(rule.View{Epoch: st.epoch}) {
-		t.moveLocked(move{to: st.active.other(), reason: reason, fault: f, takesBack: true}, p, t.rule.TakeBack)
+	if t.rule.MayUndo(rule.View{Epoch: st.epoch}) {
+		t.switchLocked(switchover{to: st.active.other(), reason: reason, fault: f, undoes: true}, p, t.rule.Undo)
 	}
 }
 
-// tryFailback probes the primary and returns to it once it has passed Rise
-// times in a row and the alternate's dwell is over.
+// tryFailback probes the primary, and fails back once it has passed Rise times in a row and
+// the dwell is over.
 func (t *Transport) tryFailback(st *state) (good bool) {
 	err := t.runProbe(t.ctx, Primary)
 	t.countProbe(err == nil)
@@ -247,24 +246,23 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	case !t.readyToFailBack(st):
 		return true
 	default:
-		return t.reportRefusal(st, Primary, t.propose(t.ctx, st, move{to: Primary, reason: "the primary serves again"}, damping))
+		return t.reportRefusal(st, Primary, t.propose(t.ctx, st, switchover{to: Primary, reason: "the primary serves again"}, damping))
 	}
 }
 
-// reportRefusal takes note of what came of a proposal, and reports whether the traffic has
-// moved. The reason why it did not is told once.
+// reportRefusal reports why a proposed switch was refused, once for each reason. It returns
+// whether the switch was made.
 func (t *Transport) reportRefusal(st *state, to Endpoint, err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err != nil && !errors.Is(err, errOvertaken) && t.rule.Epoch == st.epoch && t.objection != err.Error() {
-		t.objection = err.Error()
+	if err != nil && !errors.Is(err, errOvertaken) && t.rule.Epoch == st.epoch && t.lastRefusal != err.Error() {
+		t.lastRefusal = err.Error()
 		t.emit(Event{Kind: EventSwitchRefused, From: st.active, To: to, Reason: err.Error()})
 	}
 	return err == nil
 }
 
-// readyToFailBack counts a good probe of the primary and reports whether it is time to
-// return there.
+// readyToFailBack counts a passed probe of the primary and reports whether to fail back.
 func (t *Transport) readyToFailBack(st *state) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -275,7 +273,7 @@ func (t *Transport) readyToFailBack(st *state) bool {
 }
 
 // primaryRisenLocked reports whether enough probes of the primary have passed in a row:
-// those made here, or by the fleet if it is this Transport's turn.
+// probes of this Transport, or of the fleet if it is this Transport's turn.
 func (t *Transport) primaryRisenLocked() bool {
 	return t.endpoints[Primary].breaker.state() == StateClosed || t.fleet.primaryRisen(t.cfg.Rise)
 }

@@ -121,18 +121,18 @@ func TestWhatIsTakenBack(t *testing.T) {
 		trial := transport.state.Load()
 		stale := *trial
 		stale.epoch--
-		transport.takeBack(&stale, "", nil)
+		transport.undoSwitch(&stale, "", nil)
 		assert.Same(t, trial, transport.state.Load())
 		transport.answered(trial, nil)
 		assert.False(t, transport.state.Load().provisional)
-		assert.False(t, transport.tried(trial, unansweredAt(Alternate), false))
+		assert.False(t, transport.undoIfProvisional(trial, unansweredAt(Alternate), false))
 		assert.Equal(t, Alternate, transport.state.Load().active)
 	})
 	synctest.Test(t, func(t *testing.T) {
 		transport := member(t, Config{Probe: (&probers{}).probe})
 		onTrial(transport)
 		transport.fleet.untold = false
-		transport.takeBack(transport.state.Load(), "", nil)
+		transport.undoSwitch(transport.state.Load(), "", nil)
 		assert.Equal(t, Primary, transport.state.Load().active)
 		assert.False(t, transport.fleet.untold)
 		transport.fleet = nil // there is no store to tell of the rest
@@ -203,7 +203,7 @@ func TestWhyTheTrafficStaysAway(t *testing.T) {
 			}
 			transport.mu.Lock()
 			transport.rule.Remember(time.Now(), moves)
-			transport.moveLocked(move{to: Alternate}, p, func(now time.Time) bool { return transport.rule.MoveTo(now, rule.Alternate, false) })
+			transport.switchLocked(switchover{to: Alternate}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, false) })
 			transport.unlock()
 			transport.endpoints[Primary].reset()
 			time.Sleep(row.stays)

@@ -61,7 +61,7 @@ func TestWhenTheNextProbeIsDue(t *testing.T) {
 		} {
 			transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, MinDwell: time.Minute})
 			transport.mu.Lock()
-			transport.rule.MoveTo(time.Now().Add(row.dwell-time.Minute), rule.Alternate, false)
+			transport.rule.SwitchTo(time.Now().Add(row.dwell-time.Minute), rule.Alternate, false)
 			if !row.risen {
 				transport.endpoints[Primary].trip()
 			}
@@ -105,16 +105,16 @@ func TestWhatUndoesAProvisionalSwitch(t *testing.T) {
 			transport := tellAll(t, Config{ProbeInterval: -1})
 			p := transport.newPool()
 			transport.locked(func() {
-				transport.moveLocked(move{to: Alternate, provisional: !row.settled}, p, func(now time.Time) bool {
-					return transport.rule.MoveTo(now, rule.Alternate, !row.settled)
+				transport.switchLocked(switchover{to: Alternate, provisional: !row.settled}, p, func(now time.Time) bool {
+					return transport.rule.SwitchTo(now, rule.Alternate, !row.settled)
 				})
 			})
 			st := transport.state.Load()
 			texts := transport.locked(func() {
 				transport.mu.Unlock()
 				defer transport.mu.Lock()
-				assert.Equal(t, row.ends, transport.tried(st, &row.f, row.own), name)
-				assert.Equal(t, row.ends, transport.tried(st, &row.f, row.own), "the traffic has left it: %s", name)
+				assert.Equal(t, row.ends, transport.undoIfProvisional(st, &row.f, row.own), name)
+				assert.Equal(t, row.ends, transport.undoIfProvisional(st, &row.f, row.own), "the traffic has left it: %s", name)
 			})
 			if row.ends {
 				require.Len(t, texts, 2, "once")
@@ -188,10 +188,10 @@ func TestWhenACallPauses(t *testing.T) {
 		"a change that is no judgement":  {then: func(r *Transport, _ context.CancelFunc, _ *question) { r.Pin(Primary) }, want: true, least: 50 * time.Millisecond, most: 150 * time.Millisecond, paid: 1},
 		"the caller gives up":            {then: func(_ *Transport, cancel context.CancelFunc, _ *question) { cancel() }, least: 10 * time.Millisecond, most: 10 * time.Millisecond, paid: 1},
 		"closed":                         {then: func(r *Transport, _ context.CancelFunc, _ *question) { r.Close() }, least: 10 * time.Millisecond, most: 10 * time.Millisecond, paid: 1},
-		"the traffic is to move":         {then: func(_ *Transport, _ context.CancelFunc, q *question) { q.move = true; close(q.done) }, want: true, least: 10 * time.Millisecond, most: 10 * time.Millisecond, paid: 1},
-		"it is to move, no budget":       {broke: true, then: func(_ *Transport, _ context.CancelFunc, q *question) { q.move = true; close(q.done) }, least: 50 * time.Millisecond, most: 150 * time.Millisecond},
+		"the traffic is to move":         {then: func(_ *Transport, _ context.CancelFunc, q *question) { q.toSwitch = true; close(q.done) }, want: true, least: 10 * time.Millisecond, most: 10 * time.Millisecond, paid: 1},
+		"it is to move, no budget":       {broke: true, then: func(_ *Transport, _ context.CancelFunc, q *question) { q.toSwitch = true; close(q.done) }, least: 50 * time.Millisecond, most: 150 * time.Millisecond},
 		"it is to stay":                  {then: func(_ *Transport, _ context.CancelFunc, q *question) { close(q.done) }, want: true, least: 50 * time.Millisecond, most: 150 * time.Millisecond, paid: 1},
-		"it is to move, but throttled":   {f: Fault{RetryAfter: time.Second}, throttled: true, then: func(_ *Transport, _ context.CancelFunc, q *question) { q.move = true; close(q.done) }, want: true, least: time.Second, most: time.Second, paid: 1},
+		"it is to move, but throttled":   {f: Fault{RetryAfter: time.Second}, throttled: true, then: func(_ *Transport, _ context.CancelFunc, q *question) { q.toSwitch = true; close(q.done) }, want: true, least: time.Second, most: time.Second, paid: 1},
 		"a deadline that is just enough": {deadline: 150 * time.Millisecond, want: true, least: 50 * time.Millisecond, most: 150 * time.Millisecond, paid: 1},
 	} {
 		t.Run(name, func(t *testing.T) {

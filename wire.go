@@ -13,21 +13,20 @@ import (
 	"time"
 )
 
-// This file watches a request on its way through net/http, which may send it
-// several times within one RoundTrip: over HTTP/1.1 if nothing of it was written, or
-// if it is a read; over HTTP/2 also if the server has reset its stream, as long as
-// there is a GetBody or no body. A server may do the latter after it has carried the
-// request out.
+// This file watches a request on its way through net/http, which may send it several times
+// within one RoundTrip: over HTTP/1.1 if nothing of it was written, or if it is a read; over
+// HTTP/2 also if the server has reset its stream, provided there is a GetBody or no body. A
+// server may reset the stream after it has carried out the request.
 
-// protocol is that of the connections to an endpoint, as far as it is known.
+// protocol is the HTTP version of the last connection to an endpoint, if that is known.
 type protocol struct{ version atomic.Uint32 }
 
-// speaksHTTP1 and speaksHTTP2 report whether the last connection did. Both are false
-// as long as there was none.
+// speaksHTTP1 and speaksHTTP2 report whether the last connection did. Both are false before
+// there is one.
 func (p *protocol) speaksHTTP1() bool { return p.version.Load() == 1 }
 func (p *protocol) speaksHTTP2() bool { return p.version.Load() == 2 }
 
-// learn takes note of the version that a connection speaks.
+// learn records the version of a connection.
 func (p *protocol) learn(http2 bool) {
 	now := uint32(1)
 	if http2 {
@@ -38,47 +37,49 @@ func (p *protocol) learn(http2 bool) {
 	}
 }
 
-// speaksOnlyHTTP2 reports whether base speaks HTTP/2 over connections without TLS.
-// Of others, the handshake tells.
+// speaksOnlyHTTP2 reports whether base always speaks HTTP/2 to URLs of the scheme, which is only
+// known without TLS: else, the handshake decides.
 func speaksOnlyHTTP2(base *http.Transport, scheme string) bool {
 	p := base.Protocols
 	return scheme == "http" && p != nil && p.UnencryptedHTTP2() && !p.HTTP1()
 }
 
-// sendWatch watches a request on its way: writes, of which it has to be known whether
-// they were sent, and what AttemptTimeout bounds. A nil sendWatch watches nothing.
+// sendWatch watches the request of one attempt: how much of it was sent, which must be known of
+// writes, and AttemptTimeout. A nil sendWatch watches nothing.
 type sendWatch struct {
 	trace       httptrace.ClientTrace
 	seen        atomic.Uint32           // marks, see below
 	state       atomic.Uint32           // watchOpen, watchEnded or watchTimedOut
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
-	timeout     time.Duration           // until the headers have to be there, 0 for ever
+	timeout     time.Duration           // of the wait for the headers; 0: none
 	endpoint    *endpoint
-	address     net.Addr  // that the last connection leads to
+	address     net.Addr  // of the last connection
 	protocol    *protocol // of the endpoint
 	connections *connections
-	underway    underway // of a write
+	underway    underway      // of a write
+	body        io.ReadCloser // see unread
 
-	// What must not be repeated in doubt is sent in a form that net/http does not
+	// A request that must not be repeated in doubt is sent in a form that net/http does not
 	// repeat by itself.
 	once     bool // it must not be repeated in doubt
-	rewinds  bool // Base may have GetBody
-	hollow   bool // in place of no body, it has one of no bytes
-	notTwice bool // it has no body, and is stopped at the second try over HTTP/2
+	rewinds  bool // Base may get its GetBody
+	hollow   bool // it has no body, and gets one of no bytes
+	notTwice bool // it has no body, and is canceled when net/http tries it again over HTTP/2
 
-	timed   bool // nothing but its time is watched
-	givesUp bool // it can be given up where nobody answers, see waits
+	timed   bool // only AttemptTimeout is watched
+	givesUp bool // it is a read that may be abandoned, see waits
 }
 
 // Marks of a sendWatch.
 const (
 	sawGetConn = 1 << iota // Base asked for a connection
-	sawGotConn             // and got one
-	sawDial                // and has begun to make one
+	sawGotConn             // Base got one
+	sawDial                // Base has begun to dial one
 	sawHeaders             // the headers were written to the connection
-	sawHTTP2               // which speaks HTTP/2
-	sawReuse               // and was used before
-	sawEarlier             // a connection before it may have delivered the request
+	sawHTTP2               // the connection speaks HTTP/2
+	sawReuse               // the connection was used before
+	sawEarlier             // an earlier connection may have delivered the request
+	bodyUnread             // nobody has begun to read the body, see unread
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -90,10 +91,10 @@ func (w *sendWatch) plan(req *http.Request, once bool) {
 	case !once:
 	case !bodyless(req):
 		w.rewinds = w.protocol.speaksHTTP1() && w.connections.direct
-	case isReadMethod(req.Method): // net/http looks into such bodies before it sends them over HTTP/1
+	case isReadMethod(req.Method): // over HTTP/1, net/http finds that such a body is empty
 		w.hollow = !w.protocol.speaksHTTP2()
 		w.notTwice = !w.hollow
-	default: // proxies hand it on without a length, which some servers want a type for
+	default: // over HTTP/2 the body has no length, and then some servers require a Content-Type
 		w.hollow = w.protocol.speaksHTTP2() && valueOf(req.Header, "Content-Type") != ""
 		w.notTwice = !w.hollow
 	}
@@ -101,7 +102,7 @@ func (w *sendWatch) plan(req *http.Request, once bool) {
 
 func bodyless(req *http.Request) bool { return req.Body == nil || req.Body == http.NoBody }
 
-// context returns the context to send the request with.
+// context returns the context of the request.
 func (w *sendWatch) context(ctx context.Context, timeout time.Duration) context.Context {
 	if timeout > 0 || w.notTwice || w.givesUp {
 		ctx, w.cancel = context.WithCancelCause(ctx)
@@ -117,7 +118,7 @@ func (w *sendWatch) context(ctx context.Context, timeout time.Duration) context.
 		w.trace.DNSStart = func(httptrace.DNSStartInfo) { w.dialing() }
 		w.trace.ConnectStart = func(string, string) { w.dialing() }
 	}
-	return httptrace.WithClientTrace(ctx, &w.trace) // which calls the caller's hooks as well
+	return httptrace.WithClientTrace(ctx, &w.trace) // the caller's hooks are called, too
 }
 
 func (w *sendWatch) getConn(string) {
@@ -152,28 +153,29 @@ func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	w.seen.Or(marks)
 }
 
-// remoteAddr returns where a connection leads, nil if it does not know, or if there is none:
-// net/http does not ask, and what the program's own dialer has made up may have no answer.
+// remoteAddr returns the remote address of a connection, or nil. A connection of the program's
+// own dialer may panic, because net/http never asks for the address.
 func remoteAddr(conn net.Conn) (address net.Addr) {
 	defer func() { _ = recover() }()
 	return conn.RemoteAddr()
 }
 
-// tryAgain takes note, as net/http turns to a connection, of the one before it. Over
-// HTTP/1.1 it repeats a write only if nothing of it has left.
+// tryAgain is called when net/http turns to another connection. It records whether the one
+// before may have delivered the request: over HTTP/1.1, net/http repeats a write only if nothing
+// of it was sent.
 func (w *sendWatch) tryAgain() {
 	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) {
 		w.seen.Or(sawEarlier)
 		if w.notTwice && w.cancel != nil {
-			w.cancel(errMayBeDone) // net/http looks at the context once more before it writes
+			w.cancel(errMayBeDone) // net/http checks the context before it writes
 		}
 	}
 	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse))
 }
 
-// rewind returns the GetBody that Base may have: one that fails when net/http means to
-// repeat what may have been carried out, as it does if an endpoint that spoke HTTP/1
-// turns to HTTP/2.
+// rewind returns the GetBody for Base, nil if Base must not have one. It fails once the request
+// may have been carried out: net/http would repeat it if an endpoint changes from HTTP/1 to
+// HTTP/2.
 func (w *sendWatch) rewind(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
 	switch {
 	case w == nil || !w.once || getBody == nil:
@@ -197,7 +199,7 @@ const (
 	watchTimedOut
 )
 
-// errAttemptTimeout is the cause of an attempt that AttemptTimeout has ended.
+// errAttemptTimeout is the error of an attempt that AttemptTimeout has ended.
 var errAttemptTimeout = attemptTimeout{}
 
 type attemptTimeout struct{}
@@ -206,7 +208,7 @@ func (attemptTimeout) Error() string   { return "no response headers within Atte
 func (attemptTimeout) Timeout() bool   { return true }
 func (attemptTimeout) Temporary() bool { return true }
 
-// roundTrip sends the request through base, in the time it has.
+// roundTrip sends the request over base, within AttemptTimeout.
 func (w *sendWatch) roundTrip(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 	if w == nil || w.cancel == nil {
 		return exchange(base, req)
@@ -223,7 +225,7 @@ func (w *sendWatch) roundTrip(base http.RoundTripper, req *http.Request) (*http.
 	timedOut := !w.state.CompareAndSwap(watchOpen, watchEnded)
 	switch {
 	case timedOut && (err == nil || errors.Is(err, context.Canceled)):
-		if resp != nil && resp.Body != nil { // timed out as the headers came: the body is lost
+		if resp != nil && resp.Body != nil { // the headers came too late: the context has ended, and with it the body
 			resp.Body.Close()
 		}
 		return nil, errAttemptTimeout // over HTTP/2, net/http does not return the cause
@@ -233,13 +235,14 @@ func (w *sendWatch) roundTrip(base http.RoundTripper, req *http.Request) (*http.
 	return resp, err
 }
 
-// exchange has base send the request. What comes back is a response or an error.
+// exchange sends the request over base. It returns either a response or an error, even if base
+// does not.
 func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 	resp, err := base.RoundTrip(req)
 	switch err = realError(err); {
 	case resp == nil && err == nil:
 		return nil, errNoResult
-	case resp != nil && err != nil: // http.Client goes by the error, too
+	case resp != nil && err != nil: // like http.Client, go by the error
 		if resp.Body != nil {
 			resp.Body.Close()
 		}
@@ -251,7 +254,7 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 	return resp, err
 }
 
-// sayPlainHTTP returns err, as a plainHTTP if it is that of a handshake answered in HTTP.
+// sayPlainHTTP returns err, wrapped in a plainHTTP if a TLS handshake was answered in HTTP.
 func sayPlainHTTP(err error) error {
 	var record tls.RecordHeaderError
 	if errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {
@@ -260,8 +263,9 @@ func sayPlainHTTP(err error) error {
 	return err
 }
 
-// plainHTTP is the error of a TLS handshake that was answered in HTTP. http.Client returns
-// [http.ErrSchemeMismatch] for it, but looks into no error of another type.
+// plainHTTP is the error of a TLS handshake that was answered in HTTP. It is
+// [http.ErrSchemeMismatch], which http.Client returns only if it gets a tls.RecordHeaderError
+// itself.
 type plainHTTP struct{ error }
 
 func (plainHTTP) Error() string        { return http.ErrSchemeMismatch.Error() }
@@ -271,8 +275,8 @@ func (e plainHTTP) Unwrap() error      { return e.error }
 // errTwoResults is part of the fault of a [http.RoundTripper] that breaks its contract.
 var errTwoResults = errors.New("failover: round tripper returned both a response and an error")
 
-// canceler returns what ends the context of the request once its answer was read,
-// nil if it has none of its own.
+// canceler returns the function that ends the context of the request, nil if that is the
+// caller's.
 func (w *sendWatch) canceler() context.CancelCauseFunc {
 	if w == nil {
 		return nil
@@ -280,15 +284,15 @@ func (w *sendWatch) canceler() context.CancelCauseFunc {
 	return w.cancel
 }
 
-// release ends the context of the request.
+// release ends the context of the request, unless that is the caller's.
 func (w *sendWatch) release() {
 	if w != nil && w.cancel != nil {
 		w.cancel(nil)
 	}
 }
 
-// delivery corrects what an error alone says about the request. alive: nobody has
-// ended the attempt; what was written by then is not known when somebody does.
+// delivery corrects the Delivery that follows from err alone. Alive: neither the caller nor the
+// Transport has ended the attempt; otherwise it is not known how much was written.
 func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 	switch {
 	case w == nil:
@@ -299,35 +303,35 @@ func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 		return Refused
 	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
-	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
+	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && (w.connections.direct || w.saw(bodyUnread)):
 		return NotSent
 	case d == NotSent && w.saw(sawGotConn) && (w.saw(sawHeaders) || !w.connections.direct):
-		return Unknown // err is not about this connection; and a Base that tries twice may have sent the first time
+		return Unknown // err is about another connection, or Base tries again and has sent the first try
 	default:
 		return d
 	}
 }
 
-// waited reports whether the attempt has ended in the queue for a connection, while
-// none was being made for it.
+// waited reports whether the attempt ended while it queued for a connection, and none was being
+// dialed for it.
 func (w *sendWatch) waited() bool {
 	return w != nil && w.connections.limited && w.connections.tells.Load() && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.saw(sawDial)
 }
 
-// connections is what is known about those of Base.
+// connections is what is known about the connections of Base.
 type connections struct {
-	// direct: requests go to an *http.Transport, whose hooks and errors are about the
-	// whole of an attempt.
+	// direct: Base is an *http.Transport without Instrument, whose hooks and errors tell all
+	// about an attempt.
 	direct bool
-	// limited: Base makes requests wait for one of a limited number of connections.
+	// limited: Base limits the number of connections, so requests may queue for one.
 	limited bool
-	// silent: Base hands connections to a protocol of the program's own, which calls no
+	// silent: Base passes connections to a protocol of the program's own, which calls no
 	// hooks.
 	silent bool
-	tells  atomic.Bool // its dialer tells when it begins
+	tells  atomic.Bool // its dialer calls hooks
 }
 
-// knowBase takes note of what is known about Base from the start.
+// knowBase sets what is known about Base from the start.
 func (t *Transport) knowBase() {
 	base, ok := t.base.(*http.Transport)
 	if !ok {
@@ -344,17 +348,34 @@ func (t *Transport) knowBase() {
 	}
 }
 
-// hollow is a body of no bytes that net/http does not know as such: it repeats
-// requests without a body.
+// hollow is a body of no bytes. net/http does not know that it is empty, so it does not repeat
+// the request as one without a body.
 type hollow struct{}
 
 func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
 func (hollow) Close() error             { return nil }
 
-// goneAway reports whether err is that of net/http for a request without GetBody
-// that a GOAWAY has left out, which proves the same whatever its code is (RFC 9113,
-// section 6.8). It has no type; if its text should ever be another one, the outcome is
-// unknown.
+// unread returns body as one that tells when it is read. It is for a Base that is not an
+// http.Transport: its hooks may be about one try of several, but none has delivered a
+// request with a body that nobody has read.
+func (w *sendWatch) unread(body io.ReadCloser) io.ReadCloser {
+	w.seen.Or(bodyUnread)
+	w.body = body
+	return (*unreadBody)(w)
+}
+
+type unreadBody sendWatch
+
+func (b *unreadBody) Read(p []byte) (int, error) {
+	b.seen.And(^uint32(bodyUnread))
+	return b.body.Read(p)
+}
+
+func (b *unreadBody) Close() error { return b.body.Close() }
+
+// goneAway reports whether err is net/http's error for a request without GetBody that a GOAWAY
+// has excluded, which proves that it was not carried out (RFC 9113, section 6.8). The error has
+// no type. If its text ever changes, the write is in doubt instead.
 func goneAway(err error) bool {
 	for next := err; next != nil; next = errors.Unwrap(next) {
 		err = next
@@ -363,10 +384,8 @@ func goneAway(err error) bool {
 		" after Request.Body was written; define Request.GetBody to avoid this error"
 }
 
-// What net/http refuses to send at all is the mistake of the caller.
-
-// sendable reports whether net/http can send the request at all, over HTTP/2 or
-// HTTP/1.1.
+// sendable reports whether net/http can send the request. If it cannot, that is the caller's
+// mistake and no fault of the endpoint.
 func sendable(req *http.Request, http2 bool) bool {
 	if !isToken(req.Method) && req.Method != "" || req.URL.Host == "" || req.Header == nil || !validHeader(req.Header) || !validHeader(req.Trailer) {
 		return false
@@ -374,21 +393,21 @@ func sendable(req *http.Request, http2 bool) bool {
 	if http2 && aboutConnection(req.Header) {
 		return false
 	}
-	bare := req.WithContext(context.Background()) // its trace is not to be told of this
+	bare := req.WithContext(context.Background()) // without the caller's trace
 	if bare.Body = nil; !bodyless(req) {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
-	return bare.Write(io.Discard) == nil // which looks at host, path, length and trailer
+	return bare.Write(io.Discard) == nil // checks host, path, length and trailer
 }
 
-// tooLong reports whether err is that of net/http for headers that are longer than the
-// endpoint has said that it takes over HTTP/2. It has no type.
+// tooLong reports whether err is net/http's error for headers longer than the endpoint's HTTP/2
+// limit. The error has no type.
 func tooLong(err error) bool {
 	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
-// aboutConnection reports whether a request has header fields about the connection
-// that net/http does not send over HTTP/2 (RFC 9113, section 8.2.2).
+// aboutConnection reports whether a request has connection-specific header fields that net/http
+// does not send over HTTP/2 (RFC 9113, section 8.2.2).
 func aboutConnection(h http.Header) bool {
 	connection, transfer := strings.ToLower(valueOf(h, "Connection")), valueOf(h, "Transfer-Encoding")
 	return valueOf(h, "Upgrade") != "" || transfer != "" && transfer != "chunked" ||
@@ -409,8 +428,8 @@ func validHeader(h http.Header) bool {
 	return true
 }
 
-// validHeaderValue reports whether net/http sends a header field of that value
-// (RFC 9110, section 5.5).
+// validHeaderValue reports whether net/http sends a header field with that value (RFC 9110,
+// section 5.5).
 func validHeaderValue(value string) bool {
 	for i := range len(value) {
 		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
@@ -420,8 +439,8 @@ func validHeaderValue(value string) bool {
 	return true
 }
 
-// isToken reports whether s can be a method or the name of a header field
-// (RFC 9110, section 5.6.2).
+// isToken reports whether s can be a method or the name of a header field (RFC 9110, section
+// 5.6.2).
 func isToken(s string) bool {
 	for i := range len(s) {
 		c := s[i]

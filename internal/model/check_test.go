@@ -28,12 +28,12 @@ func (m *model) observe(e failover.Event) {
 		m.made[e.Reason] = true
 		m.checkSwitch(e)
 		next.active, next.generation, next.down = e.To, e.Generation, false
-		if takesBack(e) {
+		if undoes(e) {
 			m.dwells = m.dwelt
 		} else {
 			m.dwelt, m.dwells = m.dwells, e.Time
 		}
-		if n := len(m.switches); !takesBack(e) {
+		if n := len(m.switches); !undoes(e) {
 			m.switches = append(m.switches, e.Time)
 		} else if n > 0 && m.switches[n-1].Equal(m.switched) {
 			m.switches = m.switches[:n-1] // the switch and its undoing cancel out
@@ -94,8 +94,8 @@ func (m *model) checkTrip(e failover.Event) {
 	}
 }
 
-// takesBack reports whether a switch undoes a provisional one.
-func takesBack(e failover.Event) bool {
+// undoes reports whether a switch undoes a provisional one.
+func undoes(e failover.Event) bool {
 	return refutes(e) || strings.HasSuffix(e.Reason, "has not given a healthy answer")
 }
 
@@ -120,7 +120,7 @@ func (m *model) checkSwitch(e failover.Event) {
 		}
 		return
 	}
-	back := takesBack(e)
+	back := undoes(e)
 	if !refutes(e) && !m.found(e.To, good, weak) {
 		m.fail("switch to the %v, which did not pass a probe", e.To)
 	}

@@ -57,14 +57,14 @@ func TestFindingsAreFreshForAWhile(t *testing.T) {
 // What a history of switches means, in hours and minutes.
 func TestDwellAndLatch(t *testing.T) {
 	t.Parallel()
-	limits := Limits{MinDwell: 10 * time.Minute, Damping: time.Hour, FenceDamping: time.Minute, MaxMoves: 4, Keep: 6}
+	limits := Limits{MinDwell: 10 * time.Minute, Damping: time.Hour, FenceDamping: time.Minute, MaxSwitches: 4, Keep: 6}
 	for _, row := range []struct {
 		name    string
 		minutes []int // when the switches were made, the last at 0
 		dwell   int
 		latched bool
 	}{
-		{"one move", []int{0}, 10, false},
+		{"one switch", []int{0}, 10, false},
 		{"the second within the hour", []int{-30, 0}, 20, false},
 		{"the third", []int{-59, -30, 0}, 40, false},
 		{"the hour is the most", []int{-59, -40, -30, 0}, 60, true},
@@ -74,10 +74,10 @@ func TestDwellAndLatch(t *testing.T) {
 		r := Rule{Limits: limits, View: View{Active: Alternate}}
 		now := time.Unix(1e9, 0)
 		latched := false
-		var moves []time.Time
+		var switches []time.Time
 		for _, m := range row.minutes {
-			moves = append(moves, now.Add(time.Duration(m)*time.Minute))
-			latched = r.MoveTo(moves[len(moves)-1], Alternate, false)
+			switches = append(switches, now.Add(time.Duration(m)*time.Minute))
+			latched = r.SwitchTo(switches[len(switches)-1], Alternate, false)
 		}
 		home := now.Add(time.Duration(row.dwell) * time.Minute)
 		if got := r.DwellUntil(); !got.Equal(home) {
@@ -86,27 +86,27 @@ func TestDwellAndLatch(t *testing.T) {
 		if r.MayReturn(home.Add(-1), r.View, true) || !r.MayReturn(home, r.View, true) {
 			t.Errorf("%s: not home when the dwell is over", row.name)
 		}
-		if latched != row.latched || r.Latched(now) != row.latched || (r.MayMove(now, r.View, time.Hour) == ErrLatched) != row.latched {
+		if latched != row.latched || r.Latched(now) != row.latched || (r.MaySwitch(now, r.View, time.Hour) == ErrLatched) != row.latched {
 			t.Errorf("%s: latched: %v", row.name, latched)
 		}
-		if r.MayMove(now, r.View, time.Minute) != nil {
-			t.Errorf("%s: a fence moves nothing", row.name)
+		if r.MaySwitch(now, r.View, time.Minute) != nil {
+			t.Errorf("%s: a fence switches nothing", row.name)
 		}
-		if again := r.MoveTo(now, Primary, false); row.latched && again {
+		if again := r.SwitchTo(now, Primary, false); row.latched && again {
 			t.Errorf("%s: latched a second time", row.name)
 		}
 		fleet := Rule{Limits: limits, View: View{Active: Alternate, Since: now.Add(time.Hour)}}
-		if got := fleet.Remember(now, moves); got != row.latched || fleet.Remember(now, fleet.moves) {
+		if got := fleet.Remember(now, switches); got != row.latched || fleet.Remember(now, fleet.switches) {
 			t.Errorf("%s: latched by a fleet: %v", row.name, got)
 		}
 		if got := fleet.DwellUntil(); !got.Equal(home) {
 			t.Errorf("%s: the fleet goes home after %v", row.name, got.Sub(now))
 		}
 	}
-	for moves := range 3 {
+	for switches := range 3 {
 		r := Rule{Limits: Limits{MinDwell: 2 * time.Hour, Damping: time.Hour, Keep: 9}}
-		for range moves {
-			r.MoveTo(time.Unix(1e9, 0), Alternate, false)
+		for range switches {
+			r.SwitchTo(time.Unix(1e9, 0), Alternate, false)
 		}
 		if r.DwellUntil() != r.Since.Add(2*time.Hour) {
 			t.Error("MinDwell is shortened, or longer than it has to be")
@@ -118,32 +118,32 @@ func TestDwellAndLatch(t *testing.T) {
 // the next one.
 func TestProvisionalSwitches(t *testing.T) {
 	t.Parallel()
-	r := Rule{Limits: Limits{Damping: 30 * time.Minute, MaxMoves: 3, Keep: 9, TrialPause: 5 * time.Minute}}
+	r := Rule{Limits: Limits{Damping: 30 * time.Minute, MaxSwitches: 3, Keep: 9, ProvisionalPause: 5 * time.Minute}}
 	now := time.Unix(1e9, 0)
-	r.MoveTo(now, Alternate, false)
-	r.MoveTo(now, Primary, false)
+	r.SwitchTo(now, Alternate, false)
+	r.SwitchTo(now, Primary, false)
 	for i, pause := range append([]time.Duration{5, 10, 20}, slices.Repeat([]time.Duration{30}, 99)...) {
 		began := now.Add(time.Duration(i) * time.Second)
-		r.MoveTo(began, Alternate, true)
-		if r.TakeBack(began.Add(1)) || r.Active != Primary || r.Provisional || len(r.Moves()) != 2 || r.Latched(now) {
-			t.Errorf("trial %d: %+v after it", i, r)
+		r.SwitchTo(began, Alternate, true)
+		if r.Undo(began.Add(1)) || r.Active != Primary || r.Provisional || len(r.Switches()) != 2 || r.Latched(now) {
+			t.Errorf("provisional switch %d: %+v after it", i, r)
 		}
 		if pause *= time.Minute; r.Weigh(began.Add(pause), PassedWeakly) != Inconclusive || r.Weigh(began.Add(pause+1), PassedWeakly) != PassedWeakly {
-			t.Errorf("trial %d: the next one is not tried after %v", i, pause)
+			t.Errorf("provisional switch %d: the next one is not tried after %v", i, pause)
 		}
 		if r.Weigh(began, Passed) != Passed || r.Weigh(began, Failed) != Failed {
-			t.Error("a trial that has failed says something about what passes or fails")
+			t.Error("a provisional switch that has failed says something about what passes or fails")
 		}
 		r.Healthy(began, r.Epoch, 0) // of the endpoint that was returned to: confirms nothing
 	}
-	r.MoveTo(now, Alternate, true)
+	r.SwitchTo(now, Alternate, true)
 	r.Healthy(now, r.Epoch, 0)
-	r.MoveTo(now, Primary, false)
-	r.MoveTo(now.Add(time.Second), Alternate, true)
-	before := len(r.Moves())
-	r.Remember(now, r.Moves()[:before-1]) // from a fleet that does not know of the provisional switch
-	if r.TakeBack(now.Add(time.Second)); len(r.Moves()) != before-1 || r.Weigh(now.Add(5*time.Minute+time.Second), PassedWeakly) != PassedWeakly {
-		t.Error("a trial that was confirmed counts, or the moves of a fleet do not")
+	r.SwitchTo(now, Primary, false)
+	r.SwitchTo(now.Add(time.Second), Alternate, true)
+	before := len(r.Switches())
+	r.Remember(now, r.Switches()[:before-1]) // from a fleet that does not know of the provisional switch
+	if r.Undo(now.Add(time.Second)); len(r.Switches()) != before-1 || r.Weigh(now.Add(5*time.Minute+time.Second), PassedWeakly) != PassedWeakly {
+		t.Error("a provisional switch that was confirmed counts, or the switches of a fleet do not")
 	}
 }
 
@@ -157,11 +157,11 @@ func TestMovesThatAreRemembered(t *testing.T) {
 	}
 	r.Remember(theirs[4], theirs)
 	theirs[4] = time.Time{}
-	if m := r.Moves(); len(m) != 3 || m[0] != time.Unix(2, 0) || m[2] != time.Unix(4, 0) {
+	if m := r.Switches(); len(m) != 3 || m[0] != time.Unix(2, 0) || m[2] != time.Unix(4, 0) {
 		t.Error(m)
 	}
-	r.MoveTo(time.Unix(5, 0), Alternate, false)
-	if m := r.Moves(); len(m) != 3 || m[0] != time.Unix(3, 0) || m[2] != time.Unix(5, 0) {
+	r.SwitchTo(time.Unix(5, 0), Alternate, false)
+	if m := r.Switches(); len(m) != 3 || m[0] != time.Unix(3, 0) || m[2] != time.Unix(5, 0) {
 		t.Error(m)
 	}
 }

@@ -25,18 +25,18 @@ func finds() (list []Findings) {
 			list = append(list, f)
 			switch active {
 			case Passed:
-				alive, moved := f, f
-				alive.Alive, moved.Moved = true, true
+				alive, switched := f, f
+				alive.Alive, switched.NewAddress = true, true
 				late := f
 				late.Other = Pending // needed after all, because of another kind of evidence
-				list = append(list, alive, moved, late)
+				list = append(list, alive, switched, late)
 			case PassedWeakly:
-				f.Moved = true
+				f.NewAddress = true
 				list = append(list, f)
 			case Inconclusive: // trouble of this machine
 				f.Reached = false
 				list = append(list, f)
-				f.Alive, f.Moved = false, true
+				f.Alive, f.NewAddress = false, true
 				list = append(list, f)
 			}
 		}
@@ -50,14 +50,14 @@ func allSteps() []step {
 		{"Unpin", true, func(w *world) (string, bool) {
 			w.r.Unpin()
 			w.ghost = nil
-			return complain(w.r.Pinned && !w.r.Closed || len(w.r.moves) > 0, "pinned for ever, or latched after a hand has cleared that"), true
+			return complain(w.r.Pinned && !w.r.Closed || len(w.r.switches) > 0, "pinned for ever, or latched after a hand has cleared that"), true
 		}},
 		{"Close", true, func(w *world) (string, bool) {
 			w.r.Close()
 			return complain(!w.r.Closed || w.r.asking, "open after Close"), true
 		}},
-		{"the move is confirmed", false, confirmed},
-		{"the move is vetoed", false, func(w *world) (string, bool) {
+		{"the switch is confirmed", false, confirmed},
+		{"the switch is vetoed", false, func(w *world) (string, bool) {
 			if !w.proposed {
 				return "", false
 			}
@@ -103,7 +103,7 @@ func seen(w *world, old uint64, e Evidence) (string, bool) {
 		return "", false
 	}
 	before := w.r
-	before.moves = nil
+	before.switches = nil
 	switch answer := w.r.See(w.now, w.r.Epoch-old, e); {
 	case answer != Ignore && old > 0:
 		return "evidence from before a judgement counts", true
@@ -140,10 +140,10 @@ func concluded(w *world, f Findings) (string, bool) {
 	}
 	before := w.r
 	v, renewed := w.r.Conclude(w.now, w.r.question, f, hold)
-	decides, definite := before.evidence.Decides || f.Moved && f.Active == Passed, before.evidence.Kinds&Fenced != 0
+	decides, definite := before.evidence.Decides || f.NewAddress && f.Active == Passed, before.evidence.Kinds&Fenced != 0
 	passes := f.Other == Passed && (definite || f.Active == Failed) || f.Other == PassedWeakly && f.Active == Failed
 	switch {
-	case v != Move && w.r.asking:
+	case v != Switch && w.r.asking:
 		return "a question never ends", true
 	case renewed != (w.r.Epoch != before.Epoch):
 		return "a renewal is not told", true
@@ -151,20 +151,20 @@ func concluded(w *world, f Findings) (string, bool) {
 		return "an early question decides", true
 	case !decides:
 		kept, ok := w.r.Kept(w.now)
-		if moves := Judge(false, f) == Move; moves && !(ok && kept == f) || !moves && w.r.keptAt != before.keptAt {
-			return "an early question that says move is lost, or another one is kept", true
+		if switches := Judge(false, f) == Switch; switches && !(ok && kept == f) || !switches && w.r.keptAt != before.keptAt {
+			return "an early question that says switch is lost, or another one is kept", true
 		}
 		if w.asks(Evidence{Kinds: before.evidence.Kinds}) {
 			return "an early question is asked again at once", true
 		}
-		moved := w.r
-		moved.MoveTo(w.now, w.r.Active.Other(), false)
-		if _, ok := moved.Kept(w.now); ok {
+		switched := w.r
+		switched.SwitchTo(w.now, w.r.Active.Other(), false)
+		if _, ok := switched.Kept(w.now); ok {
 			return "what was found before a judgement is kept", true
 		}
 	case v == Undecided:
 		return "a question that decides has no verdict", true
-	case (v == Move) != passes:
+	case (v == Switch) != passes:
 		return "the other side's answer is not the arbiter", true
 	case (v == GoDown) != (!passes && f.Active == Failed), v == GoDown != (w.r.Down && !before.Down):
 		return "down without two sides that fail, or not down with them", true
@@ -179,8 +179,8 @@ func concluded(w *world, f Findings) (string, bool) {
 	case v == Stay && before.evidence.Kinds != Slow && w.r.See(w.now, w.r.Epoch, Evidence{Kinds: before.evidence.Kinds, Decides: true}) != Ignore:
 		return "a false alarm is not held", true
 	}
-	if v == Move {
-		if w.r.MayMove(w.now, w.r.View, w.memory(definite)) != nil {
+	if v == Switch {
+		if w.r.MaySwitch(w.now, w.r.View, w.window(definite)) != nil {
 			w.r.Refuse(w.now, w.r.question, hold)
 			return "", true
 		}
@@ -196,20 +196,20 @@ func confirmed(w *world) (string, bool) {
 	}
 	w.proposed = false
 	q, e := w.r.Question()
-	memory := w.memory(e.Kinds&Fenced != 0)
-	if w.r.Memory(e.Definite()) != memory {
-		return "other moves count than those that should", true
+	window := w.window(e.Kinds&Fenced != 0)
+	if w.r.Window(e.Definite()) != window {
+		return "other switches count than those that should", true
 	}
-	if w.r.MayMove(w.now, w.r.View, memory) != nil {
+	if w.r.MaySwitch(w.now, w.r.View, window) != nil {
 		w.r.Refuse(w.now, q, hold)
 		return "", true
 	}
-	w.r.MoveTo(w.now, w.r.Active.Other(), w.weak)
-	if memory != w.r.FenceDamping {
+	w.r.SwitchTo(w.now, w.r.Active.Other(), w.weak)
+	if window != w.r.FenceDamping {
 		w.remember()
 	}
 	if w.r.Provisional != w.weak {
-		return "a move on weak evidence is not provisional, or another one is", true
+		return "a switch on weak evidence is not provisional, or another one is", true
 	}
 	return "", true
 }
@@ -243,9 +243,9 @@ func overtaken(w *world) (string, bool) {
 	switch {
 	case w.r.View != before.View || w.r.asking != before.asking || w.r.heldUntil != before.heldUntil || w.r.keptAt != before.keptAt:
 		return "what was overtaken changes something", true
-	case w.r.MayMove(w.now, late, 0) == nil || w.r.MayMove(w.now, flipped, 0) == nil:
-		return "a proposal from before a change moves", true
-	case w.r.MayReturn(w.now, late, true) || w.r.MayTakeBack(late):
+	case w.r.MaySwitch(w.now, late, 0) == nil || w.r.MaySwitch(w.now, flipped, 0) == nil:
+		return "a proposal from before a change switches", true
+	case w.r.MayReturn(w.now, late, true) || w.r.MayUndo(late):
 		return "a return from before a change", true
 	}
 	return "", true
@@ -259,9 +259,9 @@ func recovered(w *world, f Findings) (string, bool) {
 	before := w.r
 	v := w.r.Recover(w.r.View, f)
 	switch {
-	case v != Stay && v != Move && v != GoDown:
+	case v != Stay && v != Switch && v != GoDown:
 		return "the watch has no say", true
-	case (v == Move) != (f.Active == Failed && (f.Other == Passed || f.Other == PassedWeakly)):
+	case (v == Switch) != (f.Active == Failed && (f.Other == Passed || f.Other == PassedWeakly)):
 		return "a way out is not taken, or another one is", true
 	case v == Stay && (w.r.Down || w.r.Epoch == before.Epoch):
 		return "the end of an outage is not followed by a renewal", true
@@ -269,22 +269,22 @@ func recovered(w *world, f Findings) (string, bool) {
 		return "up without an answer", true
 	case f.Active == Passed && w.r.Down:
 		return "down although the active side passes", true
-	case f.Active == PassedWeakly && w.r.Down && v != Move:
+	case f.Active == PassedWeakly && w.r.Down && v != Switch:
 		return "weak evidence is not enough to come back from down", true
-	case v != Move || before.Single:
+	case v != Switch || before.Single:
 		return "", true
 	}
-	if err := w.r.MayMove(w.now, w.r.View, 0); err != nil {
+	if err := w.r.MaySwitch(w.now, w.r.View, 0); err != nil {
 		return "nothing may leave a side that is down: " + err.Error(), true
 	}
-	w.r.MoveTo(w.now, w.r.Active.Other(), f.Other == PassedWeakly)
+	w.r.SwitchTo(w.now, w.r.Active.Other(), f.Other == PassedWeakly)
 	return "", true
 }
 
 // returned: the primary has passed Rise probes.
 func returned(w *world) (string, bool) {
 	at := w.r.View
-	if !w.r.MayReturn(w.now, at, true) || w.r.MayMove(w.now, at, w.r.Damping) != nil {
+	if !w.r.MayReturn(w.now, at, true) || w.r.MaySwitch(w.now, at, w.r.Damping) != nil {
 		return "", false
 	}
 	switch {
@@ -295,7 +295,7 @@ func returned(w *world) (string, bool) {
 	case w.r.Manual:
 		return "back although people are to say when", true
 	}
-	w.r.MoveTo(w.now, Primary, false)
+	w.r.SwitchTo(w.now, Primary, false)
 	w.remember()
 	return "", true
 }
@@ -303,25 +303,25 @@ func returned(w *world) (string, bool) {
 // takenBack: after a provisional switch, the side that was left passes.
 func takenBack(w *world) (string, bool) {
 	stands := w.r.Provisional && !w.r.Closed && !w.r.Down
-	may := w.r.MayTakeBack(w.r.View)
+	may := w.r.MayUndo(w.r.View)
 	switch {
 	case stands != may:
-		return "a provisional move that cannot be taken back, or another one that can", true
+		return "a provisional switch that cannot be undone, or another one that can", true
 	case !may:
 		return "", true
-	case w.r.MayMove(w.now, w.r.View, 0) != nil:
-		return "latch or dwell keep a provisional move", true
+	case w.r.MaySwitch(w.now, w.r.View, 0) != nil:
+		return "latch or dwell keep a provisional switch", true
 	}
-	before, trial := len(w.r.Moves()), w.r.Since
-	latched := w.r.TakeBack(w.now)
-	if n := len(w.ghost); n > 0 && w.ghost[n-1].Equal(trial) {
+	before, made := len(w.r.Switches()), w.r.Since
+	latched := w.r.Undo(w.now)
+	if n := len(w.ghost); n > 0 && w.ghost[n-1].Equal(made) {
 		w.ghost = w.ghost[:n-1]
 	}
 	switch {
-	case latched, len(w.r.Moves()) > before:
-		return "a trial counts towards the latch", true
+	case latched, len(w.r.Switches()) > before:
+		return "a provisional switch counts towards the latch", true
 	case w.r.Weigh(w.now, PassedWeakly) != Inconclusive || w.r.Weigh(w.now, Passed) != Passed:
-		return "weak evidence leads to one trial after the other, or proof is held back", true
+		return "weak evidence leads to one provisional switch after the other, or proof is held back", true
 	case w.r.Weigh(w.now.Add(w.r.Damping+1), PassedWeakly) != PassedWeakly:
 		return "weak evidence is worth nothing for ever", true
 	}
@@ -369,11 +369,11 @@ func passed(w *world) (string, bool) {
 
 func pinned(w *world, to Side) string {
 	before := w.r
-	moved := w.r.Pin(w.now, to)
+	switched := w.r.Pin(w.now, to)
 	switch {
 	case before.Closed || before.Single && to == Alternate:
-		return complain(w.r.View != before.View || moved, "a pin to what there is not")
-	case moved != (before.Active != to):
+		return complain(w.r.View != before.View || switched, "a pin to what there is not")
+	case switched != (before.Active != to):
 		return "what a pin has done is not told"
 	case !w.r.Pinned || w.r.Active != to || w.r.asking:
 		return "not pinned, or a question goes on"
@@ -383,15 +383,15 @@ func pinned(w *world, to Side) string {
 
 func switched(w *world, to Side) string {
 	before := w.r
-	moved, up := w.r.Switch(w.now, to)
+	switched, up := w.r.Switch(w.now, to)
 	switch {
 	case before.Closed || before.Single && to == Alternate:
-		return complain(w.r.View != before.View || moved || up, "a switch to what there is not")
+		return complain(w.r.View != before.View || switched || up, "a switch to what there is not")
 	case w.r.Active != to || w.r.Down || w.r.Provisional:
 		return "a hand does not get what it wants"
-	case moved != (before.Active != to) || up != (!moved && before.Down):
+	case switched != (before.Active != to) || up != (!switched && before.Down):
 		return "what a hand has done is not told"
-	case !w.r.Pinned && !w.r.asking && w.r.MayMove(w.now, w.r.View, w.r.Damping) == ErrLatched:
+	case !w.r.Pinned && !w.r.asking && w.r.MaySwitch(w.now, w.r.View, w.r.Damping) == ErrLatched:
 		return "latched after a hand has cleared that"
 	}
 	w.ghost = nil

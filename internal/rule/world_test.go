@@ -10,7 +10,7 @@ import (
 // a confirmation and a round of probes take time, so each of their ends is a step of its own:
 // others may come before it, and it may come too late, after something has overtaken it.
 
-var small = Limits{Damping: 3, FenceDamping: 1, MaxMoves: 2, MinDwell: 1, Keep: 3, Fresh: 1, TrialPause: 1}
+var small = Limits{Damping: 3, FenceDamping: 1, MaxSwitches: 2, MinDwell: 1, Keep: 3, Fresh: 1, ProvisionalPause: 1}
 
 // hold is how long a question that changed nothing is held.
 const hold = 1
@@ -28,7 +28,7 @@ type world struct {
 // remember adds an automatic switch to those that the latch must bound. Worlds share the
 // slice, so it is copied.
 func (w *world) remember() {
-	last := w.ghost[max(0, len(w.ghost)-w.r.MaxMoves):]
+	last := w.ghost[max(0, len(w.ghost)-w.r.MaxSwitches):]
 	w.ghost = append(append(make([]time.Time, 0, len(last)+1), last...), w.now)
 }
 
@@ -65,11 +65,11 @@ func (w *world) key() (k key) {
 		k[4] = byte(r.heldBy)
 	}
 	k[5] = w.left(r.quietTill)
-	if n := len(r.moves); n == 0 {
+	if n := len(r.switches); n == 0 {
 		k[6] = min(w.age(r.Since), byte(r.MinDwell))
-	} else if k[6] = 0xff; w.age(r.moves[n-1]) < byte(r.Damping) {
+	} else if k[6] = 0xff; w.age(r.switches[n-1]) < byte(r.Damping) {
 		k[7] = byte(n)
-		for i, m := range r.moves {
+		for i, m := range r.switches {
 			k[8+i] = w.age(m)
 		}
 	}
@@ -98,8 +98,8 @@ func (w *world) mayAsk() bool {
 	return !w.r.Closed && !w.r.Down && !w.r.Pinned && !w.r.asking
 }
 
-// memory is how long switches count.
-func (w *world) memory(definite bool) time.Duration {
+// window is how long switches count.
+func (w *world) window(definite bool) time.Duration {
 	if definite {
 		return w.r.FenceDamping
 	}
@@ -110,11 +110,11 @@ func (w *world) memory(definite bool) time.Duration {
 func (w *world) sound() string {
 	r := &w.r
 	long := w.now.Add(100 * r.Damping)
-	automatic := r.MayMove(long, r.View, 0) == nil
+	automatic := r.MaySwitch(long, r.View, 0) == nil
 	home := r.MayReturn(long, r.View, true)
 	switch {
 	case automatic != !(r.Closed || r.Pinned || r.Single):
-		return "a move that may not be, or none for good"
+		return "a switch that may not be, or none for good"
 	case home != (!r.Closed && !r.Pinned && !r.Down && !r.Manual && r.Active == Alternate):
 		return "a way home that may not be taken, or none for good"
 	case r.Pinned && (r.Down || r.Provisional || r.asking):
@@ -127,30 +127,30 @@ func (w *world) sound() string {
 		return "nobody looks for a way out, or for no reason"
 	case r.NeedsWatch(true) != (!r.Closed && (r.Down || r.Provisional || r.Active == Alternate || r.Pinned)):
 		return "nobody looks for the way home, or for no reason"
-	case len(r.moves) > r.Keep || len(r.moves) > 0 && r.moves[len(r.moves)-1].Sub(r.moves[0]) >= r.Damping:
-		return "moves are remembered for ever"
+	case len(r.switches) > r.Keep || len(r.switches) > 0 && r.switches[len(r.switches)-1].Sub(r.switches[0]) >= r.Damping:
+		return "switches are remembered for ever"
 	}
 	return ""
 }
 
 // check says what is wrong with a step from a to b, whatever step it is.
 func check(a, b *world, s *step) string {
-	moved := a.r.Active != b.r.Active
+	switched := a.r.Active != b.r.Active
 	switch {
-	case moved != (b.r.Generation == a.r.Generation+1) || !moved && a.r.Generation != b.r.Generation:
-		return "the generation does not count the moves"
-	case moved && !b.r.Since.Equal(b.now) || !moved && !b.r.Since.Equal(a.r.Since):
-		return "since when is not that of the last move"
-	case b.r.Epoch < a.r.Epoch || b.r.Epoch > a.r.Epoch+1 || moved && b.r.Epoch == a.r.Epoch:
-		return "a move is no judgement, or a step is more than one"
+	case switched != (b.r.Generation == a.r.Generation+1) || !switched && a.r.Generation != b.r.Generation:
+		return "the generation does not count the switches"
+	case switched && !b.r.Since.Equal(b.now) || !switched && !b.r.Since.Equal(a.r.Since):
+		return "since when is not that of the last switch"
+	case b.r.Epoch < a.r.Epoch || b.r.Epoch > a.r.Epoch+1 || switched && b.r.Epoch == a.r.Epoch:
+		return "a switch is no judgement, or a step is more than one"
 	case a.r.Down && !b.r.Down && b.r.Epoch == a.r.Epoch && !b.r.Pinned:
 		return "the end of an outage is no judgement"
-	case moved && b.r.Down:
-		return "a move to what is down"
-	case moved && !b.r.Pinned && !(b.asks(Evidence{Kinds: Answered, Decides: true}) && b.asks(Evidence{Kinds: Answered})):
-		return "what was held before a move still is"
-	case moved && a.r.Pinned && !s.hand:
-		return "an automatic move while pinned"
+	case switched && b.r.Down:
+		return "a switch to what is down"
+	case switched && !b.r.Pinned && !(b.asks(Evidence{Kinds: Answered, Decides: true}) && b.asks(Evidence{Kinds: Answered})):
+		return "what was held before a switch still is"
+	case switched && a.r.Pinned && !s.hand:
+		return "an automatic switch while pinned"
 	case a.r.Closed && a.r.View != b.r.View:
 		return "something happens after Close"
 	case b.r.asking && b.r.question == a.r.question && b.r.Epoch != a.r.Epoch:
@@ -165,8 +165,8 @@ func check(a, b *world, s *step) string {
 			n++
 		}
 	}
-	if n > b.r.MaxMoves {
-		return fmt.Sprintf("%d automatic moves within the time that allows %d", n, b.r.MaxMoves)
+	if n > b.r.MaxSwitches {
+		return fmt.Sprintf("%d automatic switches within the time that allows %d", n, b.r.MaxSwitches)
 	}
 	return ""
 }
