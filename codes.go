@@ -206,15 +206,15 @@ func codeStatus(s string) (int, bool) {
 	if ascii.HasPrefixFold(s, "0x") {
 		s, base = s[2:], 16
 	}
-	n, err := strconv.ParseUint(s, base, 16)
-	return int(n), err == nil && n >= 400 && n < 500
+	n, _ := strconv.ParseUint(s, base, 16) // an error leaves 0 or the largest number
+	return int(n), n >= 400 && n < 500
 }
 
 // limited reports whether a service protection limit refused the request, before any part of it
 // ran.
 func (f *Fault) limited() bool {
-	n, ok := codeNumber(f.Code)
-	return ok && codes[n].class == ClassThrottled && codes[n].delivery == Refused
+	n, _ := codeNumber(f.Code) // what is no number is not in the list
+	return codes[n].class == ClassThrottled && codes[n].delivery == Refused
 }
 
 // sqlFault returns the class and delivery of a generic SQL error by the number in its message

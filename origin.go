@@ -327,10 +327,5 @@ var finOpsSuffixes = [...]string{
 }
 
 func isFinOps(name string) bool {
-	for _, suffix := range finOpsSuffixes {
-		if len(name) > len(suffix) && strings.HasSuffix(name, suffix) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(finOpsSuffixes[:], func(suffix string) bool { return strings.HasSuffix(name, suffix) })
 }
