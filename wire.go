@@ -1,6 +1,8 @@
 package failover
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -247,11 +249,13 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 			resp.Body.Close()
 		}
 		return nil, errors.Join(errTwoResults, err)
+	case err != nil:
+		return nil, sayPlainHTTP(err)
 	}
-	if err != nil {
-		err = sayPlainHTTP(err)
+	if resp.Request == nil { // which tells whether the answer fits
+		resp.Request = req
 	}
-	return resp, err
+	return resp, nil
 }
 
 // sayPlainHTTP returns err, wrapped in a plainHTTP if a TLS handshake was answered in HTTP.
@@ -390,14 +394,23 @@ func sendable(req *http.Request, http2 bool) bool {
 	if !isToken(req.Method) && req.Method != "" || req.URL.Host == "" || req.Header == nil || !validHeader(req.Header) || !validHeader(req.Trailer) {
 		return false
 	}
-	if http2 && aboutConnection(req.Header) {
+	if http2 && (aboutConnection(req.Header) || !hasTarget(req)) {
 		return false
 	}
 	bare := req.WithContext(context.Background()) // without the caller's trace
 	if bare.Body = nil; !bodyless(req) {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
-	return bare.Write(io.Discard) == nil // checks host, path, length and trailer
+	var head bytes.Buffer
+	err := bare.Write(&head) // checks host, path, length and trailer
+	return err == nil && !(http2 && bytes.Contains(head.Bytes(), []byte("\r\nHost: \r\n")))
+}
+
+// hasTarget reports whether a request names its target as HTTP/2 requires (RFC 9113, section
+// 8.3.1). Over HTTP/1.1, net/http sends any path, and omits an invalid host.
+func hasTarget(req *http.Request) bool {
+	path := strings.TrimPrefix(req.URL.RequestURI(), req.URL.Scheme+"://"+cmp.Or(req.Host, req.URL.Host))
+	return req.Method == http.MethodConnect || path == "*" || strings.HasPrefix(path, "/")
 }
 
 // tooLong reports whether err is net/http's error for headers longer than the endpoint's HTTP/2
