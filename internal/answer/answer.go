@@ -1,5 +1,5 @@
-// Package answer says what the body of a response claims about its fault, before
-// anybody judges it. It is a pure function of the first bytes.
+// Package answer reads what the body of a response says about its fault, without classifying it.
+// It is a pure function of the first bytes.
 package answer
 
 import (
@@ -22,8 +22,8 @@ const (
 	maxText    = 4 << 10
 )
 
-// An answer is what the body of a response says about its fault, before anybody
-// judges it. Of what is said twice the first counts.
+// An answer is what the body of a response says about its fault. If it says something twice, the
+// first counts.
 type Answer struct {
 	Code       string   // of an OData error, SOAP fault detail or CRM 4 error
 	PassedOn   string   // the code of an organization that a gateway in front of it quotes
@@ -41,8 +41,7 @@ type Answer struct {
 	subcode bool // Subcode is one
 }
 
-// Read says what raw, the beginning of a body, claims. decoded: it is
-// decompressed already.
+// Read reads raw, the beginning of a body. Decoded: raw is decompressed already.
 func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 	var a Answer
 	if len(raw) == 0 {
@@ -76,8 +75,8 @@ func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 	return a
 }
 
-// lastPart returns the JSON of the last part of a batch answer that has any. A
-// batch ends with the part that failed.
+// lastPart returns the JSON of the last part with any in a batch answer, which ends with the
+// part that failed.
 func lastPart(raw []byte) []byte {
 	i := bytes.LastIndex(raw, []byte("\n{"))
 	if i < 0 {
@@ -101,7 +100,7 @@ func IsHTML(contentType string) bool {
 			ascii.HasPrefixFold(contentType, application+"xhtml")
 }
 
-// Word returns s if it is a plain word fit for [Fault.Code], and "" if not.
+// Word returns s if it is a plain word that may be a fault's code, and "" otherwise.
 func Word(s string) string {
 	s = strings.TrimSpace(s)
 	if len(s) > maxWord || strings.Trim(s, "0x") == "" { // "0", "0x0": no code

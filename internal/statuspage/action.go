@@ -2,8 +2,7 @@ package statuspage
 
 import "fmt"
 
-// Action is something that a person may do, with what the form that asks for it
-// shows.
+// Action is something that a person may do, with the texts of its form.
 type Action struct {
 	Name  string // the last element of its path
 	Label string // of the button
@@ -45,7 +44,7 @@ func FindAction(name string) (*Action, bool) {
 	return nil, false
 }
 
-// Form is an action that is asked for, with what was entered so far.
+// Form is the form of an action, with what was entered so far.
 type Form struct {
 	*Action
 	// Chosen endpoint, and the reason.
@@ -54,19 +53,19 @@ type Form struct {
 	Refused string
 }
 
-// formView is what the form is made of.
+// formView is the data of the form's template.
 type formView struct {
 	view
 	*Form
 }
 
-// Renewed reports false: nobody likes to type a reason twice.
+// Renewed reports false, so that nobody has to type a reason twice.
 func (p formView) Renewed() bool { return false }
 
 // Title is the page's title.
 func (p formView) Title() string { return p.Label + ": " + p.Primary.URL }
 
-// Heading says what is about to be done, and Text what that does.
+// Heading names the action, and Text describes its effect.
 func (p formView) Heading() string { return p.heading }
 func (p formView) Text() string {
 	if p.Name == "verify" {
@@ -85,8 +84,8 @@ func (p formView) writes() (n int) {
 	return n
 }
 
-// Chosen returns the endpoint that was entered; or else the one most likely meant:
-// a switch leaves the active endpoint, a pin stays there.
+// Chosen returns the endpoint that was entered, or else the most likely one: the other endpoint
+// for a switch, the active one for a pin.
 func (p formView) Chosen() string {
 	active, other := p.side()
 	switch {
@@ -107,10 +106,10 @@ func (p formView) Choices() []*Endpoint {
 	return []*Endpoint{&p.Primary, p.Alternate}
 }
 
-// actionLink leads from the page to the form of an action.
+// actionLink is a link from the page to the form of an action.
 type actionLink struct{ Link, Label string }
 
-// Actions returns the links to what can be done now.
+// Actions returns the links to the actions that are possible now.
 func (p view) Actions() []actionLink {
 	var links []actionLink
 	for _, a := range Actions() {
