@@ -249,20 +249,22 @@ func (c *call) takeBody() error {
 	if w != nil && w.once {
 		c.hideIdempotency()
 	}
-	if w != nil && w.hollow {
+	switch {
+	case w != nil && w.hollow:
 		out := c.own()
 		out.Body, out.ContentLength, out.GetBody = hollow{}, 0, nil
-		return nil
+	case c.setHeldBody():
+	default:
+		body, err := c.body.next()
+		if err != nil || body == nil {
+			return err
+		}
+		out := c.own()
+		out.Body, out.GetBody = body, w.rewind(c.body.getBody)
 	}
-	if c.setHeldBody() {
-		return nil
+	if w != nil && w.once && !w.connections.direct {
+		c.out.Body = w.unread(c.out.Body)
 	}
-	body, err := c.body.next()
-	if err != nil || body == nil {
-		return err
-	}
-	out := c.own()
-	out.Body, out.GetBody = body, w.rewind(c.body.getBody)
 	return nil
 }
 

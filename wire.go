@@ -56,7 +56,8 @@ type sendWatch struct {
 	address     net.Addr  // of the last connection
 	protocol    *protocol // of the endpoint
 	connections *connections
-	underway    underway // of a write
+	underway    underway      // of a write
+	body        io.ReadCloser // see unread
 
 	// A request that must not be repeated in doubt is sent in a form that net/http does not
 	// repeat by itself.
@@ -78,6 +79,7 @@ const (
 	sawHTTP2               // the connection speaks HTTP/2
 	sawReuse               // the connection was used before
 	sawEarlier             // an earlier connection may have delivered the request
+	bodyUnread             // nobody has begun to read the body, see unread
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -301,7 +303,7 @@ func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
 		return Refused
 	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
-	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && w.connections.direct:
+	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && (w.connections.direct || w.saw(bodyUnread)):
 		return NotSent
 	case d == NotSent && w.saw(sawGotConn) && (w.saw(sawHeaders) || !w.connections.direct):
 		return Unknown // err is about another connection, or Base tries again and has sent the first try
@@ -352,6 +354,24 @@ type hollow struct{}
 
 func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
 func (hollow) Close() error             { return nil }
+
+// unread returns body as one that tells when it is read. It is for a Base that is not an
+// http.Transport: its hooks may be about one try of several, but none has delivered a
+// request with a body that nobody has read.
+func (w *sendWatch) unread(body io.ReadCloser) io.ReadCloser {
+	w.seen.Or(bodyUnread)
+	w.body = body
+	return (*unreadBody)(w)
+}
+
+type unreadBody sendWatch
+
+func (b *unreadBody) Read(p []byte) (int, error) {
+	b.seen.And(^uint32(bodyUnread))
+	return b.body.Read(p)
+}
+
+func (b *unreadBody) Close() error { return b.body.Close() }
 
 // goneAway reports whether err is net/http's error for a request without GetBody that a GOAWAY
 // has excluded, which proves that it was not carried out (RFC 9113, section 6.8). The error has

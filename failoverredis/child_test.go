@@ -144,7 +144,8 @@ func serve(s setup, in io.Reader, out *json.Encoder) error {
 			},
 			ProbeInterval: 500 * time.Millisecond, MaxProbeInterval: time.Second,
 			MinDwell: -1, Rise: 2, Quorum: s.Quorum, RetryBackoff: 20 * time.Millisecond,
-			OnFault: func(context.Context, failover.Attempt) { c.faults[i].Add(1) },
+			ProbeTimeout: 20 * time.Second, // hundreds of Transports may probe at once, on a busy machine
+			OnFault:      func(context.Context, failover.Attempt) { c.faults[i].Add(1) },
 			OnEvent: func(e failover.Event) {
 				switch e.Kind {
 				case failover.EventProbed:

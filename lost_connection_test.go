@@ -1,0 +1,100 @@
+package failover_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// A connection may be lost after net/http has chosen it and before it writes. Whatever wraps the
+// http.Transport, a write is sent over the next one, as it is without a Transport.
+func TestAConnectionThatIsLostBeforeItIsUsed(t *testing.T) {
+	t.Parallel()
+	for _, form := range []string{"bare", "itself", "wrapped", "instrumented"} {
+		for _, body := range []string{"{}", ""} {
+			for _, http2 := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, %q, HTTP/2 %v", form, body, http2), func(t *testing.T) {
+					t.Parallel()
+					writeOverALostConnection(t, form, body, http2)
+				})
+			}
+		}
+	}
+}
+
+func writeOverALostConnection(t *testing.T, form, body string, http2 bool) {
+	var counted once
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { counted.carryOut(r) }))
+	server.EnableHTTP2 = http2
+	server.StartTLS()
+	defer server.Close()
+	base := server.Client().Transport.(*http.Transport)
+	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		return &losable{Conn: conn, given: make(chan struct{})}, err
+	}
+	wrap := func(rt http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) { return rt.RoundTrip(req.Clone(req.Context())) })
+	}
+	cfg := failover.Config{Base: base, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)}
+	switch form {
+	case "wrapped":
+		cfg.Base = wrap(base)
+	case "instrumented":
+		cfg.Instrument = wrap
+	}
+	var sender http.RoundTripper = base
+	if form != "bare" {
+		transport, err := failover.New(server.URL, &cfg)
+		require.NoError(t, err)
+		defer transport.Close()
+		sender = transport
+	}
+	lost := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if info.Reused && lost == 0 {
+			lost++
+			info.Conn.(*tls.Conn).NetConn().(*losable).lose()
+		}
+	}})
+	for _, id := range []string{"first", "second"} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+accounts, strings.NewReader(body))
+		require.NoError(t, err)
+		req.Header = http.Header{"X-Request-Id": {id}, "Content-Type": {"application/json"}}
+		resp, err := sender.RoundTrip(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, 1, counted.of(id))
+	}
+	assert.Equal(t, 1, lost)
+}
+
+// losable is a connection that can be lost while its user is looking.
+type losable struct {
+	net.Conn
+	once  sync.Once
+	given chan struct{} // closed when the user has given it up
+}
+
+func (c *losable) lose() {
+	c.Conn.Close()
+	<-c.given
+}
+
+func (c *losable) Close() error {
+	c.once.Do(func() { close(c.given) })
+	return c.Conn.Close()
+}
