@@ -232,7 +232,7 @@ func (b *books) report(from, to Endpoint, epoch uint64, anchor time.Time, reason
 	b.epoch.Store(epoch)
 	r := b.newReport(from, to, anchor)
 	r.Reason, r.RPO = reason, b.rpo
-	b.list(r, anchor.Add(-b.rpo), from, func(e *ledgerEntry) bool { return e.began >= epoch || e.ended < epoch })
+	b.list(r, anchor.Add(-b.rpo), from, func(e *ledgerEntry) bool { return e.ended < epoch })
 	a := r.account
 	a.epoch, a.latest, a.atRisk, a.unknown, a.changed = epoch, r, r.AtRisk, r.Unknown, true
 	a.waiting = b.waitingLocked(from, r.Time, a)
@@ -392,7 +392,7 @@ func (b *books) guards(req *http.Request) bool {
 	}
 	path := withParens(message.Target(req.URL).EscapedPath())
 	record, _ := recordIn(path)
-	if record == "" || record != path {
+	if record != path {
 		return false
 	}
 	b.mu.Lock() // waits for a report that is being made

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -224,7 +225,10 @@ func TestGuardsEndOneByOne(t *testing.T) {
 		assert.True(t, guarded(accountB))
 		b.report(Primary, Primary, 3, time.Now(), "")
 		assert.True(t, guarded(accountB))
+		assert.Len(t, b.guarded, 1)
 		time.Sleep(guardTime / 2)
+		b.report(Primary, Primary, 4, time.Now(), "")
+		assert.Empty(t, b.guarded, "a report ends the guards whose time is over")
 		assert.False(t, guarded(accountB))
 	})
 }
@@ -259,4 +263,115 @@ func TestTheGrowthOfAForgottenReportIsAnnounced(t *testing.T) {
 	assert.Len(t, b.grown(), 1)
 	assert.Empty(t, b.grown())
 	assert.True(t, late(maxReports, "fourth"), "nobody tells any more")
+}
+
+// Writes that are under way stay listed, whatever other writes end, and however often.
+func TestAWriteUnderWayIsListedUntilItEnds(t *testing.T) {
+	t.Parallel()
+	b := newBooks(8)
+	req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
+	require.NoError(t, err)
+	sent := make([]*underway, 4)
+	for i := range sent {
+		sent[i] = &underway{req: req, label: fmt.Sprint(i), at: Primary}
+		b.begin(sent[i])
+	}
+	underWay := func() []string {
+		r := b.report(Primary, Primary, b.epoch.Load()+1, time.Now(), "")
+		assert.ElementsMatch(t, labels(r.Unknown), labels(b.draft(Primary, Alternate, time.Now(), "").Unknown))
+		return labels(r.Unknown)
+	}
+	assert.ElementsMatch(t, []string{"0", "1", "2", "3"}, underWay())
+	b.forget(sent[1])
+	b.forget(sent[1])
+	assert.ElementsMatch(t, []string{"0", "2", "3"}, underWay(), "one between others")
+	b.forget(sent[3])
+	b.begin(sent[1])
+	b.forget(sent[3])
+	b.record(&endedWrite{underway: sent[3]})
+	assert.ElementsMatch(t, []string{"0", "1", "2"}, underWay(), "what has ended ends nothing else")
+	b.end(sent[2])
+	b.begin(sent[2])
+	assert.ElementsMatch(t, []string{"0", "1", "2"}, underWay(), "it is sent a second time")
+}
+
+// At whatever point of the making of a report a write is entered, the report has it once.
+func TestAWriteThatIsEnteredWhileAReportIsMadeIsInItOnce(t *testing.T) {
+	t.Parallel()
+	for name, enter := range map[string]func(b *books, w *endedWrite){
+		"with the old epoch": func(b *books, w *endedWrite) {
+			assert.Zero(t, b.enter(w))
+			b.report(Primary, Alternate, 1, time.Now(), "")
+		},
+		"with the new epoch": func(b *books, w *endedWrite) {
+			b.epoch.Store(1) // as the report does first
+			ended := b.enter(w)
+			assert.Empty(t, b.report(Primary, Alternate, 1, time.Now(), "").AtRisk, "it is for the write to add itself")
+			assert.True(t, b.addToLossReport(w, ended))
+		},
+		"between two reports": func(b *books, w *endedWrite) {
+			b.report(Primary, Primary, 1, time.Now(), "")
+			ended := b.enter(w)
+			b.report(Primary, Alternate, 2, time.Now(), "")
+			assert.True(t, b.addToLossReport(w, ended))
+		},
+	} {
+		b := newBooks(8)
+		enter(b, ended(Primary, OutcomeAcknowledged, time.Now(), "late"))
+		for _, r := range b.reports() {
+			assert.Equal(t, []string{"late"}, labels(r.AtRisk), name)
+		}
+	}
+}
+
+// Who adds nothing to a report does not keep others from telling of it.
+func TestAWriteOfNoReportTellsNothing(t *testing.T) {
+	t.Parallel()
+	b := newBooks(8)
+	b.report(Primary, Alternate, 1, time.Now(), "")
+	assert.False(t, b.record(ended(Alternate, OutcomeAcknowledged, time.Now(), "elsewhere")))
+	assert.True(t, b.record(ended(Primary, OutcomeAcknowledged, time.Now(), "late")))
+}
+
+// What goes is the first of the most frequent kind: of a switch or not, with or without writes.
+func TestOfManyReportsTheFirstOfTheMostFrequentKindGoes(t *testing.T) {
+	t.Parallel()
+	report := func(to Endpoint, atRisk, unknown, waiting int) *account {
+		return &account{latest: &LossReport{To: to}, atRisk: make([]Write, atRisk), unknown: make([]Write, unknown), waiting: make([]Write, waiting)}
+	}
+	for _, tt := range []struct {
+		name string
+		list []*account
+		goes int
+	}{
+		{"writes of any outcome are writes", []*account{
+			report(Primary, 1, 1, 0), report(Primary, 0, 0, 0), report(Primary, 1, 0, 1), report(Primary, 0, 1, 1), report(Primary, 0, 0, 0),
+			report(Primary, 0, 0, 0), report(Primary, 0, 0, 0),
+		}, 1},
+		{"empty ones of switches, and others with writes", []*account{
+			report(Primary, 1, 0, 0), report(Alternate, 0, 0, 0), report(Primary, 0, 1, 0), report(Alternate, 0, 0, 0), report(Alternate, 0, 0, 0),
+		}, 1},
+		{"switches with writes", []*account{
+			report(Alternate, 0, 0, 0), report(Primary, 0, 0, 1), report(Alternate, 0, 0, 1), report(Alternate, 1, 0, 0),
+		}, 2},
+	} {
+		b := books{accounts: slices.Clone(tt.list)}
+		b.forgetReportLocked()
+		assert.Equal(t, slices.Delete(tt.list, tt.goes, tt.goes+1), b.accounts, tt.name)
+	}
+}
+
+// Lists are in order of time, whatever the order in which the writes ended and were entered.
+func TestListsAreInOrderOfTime(t *testing.T) {
+	t.Parallel()
+	b := newBooks(8)
+	now := time.Now()
+	for i, label := range []string{"2", "4", "1", "3"} {
+		for _, outcome := range []Outcome{OutcomeAcknowledged, OutcomeUnknown} {
+			b.record(ended(Endpoint(i%2), outcome, now.Add(time.Duration(label[0])), label))
+		}
+	}
+	all := b.since(now, Primary)
+	assert.Equal(t, []string{"1", "2", "3", "4"}, labels(all.AtRisk))
+	assert.Equal(t, []string{"1", "2", "3", "4"}, labels(all.Unknown))
 }

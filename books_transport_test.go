@@ -358,3 +358,26 @@ func TestNothingIsAnnouncedAfterClose(t *testing.T) {
 		assert.Equal(t, []string{"late"}, labels(transport.Status().Loss.AtRisk))
 	})
 }
+
+// Growth is announced at once, but not twice within a second.
+func TestGrowthIsAnnouncedOnceASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var announced []time.Duration
+		began := time.Now()
+		transport := newTestTransport(t, acknowledging, Config{MinDwell: time.Hour, ProbeInterval: -1, OnEvent: func(e Event) {
+			if e.Kind == EventLossGrown {
+				announced = append(announced, time.Since(began))
+			}
+		}})
+		require.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+		began = time.Now()
+		for _, pause := range []time.Duration{0, 1500 * time.Millisecond, 200 * time.Millisecond} {
+			time.Sleep(pause)
+			transport.recordWrite(ended(Primary, OutcomeAcknowledged, time.Now(), "late"))
+		}
+		time.Sleep(time.Minute)
+		transport.Close()
+		assert.Equal(t, []time.Duration{0, 1500 * time.Millisecond, 2500 * time.Millisecond}, announced)
+	})
+}

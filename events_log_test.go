@@ -65,3 +65,19 @@ func TestEveryStateChangeIsLogged(t *testing.T) {
 		assert.Contains(t, out.String(), "from=primary to=alternate")
 	})
 }
+
+// The logger gets only lines of the levels that it wants.
+func TestLevelsOfTheLoggerAreKept(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{
+		Logger: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})), ProbeInterval: -1,
+	})
+	require.NoError(t, err)
+	transport.Pin(failover.Alternate)
+	transport.Unpin()
+	require.NoError(t, transport.Close())
+	assert.Contains(t, out.String(), "failover: switched")
+	assert.NotContains(t, out.String(), "level=INFO")
+	assert.NotContains(t, out.String(), "level=DEBUG")
+}

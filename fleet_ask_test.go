@@ -192,6 +192,42 @@ func TestHowAMemberAnswers(t *testing.T) {
 	}
 }
 
+// Who is about to look is not sent to look again, and who is closed meanwhile has seen nothing.
+func TestOneLookAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport := new(scripted).member(t, Config{})
+		transport.wake = make(chan struct{}, 9)
+		st := *transport.state.Load()
+		st.down, transport.rule.Down = true, true
+		transport.state.Store(&st)
+		woken := 0
+		go func() {
+			for range transport.wake {
+				woken++
+			}
+		}()
+		for n := range uint64(9) {
+			transport.answer(Record{Recoveries: n + 1})
+		}
+		transport.wg.Wait()
+		synctest.Wait()
+		assert.Equal(t, 1, woken)
+		transport.Close()
+		close(transport.wake)
+
+		transport = new(scripted).member(t, Config{Probe: func(ctx context.Context, _ *http.Client, _ *url.URL) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}})
+		transport.answer(Record{Questions: 1})
+		time.Sleep(askSpread)
+		transport.Close()
+		assert.Zero(t, transport.fleet.witnessed)
+		assert.Empty(t, transport.fleet.wake)
+	})
+}
+
 // A process keeps the list of witnesses as long as it is a witness itself.
 func TestTheListOfWitnesses(t *testing.T) {
 	t.Parallel()

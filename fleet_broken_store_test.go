@@ -58,6 +58,7 @@ func TestAStoreThatBreaksTheRulesOnlyFails(t *testing.T) {
 					release := make(chan struct{})
 					store := &brokenStore{inLoad: inLoad, fail: func(context.Context) error { return kind(release) }}
 					var broken atomic.Bool
+					began := time.Now()
 					transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
 						if broken.Load() && req.URL.Host == "contoso.api.crm.dynamics.com" {
 							return nil, errors.New("no route to host")
@@ -72,6 +73,7 @@ func TestAStoreThatBreaksTheRulesOnlyFails(t *testing.T) {
 							return nil
 						},
 					})
+					assert.LessOrEqual(t, time.Since(began), 2*time.Second, "New has waited")
 					time.Sleep(time.Minute)
 					broken.Store(true)
 					post(t, transport, "/api/data/v9.2/accounts", "", "", "")
@@ -81,6 +83,9 @@ func TestAStoreThatBreaksTheRulesOnlyFails(t *testing.T) {
 					broken.Store(false)
 					time.Sleep(10 * time.Minute)
 					assert.Equal(t, Primary, transport.Status().Active, "the watch goes on")
+					if name == "ignores the context" {
+						assert.EqualValues(t, maxStoreCalls, transport.fleet.calls.Load(), "calls do not pile up")
+					}
 					close(release)
 					transport.Close()
 					synctest.Wait()

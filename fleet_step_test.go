@@ -348,6 +348,9 @@ func TestWhoProbesWithoutATurn(t *testing.T) {
 				transport.giveUpTurn()
 				assert.Equal(t, Claim{Topic: s.claims[0].Topic, Member: "contoso#1"}, s.claims[len(s.claims)-1])
 				assert.Len(t, s.claims, 3, "given up once")
+				last := len(s.ctxs) - 1
+				assert.Equal(t, fleetTimeout, s.times[last])
+				assert.Error(t, s.ctxs[last].Err(), "nothing is left behind")
 				transport.fleet.holds, transport.fleet.unread = "turn", errors.New("connection refused")
 				transport.giveUpTurn()
 				assert.Len(t, s.claims, 3, "the store is not waited for")
@@ -382,12 +385,13 @@ func TestTheFleetCountsProbes(t *testing.T) {
 			"another generation":     {func(f *Transport, r *Record) { f.fleet.known.Generation = 6 }, true, 0},
 			"home":                   {func(_ *Transport, r *Record) { r.Active = Primary }, true, 0},
 			"counted by another one": {func(_ *Transport, r *Record) { r.Risen = 1 }, true, 2},
+			"counted by all others":  {func(_ *Transport, r *Record) { r.Risen = 3 }, true, 3},
 		} {
 			s := &scripted{record: away}
 			transport := s.member(t, Config{})
 			transport.fleet.known, transport.fleet.holds = away, failbackTopic
 			row.change(transport, &s.record)
-			if name != "counted by another one" { // otherwise the record was read before
+			if !strings.HasPrefix(name, "counted by") { // otherwise the record was read before
 				transport.fleet.status.Record = s.record
 			}
 			before := s.record

@@ -90,6 +90,10 @@ func TestWhatIsGuarded(t *testing.T) {
 			risk: Write{Method: "POST", Path: "/api/data/v9.2/contoso_readings", Status: 201}, method: "PATCH", path: accountA,
 		},
 		{
+			name: "creation that failed halfway", reason: "nothing says that there was a record",
+			risk: Write{Method: "POST", Path: "/api/data/v9.2/accounts", Status: 400, Outcome: OutcomePartial}, named: accountA, method: "PATCH", path: accountA,
+		},
+		{
 			name: "upsert that created", reason: "whoever creates by upserts means to",
 			risk: Write{Method: "PATCH", Path: accountA, Status: 201}, method: "PATCH", path: accountA,
 		},

@@ -186,8 +186,8 @@ func (t *Transport) renewWitness() (quiet bool) {
 // turn claims the only place of a topic, and reports whether this Transport has it, or the store
 // failed.
 func (t *Transport) turn(topic string, ttl time.Duration) bool {
-	holders, err := t.claim(t.ctx, Claim{Topic: topic, Member: t.fleet.claimant, TTL: ttl, Places: 1})
-	return err != nil || len(holders.Names) == 0 || holders.Names[0] == t.fleet.claimant
+	holders, _ := t.claim(t.ctx, Claim{Topic: topic, Member: t.fleet.claimant, TTL: ttl, Places: 1})
+	return len(holders.Names) == 0 || holders.Names[0] == t.fleet.claimant
 }
 
 // mayProbe reports whether this Transport should probe now. Of a fleet that is down or failed
@@ -245,18 +245,18 @@ func (t *Transport) countProbe(good bool) {
 	rec, mine := t.fleet.status.Record, t.fleet.holds == failbackTopic
 	known := t.fleet.known.Generation
 	t.mu.Unlock()
-	rise := uint64(t.cfg.Rise)
-	if !mine || good && rec.Risen >= rise || !good && rec.Risen == 0 {
+	counted := func(r *Record) bool { return good && r.Risen >= uint64(t.cfg.Rise) || !good && r.Risen == 0 }
+	if !mine || counted(&rec) {
 		return
 	}
 	t.amend(func(r *Record) bool {
 		switch {
-		case r.Generation != known || r.Active != Alternate:
+		case r.Generation != known || r.Active != Alternate || counted(r):
 			return false
-		case !good:
-			r.Risen = 0
-		case r.Risen < rise:
+		case good:
 			r.Risen++
+		default:
+			r.Risen = 0
 		}
 		return true
 	})

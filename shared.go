@@ -208,7 +208,7 @@ func (t *Transport) swap(rec, next Record) (swapped bool) {
 		return t.fleet.store.CompareAndSwap(ctx, t.fleet.organization, rec.Version, next)
 	})
 	t.noteWrite(began, err)
-	if err != nil || !swapped {
+	if !swapped {
 		return false // another member was first
 	}
 	t.mu.Lock()
