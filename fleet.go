@@ -180,7 +180,7 @@ func (t *Transport) sync(joining bool) (settled bool) {
 		ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
 		defer cancel()
 	case next == follow:
-		t.pause(random.N(followSpread))
+		sleep(t.ctx, random.N(followSpread))
 		if len(t.fleet.word) > 0 { // the fleet may have switched again
 			if rec, clock, err = t.load(); err != nil {
 				return false
@@ -233,14 +233,6 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 			t.endpoints[rec.Active].fenced = false
 		}
 		return st, follow
-	}
-}
-
-// pause waits, unless the Transport is closed.
-func (t *Transport) pause(d time.Duration) {
-	select {
-	case <-t.ctx.Done():
-	case <-time.After(d):
 	}
 }
 

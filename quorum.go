@@ -75,7 +75,7 @@ func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	seen, err := t.claim(t.ctx, outage)
 	if err == nil && seen.Count < quorum && t.askOthers() {
 		for patience := time.Now().Add(askWait); err == nil && seen.Count < quorum && time.Now().Before(patience) && t.ctx.Err() == nil; {
-			t.pause(askPoll)
+			sleep(t.ctx, askPoll)
 			seen, err = t.claim(t.ctx, outage)
 		}
 	}
@@ -148,7 +148,7 @@ func (t *Transport) answer(rec Record) {
 // look probes the active endpoint, and reports its failure. While down, it has the watch probe
 // instead.
 func (t *Transport) look(st *state) {
-	t.pause(random.N(askSpread))
+	sleep(t.ctx, random.N(askSpread))
 	t.mu.Lock()
 	t.fleet.looking = false
 	demanded := t.rule.Down
