@@ -134,10 +134,10 @@ func (t *Transport) answer(rec Record) {
 	st := t.state.Load()
 	now := time.Now()
 	asked := rec.Questions != f.asked[0] && !now.Before(f.answerAfter) || rec.Recoveries != f.asked[1] && st.down
-	asked = asked && !f.looking && !st.closed
+	asked = asked && !f.answering && !st.closed
 	f.asked = [2]uint64{rec.Questions, rec.Recoveries}
 	if asked {
-		f.looking, f.answerAfter = true, now.Add(firstPace/2)
+		f.answering, f.answerAfter = true, now.Add(firstPace/2)
 	}
 	t.mu.Unlock()
 	if asked {
@@ -150,7 +150,7 @@ func (t *Transport) answer(rec Record) {
 func (t *Transport) look(st *state) {
 	sleep(t.ctx, random.N(askSpread))
 	t.mu.Lock()
-	t.fleet.looking = false
+	t.fleet.answering = false
 	demanded := t.rule.Down
 	if demanded {
 		t.demanded = true
