@@ -33,13 +33,13 @@ func decompressed(raw []byte, encoding string) []byte {
 		case "", "identity", "gzip", "x-gzip":
 			return raw
 		}
-		return nil // an encoding that is not known says nothing
+		return nil // unknown encoding
 	}
 	if err != nil {
 		return nil
 	}
-	// An error is the end of what was peeked at, or damage; either way what came
-	// before it counts.
+	// An error means that the beginning ends here, or damage. In either case, use what came
+	// before it.
 	text, _ := io.ReadAll(io.LimitReader(r, maxPeek))
 	return text
 }

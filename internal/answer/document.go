@@ -15,7 +15,7 @@ import (
 // for the answer. A nil node has no children.
 type node struct {
 	below map[xml.Name]*node
-	take  func(*reading, string) // the value, without blanks around it; nil on the way
+	take  func(*reading, string) // takes the value, trimmed; nil for a mere ancestor
 }
 
 // A reading collects the values of a document.
@@ -124,9 +124,9 @@ func isTokenError(s string) bool {
 // readJSON reads an error in JSON, which may be incomplete.
 func (a *Answer) readJSON(text []byte) {
 	type level struct {
-		at            *node // of the array or object; of the value whose key was read
+		at            *node // of the array or object
 		object, keyed bool
-		value         *node
+		value         *node // of the member whose key was read
 	}
 	r := reading{Answer: a}
 	dec := json.NewDecoder(bytes.NewReader(text))
@@ -153,7 +153,7 @@ func (a *Answer) readJSON(text []byte) {
 			default:
 				next := level{at: jsonNodes, object: token == '{'}
 				if top != nil {
-					next.at, top.keyed = top.value, false // nil in an array, where nothing has a name
+					next.at, top.keyed = top.value, false // nil in an array, whose elements have no names
 				}
 				levels = append(levels, next)
 			}
@@ -165,7 +165,7 @@ func (a *Answer) readJSON(text []byte) {
 			}
 			r.take(top.value, token)
 		case json.Number:
-			if int(dec.InputOffset()) < len(text) { // else its end may be missing
+			if int(dec.InputOffset()) < len(text) { // otherwise the value may be cut
 				r.take(top.value, token.String())
 			}
 		}

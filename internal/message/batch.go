@@ -127,7 +127,7 @@ func (r *rewriter) fields(start, end int) (fields []headerField, content int, ok
 			return fields, next, true
 		}
 		trimmed := bytes.TrimRight(line, " \t")
-		if line[0] == ' ' || line[0] == '\t' { // continues the field before
+		if line[0] == ' ' || line[0] == '\t' { // continues the previous field
 			if len(fields) == 0 {
 				return nil, end, false
 			}
@@ -168,7 +168,7 @@ func (r *rewriter) fixLength(fields []headerField, mark, start, end int) bool {
 			continue
 		}
 		n, err := strconv.ParseUint(string(r.body[f.start:f.end]), 10, 31)
-		// Some count the line end before the delimiter, others leave out blank lines.
+		// Some clients count the line end before the delimiter; others omit blank lines.
 		if err != nil || start+int(n) < last || start+int(n) > end+len("\r\n") {
 			return false
 		}

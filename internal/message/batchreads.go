@@ -18,7 +18,7 @@ import (
 // only.
 func batchReads(h http.Header, body []byte) bool {
 	if looksLikeWrite(body) {
-		return false // nearly all that are no reads
+		return false // nearly always
 	}
 	kind, params := plainKind(h)
 	boundary := params["boundary"]
@@ -38,7 +38,7 @@ func isPlainBoundary(s string) bool {
 // of a write, for a header that overrides the method, or for a GET that takes something away; or
 // a character on which readers disagree: a control character, a lone CR, an escaped letter.
 func looksLikeWrite(body []byte) bool {
-	var before byte // ends a word, as the beginning does
+	var before byte // the previous byte; initially 0, which ends a word
 	for i, c := range body {
 		switch {
 		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c == 0x7f:
@@ -48,7 +48,7 @@ func looksLikeWrite(body []byte) bool {
 				return true
 			}
 		case c == '%':
-			var escaped [1]byte // stays 0 if these are no digits
+			var escaped [1]byte // stays 0 if these are not digits
 			hex.Decode(escaped[:], body[i+1:min(i+3, len(body))])
 			if isLetter(escaped[0]) {
 				return true
@@ -164,7 +164,7 @@ const (
 	textLine
 	delimiterLine
 	lastLine
-	oddLine // has the delimiter, but is none to every reader
+	oddLine // contains the delimiter, but not every reader takes it for one
 )
 
 // next reads the next line and returns its kind.

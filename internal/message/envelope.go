@@ -56,7 +56,7 @@ type envelope struct {
 	header bool     // the last child of Envelope is Header
 	inTo   bool     // within Envelope/Header/To
 	to     []span   // the contents of the To elements
-	ids    []string // attribute values of Envelope, Header and To: their Id is among them
+	ids    []string // attribute values of Envelope, Header and To, including their Ids
 
 	// What the security header says about signatures.
 	signed    bool     // has a ds:Signature
@@ -81,7 +81,7 @@ func (e *envelope) read(token xml.Token, start int) bool {
 			e.readHeader(t)
 		}
 	case xml.EndElement:
-		if e.inTo { // or of a child, behind which no address goes on
+		if e.inTo { // also of a child, after which no address continues
 			e.to[len(e.to)-1].end, e.inTo = start, false
 		}
 	case xml.CharData:

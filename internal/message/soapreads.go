@@ -72,7 +72,7 @@ func soapReads(h http.Header, body []byte) bool {
 		}
 	}
 	if !namesRead(body) {
-		return false // nearly all writes, at a hundredth of the cost of parsing
+		return false // nearly always for writes, at a hundredth of the cost of parsing
 	}
 	kind, params := plainKind(h)
 	if action := unquote(params["action"]); kind != kindXML || action != "" && !o.named(action) {
@@ -98,7 +98,7 @@ type operation struct {
 	space  string // of the Envelope, "" before it
 	body   bool   // Body has begun
 	name   string // of the element in Body
-	kind   string // the type of the executed request without "Request", "" if it is the general one
+	kind   string // type of the executed request without "Request", "" for OrganizationRequest itself
 	runs   bool   // Execute/request has begun
 	text   *string
 	called *string // RequestName
@@ -156,7 +156,7 @@ func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 		case len(at) == 0:
 			return len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
 		case o.text != nil:
-			if *o.text != "" || !bytes.Equal(t, raw) { // in pieces, or with escapes
+			if *o.text != "" || !bytes.Equal(t, raw) { // in several pieces, or escaped
 				return false
 			}
 			*o.text = string(t)

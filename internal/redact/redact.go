@@ -37,7 +37,7 @@ func Error(err error) string {
 		err = wrapped.Err
 	}
 	quoted := urlErrors(err, nil)
-	slices.SortFunc(quoted, func(a, b *url.Error) int { return len(b.URL) - len(a.URL) }) // one may begin like another
+	slices.SortFunc(quoted, func(a, b *url.Error) int { return len(b.URL) - len(a.URL) }) // longest first, because one may be a prefix of another
 	var pairs []string
 	for _, one := range quoted {
 		if one.Op == "parse" {

@@ -22,7 +22,7 @@ const Max = 2048
 func Text(s string) string {
 	t := text{s: s}
 	if len(s) > Max {
-		// A word cut in two could be a password without its at sign.
+		// A cut word could be a password without its at sign.
 		t.s, t.cut = s[:strings.LastIndexFunc(s[:Max], isWordEnd)+1], true
 	}
 	var b strings.Builder
@@ -83,7 +83,7 @@ func (t *text) pem(i int) (int, string) {
 func (t *text) element(i int) (int, string) {
 	start := i + 1
 	end := start + span(t.s[start:], func(c byte) bool { return isNameByte(c) || c == ':' })
-	if end == start { // the end of an element, or none
+	if end == start { // an end tag, or no element
 		return 0, ""
 	}
 	tag, content, found := strings.Cut(t.s[i:], ">")
@@ -108,7 +108,7 @@ func (t *text) address(i int) (int, string) {
 	line = line[:lineLen(line)]
 	part, _, _ := strings.Cut(line, ": ") // where errors are joined
 	at := strings.LastIndexByte(part, '@')
-	if !strings.Contains(part[:max(at, 0)], ":") { // no password, which could have blanks in it
+	if !strings.Contains(part[:max(at, 0)], ":") { // no password, which could contain spaces
 		at = strings.LastIndexByte(line[:wordLen(line)], '@')
 	}
 	switch {
@@ -118,7 +118,7 @@ func (t *text) address(i int) (int, string) {
 			return 2 + max(end, q+queryLen(line[q:])), "//" + hidden
 		}
 	case t.cut && len(line) == len(t.s)-i-2 && strings.Contains(part, ":"):
-		return 2 + len(line), "//" + hidden // its at sign may have been cut off
+		return 2 + len(line), "//" + hidden // the at sign may have been cut off
 	}
 	return 2 + at + 1, "//"
 }

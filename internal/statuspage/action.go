@@ -6,8 +6,7 @@ import "fmt"
 type Action struct {
 	Name  string // the last element of its path
 	Label string // of the button
-	// Field is the name of the field that chooses an endpoint, empty if there is
-	// nothing to choose.
+	// Field is the name of the form field for the endpoint, empty if there is none.
 	Field       string
 	NeedsReason bool
 	heading     string
@@ -49,7 +48,7 @@ type Form struct {
 	*Action
 	// Chosen endpoint, and the reason.
 	Chosen, Reason string
-	// Refused says why it was not done, if it was tried.
+	// Refused is why the action was refused, if it was tried.
 	Refused string
 }
 

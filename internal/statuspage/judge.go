@@ -14,7 +14,7 @@ type Finding struct {
 	Level   string `json:"level"` // LevelOK, LevelWarn, LevelBad or LevelOff
 	Summary string `json:"summary"`
 	Advice  string `json:"advice"`
-	// Cause is whose trouble it most likely is, and Why what speaks for that.
+	// Cause is the likely cause, and Why the reason for that.
 	Cause string `json:"cause"`
 	Why   string `json:"why,omitempty"`
 	// Runbook is the address of the section that says what to do.
@@ -292,7 +292,7 @@ func (r *Report) failing() (Finding, bool) {
 	e, other := r.side()
 	n := e.Recent.Failed()
 	level, ok := share(n, e.Recent.Attempts())
-	if !ok || r.Down || e.tripped() || r.recovered(e) { // which say it already
+	if !ok || r.Down || e.tripped() || r.recovered(e) { // another finding says so
 		return Finding{}, false
 	}
 	f := Finding{Name: "failing", Level: level, Cause: CauseEither, Runbook: sectionBrownout,
@@ -315,7 +315,7 @@ func (r *Report) recovered(e *Endpoint) bool {
 func (r *Report) refusals() (Finding, bool) {
 	e, _ := r.side()
 	n := e.Recent.RefusedSwitches
-	if n == 0 || e.tripped() { // which says it already
+	if n == 0 || e.tripped() { // another finding says so
 		return Finding{}, false
 	}
 	f := Finding{Name: "switches refused", Level: LevelWarn, Cause: CauseEither, Runbook: sectionTripped,
@@ -373,9 +373,9 @@ func (r *Report) doubts() (Finding, bool) {
 		}
 	}
 	active, _ := r.side()
-	n = max(n, active.Recent.InDoubt) // the record may have been too short
+	n = max(n, active.Recent.InDoubt) // the events may lack older ones
 	summary := number(n, "write is in doubt", "writes are in doubt")
-	if r.RecordFull { // older ones may have been forgotten
+	if r.RecordFull { // older ones may have been dropped
 		summary = "At least " + summary
 	}
 	if !newest.IsZero() {

@@ -23,7 +23,7 @@ var source string
 // Page draws reports. It is safe for concurrent use.
 type Page struct {
 	template *template.Template
-	policy   string // but for what forms may do
+	policy   string // except for form-action
 }
 
 // NewPage parses the page. It is no package variable, so that programs without a page link

@@ -38,14 +38,14 @@ type Report struct {
 	Verifying bool    `json:"verifying"`
 	Events    []Event `json:"events"`
 
-	// What the sentences depend on, beyond what the report shows.
+	// What the texts depend on but the report does not show.
 	ManualFailback bool   `json:"-"`
 	FailsFast      bool   `json:"-"` // while down
 	Latch          int    `json:"-"` // switches within an hour that latch
 	Runbook        string `json:"-"` // address of docs/operations.md
-	RecordFull     bool   `json:"-"` // events before the first were forgotten
-	// Control: the page leads to the actions, which are below the path Mount:
-	// empty, or an element of a path and a slash.
+	RecordFull     bool   `json:"-"` // there were earlier events
+	// Control: the page links to the actions, which are below the path Mount: empty, or a path
+	// element and a slash.
 	Control bool   `json:"-"`
 	Mount   string `json:"-"`
 }
@@ -159,7 +159,7 @@ func (f *Fleet) MoreWitnesses() int { return max(0, f.WitnessCount-len(f.Witness
 type Loss struct {
 	Time        time.Time `json:"time,omitzero"`
 	From        string    `json:"from"`
-	To          string    `json:"to"` // From if the traffic has not moved
+	To          string    `json:"to"` // From if there was no switch
 	Reason      string    `json:"reason,omitempty"`
 	LastSuccess time.Time `json:"lastSuccess,omitzero"`
 	RPOSeconds  float64   `json:"rpoSeconds"`
@@ -177,7 +177,7 @@ type Write struct {
 	RequestID string    `json:"requestId,omitempty"`
 	Label     string    `json:"label,omitempty"`
 	Status    int       `json:"status,omitempty"`
-	State     string    `json:"state"` // one of the constants
+	State     string    `json:"state"` // one of the constants below
 }
 
 // States of a write.

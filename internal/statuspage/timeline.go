@@ -10,7 +10,7 @@ import (
 // active, marks for the events above, and an axis below. Horizontal positions are percentages,
 // so that the drawing fits every screen while its texts keep their size.
 type timeline struct {
-	Window string // that it covers, in words
+	Window string // the time that it covers, in words
 	Text   string // what it shows, in words
 	Height int
 	Lanes  []lane
@@ -44,7 +44,7 @@ type mark struct {
 }
 
 type tick struct {
-	X, Label string // no label where the one for now would be hit
+	X, Label string // no Label if it would overlap the one for now
 }
 
 // Glyph is the shape of an event's mark, centered on the origin. Shapes differ, so that nothing
@@ -181,7 +181,7 @@ const (
 	laneText   = 16 // of the name above a lane
 	laneHeight = 20
 	laneGap    = 8
-	// markWidth is how far apart marks of one row are at the least, in percent.
+	// markWidth is the minimum distance of marks in a row, in percent.
 	markWidth = 4.5
 	maxRows   = 5
 )
@@ -190,7 +190,7 @@ const (
 func newTimeline(r *Report) *timeline {
 	now, begin := r.Time, r.Started
 	if r.RecordFull && len(r.Events) > 0 {
-		begin = r.Events[0].Time // nothing is known of the time before
+		begin = r.Events[0].Time // what happened before is unknown
 	}
 	events := r.Events
 	longest := windows[len(windows)-1].length
@@ -249,7 +249,7 @@ func (tl *timeline) addMarks(events []Event, now time.Time, place func(time.Time
 		for row < len(ends) && x-ends[row] < markWidth {
 			row++
 		}
-		if row == maxRows { // they have to overlap
+		if row == maxRows { // the marks overlap
 			row = i % maxRows
 		}
 		if row == len(ends) {
