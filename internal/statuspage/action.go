@@ -25,7 +25,7 @@ func Actions() []Action {
 			text: "Allows automatic switches again, and releases the latch."},
 		{Name: "freeze", Label: "Freeze the fleet", NeedsReason: true, heading: "Freeze the fleet",
 			text: "Stops automatic switches in every process of the fleet, including processes that start later, until somebody unfreezes it. " +
-				"Traffic stays where it is, even if the endpoint fails. Switch still moves the whole fleet."},
+				"Traffic stays where it is, even if the endpoint fails. Switch still switches the whole fleet."},
 		{Name: "unfreeze", Label: "Unfreeze the fleet", heading: "Unfreeze the fleet",
 			text: "Allows automatic switches again in every process of the fleet. A process that is pinned stays pinned."},
 		{Name: "verify", Label: "Verify", heading: "Verify the writes at risk",
