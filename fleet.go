@@ -278,8 +278,8 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 		Version: after(rec.Version), Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
 		Questions: rec.Questions, Recoveries: rec.Recoveries, Frozen: rec.Frozen,
 	}
-	moves := t.rule.Switches()
-	here.Earlier = slices.Clone(moves[:max(0, len(moves)-1)])
+	switches := t.rule.Switches()
+	here.Earlier = slices.Clone(switches[:max(0, len(switches)-1)])
 	t.mu.Unlock()
 	if !t.swap(rec, here.out(clock)) {
 		return false
