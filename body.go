@@ -123,7 +123,7 @@ func (b *callersBody) Read(p []byte) (int, error) {
 }
 
 // hold reads the body and holds it, unless it is longer than maxBody or does not end in time.
-// Such a body is streamed, from its start.
+// Such a body is then sent as if nothing of it had been read.
 func (p *payload) hold(req *http.Request, maxBody int64) error {
 	var begin []byte
 	var err error

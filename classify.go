@@ -86,7 +86,7 @@ func apiPath(path string) bool {
 		}
 	}
 	i := strings.IndexByte(strings.TrimPrefix(path, "/"), '/') + 1
-	return i > 0 && (underPath(path[i:], "/api/data") || underPath(path[i:], "/xrmservices"))
+	return underPath(path[i:], "/api/data") || underPath(path[i:], "/xrmservices")
 }
 
 // underPath reports whether path is prefix or below it.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover/internal/answer"
 )
 
 // What a layer around the operation quotes, or a plug-in in it, is not the word of the
@@ -79,6 +81,12 @@ func TestWhatGatewaysSayOfThemselves(t *testing.T) {
 		require.NotNil(t, f, body)
 		assert.Equal(t, want.class.String(), f.Class.String(), body)
 		assert.Equal(t, want.delivery.String(), f.Delivery.String(), body)
+	}
+	for status, class := range map[int]Class{400: ClassApplication, 401: ClassAuth, 403: ClassAuth, 407: ClassAuth, 408: ClassApplication, 429: ClassThrottled, 500: ClassApplication} {
+		f := Fault{Status: status}
+		assert.True(t, f.byCode(&answer.Answer{Code: "0x80131500"}))
+		assert.Equal(t, class.String(), f.Class.String(), "%d with a number that is in no list", status)
+		assert.Equal(t, Answered, f.Delivery)
 	}
 	for status, class := range map[int]Class{400: ClassApplication, 500: ClassApplication, 501: ClassTransient, 502: ClassUnavailable, 503: ClassUnavailable, 504: ClassTransient} {
 		r := answerRow{method: http.MethodPost, path: orgService, status: status, header: typed("text/xml")}

@@ -23,9 +23,12 @@ func TestWhereCallersAreSentToSignIn(t *testing.T) {
 		"https://sts.contoso.com/adfs/ls/?wa=wsignin1.0": true, "https://sts.contoso.com/ADFS/oauth2/authorize": true,
 		"https://sts.contoso.com/adfs": false, "https://contoso.crm.dynamics.com/login.live.com": false, "/adfs/ls": true, "https://contoso.com/": false, "": false, "https://%zz": false,
 	} {
-		for status, asks := range map[int]bool{302: want, 299: false, 400: true} {
+		for status, asks := range map[int]bool{299: false, 300: want, 302: want, 399: want, 400: true} {
 			resp := &http.Response{StatusCode: status, Header: http.Header{"Location": {location}}, Request: &http.Request{URL: &url.URL{Scheme: "https", Host: "contoso.crm.dynamics.com"}}}
 			assert.Equal(t, asks, !healthy(resp), "%d %s", status, location)
+			if asks && status < 400 {
+				assert.Equal(t, &Fault{Class: ClassAuth, Delivery: Answered, Status: status}, Classify(resp, nil))
+			}
 		}
 	}
 	assert.False(t, toSignIn(&http.Response{Header: http.Header{}}))
@@ -47,6 +50,10 @@ func TestAPageIsMisplacedWhereAnAPIWasAsked(t *testing.T) {
 		"no request":       {nil, io.NopCloser(strings.NewReader("x")), nil, false},
 		"no URL":           {&http.Request{Method: "GET"}, io.NopCloser(strings.NewReader("x")), nil, false},
 		"elsewhere":        {asked("GET", "/WebResources/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+		"on premises":      {asked("GET", "/contoso/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, true},
+		"SOAP there":       {asked("POST", "/contoso/XRMServices/2011/Organization.svc"), io.NopCloser(strings.NewReader("x")), nil, true},
+		"a page there":     {asked("GET", "/contoso/api/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+		"further down":     {asked("GET", "/contoso/x/api/data"), io.NopCloser(strings.NewReader("x")), nil, false},
 		"HEAD":             {asked("HEAD", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, false},
 		"no body":          {asked("GET", "/api/data/v9.2/x"), nil, nil, false},
 		"empty body":       {asked("GET", "/api/data/v9.2/x"), http.NoBody, nil, false},
@@ -84,7 +91,7 @@ func TestWhatAStatusSays(t *testing.T) {
 		519: {ClassTransient, Unknown}, 520: {ClassUnavailable, Unknown}, 523: {ClassUnavailable, Unknown}, 524: {ClassTransient, Unknown}, 525: {ClassUnavailable, Unknown},
 		527: {ClassUnavailable, Unknown}, 528: {ClassTransient, Unknown}, 530: {ClassUnavailable, Unknown}, 531: {ClassTransient, Unknown}, 200: {ClassTransient, Unknown},
 	} {
-		var f Fault
+		f := Fault{Class: ClassLocal, Delivery: NotSent}
 		f.byStatus(status)
 		assert.Equal(t, want, judgement{f.Class, f.Delivery}, status)
 	}
@@ -162,6 +169,10 @@ func TestWhatSubcodesSay(t *testing.T) {
 	}
 	_, ok := judge(wcf, "Contoso")
 	assert.False(t, ok)
+	known, a := Fault{Code: "contoso"}, answer.Answer{}
+	a.Subcode.Space, a.Subcode.Local = wcf, "ServerTooBusy"
+	assert.True(t, known.bySubcode(&a))
+	assert.Equal(t, "contoso", known.Code, "the code that is there says more")
 	for _, space := range []string{security, "http://docs.oasis-open.org/ws-sx/ws-trust/200512", "http://docs.oasis-open.org/ws-sx/ws-secureconversation/200512",
 		"http://schemas.xmlsoap.org/ws/2005/02/trust", "http://schemas.xmlsoap.org/ws/2005/02/sc", "http://schemas.microsoft.com/ws/2006/05/security"} {
 		f, ok := judge(space, "BadContextToken")

@@ -206,15 +206,15 @@ func codeStatus(s string) (int, bool) {
 	if ascii.HasPrefixFold(s, "0x") {
 		s, base = s[2:], 16
 	}
-	n, err := strconv.ParseUint(s, base, 16)
-	return int(n), err == nil && n >= 400 && n < 500
+	n, _ := strconv.ParseUint(s, base, 16) // an error leaves 0 or the largest number
+	return int(n), n >= 400 && n < 500
 }
 
 // limited reports whether a service protection limit refused the request, before any part of it
 // ran.
 func (f *Fault) limited() bool {
-	n, ok := codeNumber(f.Code)
-	return ok && codes[n].class == ClassThrottled && codes[n].delivery == Refused
+	n, _ := codeNumber(f.Code) // what is no number is not in the list
+	return codes[n].class == ClassThrottled && codes[n].delivery == Refused
 }
 
 // sqlFault returns the class and delivery of a generic SQL error by the number in its message
@@ -248,7 +248,7 @@ func sqlFault(message string) (Class, Delivery) {
 // Microsoft.Data.SqlClient.
 func sqlInfrastructure(n int) bool {
 	switch n {
-	case -2, -1, 0, 2, 20, 35, 53, 64, 121, 233, 258, 997, 10053, 10054, 10060, 10061, 11001, // network and time-outs
+	case -2, -1, 0, 2, 20, 35, 53, 64, 121, 233, 258, 997, 10053, 10054, 10060, 10061, 11001, // network and timeouts
 		615, 617, 669, 921, 926, 976, 978, 979, 983, 4060, 4221, 9001, 17142, 18401, // database not open, or moving
 		3906,                                        // read-only: a geo-secondary
 		701, 802, 845, 1101, 1105, 8645, 8651, 9002, // memory and space

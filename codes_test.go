@@ -98,7 +98,9 @@ func TestSQLFault(t *testing.T) {
 		{"Sql Number: -2", ClassTransient, Unknown},
 		{"Sql Number: 156", ClassApplication, Answered},
 		{"'Sql Number: 1205' in a value. Sql Number: 2627", ClassApplication, Answered},
+		{"Sql Number: -3", ClassApplication, Answered},
 		{"Sql Number: ", ClassTransient, Unknown},
+		{"Sql Number: 99999999999999999999", ClassTransient, Unknown},
 		{"İİ Sql Number: 208", ClassApplication, Answered}, // longer in lower case
 		{"1205", ClassTransient, Unknown},
 	}

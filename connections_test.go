@@ -261,3 +261,21 @@ func TestAProbeWearsOutOldConnections(t *testing.T) {
 	assert.EqualError(t, err, "not the last one", "a ProbeBase knows itself what to do")
 	assert.Empty(t, c.at)
 }
+
+// A Base that answers without a body, against the rules of http.RoundTripper, does not make a
+// probe panic.
+func TestAProbeThatIsAnsweredWithoutABody(t *testing.T) {
+	t.Parallel()
+	req, err := http.NewRequest("GET", "https://contoso.api.crm.dynamics.com/", nil)
+	require.NoError(t, err)
+	base := roundTripFunc(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: 204}, nil })
+	resp, err, old := lastOfConnection(base, req, true)
+	require.NoError(t, err)
+	assert.Nil(t, resp.Body)
+	assert.False(t, old)
+}
+
+func TestTheIdleConnectionsOfTheDefaultBase(t *testing.T) {
+	t.Parallel()
+	newTestTransport(t, nil, Config{ProbeInterval: -1}).CloseIdleConnections()
+}

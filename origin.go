@@ -206,7 +206,8 @@ func isDataverse(name string) bool {
 	return ok
 }
 
-// onPremises reports whether name, in lower case, is none that Microsoft gives.
+// onPremises reports whether name, in lower case, is the host of neither a Dataverse nor a Finance
+// and Operations organization.
 func onPremises(name string) bool { return !isDataverse(name) && !isFinOps(name) }
 
 // checkMicrosoftName returns why name, a valid host name in lower case, is one of
@@ -327,10 +328,5 @@ var finOpsSuffixes = [...]string{
 }
 
 func isFinOps(name string) bool {
-	for _, suffix := range finOpsSuffixes {
-		if len(name) > len(suffix) && strings.HasSuffix(name, suffix) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(finOpsSuffixes[:], func(suffix string) bool { return strings.HasSuffix(name, suffix) })
 }

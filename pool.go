@@ -146,9 +146,6 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 	c := fresh(plain)
 	if c.HTTP2 == nil {
 		c.HTTP2 = new(http.HTTP2Config)
-	} else {
-		own := *c.HTTP2
-		c.HTTP2 = &own
 	}
 	c.HTTP2.SendPingTimeout = cmp.Or(c.HTTP2.SendPingTimeout, 30*time.Second)
 	c.HTTP2.PingTimeout = cmp.Or(c.HTTP2.PingTimeout, 15*time.Second)

@@ -1,8 +1,10 @@
 package failover
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
@@ -49,4 +51,18 @@ func TestTheTimesBetweenProbes(t *testing.T) {
 	s.NextBackOff()
 	s.Reset()
 	assert.InDelta(t, 10, s.NextBackOff().Seconds(), 2)
+}
+
+// The context of a probe ends with the probe, and so does what has been started for it.
+func TestAProbeLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	var began context.Context
+	transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1, Probe: func(ctx context.Context, _ *http.Client, _ *url.URL) error {
+		began = ctx
+		return ctx.Err()
+	}})
+	assert.NoError(t, transport.Switch(t.Context(), Alternate, "by hand"))
+	assert.Error(t, began.Err())
+	assert.NoError(t, transport.runProbe(t.Context(), Primary))
+	assert.Error(t, began.Err())
 }

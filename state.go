@@ -322,7 +322,7 @@ func (t *Transport) clearFaults(st *state, w *sendWatch) {
 		return
 	}
 	defer t.unlock()
-	if now.epoch != st.epoch || t.rule.Closed || now.active != st.active {
+	if now.epoch != st.epoch {
 		return
 	}
 	e.lastWhole = time.Since(t.started)

@@ -81,7 +81,7 @@ const (
 	sawHTTP2               // the connection speaks HTTP/2
 	sawReuse               // the connection was used before
 	sawEarlier             // an earlier connection may have delivered the request
-	bodyUnread             // nobody has begun to read the body, see unread
+	bodyUnread             // the body is unread, see unread
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -359,9 +359,9 @@ type hollow struct{}
 func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
 func (hollow) Close() error             { return nil }
 
-// unread returns body as one that tells when it is read. It is for a Base that is not an
-// http.Transport: its hooks may be about one try of several, but none has delivered a
-// request with a body that nobody has read.
+// unread returns body, which then records that it is read. The hooks of a Base that is not an
+// http.Transport may be about one try of several, but no try has delivered a request whose body
+// is unread.
 func (w *sendWatch) unread(body io.ReadCloser) io.ReadCloser {
 	w.seen.Or(bodyUnread)
 	w.body = body

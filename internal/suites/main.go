@@ -2,7 +2,7 @@
 // and with a failover.Transport between their clients and each *http.Transport. The results
 // must be the same; docs/reliability.md explains every difference.
 //
-//	GOWORK=off go run .                  # about half an hour
+//	GOWORK=off go run .                  # about an hour
 //	GOWORK=off go run . -only oauth2     # the suites whose names match
 //	GOWORK=off go run . -race            # with the race detector
 //	GOWORK=off go run . -keep            # keep the working directory
@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 )
 
@@ -30,7 +31,7 @@ func main() {
 	repeats := flag.Int("repeats", 3, "how often to repeat a test whose result differs, in every mode")
 	race := flag.Bool("race", false, "detect data races")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, regexp.MustCompile(*only), *keep, *race, *repeats); err != nil {
 		log.Fatal(err)
