@@ -40,7 +40,7 @@ func (c *call) own() *http.Request {
 	return c.out
 }
 
-// watch makes the attempt a watched one, with its own context.
+// watch makes the attempt a watched one, from follow on.
 func (c *call) watch() {
 	sent := new(sentWrite)
 	w := &sent.sending
@@ -49,7 +49,16 @@ func (c *call) watch() {
 	w.givesUp = !w.once && c.isRead() && c.st.pool.waits.silent()
 	w.timed = !w.once && c.isRead() && !w.givesUp && !w.endpoint.suspect.Load() && !w.connections.limited
 	c.sending, c.out, c.reader = w, &sent.request, &sent.body
-	sent.request = *c.req.WithContext(w.context(c.req.Context(), c.t.cfg.AttemptTimeout))
+	sent.request = *c.req
+}
+
+// follow gives a watched attempt its own context. Authorize does not get that: the requests that
+// it makes, for a token perhaps, are not the attempt's.
+func (c *call) follow() {
+	if w := c.sending; w != nil {
+		w.request = c.out
+		*c.out = *c.out.WithContext(w.context(c.out.Context(), c.t.cfg.AttemptTimeout))
+	}
 }
 
 // prepare begins an attempt under st: it makes everything of the request but its body.
@@ -159,6 +168,7 @@ func (c *call) unsent(class Class, err error) *Fault {
 // send sends the request. It returns a healthy response, or the fault and its response, if
 // any.
 func (c *call) send() (*http.Response, *Fault) {
+	c.follow()
 	if err := c.takeBody(); err != nil {
 		return nil, c.unsent(ClassLocal, err)
 	}

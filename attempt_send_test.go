@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"net/url"
@@ -50,6 +49,7 @@ func TestWhatIsWatchedOfAnAttempt(t *testing.T) {
 		}
 		require.Nil(t, c.prepare(st), name)
 		w := c.sending
+		c.follow()
 		got := watched{any: w != nil}
 		if w != nil {
 			got = watched{true, w.trace.GotConn != nil, w.once, w.givesUp, w.cancel != nil}
@@ -165,8 +165,8 @@ func TestBodiesOfAttempts(t *testing.T) {
 	assert.Equal(t, NotSent, f.Delivery)
 }
 
-// Config.Authorize always gets a header map. Its error ends the attempt and releases
-// everything that belongs to it.
+// Config.Authorize always gets a header map. Its error ends the attempt, which has no context of
+// its own yet.
 func TestAuthorizeBeforeAnAttempt(t *testing.T) {
 	t.Parallel()
 	var authorized error
@@ -183,7 +183,7 @@ func TestAuthorizeBeforeAnAttempt(t *testing.T) {
 	assert.Equal(t, ClassAuth, f.Class)
 	assert.Equal(t, NotSent, f.Delivery)
 	assert.ErrorIs(t, f.Err, io.ErrUnexpectedEOF)
-	assert.ErrorIs(t, c.out.Context().Err(), context.Canceled, "the context of the attempt is released")
+	assert.Equal(t, c.req.Context(), c.out.Context())
 }
 
 // An attempt goes to the host of its endpoint, and so does its Host header if it names the

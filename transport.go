@@ -246,8 +246,7 @@ func (c *call) attempt(st *state) (*state, *http.Response, *Fault) {
 			resp, f := c.send()
 			return st, resp, f
 		}
-		c.sending.release() // there was a judgement while Authorize was called
-		st = now
+		st = now // there was a judgement while Authorize was called
 	}
 }
 

@@ -54,6 +54,7 @@ type sendWatch struct {
 	state       atomic.Uint32           // watchOpen, watchEnded or watchTimedOut
 	cancel      context.CancelCauseFunc // nil if the context is the caller's own
 	timeout     time.Duration           // of the wait for the headers; 0: none
+	request     *http.Request           // which is sent
 	endpoint    *endpoint
 	address     net.Addr  // of the last connection
 	protocol    *protocol // of the endpoint
@@ -82,6 +83,7 @@ const (
 	sawReuse               // the connection was used before
 	sawEarlier             // an earlier connection may have delivered the request
 	bodyUnread             // the body is unread, see unread
+	sawOther               // the headers are those of a request that Base makes by itself
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -116,6 +118,9 @@ func (w *sendWatch) context(ctx context.Context, timeout time.Duration) context.
 	w.trace.GetConn = w.getConn
 	w.trace.GotConn = w.gotConn
 	w.trace.WroteHeaders = w.wroteHeaders
+	if w.notTwice && !w.connections.direct {
+		w.trace.WroteHeaderField = w.wroteHeaderField
+	}
 	if w.connections.limited {
 		w.trace.DNSStart = func(httptrace.DNSStartInfo) { w.dialing() }
 		w.trace.ConnectStart = func(string, string) { w.dialing() }
@@ -135,12 +140,25 @@ func (w *sendWatch) dialing() {
 	w.connections.tells.Store(true)
 }
 
+// wroteHeaderField tells the request, which has no body, from those that a Base of the program's
+// own makes in its context, for a token perhaps. Only over HTTP/2 is there a field for the path,
+// and only there does net/http repeat the request, even if Base has changed its host.
+func (w *sendWatch) wroteHeaderField(key string, values []string) {
+	switch value := values[0]; {
+	case (key == "Host" || key == ":authority") && !strings.EqualFold(value, cmp.Or(w.request.Host, w.request.URL.Host)):
+		w.seen.Or(sawOther)
+	case key == ":path" && strings.HasSuffix(value, w.request.URL.RequestURI()):
+		w.seen.And(^uint32(sawOther))
+	}
+}
+
 // gotConn is called before anything is written to a connection.
 func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	w.tryAgain()
-	marks, http2 := uint32(sawGotConn), w.protocol.speaksHTTP2()
+	marks, http2, name := uint32(sawGotConn), w.protocol.speaksHTTP2(), ""
 	if conn, ok := info.Conn.(*tls.Conn); ok {
-		http2 = conn.ConnectionState().NegotiatedProtocol == "h2"
+		state := conn.ConnectionState()
+		http2, name = state.NegotiatedProtocol == "h2", state.ServerName
 		w.protocol.learn(http2)
 	}
 	if http2 {
@@ -149,7 +167,7 @@ func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	w.address = remoteAddr(info.Conn)
 	if info.Reused {
 		marks |= sawReuse
-	} else {
+	} else if w.connections.direct || name == "" || strings.EqualFold(name, w.request.URL.Hostname()) { // else Base asks another host for a token, perhaps
 		w.endpoint.addresses.see(w.address, time.Now())
 	}
 	w.seen.Or(marks)
@@ -166,13 +184,13 @@ func remoteAddr(conn net.Conn) (address net.Addr) {
 // before may have delivered the request: over HTTP/1.1, net/http repeats a write only if nothing
 // of it was sent.
 func (w *sendWatch) tryAgain() {
-	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) {
+	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) && w.seen.Load()&(bodyUnread|sawOther) == 0 {
 		w.seen.Or(sawEarlier)
 		if w.notTwice && w.cancel != nil {
 			w.cancel(errMayBeDone) // net/http checks the context before it writes
 		}
 	}
-	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse))
+	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawOther))
 }
 
 // rewind returns the GetBody for Base, nil if Base must not have one. It fails once the request

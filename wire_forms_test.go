@@ -157,6 +157,8 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		{sawGotConn | sawHeaders, false, true, true, true},
 		{sawGotConn | sawHTTP2, true, true, false, false},
 		{sawHeaders | sawHTTP2, true, true, false, false},
+		{sawGotConn | sawHeaders | sawHTTP2 | sawOther, false, true, false, false}, // Base asked for a token
+		{sawGotConn | sawHeaders | bodyUnread, false, false, false, false},
 	} {
 		w := &sendWatch{notTwice: row.notTwice, connections: &connections{direct: row.direct}}
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -165,7 +167,7 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		w.tryAgain()
 		assert.Equal(t, row.earlier, w.saw(sawEarlier), "%+v", row)
 		assert.Equal(t, row.cancelled, context.Cause(ctx) == errMayBeDone, "%+v", row)
-		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse), "what was seen of the first try is forgotten: %+v", row)
+		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse) || w.saw(sawOther), "what was seen of the first try is forgotten: %+v", row)
 		cancel(nil)
 	}
 	bare := &sendWatch{notTwice: true, connections: new(connections)} // without a context of its own
@@ -175,6 +177,66 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 	bare.seen.Store(0)
 	bare.wroteHeaders()
 	assert.Equal(t, uint32(sawHeaders), bare.seen.Load())
+}
+
+// The header fields tell the request from those that Base makes by itself. Over HTTP/2, the path
+// does, even if Base has changed the host.
+func TestWhoseHeadersAreWritten(t *testing.T) {
+	t.Parallel()
+	const path = accountA + "?$select=name"
+	w := &sendWatch{request: httptest.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+path, nil)}
+	w.request.Host = "" // http.Client leaves it out
+	for _, row := range []struct {
+		fields [][2]string
+		other  bool
+	}{
+		{[][2]string{{"Host", "contoso.api.crm.dynamics.com"}}, false},
+		{[][2]string{{"Host", "login.microsoftonline.com"}}, true},
+		{[][2]string{{":authority", "CONTOSO.api.crm.dynamics.com"}, {":path", "/other"}}, false},
+		{[][2]string{{":authority", "login.microsoftonline.com"}, {":path", "/token"}, {"x-ms-host", "contoso.api.crm.dynamics.com"}}, true},
+		{[][2]string{{":authority", "gateway.contoso.com"}, {":path", "/crm" + path}}, false},
+	} {
+		w.seen.Store(0)
+		for _, field := range row.fields {
+			w.wroteHeaderField(field[0], []string{field[1]})
+		}
+		assert.Equal(t, row.other, w.saw(sawOther), row.fields)
+	}
+	for _, direct := range []bool{false, true} { // which tells all about a request without that
+		for _, notTwice := range []bool{false, true} {
+			w := &sendWatch{notTwice: notTwice, connections: &connections{direct: direct}}
+			w.context(t.Context(), 0)
+			w.release()
+			assert.Equal(t, notTwice && !direct, w.trace.WroteHeaderField != nil)
+		}
+	}
+	w.request.Host = "front.contoso.com"
+	w.wroteHeaderField("Host", []string{"front.contoso.com"})
+	assert.False(t, w.saw(sawOther))
+}
+
+// The addresses of other hosts that a Base of the program's own asks are not the endpoint's.
+func TestWhoseAddressesAreRecorded(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	for _, row := range []struct {
+		name           string
+		direct, record bool
+	}{
+		{"contoso.api.crm.dynamics.com", false, true},
+		{"login.microsoftonline.com", false, false},
+		{"login.microsoftonline.com", true, true}, // a name that TLSClientConfig sets
+		{"127.0.0.1", false, true},                // which is not sent
+	} {
+		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{ServerName: row.name, InsecureSkipVerify: true})
+		require.NoError(t, err)
+		defer conn.Close()
+		w := &sendWatch{protocol: new(protocol), connections: &connections{direct: row.direct}, endpoint: new(endpoint)}
+		w.request = httptest.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+		w.gotConn(httptrace.GotConnInfo{Conn: conn})
+		assert.Equal(t, row.record, len(w.endpoint.addresses.seen) == 1, "%+v", row)
+	}
 }
 
 // What kind of connection an attempt gets is seen when it gets it; what was seen of an earlier

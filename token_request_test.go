@@ -1,0 +1,93 @@
+package failover_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover"
+)
+
+// A program may fetch a token in the context of the request that needs it. The requests for the
+// token are not taken for tries of a write: it is sent, and what is answered is not in doubt.
+func TestATokenFetchedInTheContextOfAWrite(t *testing.T) {
+	t.Parallel()
+	serve := func(http2 bool, handler http.HandlerFunc) *httptest.Server {
+		server := httptest.NewUnstartedServer(handler)
+		server.EnableHTTP2 = http2
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		return server
+	}
+	tokens := map[bool]*httptest.Server{}
+	for _, http2 := range []bool{false, true} {
+		tokens[http2] = serve(http2, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "contoso") })
+	}
+	for i := range 1 << 4 {
+		http2, tokenHTTP2, body := i&1 != 0, i&2 != 0, []string{"", "{}"}[i>>2&1]
+		for _, form := range []string{"Authorize", "Base", "Instrument"} {
+			name := fmt.Sprintf("%s, HTTP/2 %v, for the token %v, %q, fails %v", form, http2, tokenHTTP2, body, i&8 != 0)
+			fetch := func(req *http.Request) error {
+				for range 2 { // MSAL asks about the tenant first
+					r, err := http.NewRequestWithContext(req.Context(), http.MethodGet, "https://example.com/token", nil)
+					require.NoError(t, err)
+					resp, err := tokens[tokenHTTP2].Client().Do(r)
+					require.NoError(t, err)
+					token, err := io.ReadAll(resp.Body)
+					require.NoError(t, err)
+					resp.Body.Close()
+					req.Header.Set("Authorization", "Bearer "+string(token))
+				}
+				return nil
+			}
+			wrap := func(rt http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(req *http.Request) (*http.Response, error) {
+					out := req.Clone(req.Context())
+					if err := fetch(out); err != nil {
+						return nil, err
+					}
+					return rt.RoundTrip(out)
+				})
+			}
+			var counted once
+			server := serve(http2, func(w http.ResponseWriter, r *http.Request) {
+				assert.Equal(t, "Bearer contoso", r.Header.Get("Authorization"), name)
+				if counted.carryOut(r); i&8 != 0 {
+					w.WriteHeader(http.StatusBadRequest)
+				}
+			})
+			cfg := failover.Config{Base: server.Client().Transport, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)}
+			switch form {
+			case "Authorize":
+				cfg.Authorize = fetch
+			case "Base":
+				cfg.Base = wrap(cfg.Base)
+			case "Instrument":
+				cfg.Instrument = wrap
+			}
+			transport, err := failover.New(server.URL, &cfg)
+			require.NoError(t, err)
+			t.Cleanup(func() { transport.Close() })
+			for _, id := range []string{"over a new connection", "over an old one"} {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+accounts, strings.NewReader(body))
+				require.NoError(t, err)
+				req.Header.Set("X-Request-Id", id)
+				resp, err := transport.RoundTrip(req)
+				if !assert.NoError(t, err, name) {
+					continue
+				}
+				resp.Body.Close()
+				_, inDoubt := failover.InDoubt(resp, err)
+				assert.False(t, inDoubt, name)
+				assert.Equal(t, 1, counted.of(id), name)
+			}
+		}
+	}
+}
