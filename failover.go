@@ -77,9 +77,9 @@ import (
 // counts as its failure and is logged; requests continue.
 type Config struct {
 	// Base sends the requests, and probes are derived from it. It should be an
-	// *http.Transport, and must not repeat requests by itself. A renewal replaces an
-	// *http.Transport by a new clone of it; of any other Base it can only close the idle
-	// connections: see Instrument.
+	// *http.Transport, and must neither repeat requests by itself nor set their GetBody,
+	// with which net/http does. A renewal replaces an *http.Transport by a new clone of it;
+	// of any other Base it can only close the idle connections: see Instrument.
 	//
 	// Nil: a clone of the transport of the client given to Wrap, or else of
 	// [http.DefaultTransport], with HTTP/2 health checks (pings) enabled; requests to

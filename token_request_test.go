@@ -91,3 +91,43 @@ func TestATokenFetchedInTheContextOfAWrite(t *testing.T) {
 		}
 	}
 }
+
+// A Base that repeats an action after the answer that its token has expired may do so: it is not
+// net/http that repeats a write of which nothing is known.
+func TestAnActionThatIsSignedAnew(t *testing.T) {
+	t.Parallel()
+	for _, http2 := range []bool{false, true} {
+		var counted once
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "" {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			counted.carryOut(r)
+		}))
+		server.EnableHTTP2 = http2
+		server.StartTLS()
+		defer server.Close()
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := server.Client().Transport.RoundTrip(req)
+			if err != nil || resp.StatusCode != http.StatusUnauthorized {
+				return resp, err
+			}
+			resp.Body.Close()
+			again := req.Clone(req.Context())
+			again.Header.Set("Authorization", "Bearer contoso")
+			return server.Client().Transport.RoundTrip(again)
+		})
+		transport, err := failover.New(server.URL, &failover.Config{Base: base, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/api/data/v9.2/PublishAllXml", nil)
+		require.NoError(t, err)
+		req.Header.Set("X-Request-Id", "publish")
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err, "HTTP/2 %v", http2)
+		resp.Body.Close()
+		assert.Equal(t, http.StatusOK, resp.StatusCode)
+		assert.Equal(t, 1, counted.of("publish"))
+	}
+}

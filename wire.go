@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -84,6 +85,7 @@ const (
 	sawEarlier             // an earlier connection may have delivered the request
 	bodyUnread             // the body is unread, see unread
 	sawOther               // the headers are those of a request that Base makes by itself
+	sawAnswer              // the try was answered, so it is not net/http that tries again
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -120,6 +122,8 @@ func (w *sendWatch) context(ctx context.Context, timeout time.Duration) context.
 	w.trace.WroteHeaders = w.wroteHeaders
 	if w.notTwice && !w.connections.direct {
 		w.trace.WroteHeaderField = w.wroteHeaderField
+		w.trace.GotFirstResponseByte = func() { w.seen.Or(sawAnswer) }
+		w.trace.Got1xxResponse = func(int, textproto.MIMEHeader) error { w.seen.And(^uint32(sawAnswer)); return nil }
 	}
 	if w.connections.limited {
 		w.trace.DNSStart = func(httptrace.DNSStartInfo) { w.dialing() }
@@ -186,11 +190,11 @@ func remoteAddr(conn net.Conn) (address net.Addr) {
 func (w *sendWatch) tryAgain() {
 	if w.saw(sawGotConn|sawHeaders) && (w.saw(sawHTTP2) || !w.connections.direct) && w.seen.Load()&(bodyUnread|sawOther) == 0 {
 		w.seen.Or(sawEarlier)
-		if w.notTwice && w.cancel != nil {
+		if w.notTwice && w.cancel != nil && !w.saw(sawAnswer) {
 			w.cancel(errMayBeDone) // net/http checks the context before it writes
 		}
 	}
-	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawOther))
+	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawOther | sawAnswer))
 }
 
 // rewind returns the GetBody for Base, nil if Base must not have one. It fails once the request

@@ -159,6 +159,7 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		{sawHeaders | sawHTTP2, true, true, false, false},
 		{sawGotConn | sawHeaders | sawHTTP2 | sawOther, false, true, false, false}, // Base asked for a token
 		{sawGotConn | sawHeaders | bodyUnread, false, false, false, false},
+		{sawGotConn | sawHeaders | sawHTTP2 | sawAnswer, false, true, true, false}, // Base signs it anew
 	} {
 		w := &sendWatch{notTwice: row.notTwice, connections: &connections{direct: row.direct}}
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -167,7 +168,7 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		w.tryAgain()
 		assert.Equal(t, row.earlier, w.saw(sawEarlier), "%+v", row)
 		assert.Equal(t, row.cancelled, context.Cause(ctx) == errMayBeDone, "%+v", row)
-		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse) || w.saw(sawOther), "what was seen of the first try is forgotten: %+v", row)
+		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse) || w.saw(sawOther) || w.saw(sawAnswer), "what was seen of the first try is forgotten: %+v", row)
 		cancel(nil)
 	}
 	bare := &sendWatch{notTwice: true, connections: new(connections)} // without a context of its own
