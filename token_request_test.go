@@ -30,10 +30,10 @@ func TestATokenFetchedInTheContextOfAWrite(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		tokens[http2] = serve(http2, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "contoso") })
 	}
-	for i := range 1 << 4 {
-		http2, tokenHTTP2, body := i&1 != 0, i&2 != 0, []string{"", "{}"}[i>>2&1]
+	for i := range 1 << 5 {
+		http2, tokenHTTP2, body, method := i&1 != 0, i&2 != 0, []string{"", "{}"}[i>>2&1], []string{"POST", "PUT"}[i>>4]
 		for _, form := range []string{"Authorize", "Base", "Instrument"} {
-			name := fmt.Sprintf("%s, HTTP/2 %v, for the token %v, %q, fails %v", form, http2, tokenHTTP2, body, i&8 != 0)
+			name := fmt.Sprintf("%s, HTTP/2 %v, for the token %v, %s %q, fails %v", form, http2, tokenHTTP2, method, body, i&8 != 0)
 			fetch := func(req *http.Request) error {
 				for range 2 { // MSAL asks about the tenant first
 					r, err := http.NewRequestWithContext(req.Context(), http.MethodGet, "https://example.com/token", nil)
@@ -76,7 +76,7 @@ func TestATokenFetchedInTheContextOfAWrite(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { transport.Close() })
 			for _, id := range []string{"over a new connection", "over an old one"} {
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+accounts, strings.NewReader(body))
+				req, err := http.NewRequestWithContext(t.Context(), method, server.URL+accounts, strings.NewReader(body))
 				require.NoError(t, err)
 				req.Header.Set("X-Request-Id", id)
 				resp, err := transport.RoundTrip(req)

@@ -84,7 +84,7 @@ const (
 	sawReuse               // the connection was used before
 	sawEarlier             // an earlier connection may have delivered the request
 	bodyUnread             // the body is unread, see unread
-	sawOther               // the headers are those of a request that Base makes by itself
+	sawOther               // the latest headers are those of a request that Base makes by itself
 	sawAnswer              // the try was answered, so it is not net/http that tries again
 )
 
@@ -120,7 +120,7 @@ func (w *sendWatch) context(ctx context.Context, timeout time.Duration) context.
 	w.trace.GetConn = w.getConn
 	w.trace.GotConn = w.gotConn
 	w.trace.WroteHeaders = w.wroteHeaders
-	if w.notTwice && !w.connections.direct {
+	if !w.connections.direct && (w.notTwice || !w.once) {
 		w.trace.WroteHeaderField = w.wroteHeaderField
 		w.trace.GotFirstResponseByte = func() { w.seen.Or(sawAnswer) }
 		w.trace.Got1xxResponse = func(int, textproto.MIMEHeader) error { w.seen.And(^uint32(sawAnswer)); return nil }
@@ -144,14 +144,14 @@ func (w *sendWatch) dialing() {
 	w.connections.tells.Store(true)
 }
 
-// wroteHeaderField tells the request, which has no body, from those that a Base of the program's
+// wroteHeaderField tells the request, whose body cannot, from those that a Base of the program's
 // own makes in its context, for a token perhaps. Only over HTTP/2 is there a field for the path,
 // and only there does net/http repeat the request, even if Base has changed its host.
 func (w *sendWatch) wroteHeaderField(key string, values []string) {
-	switch value := values[0]; {
-	case (key == "Host" || key == ":authority") && !strings.EqualFold(value, cmp.Or(w.request.Host, w.request.URL.Host)):
+	switch {
+	case (key == "Host" || key == ":authority") && !strings.EqualFold(values[0], cmp.Or(w.request.Host, w.request.URL.Host)):
 		w.seen.Or(sawOther)
-	case key == ":path" && strings.HasSuffix(value, w.request.URL.RequestURI()):
+	case key == "Host", key == ":authority", key == ":path" && strings.HasSuffix(values[0], w.request.URL.RequestURI()):
 		w.seen.And(^uint32(sawOther))
 	}
 }
@@ -194,7 +194,7 @@ func (w *sendWatch) tryAgain() {
 			w.cancel(errMayBeDone) // net/http checks the context before it writes
 		}
 	}
-	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawOther | sawAnswer))
+	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawAnswer)) // not sawOther: wroteHeaders may come late
 }
 
 // rewind returns the GetBody for Base, nil if Base must not have one. It fails once the request

@@ -168,7 +168,7 @@ func TestASecondTryWithinAnAttempt(t *testing.T) {
 		w.tryAgain()
 		assert.Equal(t, row.earlier, w.saw(sawEarlier), "%+v", row)
 		assert.Equal(t, row.cancelled, context.Cause(ctx) == errMayBeDone, "%+v", row)
-		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse) || w.saw(sawOther) || w.saw(sawAnswer), "what was seen of the first try is forgotten: %+v", row)
+		assert.False(t, w.saw(sawHeaders) || w.saw(sawHTTP2) || w.saw(sawReuse) || w.saw(sawAnswer), "what was seen of the first try is forgotten: %+v", row)
 		cancel(nil)
 	}
 	bare := &sendWatch{notTwice: true, connections: new(connections)} // without a context of its own
@@ -197,19 +197,18 @@ func TestWhoseHeadersAreWritten(t *testing.T) {
 		{[][2]string{{":authority", "login.microsoftonline.com"}, {":path", "/token"}, {"x-ms-host", "contoso.api.crm.dynamics.com"}}, true},
 		{[][2]string{{":authority", "gateway.contoso.com"}, {":path", "/crm" + path}}, false},
 	} {
-		w.seen.Store(0)
+		w.seen.Store(sawOther)
 		for _, field := range row.fields {
 			w.wroteHeaderField(field[0], []string{field[1]})
 		}
 		assert.Equal(t, row.other, w.saw(sawOther), row.fields)
 	}
-	for _, direct := range []bool{false, true} { // which tells all about a request without that
-		for _, notTwice := range []bool{false, true} {
-			w := &sendWatch{notTwice: notTwice, connections: &connections{direct: direct}}
-			w.context(t.Context(), 0)
-			w.release()
-			assert.Equal(t, notTwice && !direct, w.trace.WroteHeaderField != nil)
-		}
+	for i := range 1 << 3 {
+		once, notTwice, direct := i&1 != 0, i&2 != 0, i&4 != 0 // direct tells all about a request without that
+		w := &sendWatch{once: once, notTwice: notTwice, connections: &connections{direct: direct}}
+		w.context(t.Context(), 0)
+		w.release()
+		assert.Equal(t, !direct && (notTwice || !once), w.trace.WroteHeaderField != nil) // else its body tells
 	}
 	w.request.Host = "front.contoso.com"
 	w.wroteHeaderField("Host", []string{"front.contoso.com"})
