@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -88,7 +87,7 @@ func TestWhatAnErrorMeans(t *testing.T) {
 		"caller has closed Cancel":       {written, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
 		"Cancel closed, hooks are late":  {sawGetConn | sawGotConn, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
 		"cannot be sent any more":        {sawGetConn | sawGotConn | sawEarlier, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, Unknown},
-		"body fails":                     {written, func(c *call) { c.body.broken = new(atomic.Bool); c.body.broken.Store(true) }, failed, ClassLocal, Unknown},
+		"body fails":                     {written, func(c *call) { c.body.source = new(source); c.body.source.broken.Store(true) }, failed, ClassLocal, Unknown},
 		"no files":                       {sawGetConn, nil, syscall.EMFILE, ClassLocal, NotSent},
 		"waited for a connection":        {sawGetConn, func(c *call) { c.t.connections.limited = true; c.t.connections.tells.Store(true) }, failed, ClassLocal, NotSent},
 		"cannot be sent":                 {sawGetConn | sawGotConn, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, NotSent},

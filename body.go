@@ -29,8 +29,8 @@ type payload struct {
 	original io.ReadCloser // the caller's; nil if there is none or it is held
 	used     bool          // original was given to an attempt
 	getBody  func() (io.ReadCloser, error)
-	stream   *stream      // over original, if there is no GetBody; or nil
-	broken   *atomic.Bool // the caller's reader has failed; nil if the body is held
+	stream   *stream // over original, if there is no GetBody; or nil
+	source   *source // of original and of what getBody returns; nil if the body was in memory
 }
 
 // none reports whether the call has no body.
@@ -45,53 +45,85 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 			return err
 		}
 	}
-	broken := new(atomic.Bool)
-	p.broken, p.original = broken, watched(p.original, broken)
+	p.watch()
 	if p.getBody == nil {
 		p.stream = &stream{Reader: p.original, Closer: p.original}
 		return nil
 	}
-	p.getBody = func() (io.ReadCloser, error) {
-		body, err := req.GetBody()
-		if err == nil && body == nil {
-			err = errNoBody
-		}
-		if err != nil {
-			broken.Store(true)
-			return nil, err
-		}
-		return watched(body, broken), nil
-	}
+	source := p.source // not p, which is on the stack
+	p.getBody = func() (io.ReadCloser, error) { return source.again(req) }
 	return nil
 }
 
-var errNoBody = errors.New("failover: GetBody returned neither a body nor an error")
-
-// watched returns the caller's body, which then sets broken if its reader fails. A body in
-// memory is returned unchanged: it cannot fail, and net/http must recognize it.
-func watched(body io.ReadCloser, broken *atomic.Bool) io.ReadCloser {
-	if inMemory(body) {
-		return body
+// watch has the reads of the original watched.
+func (p *payload) watch() {
+	if p.source == nil {
+		p.source = &source{reading: make(chan struct{}, 1)}
+		p.original = &callersBody{p.original, p.source, 0}
 	}
-	return &callersBody{body, broken}
 }
+
+// A source is what the caller's bodies of one call share. Only the latest of them is read,
+// because GetBody may rewind and return the same body.
+type source struct {
+	broken  atomic.Bool   // the caller's reader has failed
+	latest  atomic.Int32  // number of the body that may be read
+	reading chan struct{} // capacity 1: full while a body is read or obtained
+}
+
+// again gets the body from GetBody, once no Read of an earlier one is under way. It waits for
+// that up to holdPause.
+func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
+	number := s.latest.Add(1)
+	timer := time.NewTimer(holdPause)
+	defer timer.Stop()
+	select {
+	case s.reading <- struct{}{}:
+		body, err = req.GetBody()
+		<-s.reading
+	case <-timer.C:
+		err = errStillRead
+	case <-req.Context().Done():
+		err = contextError(req.Context())
+	}
+	if err == nil && body == nil {
+		err = errNoBody
+	}
+	if err != nil {
+		s.broken.Store(true)
+		return nil, err
+	}
+	return &callersBody{body, s, number}, nil
+}
+
+var (
+	errNoBody    = errors.New("failover: GetBody returned neither a body nor an error")
+	errStillRead = errors.New("failover: the request body is still being read for an earlier attempt")
+)
 
 // callersBody is the caller's body. It records whether its reader fails.
 type callersBody struct {
 	io.ReadCloser
-	broken *atomic.Bool
+	source *source
+	number int32
 }
 
 func (b *callersBody) Read(p []byte) (int, error) {
+	s := b.source
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
+	if b.number != s.latest.Load() {
+		return 0, errWithdrawn
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		b.broken.Store(true)
+		s.broken.Store(true)
 	}
 	return n, err
 }
 
 // hold reads the body and holds it, unless it is longer than maxBody or does not end in time.
-// Such a body is streamed, from its start.
+// Such a body is then sent as if nothing of it had been read.
 func (p *payload) hold(req *http.Request, maxBody int64) error {
 	var begin []byte
 	var err error
@@ -99,7 +131,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	if inMemory(req.Body) {
 		begin, err = readUpTo(req.Body, req.ContentLength, maxBody)
 	} else {
-		ahead = aheadOf(req.Body, req.ContentLength, maxBody+1)
+		p.watch()
+		ahead = aheadOf(p.original, req.ContentLength, maxBody+1)
 		begin, err = ahead.wait(req.Context(), holdTimeout, holdPause)
 	}
 	switch {
@@ -116,7 +149,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		return contextError(req.Context())
 	}
 	if ahead != nil {
-		p.original = &peekedBody{ReadCloser: req.Body, ahead: ahead}
+		p.original = &peekedBody{ReadCloser: p.original, ahead: ahead}
 	} else {
 		p.original = resumed{io.MultiReader(bytes.NewReader(begin), req.Body), req.Body}
 	}
@@ -220,7 +253,7 @@ func (p *payload) spent() bool { return p.stream != nil && p.stream.touched() }
 func (p *payload) withdraw() bool { return p.stream == nil || p.stream.withdraw() }
 
 // failed reports whether the caller's own reader has failed.
-func (p *payload) failed() bool { return p.broken != nil && p.broken.Load() }
+func (p *payload) failed() bool { return p.source != nil && p.source.broken.Load() }
 
 // close closes the caller's body unless an attempt owns it. Answered: the last attempt keeps
 // it, because it may still be sending.

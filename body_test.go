@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -357,4 +358,60 @@ func TestALongAnswerDoesNotKeepTheRequestsBody(t *testing.T) { // not parallel: 
 		resp.Body.Close()
 	}
 	assert.Less(t, int64(after)-int64(before), int64(10<<20), "of 30 MiB")
+}
+
+// slowly is a body as azcore makes them, rewound by GetBody, and of which each Read takes its time.
+type slowly struct {
+	rewinding
+	pause time.Duration
+}
+
+func (b slowly) Read(p []byte) (int, error) {
+	time.Sleep(b.pause)
+	return b.rewinding.Read(p[:min(len(p), 100)])
+}
+
+// A front end refuses an upload in the middle, and net/http goes on reading the body for a while:
+// a second attempt does not share it. If a Read does not end, the caller gets the answer.
+func TestABodyIsReadForOneAttemptAtATime(t *testing.T) {
+	t.Parallel()
+	for pause, want := range map[time.Duration]int{10 * time.Millisecond: 204, 900 * time.Millisecond: 204, time.Hour: 503} {
+		synctest.Test(t, func(t *testing.T) {
+			var got []byte
+			var reading sync.WaitGroup
+			base := &script{probe: onlyAlternateServes}
+			send := roundTripper(func(req *http.Request) (*http.Response, error) {
+				switch {
+				case strings.HasSuffix(req.URL.Path, "/WhoAmI"):
+					return base.RoundTrip(req)
+				case !strings.Contains(req.URL.Host, "--s"):
+					reading.Go(func() { io.Copy(io.Discard, req.Body); req.Body.Close() })
+					time.Sleep(25 * time.Millisecond)
+					return fence(req)
+				}
+				got, _ = io.ReadAll(req.Body)
+				req.Body.Close()
+				return answer(204, "")(req)
+			})
+			transport, err := failover.New(orgURL, &failover.Config{Base: send, MaxBody: -1, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			defer transport.Close()
+			content := strings.Repeat("contoso ", 100)
+			body := slowly{rewinding{strings.NewReader(content)}, pause}
+			req, err := http.NewRequest(http.MethodPost, orgURL+accounts, body)
+			require.NoError(t, err)
+			req.GetBody = func() (io.ReadCloser, error) {
+				_, err := body.Seek(0, io.SeekStart)
+				return body, err
+			}
+			resp, err := transport.RoundTrip(req)
+			require.NoError(t, err)
+			resp.Body.Close()
+			assert.Equal(t, want, resp.StatusCode, "%v", pause)
+			if want == 204 {
+				assert.Equal(t, content, string(got), "%v", pause)
+			}
+			reading.Wait()
+		})
+	}
 }

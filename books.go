@@ -53,12 +53,12 @@ type books struct {
 
 	// mu guards what follows. It may be locked under Transport.mu; nothing but the
 	// lock of a slot is locked under it, and it is never held over I/O or callbacks.
-	mu       sync.Mutex
-	accounts []*account       // the last ones, oldest first
-	guarded  map[string]guard // by recordKey
-	telling  bool             // a goroutine reports growth
-	leaving  []growth         // unreported growth of accounts that were dropped
-	sent     *underway        // the writes under way
+	mu        sync.Mutex
+	accounts  []*account       // the last ones, oldest first
+	guarded   map[string]guard // by recordKey
+	reporting bool             // a goroutine reports growth
+	dropped   []growth         // unreported growth of accounts that were dropped
+	sent      *underway        // the writes under way
 }
 
 // underway is a write that was sent to an endpoint and is not in the ledger yet. All attempts of
@@ -217,9 +217,9 @@ func (b *books) addToLossReport(w *endedWrite, ended uint64) (tell bool) {
 		full := w.addressed()
 		a.add(full)
 		b.guardLocked(&full, a.epoch)
-		tell = !b.telling
+		tell = !b.reporting
 	}
-	b.telling = b.telling || tell
+	b.reporting = b.reporting || tell
 	return tell
 }
 
@@ -262,7 +262,7 @@ func (b *books) forgetReportLocked() {
 		return kind
 	})
 	old := b.accounts[i]
-	b.leaving = append(b.leaving, old.grown()...)
+	b.dropped = append(b.dropped, old.grown()...)
 	b.accounts = slices.Delete(slices.Clone(b.accounts), i, i+1)
 	for u := b.sent; u != nil; u = u.next { // these may be under way for long
 		u.listed = slices.DeleteFunc(u.listed, func(l listed) bool { return l.account == old })
@@ -346,11 +346,11 @@ func (b *books) reports() []*LossReport {
 func (b *books) grown() (list []growth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	list, b.leaving = b.leaving, nil
+	list, b.dropped = b.dropped, nil
 	for _, a := range b.accounts {
 		list = append(list, a.grown()...)
 	}
-	b.telling = len(list) > 0
+	b.reporting = len(list) > 0
 	return list
 }
 

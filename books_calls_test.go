@@ -82,3 +82,37 @@ func TestADoubtIsListedOnceAtTheEndOfItsCall(t *testing.T) {
 	assert.ErrorIs(t, err, ErrOutcomeUnknown)
 	assert.Equal(t, []int{1}, seen)
 }
+
+// A call that looks like a read, and has a header that servers take for another method, is
+// forgotten with its end, whatever that is.
+func TestAWriteThatLooksLikeAReadIsForgotten(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]roundTripFunc{
+		"redirected": func(*http.Request) (*http.Response, error) { return replyWith(302, "", "Location", "/api"), nil },
+		"panic":      func(*http.Request) (*http.Response, error) { panic("contoso") },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			sent := 0
+			base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if sent++; sent == 1 {
+					return replyWith(503, `{"error":{"code":"0x8004B065","message":"Contoso"}}`, "Content-Type", "application/json"), nil
+				}
+				return again(req)
+			})
+			ends := [2]error{errors.New("no route to host"), nil}
+			transport := newTestTransport(t, base, Config{ProbeInterval: -1, Probe: answersProbes(&ends)})
+			req, err := http.NewRequest("GET", "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
+			require.NoError(t, err)
+			req.Header["x-http-method"] = []string{"DELETE"}
+			func() {
+				defer func() { assert.Equal(t, name == "panic", recover() != nil) }()
+				resp, err := transport.RoundTrip(req)
+				require.NoError(t, err)
+				resp.Body.Close()
+				assert.Equal(t, 302, resp.StatusCode)
+			}()
+			assert.Equal(t, 2, sent)
+			assert.Nil(t, transport.books.sent, name)
+		})
+	}
+}

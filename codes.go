@@ -248,7 +248,7 @@ func sqlFault(message string) (Class, Delivery) {
 // Microsoft.Data.SqlClient.
 func sqlInfrastructure(n int) bool {
 	switch n {
-	case -2, -1, 0, 2, 20, 35, 53, 64, 121, 233, 258, 997, 10053, 10054, 10060, 10061, 11001, // network and time-outs
+	case -2, -1, 0, 2, 20, 35, 53, 64, 121, 233, 258, 997, 10053, 10054, 10060, 10061, 11001, // network and timeouts
 		615, 617, 669, 921, 926, 976, 978, 979, 983, 4060, 4221, 9001, 17142, 18401, // database not open, or moving
 		3906,                                        // read-only: a geo-secondary
 		701, 802, 845, 1101, 1105, 8645, 8651, 9002, // memory and space

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,6 +343,62 @@ func TestTheErrorAfterAPauseNamesTheEndOfTheContext(t *testing.T) {
 				require.ErrorAs(t, err, &failure)
 				assert.Equal(t, ctx.Err() == context.DeadlineExceeded, failure.Timeout())
 			})
+		})
+	}
+}
+
+// Callers take a refused connection, or a name without an address, for proof that nothing was
+// sent, and repeat what looks temporary. The error of a write in doubt says no more of either
+// than a bare client's, whatever other attempts and the probes have met.
+func TestAnErrorInDoubtProvesNothing(t *testing.T) {
+	t.Parallel()
+	noName := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}
+	for name, test := range map[string]struct {
+		probe    error
+		attempts []error // of the second call
+		told     int     // attempts and probes
+	}{
+		"probe refused":          {errDial, []error{errReset}, 2},
+		"no name for the probe":  {noName, []error{errReset}, 2},
+		"probe late":             {os.ErrDeadlineExceeded, []error{errReset}, 2},
+		"attempt before refused": {nil, []error{errDial, errReset}, 2},
+		"no name before":         {nil, []error{noName, errReset}, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			base := &script{probe: serves, answers: answers(answer(204, ""))}
+			if test.probe != nil {
+				base.probe, base.answers = refuse(test.probe), answers(refuse(errReset))
+			}
+			for _, err := range test.attempts {
+				base.answers = append(base.answers, refuse(err))
+			}
+			transport, err := failover.New(orgURL, &failover.Config{Base: base, FailureThreshold: len(test.attempts), Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			defer transport.Close()
+			client := &http.Client{Transport: transport}
+			_, err = client.Post(orgURL+accounts, "application/json", strings.NewReader("{}"))
+			require.Equal(t, test.probe != nil, err != nil, name)
+			synctest.Wait()
+			require.Equal(t, test.probe != nil, transport.Status().Down, name)
+			_, err = client.Post(orgURL+accounts, "application/json", strings.NewReader("{}"))
+
+			require.ErrorIs(t, err, failover.ErrOutcomeUnknown, name)
+			require.ErrorIs(t, err, syscall.ECONNRESET, name)
+			var e *failover.Error
+			require.ErrorAs(t, err, &e)
+			assert.Len(t, e.Attempts, test.told, name)
+			assert.NotErrorIs(t, err, syscall.ECONNREFUSED, name)
+			var dns *net.DNSError
+			assert.NotErrorAs(t, err, &dns, name)
+			var f *failover.Fault
+			require.ErrorAs(t, err, &f)
+			assert.Equal(t, failover.Unknown, f.Delivery, name)
+			asBare := err.(interface {
+				Timeout() bool
+				Temporary() bool
+			})
+			assert.False(t, asBare.Timeout(), name)
+			assert.False(t, asBare.Temporary(), name)
 		})
 	}
 }

@@ -218,7 +218,9 @@ var (
 
 // An Error is what [Transport.RoundTrip] returns in place of a response. errors.Is finds the
 // sentinel errors of this package in it; errors.As finds the [Fault] of the first attempt,
-// and the underlying error of any. It must not be changed.
+// and the underlying error of any. For a write in doubt, both see only the attempts that may
+// have been carried out: a refused connection in another one proves nothing. An Error must not
+// be changed.
 type Error struct {
 	// Method of the request.
 	Method string
@@ -230,8 +232,9 @@ type Error struct {
 	// RetryAfter is how long to wait before trying again, 0 if nothing is known.
 	RetryAfter time.Duration
 
-	is    []error // ErrUnavailable, ErrOutcomeUnknown, and why the context has ended, where they apply
-	doubt *Fault  // of the last attempt in doubt, or nil; see InDoubt
+	is     []error // ErrUnavailable, ErrOutcomeUnknown, and why the context has ended, where they apply
+	doubt  *Fault  // of the last attempt in doubt, or nil; see InDoubt
+	probed int     // how many of the Attempts, at the end, are faults of probes
 }
 
 // Error describes the request and every attempt in one line of at most 2 KiB.
@@ -252,27 +255,34 @@ func (e *Error) Error() string {
 	return redact.Line(b.String(), maxErrorText)
 }
 
-// Unwrap returns the sentinels that apply, then the attempts.
+// Unwrap returns the sentinels that apply, then the attempts. For a write in doubt, it omits
+// probes and the attempts that were not carried out.
 func (e *Error) Unwrap() []error {
 	errs := make([]error, 0, len(e.is)+len(e.Attempts))
 	errs = append(errs, e.is...)
-	for _, f := range e.Attempts {
-		errs = append(errs, f)
+	for i, f := range e.Attempts {
+		if e.doubt == nil || i < e.made() && f.Delivery != NotSent && f.Delivery != Refused {
+			errs = append(errs, f)
+		}
 	}
 	return errs
 }
 
+// made returns how many of e.Attempts are attempts.
+func (e *Error) made() int { return len(e.Attempts) - e.probed }
+
 // Timeout reports whether the last attempt timed out, or the deadline of the call has passed
 // since. It makes the [url.Error] of an [http.Client] report the same.
 func (e *Error) Timeout() bool {
-	return slices.ContainsFunc(e.is, isTimeout) || len(e.Attempts) > 0 && e.Attempts[len(e.Attempts)-1].Timeout()
+	n := e.made()
+	return slices.ContainsFunc(e.is, isTimeout) || n > 0 && e.Attempts[n-1].Timeout()
 }
 
 // Temporary reports what the error of the last attempt does. It makes an Error a [net.Error],
 // as the errors of an [http.Transport] are that callers ask for a timeout.
 func (e *Error) Temporary() bool {
 	var last interface{ Temporary() bool }
-	n := len(e.Attempts)
+	n := e.made()
 	return n > 0 && errors.As(e.Attempts[n-1].Err, &last) && last.Temporary()
 }
 

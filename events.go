@@ -154,7 +154,7 @@ func (t *Transport) emit(e Event) {
 		t.recent = appendRecent(t.recent, e)
 	}
 	if t.events == nil {
-		t.events = &queue[Event]{field: "Event", limit: maxEvents, handle: t.tellEvent, crowd: crowdOfEvents}
+		t.events = &queue[Event]{field: "Event", limit: maxEvents, handle: t.deliverEvent, crowd: crowdOfEvents}
 	}
 	t.events.put(t, e)
 }
@@ -191,8 +191,8 @@ func mostFrequent[T any](list []T, kind func(*T) int) int {
 // crowdOfEvents returns the index of the first event of the most frequent kind.
 func crowdOfEvents(waiting []Event) int { return mostFrequent(waiting, kindOf) }
 
-// tellEvent logs an event and passes it to OnEvent.
-func (t *Transport) tellEvent(e Event) {
+// deliverEvent logs an event and passes it to OnEvent.
+func (t *Transport) deliverEvent(e Event) {
 	t.log(e)
 	t.logLoss(e.Loss)
 	if t.cfg.OnEvent != nil {
@@ -245,7 +245,7 @@ type queue[T any] struct {
 	waiting []T
 	dropped int    // not logged yet
 	lost    uint64 // dropped in all
-	running bool   // the goroutine that calls handOn runs
+	running bool   // the goroutine that calls deliver runs
 	closed  bool
 }
 
@@ -269,12 +269,12 @@ func (q *queue[T]) put(t *Transport, v T) {
 	q.waiting = append(q.waiting, v)
 	if !q.running {
 		q.running = true
-		t.wg.Go(func() { q.handOn(t) })
+		t.wg.Go(func() { q.deliver(t) })
 	}
 }
 
-// handOn passes on the queued values until none is left.
-func (q *queue[T]) handOn(t *Transport) {
+// deliver passes on the queued values until none is left.
+func (q *queue[T]) deliver(t *Transport) {
 	var rest []T
 	over := false
 	defer func() {
@@ -284,7 +284,7 @@ func (q *queue[T]) handOn(t *Transport) {
 		q.mu.Lock() // the function has called runtime.Goexit
 		defer q.mu.Unlock()
 		q.waiting = append(rest, q.waiting...)
-		t.wg.Go(func() { q.handOn(t) })
+		t.wg.Go(func() { q.deliver(t) })
 	}()
 	for {
 		q.mu.Lock()

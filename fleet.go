@@ -31,7 +31,7 @@ type fleet struct {
 	claimant     string          // this Transport, which takes turns at probes
 	calls        atomic.Int64    // calls of the store under way
 	wake         chan struct{}   // capacity 1: wakes keepInStep
-	word         <-chan struct{} // Shared.Changes, or nil
+	changed      <-chan struct{} // Shared.Changes, or nil
 
 	// Guarded by Transport.mu:
 	status   FleetStatus
@@ -45,13 +45,13 @@ type fleet struct {
 	refused uint64
 	changes []time.Time // when the generation of the record was last seen to change
 
-	unread    error         // of the last load
-	unwritten error         // of the last write
-	goodSince time.Time     // since when a lost store works
-	foundIn   time.Duration // how long it must work until it counts as found
+	readErr      error         // of the last load
+	writeErr     error         // of the last write
+	workingSince time.Time     // since when a lost store works
+	mustWorkFor  time.Duration // how long it must work until it counts as found
 
-	asked   [2]uint64 // Questions and Recoveries as seen last
-	looking bool      // they are being answered
+	asked     [2]uint64 // Questions and Recoveries as seen last
+	answering bool      // they are being answered
 	// Members raise a question at most once in firstPace. More frequent ones are not genuine,
 	// and are not answered before answerAfter.
 	answerAfter time.Time
@@ -109,7 +109,7 @@ func (t *Transport) join() {
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, fleetTimeout)
 	defer cancel()
-	t.fleet.word, _ = useStore(ctx, t, func() (<-chan struct{}, error) { return t.fleet.store.Changes(t.ctx, t.fleet.organization), nil })
+	t.fleet.changed, _ = useStore(ctx, t, func() (<-chan struct{}, error) { return t.fleet.store.Changes(t.ctx, t.fleet.organization), nil })
 	settled := t.sync(true)
 	t.wg.Go(func() { t.keepInStep(settled) })
 }
@@ -135,9 +135,9 @@ func (t *Transport) keepInStep(settled bool) {
 		select {
 		case <-t.ctx.Done():
 			return
-		case _, ok := <-t.fleet.word:
+		case _, ok := <-t.fleet.changed:
 			if retry.Reset(); !ok { // closed, which Shared forbids
-				t.fleet.word = nil
+				t.fleet.changed = nil
 			}
 		case <-t.fleet.wake:
 		case <-time.After(wait):
@@ -180,8 +180,8 @@ func (t *Transport) sync(joining bool) (settled bool) {
 		ctx, cancel = context.WithTimeout(ctx, fleetTimeout)
 		defer cancel()
 	case next == follow:
-		t.pause(random.N(followSpread))
-		if len(t.fleet.word) > 0 { // the fleet may have switched again
+		sleep(t.ctx, random.N(followSpread))
+		if len(t.fleet.changed) > 0 { // the fleet may have switched again
 			if rec, clock, err = t.load(); err != nil {
 				return false
 			}
@@ -236,14 +236,6 @@ func (t *Transport) nextStep(rec Record, clock time.Time) (*state, step) {
 	}
 }
 
-// pause waits, unless the Transport is closed.
-func (t *Transport) pause(d time.Duration) {
-	select {
-	case <-t.ctx.Done():
-	case <-time.After(d):
-	}
-}
-
 // disputed reports whether the record changes so often that it is better left alone: members
 // that see the endpoints differently would correct each other forever.
 func (t *Transport) disputed() bool {
@@ -286,8 +278,8 @@ func (t *Transport) publish(st *state, rec Record, clock time.Time) (told bool) 
 		Version: after(rec.Version), Active: st.active, Generation: after(generation), Since: st.since, Reason: f.reason, By: f.member,
 		Questions: rec.Questions, Recoveries: rec.Recoveries, Frozen: rec.Frozen,
 	}
-	moves := t.rule.Switches()
-	here.Earlier = slices.Clone(moves[:max(0, len(moves)-1)])
+	switches := t.rule.Switches()
+	here.Earlier = slices.Clone(switches[:max(0, len(switches)-1)])
 	t.mu.Unlock()
 	if !t.swap(rec, here.out(clock)) {
 		return false

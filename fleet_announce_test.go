@@ -48,7 +48,7 @@ func TestWhenASwitchIsAnnouncedToTheFleet(t *testing.T) {
 			transport.switchLocked(switchover{to: Alternate, alone: row.alone}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, false) })
 			transport.fleet.insisted = row.insisted
 			if row.lost {
-				transport.fleet.unread = failed
+				transport.fleet.readErr = failed
 			}
 			transport.unlock()
 			rec, st := s.record, transport.state.Load()

@@ -39,7 +39,7 @@ func TestWhenAQuorumIsThere(t *testing.T) {
 			s := &scripted{holds: Holders{Count: row.seen}, err: row.err}
 			transport := s.member(t, Config{})
 			f := transport.fleet
-			f.unread = row.failing
+			f.readErr = row.failing
 			f.askAfter = time.Now()
 			start := time.Now()
 			alone, err := transport.reportFailure(Alternate, row.quorum)
@@ -106,7 +106,7 @@ func TestTheIntervalsBetweenQuestionsStartAgain(t *testing.T) {
 		assert.True(t, transport.askOthers(), "its answers are worth waiting for")
 		transport.announceRecovery()
 		assert.Equal(t, Record{Version: 9, Questions: asked, Recoveries: 1}, s.record)
-		f.askAfter, f.unread = time.Now(), errors.New("connection refused")
+		f.askAfter, f.readErr = time.Now(), errors.New("connection refused")
 		assert.False(t, transport.askOthers())
 	})
 }
@@ -176,7 +176,7 @@ func TestHowAMemberAnswers(t *testing.T) {
 				assert.Equal(t, row.demanded, transport.demanded)
 				assert.Equal(t, row.demanded, len(transport.wake) == 1)
 				assert.Equal(t, row.witness, !f.witnessed.IsZero())
-				assert.False(t, f.looking)
+				assert.False(t, f.answering)
 				if name == "serves" { // a new question is answered with a new probe, at the pace of a fleet
 					time.Sleep(firstPace / 2)
 					rec.Questions++
@@ -288,7 +288,7 @@ func TestTheTextsOfARecord(t *testing.T) {
 		assert.EqualError(t, err, "failover: the fleet's record is invalid")
 		assert.Zero(t, rec)
 		assert.Zero(t, transport.fleet.status.Loaded)
-		assert.Equal(t, err, transport.fleet.unread)
+		assert.Equal(t, err, transport.fleet.readErr)
 		s.err = errors.New("connection refused")
 		_, _, err = transport.load()
 		assert.Equal(t, s.err, err)

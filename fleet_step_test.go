@@ -163,7 +163,7 @@ func TestWhenAStoreIsLostAndFound(t *testing.T) {
 		transport.cancel()
 		transport.noteRead(time.Now(), context.Canceled)
 		assert.False(t, lost(), "the end of the Transport proves nothing")
-		assert.NoError(t, transport.fleet.unread)
+		assert.NoError(t, transport.fleet.readErr)
 	})
 }
 
@@ -241,9 +241,9 @@ func TestHowOftenAChangeIsTried(t *testing.T) {
 		transport := s.member(t, Config{})
 		assert.False(t, transport.amend(func(*Record) bool { return true }))
 		assert.Zero(t, s.tried)
-		assert.Equal(t, s.err, transport.fleet.unread)
+		assert.Equal(t, s.err, transport.fleet.readErr)
 		assert.False(t, transport.swap(s.record, Record{}))
-		assert.Equal(t, s.err, transport.fleet.unwritten, "in writing, too")
+		assert.Equal(t, s.err, transport.fleet.writeErr, "in writing, too")
 	})
 }
 
@@ -293,7 +293,7 @@ func TestWhoseTurnItIs(t *testing.T) {
 			assert.Equal(t, []Claim{{Topic: "topic", Member: "contoso#1", TTL: MaxClaim, Places: 1}}, s.claims)
 			assert.Equal(t, []time.Duration{time.Second}, s.times)
 			assert.Error(t, s.ctxs[0].Err())
-			assert.Equal(t, row.err, transport.fleet.unwritten)
+			assert.Equal(t, row.err, transport.fleet.writeErr)
 
 			s.claims = nil
 			transport.tryWriting()
@@ -335,7 +335,7 @@ func TestWhoProbesWithoutATurn(t *testing.T) {
 			transport := s.member(t, Config{})
 			transport.fleet.holds = "what it held before"
 			if row.fails {
-				transport.fleet.unread = errors.New("connection refused")
+				transport.fleet.readErr = errors.New("connection refused")
 			}
 			assert.Equal(t, row.want, transport.mayProbe(&row.st), name)
 			assert.Equal(t, !row.want, len(s.claims) > 0, name)
@@ -351,7 +351,7 @@ func TestWhoProbesWithoutATurn(t *testing.T) {
 				last := len(s.ctxs) - 1
 				assert.Equal(t, fleetTimeout, s.times[last])
 				assert.Error(t, s.ctxs[last].Err(), "nothing is left behind")
-				transport.fleet.holds, transport.fleet.unread = "turn", errors.New("connection refused")
+				transport.fleet.holds, transport.fleet.readErr = "turn", errors.New("connection refused")
 				transport.giveUpTurn()
 				assert.Len(t, s.claims, 3, "the store is not waited for")
 			}

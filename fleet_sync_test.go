@@ -44,7 +44,7 @@ func (s *turning) Changes(context.Context, string) <-chan struct{} { return s.ch
 // member returns a member whose store is s.
 func (s *turning) member(t *testing.T, cfg Config) *Transport {
 	transport := s.scripted.member(t, cfg)
-	transport.fleet.store, transport.fleet.word = s, s.changes
+	transport.fleet.store, transport.fleet.changed = s, s.changes
 	return transport
 }
 

@@ -206,7 +206,8 @@ func isDataverse(name string) bool {
 	return ok
 }
 
-// onPremises reports whether name, in lower case, is none that Microsoft gives.
+// onPremises reports whether name, in lower case, is the host of neither a Dataverse nor a Finance
+// and Operations organization.
 func onPremises(name string) bool { return !isDataverse(name) && !isFinOps(name) }
 
 // checkMicrosoftName returns why name, a valid host name in lower case, is one of

@@ -75,7 +75,7 @@ func (t *Transport) testify(at Endpoint, quorum int) (alone bool, err error) {
 	seen, err := t.claim(t.ctx, outage)
 	if err == nil && seen.Count < quorum && t.askOthers() {
 		for patience := time.Now().Add(askWait); err == nil && seen.Count < quorum && time.Now().Before(patience) && t.ctx.Err() == nil; {
-			t.pause(askPoll)
+			sleep(t.ctx, askPoll)
 			seen, err = t.claim(t.ctx, outage)
 		}
 	}
@@ -134,10 +134,10 @@ func (t *Transport) answer(rec Record) {
 	st := t.state.Load()
 	now := time.Now()
 	asked := rec.Questions != f.asked[0] && !now.Before(f.answerAfter) || rec.Recoveries != f.asked[1] && st.down
-	asked = asked && !f.looking && !st.closed
+	asked = asked && !f.answering && !st.closed
 	f.asked = [2]uint64{rec.Questions, rec.Recoveries}
 	if asked {
-		f.looking, f.answerAfter = true, now.Add(firstPace/2)
+		f.answering, f.answerAfter = true, now.Add(firstPace/2)
 	}
 	t.mu.Unlock()
 	if asked {
@@ -148,9 +148,9 @@ func (t *Transport) answer(rec Record) {
 // look probes the active endpoint, and reports its failure. While down, it has the watch probe
 // instead.
 func (t *Transport) look(st *state) {
-	t.pause(random.N(askSpread))
+	sleep(t.ctx, random.N(askSpread))
 	t.mu.Lock()
-	t.fleet.looking = false
+	t.fleet.answering = false
 	demanded := t.rule.Down
 	if demanded {
 		t.demanded = true

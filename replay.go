@@ -185,7 +185,7 @@ func (c *call) isBulk() bool {
 	case bodyless(c.req) || !inMemory(c.req.Body):
 		return true // the body cannot be inspected
 	}
-	several, known := executesSeveral(c.req, math.MaxInt64)
+	several, known := executesSeveral(c.body.getBody, math.MaxInt64)
 	return several || !known
 }
 
@@ -215,7 +215,7 @@ func bulk(req *http.Request) bool {
 	if !mayExecute(req) {
 		return false
 	}
-	several, _ := executesSeveral(req, maxPeek)
+	several, _ := executesSeveral(req.GetBody, maxPeek)
 	return several
 }
 
@@ -225,13 +225,13 @@ func namesSeveral(u *url.URL) bool {
 	return ascii.Lower(name) == "$batch" || multiple(name)
 }
 
-// executesSeveral reports whether the SOAP message of req executes several operations, judging
-// by up to most bytes. Known is false if GetBody returns no body.
-func executesSeveral(req *http.Request, most int64) (several, known bool) {
-	if req.GetBody == nil {
+// executesSeveral reports whether a SOAP message executes several operations, judging by up to
+// most bytes. Known is false if getBody is nil or returns no body.
+func executesSeveral(getBody func() (io.ReadCloser, error), most int64) (several, known bool) {
+	if getBody == nil {
 		return false, false
 	}
-	body, err := req.GetBody()
+	body, err := getBody()
 	if err != nil || body == nil {
 		return false, false
 	}

@@ -352,6 +352,20 @@ func TestRequestsForSeveralOperations(t *testing.T) {
 	c = newCall(t, soap, soap12, several, 1<<20)
 	c.req.Method = http.MethodPut
 	assert.False(t, c.isBulk(), "no message is sent by PUT")
+	c = newCall(t, soap, soap12, several, 1<<20)
+	c.body = payload{}
+	reader := strings.NewReader(several) // which GetBody rewinds
+	c.req.Body = io.NopCloser(reader)
+	c.req.GetBody = func() (io.ReadCloser, error) {
+		_, err := reader.Seek(0, io.SeekStart)
+		return io.NopCloser(reader), err
+	}
+	require.NoError(t, c.body.load(c.req, 3))
+	sending, err := c.body.next()
+	require.NoError(t, err)
+	assert.True(t, c.isBulk())
+	_, err = sending.Read(make([]byte, 1))
+	assert.ErrorIs(t, err, errWithdrawn, "it is read for one purpose at a time")
 }
 
 // Classify sees only a request, whose message may or may not be available again.
@@ -437,7 +451,7 @@ func TestABodyThatCannotBeHadAgainIsNotLookedInto(t *testing.T) {
 	} {
 		req := &http.Request{Method: "POST", URL: new(url.URL), Header: http.Header{"Soapaction": {"Execute"}}, GetBody: getBody}
 		assert.False(t, bulk(req))
-		_, known := executesSeveral(req, maxPeek)
+		_, known := executesSeveral(req.GetBody, maxPeek)
 		assert.False(t, known)
 	}
 }

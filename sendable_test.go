@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -55,6 +56,15 @@ func TestWhatNetHTTPSends(t *testing.T) {
 		} {
 			try(name+" "+s, false, change)
 		}
+		try("host "+s, true, func(r *http.Request) { r.Host = s })
+	}
+	for _, u := range []url.URL{{}, {Path: "*"}, {Path: "/a"}, {Path: "a"}, {Opaque: "*"}, {Opaque: "/a"}, {Opaque: "a"}, {Opaque: "//contoso/a"}, {RawQuery: "a"}} {
+		try("target "+u.String(), true, func(r *http.Request) {
+			r.URL.Path, r.URL.Opaque, r.URL.RawQuery = u.Path, u.Opaque, u.RawQuery
+			if strings.HasPrefix(u.Opaque, "//") {
+				r.Host = "contoso"
+			}
+		})
 	}
 	body := func(n int64) func(*http.Request) {
 		return func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("contoso")), n }

@@ -234,14 +234,14 @@ func (t *Transport) amend(change func(*Record) bool) bool {
 
 // failing returns the error of the last load or else of the last write. While there is one, the
 // Transport decides on its own. Transport.mu is held.
-func (f *fleet) failing() error { return cmp.Or(f.unread, f.unwritten) }
+func (f *fleet) failing() error { return cmp.Or(f.readErr, f.writeErr) }
 
 // noteRead and noteWrite record the results of reading and writing the store.
 func (t *Transport) noteRead(began time.Time, err error) {
-	t.noteStoreResult(began, &t.fleet.unread, err)
+	t.noteStoreResult(began, &t.fleet.readErr, err)
 }
 func (t *Transport) noteWrite(began time.Time, err error) {
-	t.noteStoreResult(began, &t.fleet.unwritten, err)
+	t.noteStoreResult(began, &t.fleet.writeErr, err)
 }
 
 // noteStoreResult records the result of a call of the store. The first error loses the store.
@@ -257,22 +257,22 @@ func (t *Transport) noteStoreResult(began time.Time, outcome *error, err error) 
 	failing, was := f.failing(), f.status.Err
 	switch {
 	case failing != nil:
-		if !f.goodSince.IsZero() {
-			f.foundIn = min(2*f.foundIn, maxFound)
+		if !f.workingSince.IsZero() {
+			f.mustWorkFor = min(2*f.mustWorkFor, maxFound)
 		}
-		f.status.Err, f.goodSince = redacted(failing), time.Time{}
+		f.status.Err, f.workingSince = redacted(failing), time.Time{}
 		if was == nil {
-			f.foundIn = foundAfter
+			f.mustWorkFor = foundAfter
 			t.emit(Event{Kind: EventFleetLost, From: active, To: active, Reason: "the fleet's store failed", Err: f.status.Err})
 			f.wakeUp()
 		}
 	case was == nil:
 	case now.Sub(began) > fleetTimeout/2:
-		f.goodSince = time.Time{}
-	case f.goodSince.IsZero():
-		f.goodSince = now
-	case now.Sub(f.goodSince) >= f.foundIn:
-		f.status.Err, f.goodSince = nil, time.Time{}
+		f.workingSince = time.Time{}
+	case f.workingSince.IsZero():
+		f.workingSince = now
+	case now.Sub(f.workingSince) >= f.mustWorkFor:
+		f.status.Err, f.workingSince = nil, time.Time{}
 		t.emit(Event{Kind: EventFleetFound, From: active, To: active, Reason: "the fleet's store works again"})
 	}
 }

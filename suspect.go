@@ -34,7 +34,7 @@ type waits struct {
 
 	// Used by the timer only, which never runs twice at the same time.
 	ask   uint32 // tick of the next question at the earliest
-	quiet uint32 // ticks between the last two questions
+	quiet uint32 // ticks from the last question to that
 }
 
 const (

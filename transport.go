@@ -125,6 +125,7 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 // 2xx.
 func (t *Transport) otherOutcome(st *state, req, out *http.Request, variant int, at Endpoint, resp *http.Response, err error) (*http.Response, error) {
 	c := call{t: t, req: req, variant: variant, at: at, st: st, out: out}
+	defer c.forgetSent(nil) // it may turn out to be a write
 	resp, f := c.judge(resp, err)
 	return c.proceed(st, resp, f)
 }
@@ -178,6 +179,7 @@ func (t *Transport) unavailable(req *http.Request) *Error {
 			e.Attempts = append(e.Attempts, f)
 		}
 	}
+	e.probed = len(e.Attempts)
 	return e
 }
 
@@ -446,6 +448,7 @@ func (c *call) explain(e *Error) {
 		for at, f := range faults {
 			if f != nil && !slices.ContainsFunc(e.Attempts, func(f *Fault) bool { return f.Endpoint == Endpoint(at) }) {
 				e.Attempts = append(slices.Clip(e.Attempts), f)
+				e.probed++
 			}
 		}
 	}

@@ -264,11 +264,8 @@ func readRecord(ctx context.Context, client *http.Client, address string) (prese
 		case try == verifyTries:
 			return notRead, f
 		}
-		timer := time.NewTimer(max(f.RetryAfter, time.Second))
-		err = wait(ctx, timer.C)
-		timer.Stop()
-		if err != nil {
-			return notRead, err
+		if !sleep(ctx, max(f.RetryAfter, time.Second)) {
+			return notRead, ctx.Err()
 		}
 	}
 }
@@ -446,10 +443,7 @@ func (t *Transport) reportGrowth() {
 		if len(all) == 0 {
 			return
 		}
-		timer := time.NewTimer(growthInterval)
-		err := wait(t.ctx, timer.C)
-		timer.Stop()
-		if err != nil {
+		if !sleep(t.ctx, growthInterval) {
 			return
 		}
 	}

@@ -250,8 +250,8 @@ func (t *Transport) tryFailback(st *state) (good bool) {
 	}
 }
 
-// reportRefusal reports why a proposed switch was refused, once for each reason. It returns
-// whether the switch was made.
+// reportRefusal reports why a proposed switch was refused, unless the last one was refused for
+// the same reason. It returns whether the switch was made.
 func (t *Transport) reportRefusal(st *state, to Endpoint, err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

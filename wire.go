@@ -1,6 +1,8 @@
 package failover
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -79,7 +81,7 @@ const (
 	sawHTTP2               // the connection speaks HTTP/2
 	sawReuse               // the connection was used before
 	sawEarlier             // an earlier connection may have delivered the request
-	bodyUnread             // nobody has begun to read the body, see unread
+	bodyUnread             // the body is unread, see unread
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -247,11 +249,13 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 			resp.Body.Close()
 		}
 		return nil, errors.Join(errTwoResults, err)
+	case err != nil:
+		return nil, sayPlainHTTP(err)
 	}
-	if err != nil {
-		err = sayPlainHTTP(err)
+	if resp.Request == nil { // which tells whether the answer fits
+		resp.Request = req
 	}
-	return resp, err
+	return resp, nil
 }
 
 // sayPlainHTTP returns err, wrapped in a plainHTTP if a TLS handshake was answered in HTTP.
@@ -355,9 +359,9 @@ type hollow struct{}
 func (hollow) Read([]byte) (int, error) { return 0, io.EOF }
 func (hollow) Close() error             { return nil }
 
-// unread returns body as one that tells when it is read. It is for a Base that is not an
-// http.Transport: its hooks may be about one try of several, but none has delivered a
-// request with a body that nobody has read.
+// unread returns body, which then records that it is read. The hooks of a Base that is not an
+// http.Transport may be about one try of several, but no try has delivered a request whose body
+// is unread.
 func (w *sendWatch) unread(body io.ReadCloser) io.ReadCloser {
 	w.seen.Or(bodyUnread)
 	w.body = body
@@ -390,14 +394,23 @@ func sendable(req *http.Request, http2 bool) bool {
 	if !isToken(req.Method) && req.Method != "" || req.URL.Host == "" || req.Header == nil || !validHeader(req.Header) || !validHeader(req.Trailer) {
 		return false
 	}
-	if http2 && aboutConnection(req.Header) {
+	if http2 && (aboutConnection(req.Header) || !hasTarget(req)) {
 		return false
 	}
 	bare := req.WithContext(context.Background()) // without the caller's trace
 	if bare.Body = nil; !bodyless(req) {
 		bare.Body, bare.ContentLength = hollow{}, -1
 	}
-	return bare.Write(io.Discard) == nil // checks host, path, length and trailer
+	var head bytes.Buffer
+	err := bare.Write(&head) // checks host, path, length and trailer
+	return err == nil && !(http2 && bytes.Contains(head.Bytes(), []byte("\r\nHost: \r\n")))
+}
+
+// hasTarget reports whether a request names its target as HTTP/2 requires (RFC 9113, section
+// 8.3.1). Over HTTP/1.1, net/http sends any path, and omits an invalid host.
+func hasTarget(req *http.Request) bool {
+	path := strings.TrimPrefix(req.URL.RequestURI(), req.URL.Scheme+"://"+cmp.Or(req.Host, req.URL.Host))
+	return req.Method == http.MethodConnect || path == "*" || strings.HasPrefix(path, "/")
 }
 
 // tooLong reports whether err is net/http's error for headers longer than the endpoint's HTTP/2

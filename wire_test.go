@@ -387,6 +387,28 @@ func TestABaseThatReturnsResponseAndErrorHasFailed(t *testing.T) {
 	assert.EqualValues(t, 1, body.closed.Load())
 }
 
+// A Base need not say which request a response is for: a page in place of an answer is
+// recognized regardless.
+func TestABaseThatDoesNotNameTheRequest(t *testing.T) {
+	t.Parallel()
+	transport, err := failover.New(orgURL, &failover.Config{Logger: slog.New(slog.DiscardHandler),
+		Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := answer(200, "<title>Sign in to the Contoso guest network</title>", "Content-Type", "text/html")(req)
+			resp.Request = nil
+			return resp, err
+		})})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodPost, orgURL+accounts, strings.NewReader("{}"))
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	resp.Body.Close()
+	f, doubt := failover.InDoubt(resp, nil)
+	assert.True(t, doubt)
+	assert.Equal(t, failover.ClassTransient, f.Class)
+}
+
 // A panic of Base reaches the caller, as without a Transport; the write that it had is
 // nevertheless recorded as in doubt.
 func TestAPanicOfBaseIsItsCallers(t *testing.T) {

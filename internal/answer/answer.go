@@ -1,5 +1,5 @@
-// Package answer says what the body of a response claims about its fault, before
-// anybody judges it. It is a pure function of the first bytes.
+// Package answer reads what the body of a response says about its fault, without classifying it.
+// It is a pure function of the first bytes.
 package answer
 
 import (
@@ -17,32 +17,31 @@ const (
 	MaxMessage = 256 // bytes of a message
 	maxWord    = 64
 	maxPeek    = 64 << 10
-	maxPacked  = 16 << 10 // bytes that are decompressed: each 40 of them can make flate allocate 32 KiB
+	maxPacked  = 16 << 10 // bytes to decompress: every 40 of them can make flate allocate 32 KiB
 	maxDepth   = 32
 	maxText    = 4 << 10
 )
 
-// An answer is what the body of a response says about its fault, before anybody
-// judges it. Of what is said twice the first counts.
+// An answer is what the body of a response says about its fault. If it says something twice, the
+// first counts.
 type Answer struct {
 	Code       string   // of an OData error, SOAP fault detail or CRM 4 error
-	PassedOn   string   // the code of an organization that a gateway in front of it quotes
+	PassedOn   string   // the organization's code, quoted by a gateway
 	Subcode    xml.Name // of a SOAP fault, or its code if it has none
-	Detail     xml.Name // the element in the detail of a SOAP fault, unless it is one of ours
-	Exception  string   // .NET type, as Finance and Operations name it
+	Detail     xml.Name // the element in the detail of a SOAP fault, unless prefixOf knows it
+	Exception  string   // .NET type of an exception, from Finance and Operations
 	Token      string   // the error of a token service (RFC 6749, section 5.2)
-	Described  bool     // it comes with a description, as those of Microsoft's do
-	Running    bool     // a plug-in or another step of the operation is named as the source
+	Described  bool     // Token has a description, like those of Microsoft's service
+	Running    bool     // the source is a plug-in or another step of the operation
 	Message    string
 	Page       string // title and headings of an HTML page, in lower case
-	Batch      bool   // one part of a batch: parts before it were carried out
+	Batch      bool   // from a part of a batch: the parts before it were carried out
 	RetryAfter time.Duration
 
-	subcode bool // Subcode is one
+	subcode bool // Subcode is a subcode
 }
 
-// Read says what raw, the beginning of a body, claims. decoded: it is
-// decompressed already.
+// Read reads raw, the beginning of a body. Decoded: raw is decompressed already.
 func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 	var a Answer
 	if len(raw) == 0 {
@@ -69,15 +68,15 @@ func Read(raw []byte, contentType, encoding string, decoded bool) Answer {
 		}
 	case html || ascii.HasPrefixFold(contentType, "text/plain"):
 		a.Message = string(text[:min(len(text), maxText)])
-		if html { // IIS labels one line of plain text so
+		if html { // IIS also sends a line of plain text with this type
 			a.Page = ascii.Lower(redact.Line(a.Message, MaxMessage))
 		}
 	}
 	return a
 }
 
-// lastPart returns the JSON of the last part of a batch answer that has any. A
-// batch ends with the part that failed.
+// lastPart returns the JSON of the last part with any in a batch answer, which ends with the
+// part that failed.
 func lastPart(raw []byte) []byte {
 	i := bytes.LastIndex(raw, []byte("\n{"))
 	if i < 0 {
@@ -97,11 +96,11 @@ func first(s *string, value string) {
 func IsHTML(contentType string) bool {
 	const application = "application/"
 	return ascii.HasPrefixFold(contentType, "text/html") ||
-		len(contentType) > len(application) && ascii.LowerByte(contentType[len(application)]) == 'x' && // tells it from JSON
+		len(contentType) > len(application) && ascii.LowerByte(contentType[len(application)]) == 'x' && // unlike JSON
 			ascii.HasPrefixFold(contentType, application+"xhtml")
 }
 
-// Word returns s if it is a plain word fit for [Fault.Code], and "" if not.
+// Word returns s if it is a plain word that may be a fault's code, and "" otherwise.
 func Word(s string) string {
 	s = strings.TrimSpace(s)
 	if len(s) > maxWord || strings.Trim(s, "0x") == "" { // "0", "0x0": no code

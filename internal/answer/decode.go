@@ -13,8 +13,8 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// decompressed returns the beginning of what raw stands for. Gzip is recognised by
-// its magic number as well: some gateways pass it on without the header.
+// decompressed returns raw, decompressed as far as possible. It also recognizes gzip by its
+// magic number, because some gateways drop the header.
 func decompressed(raw []byte, encoding string) []byte {
 	var r io.Reader
 	var err error
@@ -33,20 +33,20 @@ func decompressed(raw []byte, encoding string) []byte {
 		case "", "identity", "gzip", "x-gzip":
 			return raw
 		}
-		return nil // an encoding that is not known says nothing
+		return nil // unknown encoding
 	}
 	if err != nil {
 		return nil
 	}
-	// An error is the end of what was peeked at, or damage; either way what came
-	// before it counts.
+	// An error means that the beginning ends here, or damage. In either case, use what came
+	// before it.
 	text, _ := io.ReadAll(io.LimitReader(r, maxPeek))
 	return text
 }
 
-// utf8Text converts UTF-16 to UTF-8 and drops a byte order mark. It goes by the
-// bytes, not by what is declared: all faults begin with an ASCII character, and
-// declarations of UTF-16 on UTF-8 text are common.
+// utf8Text converts UTF-16 to UTF-8 and drops a byte order mark. It judges by the bytes, since
+// all faults begin with an ASCII character, and not by the declaration: UTF-8 text often
+// declares UTF-16.
 func utf8Text(b []byte) []byte {
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
 	if len(b) < 2 {
@@ -67,9 +67,9 @@ func utf8Text(b []byte) []byte {
 	return []byte(strings.TrimPrefix(string(utf16.Decode(units)), "\ufeff"))
 }
 
-// plain returns b with every control character replaced by a blank and every byte
-// that is not UTF-8 (Latin-1, or a character cut in two) by U+FFFD, so that the
-// decoders of JSON and XML do not stop at either.
+// plain returns b with control characters replaced by spaces, and bytes that are not UTF-8
+// (Latin-1, or a character that was cut) by U+FFFD, so that the decoders of JSON and XML do not
+// stop at either.
 func plain(b []byte) []byte {
 	if isPlain(b) {
 		return b
@@ -85,7 +85,7 @@ func plain(b []byte) []byte {
 	}, b)
 }
 
-// isPlain reports whether plain has nothing to do.
+// isPlain reports whether plain would change nothing.
 func isPlain(b []byte) bool {
 	for i := range len(b) {
 		if b[i] < ' ' || b[i] > '~' {

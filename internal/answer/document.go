@@ -10,16 +10,15 @@ import (
 	"github.com/d365failover/failover/internal/xmlpath"
 )
 
-// A node is a place in a document from which a value is taken, or on the way to
-// one. Documents are read along the nodes: what is at no node is passed over, so
-// neither inner faults nor faults quoted in values are taken for the answer. A nil
-// node has nothing below it.
+// A node is a place in a document from which a value is taken, or an ancestor of one. Everything
+// outside the nodes is skipped, so neither inner faults nor faults quoted in values are taken
+// for the answer. A nil node has no children.
 type node struct {
 	below map[xml.Name]*node
-	take  func(*reading, string) // the value, without blanks around it; nil on the way
+	take  func(*reading, string) // takes the value, trimmed; nil for a mere ancestor
 }
 
-// A reading is what the values of a document are taken into.
+// A reading collects the values of a document.
 type reading struct {
 	*Answer
 	xml *xmlpath.Reader // nil for JSON
@@ -29,8 +28,8 @@ type reading struct {
 // every stands for all names that a node does not list.
 var every = xml.Name{Local: "*"}
 
-// nodesOf returns the root of the nodes at paths: names separated by slashes, in
-// XML with the prefix of prefixOf.
+// nodesOf returns the root of the nodes at paths, which are names separated by slashes, in XML
+// with a prefix of prefixOf.
 func nodesOf(paths map[string]func(*reading, string)) *node {
 	root := new(node)
 	for path, take := range paths {
@@ -63,8 +62,8 @@ func (n *node) child(name xml.Name) *node {
 	return n.below[every]
 }
 
-// jsonNodes are those of OData (v2, v3, v4), of ASP.NET and API Management, of
-// token services, and of gateways that pass the error of an organization on.
+// jsonNodes are the nodes in errors of OData (v2, v3, v4), ASP.NET, API Management, token
+// services, and gateways that pass on an organization's error.
 var jsonNodes = nodesOf(map[string]func(*reading, string){
 	"error":                             takeToken,
 	"error/code":                        takeCode,
@@ -95,9 +94,9 @@ func takeDescription(r *reading, v string) {
 	takeMessage(r, v)
 }
 
-// Answers of Dataverse say where an exception comes from: in annotations, if the
-// request has asked for them (Prefer: odata.include-annotations), and in the details
-// of SOAP faults. An operation that has not begun has neither a trace nor a plug-in.
+// Answers of Dataverse name the source of an exception: in annotations, if the request asked for
+// them (Prefer: odata.include-annotations), and in the details of SOAP faults. For an operation
+// that has not begun, there is neither a trace nor a plug-in.
 const (
 	annotation         = "@Microsoft.PowerApps.CDS."
 	exceptionSourceKey = "ApiExceptionSourceKey"
@@ -116,18 +115,18 @@ func takeToken(r *reading, v string) {
 	}
 }
 
-// isTokenError reports whether s has the form of the errors of token services
-// ("invalid_grant"): other services put a sentence in the same place.
+// isTokenError reports whether s has the form of a token service's error ("invalid_grant").
+// Other services put a sentence in the same place.
 func isTokenError(s string) bool {
 	return Word(s) == s && s == ascii.Lower(s)
 }
 
-// readJSON reads an error as far as the text goes.
+// readJSON reads an error in JSON, which may be incomplete.
 func (a *Answer) readJSON(text []byte) {
 	type level struct {
-		at            *node // of the array or object; of the value whose key was read
+		at            *node // of the array or object
 		object, keyed bool
-		value         *node
+		value         *node // of the member whose key was read
 	}
 	r := reading{Answer: a}
 	dec := json.NewDecoder(bytes.NewReader(text))
@@ -154,7 +153,7 @@ func (a *Answer) readJSON(text []byte) {
 			default:
 				next := level{at: jsonNodes, object: token == '{'}
 				if top != nil {
-					next.at, top.keyed = top.value, false // nil in an array, where nothing has a name
+					next.at, top.keyed = top.value, false // nil in an array, whose elements have no names
 				}
 				levels = append(levels, next)
 			}
@@ -166,7 +165,7 @@ func (a *Answer) readJSON(text []byte) {
 			}
 			r.take(top.value, token)
 		case json.Number:
-			if int(dec.InputOffset()) < len(text) { // else its end may be missing
+			if int(dec.InputOffset()) < len(text) { // otherwise the value may be cut
 				r.take(top.value, token.String())
 			}
 		}
@@ -174,15 +173,15 @@ func (a *Answer) readJSON(text []byte) {
 	}
 }
 
-// take takes the value at n.
+// take passes the value at n to its function.
 func (r *reading) take(n *node, value string) {
 	if n != nil && n.take != nil {
 		n.take(r, strings.TrimSpace(value))
 	}
 }
 
-// prefixOf returns the prefix that the paths below use for a namespace of fault
-// documents: "?" if it is none. Both versions of SOAP share one.
+// prefixOf returns the prefix of a namespace in the paths below, "?" for any other namespace.
+// Both versions of SOAP share one.
 func prefixOf(space string) string {
 	switch space {
 	case "http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope":
@@ -202,8 +201,8 @@ func prefixOf(space string) string {
 	return "?"
 }
 
-// xmlNodes are those of SOAP faults, of the faults of the organization, discovery
-// and deployment services in them, of CRM 4, and of OData v2 errors.
+// xmlNodes are the nodes in SOAP faults, with those of the organization, discovery and
+// deployment services and of CRM 4, and in OData v2 errors.
 var xmlNodes = nodesOf(xmlPaths())
 
 func xmlPaths() map[string]func(*reading, string) {
@@ -237,7 +236,7 @@ func xmlPaths() map[string]func(*reading, string) {
 	return paths
 }
 
-// takeQName takes the code of a fault, which stands where it has no subcode.
+// takeQName takes the subcode of a fault, or its code if there is no subcode.
 func takeQName(r *reading, v string) {
 	if r.Subcode.Local == "" {
 		r.Subcode = r.xml.Resolve(v)
@@ -250,7 +249,7 @@ func takeSubcode(r *reading, v string) {
 	}
 }
 
-// takeDetail takes the name of a detail that no service of ours defines.
+// takeDetail takes the name of a detail in a namespace that prefixOf does not know.
 func takeDetail(r *reading, _ string) {
 	if path := r.xml.Path(); r.Detail.Local == "" {
 		r.Detail = path[len(path)-1]
@@ -266,7 +265,7 @@ func takeErrorDetail(r *reading, v string) {
 	}
 }
 
-// readXML reads a SOAP fault or an OData error as far as the text goes.
+// readXML reads a SOAP fault or an OData error in XML, which may be incomplete.
 func (a *Answer) readXML(text []byte) {
 	r := reading{Answer: a, xml: xmlpath.NewReader(bytes.NewReader(text), maxDepth)}
 	at := make([]*node, 1, 16) // of the open elements, below the root

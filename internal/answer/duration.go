@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// MaxRetryAfter caps [Fault.RetryAfter]: one mistaken header must not stop a caller
-// for a day.
+// MaxRetryAfter is the longest delay that a fault reports: one mistaken header must not stop a
+// caller for a day.
 const MaxRetryAfter = 5 * time.Minute
 
-// Seconds returns n Seconds between 0 and MaxRetryAfter.
+// Seconds returns n seconds, limited to 0 and MaxRetryAfter.
 func Seconds(n float64) time.Duration {
 	return time.Duration(min(max(n, 0), MaxRetryAfter.Seconds()) * float64(time.Second))
 }
@@ -24,9 +24,8 @@ func milliseconds(s string) time.Duration {
 	return Seconds(float64(n) / 1000)
 }
 
-// xsDuration reads an xs:duration ("PT5M1.5S") or a .NET TimeSpan ("00:05:01").
-// Years and months have no length and do not occur; they and all else that cannot
-// be read are 0.
+// xsDuration reads an xs:duration ("PT5M1.5S") or a .NET TimeSpan ("00:05:01"). It returns 0 for
+// anything else, and for years and months, which have no fixed length and do not occur.
 func xsDuration(s string) time.Duration {
 	if strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789.:PTDHMS", r) }) {
 		return 0 // a sign, an exponent, NaN

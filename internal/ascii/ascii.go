@@ -1,6 +1,5 @@
-// Package ascii compares text without regard to the case of its ASCII letters.
-// (strings.EqualFold would also take U+017F for an s and U+212A for a k, and so take other
-// hosts for ours.)
+// Package ascii compares text without regard to the case of ASCII letters. (strings.EqualFold
+// also equates U+017F with s and U+212A with k, and would so confuse hosts.)
 package ascii
 
 // EqualFold reports whether s is equal to t, which is in lower case.

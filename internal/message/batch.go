@@ -11,9 +11,9 @@ import (
 // maxBatchDepth is the deepest multipart read: a change set within a batch.
 const maxBatchDepth = 2
 
-// batch finds what addresses the organization in the multipart body [start, end)
-// of a $batch (OData 4.01 Protocol, section 11.7). It returns false if the body
-// is malformed: then a server may see other parts than these.
+// batch finds the addresses of the organization in the multipart body [start, end) of a $batch
+// (OData 4.01 Protocol, section 11.7). It returns false if the body is malformed, because a
+// server may then see other parts.
 func (r *rewriter) batch(start, end int, boundary string, depth int) bool {
 	if boundary == "" {
 		return false
@@ -117,8 +117,8 @@ func (f headerField) is(name string) bool {
 // more memory than the three bytes that it can be written in.
 const maxFields = 256
 
-// fields reads the header fields from start up to the empty line, or to end: the
-// line end of the empty line may be the delimiter's. content is what follows.
+// fields reads the header fields from start to the empty line, or to end, because the line end
+// of the empty line may belong to the delimiter. content is the offset after them.
 func (r *rewriter) fields(start, end int) (fields []headerField, content int, ok bool) {
 	for {
 		next := r.lineEnd(start, end)
@@ -127,7 +127,7 @@ func (r *rewriter) fields(start, end int) (fields []headerField, content int, ok
 			return fields, next, true
 		}
 		trimmed := bytes.TrimRight(line, " \t")
-		if line[0] == ' ' || line[0] == '\t' { // continues the field before
+		if line[0] == ' ' || line[0] == '\t' { // continues the previous field
 			if len(fields) == 0 {
 				return nil, end, false
 			}
@@ -154,9 +154,9 @@ func (r *rewriter) field(fields []headerField, name string) string {
 	return ""
 }
 
-// fixLength corrects each Content-Length for the edits since mark, which are in
-// the content [start, end). It returns false if a length goes beyond the content
-// or ends before an edit: a server that trusts it reads other parts than these.
+// fixLength corrects each Content-Length for the edits since mark, which are in the content
+// [start, end). It returns false if a length exceeds the content or ends before an edit, because
+// a server that relies on it reads other parts.
 func (r *rewriter) fixLength(fields []headerField, mark, start, end int) bool {
 	delta, last := 0, start
 	for _, e := range r.edits[mark:] {
@@ -168,7 +168,7 @@ func (r *rewriter) fixLength(fields []headerField, mark, start, end int) bool {
 			continue
 		}
 		n, err := strconv.ParseUint(string(r.body[f.start:f.end]), 10, 31)
-		// Some count the line end before the delimiter, others leave out blank lines.
+		// Some clients count the line end before the delimiter; others omit blank lines.
 		if err != nil || start+int(n) < last || start+int(n) > end+len("\r\n") {
 			return false
 		}
@@ -179,7 +179,7 @@ func (r *rewriter) fixLength(fields []headerField, mark, start, end int) bool {
 	return true
 }
 
-// lineEnd returns the offset behind the line at pos, end at the latest.
+// lineEnd returns the offset after the line at pos, at most end.
 func (r *rewriter) lineEnd(pos, end int) int {
 	if n := bytes.IndexByte(r.body[pos:end], '\n'); n >= 0 {
 		return pos + n + 1
@@ -187,8 +187,8 @@ func (r *rewriter) lineEnd(pos, end int) int {
 	return end
 }
 
-// beforeLineEnd returns the offset before the line end (CRLF or LF) that ends at
-// pos; pos if there is none.
+// beforeLineEnd returns the offset of the line end (CRLF or LF) before pos, or pos if there is
+// none.
 func (r *rewriter) beforeLineEnd(pos int) int {
 	line, ended := bytes.CutSuffix(r.body[:pos], []byte("\n"))
 	if ended {

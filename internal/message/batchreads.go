@@ -10,16 +10,15 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// batchReads reports whether the body of a $batch holds nothing but requests that
-// read.
+// batchReads reports whether the body of a $batch contains only requests that read.
 //
-// Servers read batches leniently: ODataLib takes a lone CR for a line end, finds a
-// delimiter in the middle of a line, and lets any white space follow it. Therefore
-// a batch has to pass twice: nothing in it may look like a write wherever it
-// stands, and all of it has to be written so that there is one way to read it.
+// Servers read batches leniently: ODataLib takes a lone CR for a line end, finds a delimiter in
+// the middle of a line, and lets any white space follow it. Therefore a batch must pass two
+// checks: nothing in it, anywhere, looks like a write, and all of it can be read in one way
+// only.
 func batchReads(h http.Header, body []byte) bool {
 	if looksLikeWrite(body) {
-		return false // nearly all that are no reads
+		return false // nearly always
 	}
 	kind, params := plainKind(h)
 	boundary := params["boundary"]
@@ -29,19 +28,17 @@ func batchReads(h http.Header, body []byte) bool {
 	return readsBatch(body, "--"+boundary)
 }
 
-// isPlainBoundary reports whether every reader finds the same boundary
-// (RFC 2046, section 5.1.1, without the blanks).
+// isPlainBoundary reports whether every reader finds the same boundary (RFC 2046, section 5.1.1,
+// without spaces).
 func isPlainBoundary(s string) bool {
 	return s != "" && len(s) <= 70 && strings.Trim(ascii.Lower(s), "abcdefghijklmnopqrstuvwxyz0123456789'()+_,-./:=?") == ""
 }
 
-// looksLikeWrite reports whether there is a word in body that a reader of any
-// kind could take for the method of a write, for a header that replaces the
-// method, or for a GET that takes something away; or a character that lets readers
-// disagree on lines and words: a control character, a lone CR, the escape of a
-// letter.
+// looksLikeWrite reports whether body contains a word that some reader could take for the method
+// of a write, for a header that overrides the method, or for a GET that takes something away; or
+// a character on which readers disagree: a control character, a lone CR, an escaped letter.
 func looksLikeWrite(body []byte) bool {
-	var before byte // ends a word, as the beginning does
+	var before byte // the previous byte; initially 0, which ends a word
 	for i, c := range body {
 		switch {
 		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c == 0x7f:
@@ -51,7 +48,7 @@ func looksLikeWrite(body []byte) bool {
 				return true
 			}
 		case c == '%':
-			var escaped [1]byte // stays 0 if these are no digits
+			var escaped [1]byte // stays 0 if these are not digits
 			hex.Decode(escaped[:], body[i+1:min(i+3, len(body))])
 			if isLetter(escaped[0]) {
 				return true
@@ -70,8 +67,8 @@ func looksLikeWrite(body []byte) bool {
 	return false
 }
 
-// beginsWrite reports whether the first word of s is the method of a write, in any
-// case, as of OData v2 to v4.
+// beginsWrite reports whether the first word of s is the method of a write in OData v2 to v4, in
+// any case.
 func beginsWrite(s []byte) bool {
 	for _, method := range [...]string{"post", "patch", "put", "delete", "merge"} {
 		if ascii.HasPrefixFold(s, method) {
@@ -81,8 +78,8 @@ func beginsWrite(s []byte) bool {
 	return false
 }
 
-// readsBatch reports whether body is a batch of GET, HEAD and OPTIONS requests
-// without bodies, and of nothing else. A change set is for writes.
+// readsBatch reports whether body is a batch of only GET, HEAD and OPTIONS requests without
+// bodies. Change sets are for writes.
 func readsBatch(body []byte, delimiter string) bool {
 	l := lines{rest: body, delimiter: delimiter}
 	for l.next() == blankLine { // before the first part
@@ -97,8 +94,8 @@ func readsBatch(body []byte, delimiter string) bool {
 	return l.kind == noLine
 }
 
-// partReads reads one part, up to the delimiter behind it: another line there is of
-// a part that does not read.
+// partReads reports whether the next part reads. l is then at the line after the part, which is
+// a delimiter unless the part has a body.
 func (l *lines) partReads() bool {
 	types, encodings := 0, 0
 	l.header(func(name, value string) bool {
@@ -130,8 +127,8 @@ func (l *lines) partReads() bool {
 	return true
 }
 
-// header reads the lines of a header, up to the first that is none or does not pass.
-// Names are in lower case.
+// header reads the lines of a header, up to the first line that is none or that pass rejects. It
+// passes names in lower case.
 func (l *lines) header(pass func(name, value string) bool) {
 	for l.next() == textLine {
 		if name, value, ok := l.field(); !ok || !pass(ascii.Lower(name), value) {
@@ -140,8 +137,8 @@ func (l *lines) header(pass func(name, value string) bool) {
 	}
 }
 
-// requestReads reports whether the line is that of a request that reads. Blanks
-// may stand in the target: hand-written filters have them.
+// requestReads reports whether line is the request line of a request that reads. The target may
+// contain spaces, because hand-written filters do.
 func (l *lines) requestReads() bool {
 	method, target, _ := bytes.Cut(l.line, []byte(" "))
 	switch string(method) {
@@ -167,7 +164,7 @@ const (
 	textLine
 	delimiterLine
 	lastLine
-	oddLine // has the delimiter, but is none to every reader
+	oddLine // contains the delimiter, but not every reader takes it for one
 )
 
 // next reads the next line and returns its kind.
@@ -193,9 +190,9 @@ func (l *lines) next() lineKind {
 	return l.kind
 }
 
-// field splits a header line. It returns false if readers could disagree on it: it
-// has no colon, continues another line, its name is no token, or its value has
-// characters beyond ASCII, of which some are white space and line ends.
+// field splits a header line. It returns false if readers could disagree on it: it has no colon,
+// continues another line, its name is no token, or its value has non-ASCII characters, some of
+// which are white space or line ends.
 func (l *lines) field() (name, value string, ok bool) {
 	before, after, found := bytes.Cut(l.line, []byte(":"))
 	if !found || len(before) == 0 {

@@ -25,8 +25,8 @@ const (
 	xencSpace   = "http://www.w3.org/2001/04/xmlenc#"
 )
 
-// soap finds wsa:To in the header of a SOAP 1.1 or 1.2 envelope. Other XML, and
-// an envelope with a document type, has no edits.
+// soap finds wsa:To in the header of a SOAP 1.1 or 1.2 envelope. Other XML, and an envelope with
+// a document type, get no edits.
 func (r *rewriter) soap() {
 	e := envelope{Reader: xmlpath.NewReader(bytes.NewReader(r.body), maxXMLDepth)}
 	for {
@@ -49,14 +49,14 @@ func (r *rewriter) soap() {
 	}
 }
 
-// envelope is what is known of a SOAP envelope while its tokens are read.
+// envelope is the state of reading a SOAP envelope.
 type envelope struct {
 	*xmlpath.Reader
 	space  string   // of the Envelope, "" before it
 	header bool     // the last child of Envelope is Header
 	inTo   bool     // within Envelope/Header/To
 	to     []span   // the contents of the To elements
-	ids    []string // attribute values of Envelope, Header and To: their Id is among them
+	ids    []string // attribute values of Envelope, Header and To, including their Ids
 
 	// What the security header says about signatures.
 	signed    bool     // has a ds:Signature
@@ -66,8 +66,8 @@ type envelope struct {
 	refs      []string // the Ids that signatures cover
 }
 
-// read takes the next token, whose text begins at offset start. It returns false
-// if this is not a SOAP envelope.
+// read handles the next token, which begins at offset start. It returns false if this is not a
+// SOAP envelope.
 func (e *envelope) read(token xml.Token, start int) bool {
 	switch t := token.(type) {
 	case xml.StartElement:
@@ -81,7 +81,7 @@ func (e *envelope) read(token xml.Token, start int) bool {
 			e.readHeader(t)
 		}
 	case xml.EndElement:
-		if e.inTo { // or of a child, behind which no address goes on
+		if e.inTo { // also of a child, after which no address continues
 			e.to[len(e.to)-1].end, e.inTo = start, false
 		}
 	case xml.CharData:
@@ -104,7 +104,7 @@ func isUTF8(declaration xml.ProcInst) bool {
 	return len(encoding) > 6 && ascii.EqualFold("utf-8", encoding[1:6]) && encoding[0] == encoding[6]
 }
 
-// open takes the root element.
+// open handles the root element.
 func (e *envelope) open(t xml.StartElement) bool {
 	if e.space != "" || t.Name.Local != "Envelope" || t.Name.Space != soap11Space && t.Name.Space != soap12Space {
 		return false
@@ -114,7 +114,7 @@ func (e *envelope) open(t xml.StartElement) bool {
 	return true
 }
 
-// readHeader takes the start of the Header or of an element in it.
+// readHeader handles the start of the Header or of an element in it.
 func (e *envelope) readHeader(t xml.StartElement) {
 	switch depth := len(e.Path()); {
 	case depth == 2:
@@ -140,8 +140,8 @@ func (e *envelope) addIDs(t xml.StartElement) {
 	}
 }
 
-// addReference notes what a ds:Reference covers. Only "#id" is taken for what it
-// says: no URI or an empty one is the whole document, an XPointer is anything.
+// addReference records what a ds:Reference covers. Only "#id" names one element: a missing or
+// empty URI means the whole document, and an XPointer may mean anything.
 func (e *envelope) addReference(t xml.StartElement) {
 	known := false
 	for _, a := range t.Attr {
@@ -154,8 +154,8 @@ func (e *envelope) addReference(t xml.StartElement) {
 	e.opaque = e.opaque || !known
 }
 
-// sealed reports whether a signature covers wsa:To, or may: a message that was
-// changed is refused, one that names the other host may still be served.
+// sealed reports whether a signature covers wsa:To, or may cover it. A changed message would be
+// refused, while one that names the other host may still be served.
 func (e *envelope) sealed() bool {
 	if e.opaque || e.bare || e.encrypted && !e.signed {
 		return true

@@ -2,10 +2,10 @@ package message
 
 import "net/http"
 
-// Hosts maps the addresses of an organization to the endpoint that a message goes to.
-// What is no address of the other endpoint is returned as it is, with false.
+// Hosts maps the addresses of an organization to the endpoint of a message. It returns anything
+// but an address of the other endpoint as it is, with false.
 type Hosts interface {
-	Other() string // host name of the endpoint that it does not go to
+	Other() string // host name of the other endpoint
 	MapURL(s string) (mapped string, ok bool)
 	MapHost(authority string) (mapped string, ok bool)
 }

@@ -9,11 +9,10 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// Safe reports whether a request changes nothing by what its line and its header
-// say: its method reads (RFC 9110, section 9.2.1), no header replaces the method,
-// and the resource is not one that a GET takes something away from. Every read of
-// the program passes here, so Safe allocates nothing, and looks for headers in
-// their canonical form only: [Reads] looks closely before a request is repeated.
+// Safe reports whether a request changes nothing, judging by its method (RFC 9110, section
+// 9.2.1), URL and header: no header overrides the method, and a GET of the resource takes
+// nothing away. It is called for every read, so it allocates nothing and finds headers only in
+// their canonical form: [Reads] is stricter, before a request is repeated.
 func Safe(method string, u *url.URL, h http.Header) bool {
 	if !isReadMethod(method) || takes(u) {
 		return false
@@ -26,11 +25,11 @@ func Safe(method string, u *url.URL, h http.Header) bool {
 	return true
 }
 
-// Reads reports whether a request changes nothing at the organization: it is
-// [Safe], whatever spelling its headers were set in, or its body is a SOAP message
-// or a $batch that only reads. What any server could take for a write, if it reads
-// less strictly than its standard asks, is none. So in doubt, Reads says no. body is all of the request's body, as it is
-// sent; it is not parsed before a glance shows that it may read.
+// Reads reports whether a request changes nothing at the organization: it is [Safe], in whatever
+// spelling its headers were set, or its body is a SOAP message or a $batch that only reads. When
+// in doubt, Reads returns false: a lenient server must not be able to take a read for a write.
+// body is the whole body as it is sent; it is parsed only if a quick search finds that it may
+// read.
 func Reads(method string, u *url.URL, h http.Header, body []byte) bool {
 	if isReadMethod(method) {
 		return !takes(u) && !Overridden(h)
@@ -56,9 +55,9 @@ func isReadMethod(method string) bool {
 	return false
 }
 
-// Overridden reports whether a header may replace the method of the request, as it
-// does for servers that allow for proxies which know GET and POST only. The name
-// is compared as servers do, whatever spelling the header was set in.
+// Overridden reports whether a header may override the method of the request. Some servers allow
+// that for the sake of proxies that only know GET and POST. Like servers, it ignores the
+// spelling of header names.
 func Overridden(h http.Header) bool {
 	for name := range h {
 		switch len(name) {
@@ -78,8 +77,8 @@ var (
 	canonicalOverrides = [...]string{"X-Http-Method", "X-Http-Method-Override", "X-Method-Override"}
 )
 
-// Target returns what a request to u asks for: u itself, or what stands in its Opaque part,
-// which goes out in place of path and query.
+// Target returns the URL that a request to u asks for: u itself, or its Opaque part, which is
+// sent in place of path and query.
 func Target(u *url.URL) *url.URL {
 	if u.Opaque == "" {
 		return u
@@ -91,11 +90,11 @@ func Target(u *url.URL) *url.URL {
 	return target
 }
 
-// takes reports whether a GET takes something away: the next message of a queue
-// (Finance and Operations, /api/connector/dequeue). The word anywhere in the path
-// will do.
+// takes reports whether a GET takes something away, namely the next message of a queue (Finance
+// and Operations, /api/connector/dequeue): whether that word occurs in the path.
 //
-// Source: https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/data-entities/recurring-integrations
+// Source:
+// https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/data-entities/recurring-integrations
 func takes(u *url.URL) bool {
 	if u.Opaque != "" {
 		target, err := url.PathUnescape(u.Opaque)
@@ -117,9 +116,8 @@ func hasFold(s, word string) bool {
 	return false
 }
 
-// Only returns the one value of a header, whose name is given in lower case, in
-// whatever spelling it was set. It returns false if there are several: servers
-// choose differently.
+// Only returns the value of a header, in whatever spelling it was set; name is in lower case. It
+// returns false if there are several values, of which servers choose different ones.
 func Only(h http.Header, name string) (value string, ok bool) {
 	found := false
 	for key, values := range h {
@@ -136,8 +134,8 @@ func Only(h http.Header, name string) (value string, ok bool) {
 	return value, true
 }
 
-// plainKind tells how to read the body of a request for certain: its one
-// Content-Type says so, in UTF-8, and nothing is compressed.
+// plainKind returns how to read the body of a request, if that is certain: there is one
+// Content-Type, the body is in UTF-8, and it is not compressed.
 func plainKind(h http.Header) (k kind, params map[string]string) {
 	contentType, _ := Only(h, "content-type") // "", if there are several
 	encoding, plain := Only(h, "content-encoding")

@@ -1,6 +1,5 @@
-// Package message looks into request bodies: which bytes address the organization,
-// and whether a message only reads. It changes nothing else, and reads nothing but
-// what it is given.
+// Package message inspects requests: which bytes of a body address the organization, and
+// whether a request only reads. It has no I/O.
 package message
 
 import (
@@ -16,8 +15,8 @@ import (
 	"github.com/d365failover/failover/internal/ascii"
 )
 
-// Rewrite returns the body of a request as the endpoint to expects it: the
-// places that address the organization itself name its host. These are
+// Rewrite returns the body of a request with the addresses of the organization mapped by o, and
+// reports whether it has changed. These addresses are
 //
 //   - in JSON, the values of "@odata.id" and "…@odata.bind" (and, in the outermost
 //     object, of their OData 4.01 short forms "@id", "…@bind"; a bind may be an
@@ -26,14 +25,13 @@ import (
 //   - in a $batch, the request lines (target, and $id as in [RewriteQuery]), Host
 //     headers and JSON bodies of its parts. A part's Content-Length follows.
 //
-// Column values are never touched, whatever they contain. All other bytes are
-// kept, so a second pass changes nothing. A body that is compressed, does not
-// parse, or has nothing to change is returned as it is, with false. So is one
-// that writes the host itself with escapes (\u002d, &#45;, %2D): it means the
-// same, but nobody writes it, and looking for it would cost every request.
+// Rewrite changes no column values and keeps all other bytes, so a second pass changes
+// nothing. It returns a body that is compressed, does not parse, or has nothing to change as
+// it is, with false. The same goes for a body in which the host is escaped (\u002d, &#45;,
+// %2D): nobody writes that, and the search for it would slow down every request.
 //
-// contentType and encoding are those of the request, urlPath is its URL's path. body
-// is not modified. Memory is in proportion to the body.
+// contentType and encoding are those of the request, urlPath is its URL's path. body is not
+// modified. Memory is proportional to the body.
 func Rewrite(o Hosts, contentType, encoding, urlPath string, body []byte) ([]byte, bool) {
 	kind, boundary := contentKind(contentType, encoding)
 	r := rewriter{org: o, body: body}
@@ -67,12 +65,11 @@ func RewriteQuery(o Hosts, rawQuery string) (string, bool) {
 	return string(splice(r.body, r.edits)), true
 }
 
-// Mentions reports whether a host name of the endpoint other occurs in body, in
-// any case, with or without the "api" label; no body mentions "". It may report a longer name that
-// contains one, never miss one. It is called for every request whose body is at
-// hand, so it allocates nothing and looks at single bytes only around an anchor,
-// a piece of the name that has no case ("--" of "contoso--s.", else the dot):
-// about 0.25 µs per KiB of JSON.
+// Mentions reports whether body contains a host name, in any case, with or without the label
+// api; no body contains "". It may also find host within a longer name, but misses none. It is
+// called for every buffered body, so it allocates nothing and looks at single bytes only around
+// an anchor, a part of the name that has no case ("--" of "contoso--s.", or else the dot): about
+// 0.25 µs per KiB of JSON.
 func Mentions(body []byte, host string) bool {
 	if host == "" {
 		return false
@@ -106,8 +103,8 @@ func Mentions(body []byte, host string) bool {
 	}
 }
 
-// caseless returns the place in s of its first longest run of bytes that are not
-// letters, at most 16 of it. s ends with a dot, so there is one.
+// caseless returns the span in s of the first longest run of bytes that are not letters, up to
+// 16 of them. s ends with a dot, so there is one.
 func caseless(s string) (start, end int) {
 	run := 0
 	for i := range len(s) {
@@ -130,8 +127,8 @@ const (
 	kindHTTP // application/http: a request within a batch
 )
 
-// contentKind tells how to read a body; boundary is that of a multipart.
-// Bodies that are compressed or not in UTF-8 are of kindOther.
+// contentKind returns how to read a body, and the boundary of a multipart one. Bodies that are
+// compressed or not in UTF-8 are of kindOther.
 func contentKind(contentType, contentEncoding string) (k kind, boundary string) {
 	k, params := parseKind(contentType, contentEncoding)
 	return k, params["boundary"]
@@ -200,23 +197,22 @@ func splice(body []byte, edits []edit) []byte {
 	return append(out, body[last:]...)
 }
 
-// A rewriter collects the edits of one body. Its finders (json, soap, batch,
-// query) read the body in their own way and agree on one edit: that of an
-// authority, and of the scheme before it.
+// A rewriter collects the edits of one body. Its methods json, soap, batch and query find the
+// links; every edit replaces an authority and the scheme before it.
 type rewriter struct {
 	org   Hosts
 	body  []byte
 	edits []edit
 }
 
-// replace adds the edit of [start, end), if it is one.
+// replace adds an edit of [start, end), unless that changes nothing.
 func (r *rewriter) replace(start, end int, with string) {
 	if string(r.body[start:end]) != with {
 		r.edits = append(r.edits, edit{span{start, end}, with})
 	}
 }
 
-// link maps the absolute URL at the beginning of [start, end).
+// link maps the absolute URL at the start of [start, end).
 func (r *rewriter) link(start, end int, esc escaping) {
 	s := r.body[start:end]
 	i := letters(s)
@@ -254,7 +250,7 @@ func (r *rewriter) link(start, end int, esc escaping) {
 	r.replace(start+host, start+i, newAuthority)
 }
 
-// escaping is how a URL is written where it stands.
+// escaping is how the characters of a URL may be escaped.
 type escaping uint8
 
 const (
@@ -263,8 +259,8 @@ const (
 	inQuery           // in a query: percent-encoded, or not
 )
 
-// at returns the character at s[i] and the number of bytes it takes; 0 if there is
-// none or it is written with another escape.
+// at returns the character at s[i] and its length in bytes; 0 if there is none or it has
+// another escape.
 func (esc escaping) at(s []byte, i int) (c byte, n int) {
 	rest := s[i:]
 	switch {
@@ -274,7 +270,7 @@ func (esc escaping) at(s []byte, i int) (c byte, n int) {
 			return '/', len(`\/`)
 		}
 	case esc == inQuery && rest[0] == '%':
-		var char [1]byte // stays 0 if these are no digits
+		var char [1]byte // stays 0 if these are not digits
 		hex.Decode(char[:], rest[1:min(3, len(rest))])
 		return char[0], len("%2f")
 	default:
@@ -295,8 +291,8 @@ func letters(s []byte) int {
 	return len(s)
 }
 
-// isAuthority reports whether c may stand in host[:port]. What else is allowed
-// there by RFC 3986 (user info, sub-delims, escapes) is not ours.
+// isAuthority reports whether c may occur in host[:port]. What else RFC 3986 allows there (user
+// info, sub-delims, escapes) does not occur in an endpoint's.
 func isAuthority(c byte) bool {
 	return isLetter(c) || strings.IndexByte("0123456789-.:[]_", c) >= 0
 }
@@ -358,10 +354,10 @@ func (r *rewriter) json(start, end int) {
 	}
 }
 
-// isLink reports whether a member's value is the URL of an entity: the control
-// information "id" and the bind operation of the OData JSON Format. The short names
-// of OData 4.01 are those of other formats too, of JSON-LD for one, so that a value
-// of the caller's own may have them: they count in the outermost object only.
+// isLink reports whether the value of a member is the URL of an entity: the control information
+// "id" or the bind operation of the OData JSON Format. Other formats, such as JSON-LD, share the
+// short names of OData 4.01, so a value of the caller's may contain them: they count only in the
+// outermost object.
 func isLink(name string, outermost bool) bool {
 	return name == "@odata.id" || strings.HasSuffix(name, "@odata.bind") ||
 		outermost && (name == "@id" || strings.HasSuffix(name, "@bind"))

@@ -15,15 +15,15 @@ import (
 // servicesSpace is the namespace of the messages of Organization.svc.
 const servicesSpace = "http://schemas.microsoft.com/xrm/2011/Contracts/Services"
 
-// actionPrefix begins its actions, such as
+// actionPrefix is the prefix of its actions, such as
 // http://schemas.microsoft.com/xrm/2011/Contracts/Services/IOrganizationService/Retrieve.
 const actionPrefix = servicesSpace + "/IOrganizationService/"
 
 const instanceSpace = "http://www.w3.org/2001/XMLSchema-instance"
 
-// MayBeSOAP reports whether a request may be a SOAP message: by SOAPAction (SOAP 1.1,
-// section 6.1.1), or by its media type (SOAP 1.2, RFC 3902; MTOM). The names of its
-// headers may be spelled in any way, and if there are several of a name, each counts.
+// MayBeSOAP reports whether a request may be a SOAP message, by its SOAPAction (SOAP 1.1,
+// section 6.1.1) or its media type (SOAP 1.2, RFC 3902; MTOM). It ignores the spelling of header
+// names, and considers every value.
 func MayBeSOAP(h http.Header) bool {
 	acts, isJSON := false, false
 	for key, values := range h {
@@ -42,8 +42,8 @@ func MayBeSOAP(h http.Header) bool {
 	return acts && !isJSON
 }
 
-// isSOAPType reports whether contentType is one that SOAP messages have, whatever its
-// parameters are like.
+// isSOAPType reports whether contentType is a media type of SOAP messages, whatever its
+// parameters.
 func isSOAPType(contentType string) bool {
 	contentType = strings.TrimLeft(contentType, " \t")
 	return slices.ContainsFunc(soapTypes[:], func(begin string) bool { return ascii.HasPrefixFold(contentType, begin) })
@@ -53,13 +53,12 @@ var soapTypes = [...]string{"text/xml", "application/xml", "application/soap+", 
 
 func unquote(action string) string { return strings.Trim(action, " \t\"") }
 
-// soapReads reports whether a request is a SOAP message that retrieves, or
-// executes a request that reads (WhoAmI, RetrieveVersion, Retrieve...).
+// soapReads reports whether a request is a SOAP message that only retrieves, or executes a
+// request that only reads (WhoAmI, RetrieveVersion, Retrieve...).
 //
-// SOAP 1.1 names the operation in the header SOAPAction, SOAP 1.2 in wsa:Action or
-// in the media type, and the element in the body names it as well. Which of them a
-// server goes by depends on its binding. So all that are there have to name the
-// same operation.
+// SOAP 1.1 names the operation in the header SOAPAction, SOAP 1.2 in wsa:Action or in the media
+// type; the element in the body names it, too. The server's binding determines which of them
+// counts, so all that are present must name the same operation.
 func soapReads(h http.Header, body []byte) bool {
 	o := operation{}
 	for key, values := range h {
@@ -73,7 +72,7 @@ func soapReads(h http.Header, body []byte) bool {
 		}
 	}
 	if !namesRead(body) {
-		return false // nearly all writes, at a hundredth of the cost of parsing
+		return false // nearly always for writes, at a hundredth of the cost of parsing
 	}
 	kind, params := plainKind(h)
 	if action := unquote(params["action"]); kind != kindXML || action != "" && !o.named(action) {
@@ -87,27 +86,27 @@ func namesRead(body []byte) bool {
 	return bytes.Contains(body, []byte("Retrieve")) || bytes.Contains(body, []byte("WhoAmI"))
 }
 
-// isReadName reports whether an organization request of that name reads. Names of
-// custom requests begin with a publisher's prefix, never with Retrieve.
+// isReadName reports whether the organization request with that name only reads. Names of custom
+// requests begin with a publisher's prefix, never with Retrieve.
 func isReadName(name string) bool {
 	return name == "WhoAmI" || strings.HasPrefix(name, "Retrieve") && letters([]byte(name)) == len(name)
 }
 
-// operation is what a SOAP message asks for, as far as it was read.
+// operation is what a SOAP message asks for, as far as it has been read.
 type operation struct {
 	action string // of IOrganizationService: Retrieve, RetrieveMultiple or Execute
 	space  string // of the Envelope, "" before it
 	body   bool   // Body has begun
 	name   string // of the element in Body
-	kind   string // the type of the executed request without "Request", "" if it is the general one
+	kind   string // type of the executed request without "Request", "" for OrganizationRequest itself
 	runs   bool   // Execute/request has begun
 	text   *string
 	called *string // RequestName
 	acted  *string // wsa:Action
 }
 
-// named takes note of an action. It returns false if that does not read, or is not
-// the same as another one.
+// named records an action. It returns false if that does not only read, or differs from another
+// one.
 func (o *operation) named(action string) bool {
 	name, ok := strings.CutPrefix(action, actionPrefix)
 	switch name {
@@ -122,7 +121,7 @@ func (o *operation) named(action string) bool {
 	return true
 }
 
-// readsOnly reads the whole message.
+// readsOnly parses the whole message, and reports whether it only reads.
 func (o *operation) readsOnly(body []byte) bool {
 	r := xmlpath.NewReader(bytes.NewReader(body), maxXMLDepth)
 	for {
@@ -144,8 +143,8 @@ func (o *operation) readsOnly(body []byte) bool {
 	return o.called != nil && isReadName(*o.called) && (o.kind == "" || o.kind == *o.called)
 }
 
-// read takes the next token, which is written as raw. It returns false if the message does not read, or
-// readers could disagree on what it asks for.
+// read takes the next token, which is written as raw. It returns false if the message does not
+// read, or readers could disagree on what it asks for.
 func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 	switch t := token.(type) {
 	case xml.StartElement:
@@ -157,7 +156,7 @@ func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 		case len(at) == 0:
 			return len(bytes.Trim(t, "\ufeff"+xmlSpace)) == 0
 		case o.text != nil:
-			if *o.text != "" || !bytes.Equal(t, raw) { // in pieces, or with escapes
+			if *o.text != "" || !bytes.Equal(t, raw) { // in several pieces, or escaped
 				return false
 			}
 			*o.text = string(t)
@@ -174,8 +173,8 @@ func (o *operation) read(token xml.Token, raw []byte, at []xml.Name) bool {
 	return true
 }
 
-// holdsMessage reports whether a text, without its escapes, may hold a message for
-// somebody who does not tell text from elements. FetchXML is not taken for one.
+// holdsMessage reports whether an unescaped text may contain a message, for a reader that
+// confuses text with elements. FetchXML is none.
 func holdsMessage(text []byte) bool {
 	if bytes.IndexByte(text, '<') < 0 {
 		return false
@@ -188,8 +187,8 @@ func holdsMessage(text []byte) bool {
 	return false
 }
 
-// open takes the start of an element. Elements that a reader could take for one
-// that matters by their local name alone have to be where they belong.
+// open handles the start of an element. An element whose local name matters must be in its
+// proper place, because a reader may ignore namespaces.
 func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	kind, typed := "", false
 	for _, a := range t.Attr {
@@ -234,7 +233,7 @@ func (o *operation) open(t xml.StartElement, at []xml.Name) bool {
 	return true
 }
 
-// begin begins to take the text of an element that may be there once.
+// begin starts to collect the text of an element that may occur once.
 func (o *operation) begin(text **string, ok bool) bool {
 	if !ok || *text != nil {
 		return false
@@ -244,7 +243,7 @@ func (o *operation) begin(text **string, ok bool) bool {
 	return true
 }
 
-// close takes the end of an element.
+// close handles the end of an element.
 func (o *operation) close() bool {
 	if o.text == nil {
 		return true

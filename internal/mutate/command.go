@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// command returns a command that ends with ctx, and whatever it has started with it.
+// command returns a command that ends with ctx, along with everything that it has started.
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.WaitDelay = time.Second

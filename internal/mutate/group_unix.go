@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// group has the command run, and be killed, as a process group of its own.
+// group runs the command in its own process group, which is killed as a whole.
 func group(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

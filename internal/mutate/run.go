@@ -133,9 +133,8 @@ func each(ctx context.Context, n, jobs int, do func(i int)) {
 	wg.Wait()
 }
 
-// recordTests runs each test alone to see which mutants it reaches. A test that fails is
-// of no use, and one that costs more than wanted is left out.
-// What kept has of a test is taken from there.
+// recordTests runs each test alone to see which mutants it reaches, unless kept has that already.
+// It leaves out tests that fail, and those that cost too much.
 func recordTests(ctx context.Context, dir string, programs []*program, jobs int, longest time.Duration, kept map[string]recording) ([]*test, error) {
 	var tests []*test
 	for _, p := range programs {
@@ -162,7 +161,7 @@ func recordTests(ctx context.Context, dir string, programs []*program, jobs int,
 			fmt.Fprintf(os.Stderr, "%s fails without a mutant: %v\n%s", t, err, tail(out))
 			return
 		}
-		t.reaches, _ = os.ReadFile(name) // none is written if no mutant is reached
+		t.reaches, _ = os.ReadFile(name) // there is no file if the test reaches no mutant
 	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -183,8 +182,7 @@ type recording struct {
 	Reaches    []byte
 }
 
-// readRecordings reads what is known of tests of the sources with a sum; nothing if they
-// have changed.
+// readRecordings reads the recordings of tests, nothing if the sum of the sources has changed.
 func readRecordings(name, sum string) (map[string]recording, error) {
 	var file struct {
 		Sum   string
@@ -203,7 +201,7 @@ func readRecordings(name, sum string) (map[string]recording, error) {
 	return file.Tests, err
 }
 
-// writeRecordings saves what is known about tests.
+// writeRecordings saves the recordings of tests.
 func writeRecordings(name, sum string, tests map[string]recording) error {
 	text, err := json.Marshal(map[string]any{"Sum": sum, "Tests": tests})
 	if err != nil || name == "" {
@@ -225,7 +223,7 @@ func tail(s string) string { return s[max(0, len(s)-1000):] }
 
 func (t *test) reach(m *mutation) bool { return m.id < len(t.reaches) && t.reaches[m.id] == 1 }
 
-// An outcome is what became of a mutant. It was killed by a test, or survived.
+// An outcome says whether a mutant was killed, by which test, or survived.
 type outcome struct {
 	*mutation
 	killer  string
@@ -287,8 +285,8 @@ func try(ctx context.Context, m *mutation, tests []*test, favourites []string) o
 
 var failed = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
 
-// runs runs tests with the mutant and reports whether they kill it: one of them fails,
-// and fails again alone, so that what a busy machine does to a test kills nothing.
+// runs runs tests with the mutant and reports whether they kill it: one of them fails, and fails
+// again alone, so that a test that fails only on a busy machine kills nothing.
 func (o *outcome) runs(ctx context.Context, m *mutation, p *program, tests []*test) bool {
 	for range 2 {
 		patience := 10 * time.Second

@@ -94,7 +94,7 @@ func (r run) report() (text string, charts map[string]chart) {
 		func() []table { return []table{overTLS(r.network, peers)} })
 	p.section("Over TLS by size and callers", "The medians of turns; more than 1 GiB at once is left out.",
 		func() []table { return []table{bySizeAndCallers(r.network, r.cell, 9, loads(r.sizes, r.callers))} })
-	p.section("Over TLS, many long answers at once", "The same. Answers are read as they come, and kept by nobody.",
+	p.section("Over TLS, many long answers at once", "The same. Answers are read as they come, and not kept.",
 		func() []table { return []table{bySizeAndCallers(r.network, 0, 3, []load{r.most})} })
 	p.plot("By callers", "callers.svg", func() (table, chart) { return byGoroutines(r.scaling, r.goroutines) })
 	p.plot("By size of the answer", "size.svg", func() (table, chart) { return bySize(r.scaling, r.size) })

@@ -1,5 +1,5 @@
-// Package redact makes texts of strangers fit for a log line: bounded, in one
-// line, and without secrets.
+// Package redact makes untrusted texts fit for a log line: bounded, in one line, and without
+// secrets.
 package redact
 
 import (
@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// hidden stands in place of a secret.
+// hidden replaces a secret.
 const hidden = "[redacted]"
 
 // URL returns scheme, host and path of u: nothing that may hold a secret.
@@ -22,10 +22,9 @@ func URL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }
 
-// Error returns the text of err by the rules of [Text]. Addresses that a
-// [url.Error] anywhere in err quotes are redacted as a whole, whatever they hold:
-// net/http and net/url quote them as they are. Those of the outermost ones are
-// left out.
+// Error returns the text of err, redacted like [Text]. Addresses that a [url.Error] anywhere in
+// err quotes are redacted as a whole, because net/http and net/url quote them unchanged; those
+// of the outermost ones are omitted.
 func Error(err error) string {
 	for {
 		wrapped, ok := err.(*url.Error)
@@ -38,7 +37,7 @@ func Error(err error) string {
 		err = wrapped.Err
 	}
 	quoted := urlErrors(err, nil)
-	slices.SortFunc(quoted, func(a, b *url.Error) int { return len(b.URL) - len(a.URL) }) // one may begin like another
+	slices.SortFunc(quoted, func(a, b *url.Error) int { return len(b.URL) - len(a.URL) }) // longest first, because one may be a prefix of another
 	var pairs []string
 	for _, one := range quoted {
 		if one.Op == "parse" {
@@ -53,7 +52,7 @@ func Error(err error) string {
 	return Text(strings.NewReplacer(pairs...).Replace(err.Error()))
 }
 
-// urlErrors appends the errors with addresses in the tree of err to found.
+// urlErrors appends the URL errors in the tree of err to found.
 func urlErrors(err error, found []*url.Error) []*url.Error {
 	if one, ok := err.(*url.Error); ok && one.URL != "" {
 		found = append(found, one)
@@ -69,8 +68,8 @@ func urlErrors(err error, found []*url.Error) []*url.Error {
 	return found
 }
 
-// isOneLine reports whether s is visible ASCII with single blanks between words,
-// as nearly all texts are, and not empty.
+// isOneLine reports whether s is not empty, and consists of visible ASCII with single spaces
+// between words, as nearly all texts do.
 func isOneLine(s string) bool {
 	blank := true
 	for i := range len(s) {
@@ -82,8 +81,8 @@ func isOneLine(s string) bool {
 	return !blank
 }
 
-// Line returns s as one line of at most limit bytes of valid UTF-8: runs of
-// blanks, control and invisible formatting characters become one blank.
+// Line returns s as one line of at most limit bytes of valid UTF-8. A run of spaces, control and
+// invisible formatting characters becomes one space.
 func Line(s string, limit int) string {
 	if len(s) <= limit && isOneLine(s) {
 		return s

@@ -10,8 +10,8 @@ import (
 // Max is how much of a text is looked at, in bytes.
 const Max = 2048
 
-// Text returns s without what looks like a secret. When in doubt, it redacts. Of a
-// very long s it returns the whole words of the beginning. Redacted are
+// Text returns s without anything that looks like a secret. When in doubt, it redacts. A very long s is
+// cut after a word. Redacted are
 //
 //   - user info of addresses, and their queries and fragments;
 //   - what follows the name of an authorization scheme, however it is separated;
@@ -22,7 +22,7 @@ const Max = 2048
 func Text(s string) string {
 	t := text{s: s}
 	if len(s) > Max {
-		// A word cut in two could be a password without its at sign.
+		// A cut word could be a password without its at sign.
 		t.s, t.cut = s[:strings.LastIndexFunc(s[:Max], isWordEnd)+1], true
 	}
 	var b strings.Builder
@@ -47,8 +47,8 @@ type text struct {
 	cut bool // s has no end
 }
 
-// secretAt returns how many bytes at i hold a secret, or lead to one, and what is
-// shown in their place. It returns 0 if there is none.
+// secretAt returns the length of a secret, or of the words that lead to one, at i, and the text
+// to show instead. The length is 0 if there is none.
 func (t *text) secretAt(i int) (n int, shown string) {
 	switch c := t.s[i]; {
 	case strings.HasPrefix(t.s[i:], "eyJ"): // {" in Base64
@@ -67,7 +67,7 @@ func (t *text) secretAt(i int) (n int, shown string) {
 	return t.scheme(i)
 }
 
-// pem hides what begins at i like a private key in PEM (RFC 7468), up to its end.
+// pem hides a private key in PEM (RFC 7468) that begins at i.
 func (t *text) pem(i int) (int, string) {
 	label, rest, _ := strings.Cut(t.s[i+len("-----BEGIN "):], "-----")
 	if !strings.HasSuffix(label, "PRIVATE KEY") {
@@ -83,7 +83,7 @@ func (t *text) pem(i int) (int, string) {
 func (t *text) element(i int) (int, string) {
 	start := i + 1
 	end := start + span(t.s[start:], func(c byte) bool { return isNameByte(c) || c == ':' })
-	if end == start { // the end of an element, or none
+	if end == start { // an end tag, or no element
 		return 0, ""
 	}
 	tag, content, found := strings.Cut(t.s[i:], ">")
@@ -96,20 +96,19 @@ func (t *text) element(i int) (int, string) {
 	return n + len(content), t.s[i:i+n] + hidden
 }
 
-// nameOf returns a name in lower case and without marks.
+// nameOf returns a name in lower case, without punctuation.
 func nameOf(s string) string {
 	return strings.NewReplacer("-", "", "_", "", ".", "").Replace(ascii.Lower(s))
 }
 
-// address takes the user info out of the address that begins at i with two slashes.
-// Where both an at sign and a query occur nobody can tell which hides the other, so
-// nothing is kept.
+// address removes the user info from the address whose two slashes are at i. If there are both
+// an at sign and a query, either may be part of the other, so it keeps nothing.
 func (t *text) address(i int) (int, string) {
 	line := t.s[i+2:]
 	line = line[:lineLen(line)]
 	part, _, _ := strings.Cut(line, ": ") // where errors are joined
 	at := strings.LastIndexByte(part, '@')
-	if !strings.Contains(part[:max(at, 0)], ":") { // no password, which could have blanks in it
+	if !strings.Contains(part[:max(at, 0)], ":") { // no password, which could contain spaces
 		at = strings.LastIndexByte(line[:wordLen(line)], '@')
 	}
 	switch {
@@ -119,13 +118,13 @@ func (t *text) address(i int) (int, string) {
 			return 2 + max(end, q+queryLen(line[q:])), "//" + hidden
 		}
 	case t.cut && len(line) == len(t.s)-i-2 && strings.Contains(part, ":"):
-		return 2 + len(line), "//" + hidden // its at sign may have been cut off
+		return 2 + len(line), "//" + hidden // the at sign may have been cut off
 	}
 	return 2 + at + 1, "//"
 }
 
-// query returns the length of the query or fragment that begins at i, 0 if it is
-// none: a question.
+// query returns the length of the query or fragment that begins at i, or 0 if there is none, as
+// after a question mark that ends a sentence.
 func (t *text) query(i int) int {
 	line := t.s[i:]
 	before := t.s[strings.LastIndexFunc(t.s[:i], isWordEnd)+1 : i]
@@ -138,15 +137,15 @@ func (t *text) query(i int) int {
 	return 0
 }
 
-// queryLen returns the length of a query at the start of s. It may have blanks in
-// it, and ends with the line or where errors are joined.
+// queryLen returns the length of the query at the start of s. It may contain spaces, and ends
+// with the line or where errors are joined.
 func queryLen(s string) int {
 	s, _, _ = strings.Cut(s[:lineLen(s)], ": ")
 	return len(s)
 }
 
-// lineLen returns the length of what may be one address at the start of s: up to a
-// quotation mark or a control character.
+// lineLen returns the length of what may be one address at the start of s, up to a quotation
+// mark or a control character.
 func lineLen(s string) int {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] == 0x7f || s[i] == '`' || s[i] == '"' && (i == 0 || s[i-1] != '\\') {
@@ -156,8 +155,8 @@ func lineLen(s string) int {
 	return len(s)
 }
 
-// schemes of authorization, in lower case; and what net/url says of a password with
-// a slash in it.
+// schemes are authorization schemes, in lower case, and net/url's words for a password that
+// contains a slash.
 var schemes = [...]string{"bearer", "basic", "negotiate", "ntlm", "digest", "sharedaccesssignature", "sharedkey", "invalid port"}
 
 // scheme hides the word after the name of an authorization scheme at i.
@@ -191,8 +190,8 @@ func (t *text) scheme(i int) (int, string) {
 	return 0, ""
 }
 
-// separatorLen returns the length of what may stand before the credentials: a
-// blank or a mark, also as in a query.
+// separatorLen returns the length of the separator before credentials at the start of s: spaces
+// or punctuation, plain or escaped as in a query.
 func separatorLen(s string) int {
 	switch {
 	case len(s) >= 3 && s[0] == '%' && isHex(s[1]) && isHex(s[2]):
@@ -203,17 +202,17 @@ func separatorLen(s string) int {
 	return 0
 }
 
-// Ends of the names of secrets, in lower case and without marks: those whose value
-// is hidden whatever follows, those that are also words of error texts, for which
-// only "=" and quotation marks count, and headers, whose values have blanks.
+// Suffixes of the names of secrets, in lower case and without punctuation: those whose value is
+// always hidden; those that are also words of error texts, whose value is hidden only after "="
+// or in quotation marks; and headers, whose values contain spaces.
 var (
 	secretNames  = [...]string{"secret", "password", "passwd", "pwd", "passphrase", "accesstoken", "refreshtoken", "idtoken", "clientassertion", "apikey", "accesskey", "accountkey", "subscriptionkey", "functionskey", "samlresponse", "privatekey", "devicecode", "authorizationcode", "codeverifier"}
 	guardedNames = [...]string{"token", "assertion", "sig", "signature", "credential", "credentials"}
 	headerNames  = [...]string{"authorization", "cookie"}
 )
 
-// assignment hides the value after a colon or an equals sign at i if the name
-// before it is that of a secret.
+// assignment hides the value after a colon or an equals sign at i if the name before it is that
+// of a secret.
 func (t *text) assignment(i int) (int, string) {
 	size, equals := 1, t.s[i] == '='
 	if t.s[i] == '%' {
@@ -243,8 +242,8 @@ func (t *text) assignment(i int) (int, string) {
 	return n + value - i, t.s[i:n] + hidden
 }
 
-// valueLen returns the length of the value at the start of s: up to its closing
-// quotation mark or bracket if it has one.
+// valueLen returns the length of the value at the start of s, up to its closing quotation mark
+// or bracket if it has one.
 func valueLen(s string, header bool) int {
 	if s == "" {
 		return 0
@@ -272,7 +271,7 @@ func endsIn(name string, ends []string) bool {
 	return false
 }
 
-// span returns how many bytes at the start of s are in a set.
+// span returns the number of bytes at the start of s that are in a set.
 func span(s string, in func(byte) bool) int {
 	for i := range len(s) {
 		if !in(s[i]) {
@@ -294,12 +293,12 @@ func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
 func isHex(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
 
-// isNameByte reports whether c can be in the name of a parameter.
+// isNameByte reports whether c may occur in the name of a parameter.
 func isNameByte(c byte) bool {
 	return isLetter(c) || c >= '0' && c <= '9' || strings.IndexByte("_-.$", c) >= 0
 }
 
-// isTokenByte reports whether c can be in a token, encoded for a query or not.
+// isTokenByte reports whether c may occur in a token, which may be escaped as in a query.
 func isTokenByte(c byte) bool {
 	return isLetter(c) || c >= '0' && c <= '9' || strings.IndexByte("_-.=+/~%", c) >= 0
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// WantsJSON reports whether a request is for the JSON form. A header that ranks
-// both forms equal, as "application/json, */*" does, means the one it names.
+// WantsJSON reports whether a request prefers JSON. A header that ranks both forms equal, such
+// as "application/json, */*", prefers the one that it names.
 func WantsJSON(r *http.Request) bool {
 	if format := r.URL.Query().Get("format"); format != "" {
 		return format == "json"
@@ -19,8 +19,8 @@ func WantsJSON(r *http.Request) bool {
 	return asJSON > asHTML || asJSON == asHTML && asJSON > 0 && named && !alsoNamed
 }
 
-// What is read of an Accept header: browsers send some ten ranges of some twenty
-// bytes, and a header may have a megabyte.
+// Limits of what is read of an Accept header: browsers send some ten ranges of some twenty
+// bytes, but a header may have a megabyte.
 const (
 	maxRanges = 64
 	maxRange  = 256

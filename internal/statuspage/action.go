@@ -2,13 +2,11 @@ package statuspage
 
 import "fmt"
 
-// Action is something that a person may do, with what the form that asks for it
-// shows.
+// Action is something that a person may do, with the texts of its form.
 type Action struct {
 	Name  string // the last element of its path
 	Label string // of the button
-	// Field is the name of the field that chooses an endpoint, empty if there is
-	// nothing to choose.
+	// Field is the name of the form field for the endpoint, empty if there is none.
 	Field       string
 	NeedsReason bool
 	heading     string
@@ -27,7 +25,7 @@ func Actions() []Action {
 			text: "Allows automatic switches again, and releases the latch."},
 		{Name: "freeze", Label: "Freeze the fleet", NeedsReason: true, heading: "Freeze the fleet",
 			text: "Stops automatic switches in every process of the fleet, including processes that start later, until somebody unfreezes it. " +
-				"Traffic stays where it is, even if the endpoint fails. Switch still moves the whole fleet."},
+				"Traffic stays where it is, even if the endpoint fails. Switch still switches the whole fleet."},
 		{Name: "unfreeze", Label: "Unfreeze the fleet", heading: "Unfreeze the fleet",
 			text: "Allows automatic switches again in every process of the fleet. A process that is pinned stays pinned."},
 		{Name: "verify", Label: "Verify", heading: "Verify the writes at risk",
@@ -45,28 +43,28 @@ func FindAction(name string) (*Action, bool) {
 	return nil, false
 }
 
-// Form is an action that is asked for, with what was entered so far.
+// Form is the form of an action, with what was entered so far.
 type Form struct {
 	*Action
 	// Chosen endpoint, and the reason.
 	Chosen, Reason string
-	// Refused says why it was not done, if it was tried.
+	// Refused is why the action was refused, if it was tried.
 	Refused string
 }
 
-// formView is what the form is made of.
+// formView is the data of the form's template.
 type formView struct {
 	view
 	*Form
 }
 
-// Renewed reports false: nobody likes to type a reason twice.
+// Renewed reports false, so that nobody has to type a reason twice.
 func (p formView) Renewed() bool { return false }
 
 // Title is the page's title.
 func (p formView) Title() string { return p.Label + ": " + p.Primary.URL }
 
-// Heading says what is about to be done, and Text what that does.
+// Heading names the action, and Text describes its effect.
 func (p formView) Heading() string { return p.heading }
 func (p formView) Text() string {
 	if p.Name == "verify" {
@@ -85,8 +83,8 @@ func (p formView) writes() (n int) {
 	return n
 }
 
-// Chosen returns the endpoint that was entered; or else the one most likely meant:
-// a switch leaves the active endpoint, a pin stays there.
+// Chosen returns the endpoint that was entered, or else the most likely one: the other endpoint
+// for a switch, the active one for a pin.
 func (p formView) Chosen() string {
 	active, other := p.side()
 	switch {
@@ -107,10 +105,10 @@ func (p formView) Choices() []*Endpoint {
 	return []*Endpoint{&p.Primary, p.Alternate}
 }
 
-// actionLink leads from the page to the form of an action.
+// actionLink is a link from the page to the form of an action.
 type actionLink struct{ Link, Label string }
 
-// Actions returns the links to what can be done now.
+// Actions returns the links to the actions that are possible now.
 func (p view) Actions() []actionLink {
 	var links []actionLink
 	for _, a := range Actions() {

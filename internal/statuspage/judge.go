@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Finding is one thing that a report comes to.
+// Finding is one conclusion from a report.
 type Finding struct {
 	Name    string `json:"name"`
 	Level   string `json:"level"` // LevelOK, LevelWarn, LevelBad or LevelOff
 	Summary string `json:"summary"`
 	Advice  string `json:"advice"`
-	// Cause is whose trouble it most likely is, and Why what speaks for that.
+	// Cause is the likely cause, and Why the reason for that.
 	Cause string `json:"cause"`
 	Why   string `json:"why,omitempty"`
 	// Runbook is the address of the section that says what to do.
@@ -76,8 +76,8 @@ var Sections = []string{
 	sectionApart, sectionFrozen, sectionAuth, sectionThrottled, sectionBrownout, sectionLoss, sectionDoubt,
 }
 
-// Judge finds out what the report means, and what there is to do, as the table of
-// the runbook concludes. The gravest finding comes first.
+// Judge determines what the report means and what to do, like the table in the runbook. The most
+// serious finding comes first.
 func (r *Report) Judge() {
 	r.Findings = []Finding{r.state()}
 	if !r.Closed {
@@ -107,7 +107,7 @@ func (r *Report) Judge() {
 // gravity is the order of the levels.
 var gravity = []string{LevelOK, LevelWarn, LevelBad, LevelOff}
 
-// state says where the traffic goes, and whether anything is there.
+// state returns the finding about where the traffic goes, and whether that endpoint serves.
 func (r *Report) state() Finding {
 	active, other := r.side()
 	since := sinceWords(r.Since, r.Time)
@@ -210,8 +210,8 @@ func (r *Report) tripped() Finding {
 	return f
 }
 
-// probeAnswered is how the reason ends with which a Transport stays because the
-// active endpoint passes its probe.
+// probeAnswered is the end of a Transport's reason to stay because the active endpoint passes
+// its probe.
 const (
 	probeAnswered = "answers its probe"
 	whyPartial    = "the endpoint answers its probe, so the fault concerns a part of the organization or some requests, rarely the region"
@@ -237,8 +237,8 @@ func (r *Report) failedOver(since string) Finding {
 	return f
 }
 
-// share grades n of all attempts: most of them are bad, a tenth is a warning, a
-// handful of few is nothing.
+// share returns the level of n of all attempts: most of them are bad, a tenth is a warning, and
+// a few of a small number are nothing.
 func share(n, all int) (level string, ok bool) {
 	switch {
 	case n >= 3 && 2*n >= all:
@@ -250,7 +250,7 @@ func share(n, all int) (level string, ok bool) {
 	}
 }
 
-// ofAttempts says how many attempts of the last minutes there were of a kind.
+// ofAttempts describes n of the attempts of the last minutes.
 func ofAttempts(n int, recent *Recent, e *Endpoint) string {
 	if n == 1 && n == recent.Attempts() {
 		return fmt.Sprintf("The only attempt at the %s in the last %d minutes", e.Name, recent.Minutes)
@@ -286,13 +286,13 @@ func (r *Report) throttled() (Finding, bool) {
 		Advice:  "Send less, spread the load over users, or let calls wait (RetryThrottled). A switch does not help."}, ok
 }
 
-// failing finds a brown-out: a share of the attempts fails, and no breaker trips,
-// or not for long.
+// failing finds a brown-out: a share of the attempts fails, but no circuit breaker trips, or not
+// for long.
 func (r *Report) failing() (Finding, bool) {
 	e, other := r.side()
 	n := e.Recent.Failed()
 	level, ok := share(n, e.Recent.Attempts())
-	if !ok || r.Down || e.tripped() || r.recovered(e) { // which say it already
+	if !ok || r.Down || e.tripped() || r.recovered(e) { // another finding says so
 		return Finding{}, false
 	}
 	f := Finding{Name: "failing", Level: level, Cause: CauseEither, Runbook: sectionBrownout,
@@ -304,18 +304,18 @@ func (r *Report) failing() (Finding, bool) {
 	return f, true
 }
 
-// recovered reports whether the traffic was moved, or Down has ended, so recently
-// that the counts may be of the time before.
+// recovered reports whether there was a switch, or Down has ended, so recently that the counts
+// may be from the time before.
 func (r *Report) recovered(e *Endpoint) bool {
 	within := time.Duration(e.Recent.Minutes) * time.Minute
 	return r.Time.Sub(r.last("up")) < within || r.Time.Sub(r.last("switched")) < within
 }
 
-// refusals finds switches that were called for and not made.
+// refusals finds refused switches.
 func (r *Report) refusals() (Finding, bool) {
 	e, _ := r.side()
 	n := e.Recent.RefusedSwitches
-	if n == 0 || e.tripped() { // which says it already
+	if n == 0 || e.tripped() { // another finding says so
 		return Finding{}, false
 	}
 	f := Finding{Name: "switches refused", Level: LevelWarn, Cause: CauseEither, Runbook: sectionTripped,
@@ -330,7 +330,7 @@ func (r *Report) refusals() (Finding, bool) {
 	return f, true
 }
 
-// written adds up the writes of all reports that are in a state.
+// written returns the number of writes in a state, in all reports.
 func (r *Report) written(state string) (n int) {
 	for i := range r.Losses {
 		n += r.Losses[i].Count(state)
@@ -362,8 +362,7 @@ func (r *Report) unreadable() (Finding, bool) {
 		Advice:  "Look for the effect of the write, by id, label or business key."}, n > 0
 }
 
-// doubtful is for how long a write in doubt is shown: nobody says that it was
-// looked up.
+// doubtful is how long a write in doubt is shown, since nobody reports that it was looked up.
 const doubtful = 24 * time.Hour
 
 func (r *Report) doubts() (Finding, bool) {
@@ -374,9 +373,9 @@ func (r *Report) doubts() (Finding, bool) {
 		}
 	}
 	active, _ := r.side()
-	n = max(n, active.Recent.InDoubt) // the record may have been too short
+	n = max(n, active.Recent.InDoubt) // the events may lack older ones
 	summary := number(n, "write is in doubt", "writes are in doubt")
-	if r.RecordFull { // older ones may have been forgotten
+	if r.RecordFull { // older ones may have been dropped
 		summary = "At least " + summary
 	}
 	if !newest.IsZero() {
@@ -388,7 +387,7 @@ func (r *Report) doubts() (Finding, bool) {
 		Advice:  "Look each up within the day: the log lines name them."}, n > 0
 }
 
-// freeze finds that somebody has stopped automatic switches in the whole fleet.
+// freeze finds that somebody has frozen the fleet.
 func (r *Report) freeze() (Finding, bool) {
 	if !r.frozen() {
 		return Finding{}, false
@@ -398,7 +397,7 @@ func (r *Report) freeze() (Finding, bool) {
 		Why:     "somebody has frozen the fleet", Advice: "There are no automatic switches until somebody calls Unfreeze. Ask whoever froze it."}, true
 }
 
-// fleet finds what the fleet knows better.
+// fleet finds differences between this process and its fleet.
 func (r *Report) fleet() (Finding, bool) {
 	f := Finding{Name: "fleet", Level: LevelWarn, Cause: CauseUs}
 	switch s := r.Fleet; {
@@ -420,7 +419,7 @@ func (r *Report) fleet() (Finding, bool) {
 	return f, true
 }
 
-// number puts a number before the words for one or for many.
+// number returns a number with its noun, in the singular or the plural.
 func number(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -438,8 +437,8 @@ func (r *Report) last(kind string) time.Time {
 	return time.Time{}
 }
 
-// downSince returns when an outage began that is not over, zero if no event has told of it:
-// of outages that come and go, only the first and the long ones are told.
+// downSince returns when the present outage began, zero if no event reports it: of outages that
+// follow each other, only the first and the long ones are reported.
 func (r *Report) downSince() time.Time {
 	began := r.last("down")
 	for _, over := range []string{"up", "switched", "pinned"} {

@@ -1,5 +1,5 @@
-// Package statuspage draws a report of where an organization's traffic goes: what
-// it means and what there is to do, as a page for people and as JSON for machines.
+// Package statuspage shows a report of a Transport's status, with what it means and what to do
+// about it, as a page for people and as JSON for machines.
 package statuspage
 
 import (
@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// source is the template of the page. Its style is one literal element, so that
-// the Content-Security-Policy can name it by its hash.
+// source is the template of the page. Its style is one literal element, so that the
+// Content-Security-Policy can permit it by its hash.
 //
 //go:embed page.html
 var source string
@@ -23,11 +23,11 @@ var source string
 // Page draws reports. It is safe for concurrent use.
 type Page struct {
 	template *template.Template
-	policy   string // but for what forms may do
+	policy   string // except for form-action
 }
 
-// NewPage parses the page. It is not done once for all, so that programs that show
-// no page link little of html/template.
+// NewPage parses the page. It is no package variable, so that programs without a page link
+// little of html/template.
 func NewPage() *Page {
 	return &Page{
 		template: template.Must(template.New("status").Parse(source)),
@@ -42,8 +42,7 @@ func (p *Page) Draw(r *Report) (body []byte, policy string, err error) {
 	return out.Bytes(), p.policy + "'none'", err
 }
 
-// DrawForm returns the page that asks for what an action needs, and its
-// Content-Security-Policy.
+// DrawForm returns the page with the form of an action, and its Content-Security-Policy.
 func (p *Page) DrawForm(r *Report, f *Form) (body []byte, policy string, err error) {
 	var out bytes.Buffer
 	err = p.template.ExecuteTemplate(&out, "action", formView{view{r, nil}, f})
@@ -59,20 +58,20 @@ func styleSource(page string) string {
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// view is what the page is made of.
+// view is the data of the page's template.
 type view struct {
 	*Report
 	Timeline *timeline
 }
 
-// moment is a time as the page shows it.
+// moment is a time on the page.
 type moment struct{ at, now time.Time }
 
 // At returns a time for showing.
 func (p view) At(t time.Time) moment { return moment{t, p.Time} }
 
-// RFC3339 returns the time for machines, Clock for people, with the date unless
-// that is today's, and Ago how long ago it is.
+// RFC3339 returns the time for machines, Clock for people, with the date unless that is today's,
+// and Ago how long ago it is.
 func (m moment) RFC3339() string { return m.at.UTC().Format(time.RFC3339) }
 func (m moment) Clock() string   { return clock(m.at, m.now, "15:04:05") }
 func (m moment) Ago() string     { return ago(m.at, m.now) }
@@ -80,7 +79,7 @@ func (m moment) Ago() string     { return ago(m.at, m.now) }
 // Stamp returns the time of the report.
 func (p view) Stamp() string { return p.Time.Format("2 Jan 2006 15:04:05 UTC") }
 
-// Running returns for how long the Transport has existed.
+// Running returns how long ago the Transport was made.
 func (p view) Running() string { return inWords(p.Time.Sub(p.Started)) }
 
 // Title is the page's title: what matters first.
@@ -95,23 +94,23 @@ func (p view) Endpoints() []*Endpoint {
 	return []*Endpoint{active, other}
 }
 
-// Renewed reports whether the page renews itself, which would take away what
-// somebody types.
+// Renewed reports whether the page reloads itself. A form does not, because that would discard
+// its fields.
 func (p view) Renewed() bool { return true }
 
 // First is the gravest finding, Others are the rest.
 func (p view) First() Finding    { return p.Findings[0] }
 func (p view) Others() []Finding { return p.Findings[1:] }
 
-// shownLoss is a loss report as the page shows it: open as long as somebody has to
-// do something about it, and the newest one always.
+// shownLoss is a loss report on the page. It is expanded while somebody has to act on it; the
+// newest one always is.
 type shownLoss struct {
 	Loss *Loss
 	Open bool
 }
 
-// LossesWithWrites returns the reports to show: the newest, and the earlier ones
-// that list writes.
+// LossesWithWrites returns the reports to show: the newest one, and earlier ones that list
+// writes.
 func (p view) LossesWithWrites() []shownLoss {
 	var shown []shownLoss
 	for i := range p.Losses {
@@ -123,24 +122,24 @@ func (p view) LossesWithWrites() []shownLoss {
 	return shown
 }
 
-// Newest returns the events for reading from the top.
+// Newest returns the events, newest first.
 func (p view) Newest() []Event {
 	newest := slices.Clone(p.Events)
 	slices.Reverse(newest)
 	return newest
 }
 
-// writeRows is a list of writes as the page shows it.
+// writeRows is a list of writes on the page.
 type writeRows struct {
 	view
 	Writes []Write
 	More   int
 }
 
-// maxWriteRows bounds each list of writes on the page; the JSON has them all.
+// maxWriteRows is how many writes of a list the page shows; the JSON has them all.
 const maxWriteRows = 100
 
-// Rows returns the writes of a list that the page has room for.
+// Rows returns the writes of a list that the page shows.
 func (p view) Rows(writes []Write) writeRows {
 	n := min(len(writes), maxWriteRows)
 	return writeRows{p, writes[:n], len(writes) - n}

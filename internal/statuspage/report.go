@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Report is what there is to show, in the form of its JSON. Whoever makes it
-// bounds its texts and leaves out secrets; the page escapes them. [Report.Judge]
-// fills in Situation, Level, Summary, Advice and Findings.
+// Report is what to show, in the form of its JSON. Its maker bounds the texts and redacts
+// secrets; the page escapes them. [Report.Judge] sets Situation, Level, Summary, Advice and
+// Findings.
 type Report struct {
 	Time          time.Time `json:"time"`
 	Started       time.Time `json:"started"`
@@ -38,19 +38,19 @@ type Report struct {
 	Verifying bool    `json:"verifying"`
 	Events    []Event `json:"events"`
 
-	// What the sentences depend on, beyond what the report shows.
+	// What the texts depend on but the report does not show.
 	ManualFailback bool   `json:"-"`
 	FailsFast      bool   `json:"-"` // while down
 	Latch          int    `json:"-"` // switches within an hour that latch
 	Runbook        string `json:"-"` // address of docs/operations.md
-	RecordFull     bool   `json:"-"` // events before the first were forgotten
-	// Control: the page leads to the actions, which are below the path Mount:
-	// empty, or an element of a path and a slash.
+	RecordFull     bool   `json:"-"` // there were earlier events
+	// Control: the page links to the actions, which are below the path Mount: empty, or a path
+	// element and a slash.
 	Control bool   `json:"-"`
 	Mount   string `json:"-"`
 }
 
-// Process says whose report it is.
+// Process describes the process that made the report.
 type Process struct {
 	Instance string `json:"instance"`
 	Host     string `json:"host"`
@@ -61,7 +61,7 @@ type Process struct {
 	Go       string `json:"go"`
 }
 
-// Endpoint is what is known of one side.
+// Endpoint is what is known of one endpoint.
 type Endpoint struct {
 	Name        string            `json:"-"`
 	URL         string            `json:"url"`
@@ -83,12 +83,12 @@ type Recent struct {
 	RefusedSwitches int            `json:"refusedSwitches"`
 }
 
-// Attempts returns the number of attempts that say something of the endpoint, the
+// Attempts returns the number of attempts that tell something about the endpoint, the
 // credentials or the load. An answer of class application is a success.
 func (r *Recent) Attempts() int { return r.Succeeded + r.Auth() + r.Throttled() + r.Failed() }
 
-// Auth, Throttled and Failed return the numbers of faults of their classes; those
-// that failed are the ones that count towards the breaker.
+// Auth, Throttled and Failed return the numbers of faults by class. Failed are the ones that
+// count towards the circuit breaker.
 func (r *Recent) Auth() int      { return r.Faults["auth"] }
 func (r *Recent) Throttled() int { return r.Faults["throttled"] }
 func (r *Recent) Failed() int    { return r.Faults["transient"] + r.Faults["unavailable"] }
@@ -108,8 +108,7 @@ const (
 	ProbeInconclusive = "inconclusive"
 )
 
-// Fault is what an attempt got instead of a healthy answer, without the message of
-// the service, which may quote record data.
+// Fault is a fault without the message of the service, which may quote record data.
 type Fault struct {
 	Time              time.Time `json:"time,omitzero"`
 	Class             string    `json:"class"`
@@ -156,11 +155,11 @@ type Fleet struct {
 // MoreWitnesses returns how many witnesses are not named.
 func (f *Fleet) MoreWitnesses() int { return max(0, f.WitnessCount-len(f.Witnesses)) }
 
-// Loss are the writes that an outage has put at risk.
+// Loss is a loss report.
 type Loss struct {
 	Time        time.Time `json:"time,omitzero"`
 	From        string    `json:"from"`
-	To          string    `json:"to"` // From if the traffic has not moved
+	To          string    `json:"to"` // From if there was no switch
 	Reason      string    `json:"reason,omitempty"`
 	LastSuccess time.Time `json:"lastSuccess,omitzero"`
 	RPOSeconds  float64   `json:"rpoSeconds"`
@@ -169,7 +168,7 @@ type Loss struct {
 	Unknown     []Write   `json:"unknown"`
 }
 
-// Write is a write with what is known of it at the other side.
+// Write is a write, with its state at the endpoint that serves now.
 type Write struct {
 	Time      time.Time `json:"time"`
 	Method    string    `json:"method"`
@@ -178,7 +177,7 @@ type Write struct {
 	RequestID string    `json:"requestId,omitempty"`
 	Label     string    `json:"label,omitempty"`
 	Status    int       `json:"status,omitempty"`
-	State     string    `json:"state"` // one of the constants
+	State     string    `json:"state"` // one of the constants below
 }
 
 // States of a write.
@@ -216,14 +215,14 @@ func (r *Report) side() (active, other *Endpoint) {
 	return &r.Primary, r.Alternate
 }
 
-// Failing reports whether the endpoint has failed and shows no sign of life,
-// Recovering whether it has failed and passed its last probe. A breaker gets
-// half-open by time alone, so its state does not tell the two apart.
+// Failing reports whether the endpoint has failed and not passed a probe since, Recovering
+// whether it has failed and passed its last probe. A circuit breaker becomes half-open with time
+// alone, so its state does not distinguish the two.
 func (e *Endpoint) Failing() bool    { return e.tripped() && !e.passed() }
 func (e *Endpoint) Recovering() bool { return e.tripped() && e.passed() }
 
-// NotServing reports whether nothing is known against an endpoint but that its
-// last probe failed: how a standby is found in normal times.
+// NotServing reports whether only the last probe of an endpoint has failed, which is normal for
+// a standby.
 func (e *Endpoint) NotServing() bool {
 	return !e.tripped() && e.Probe != nil && e.Probe.Result == ProbeFailed
 }
@@ -239,7 +238,7 @@ func (e *Endpoint) unreachable() bool {
 	return e.Probe != nil && e.Probe.Fault != nil && e.Probe.Fault.Delivery == "not sent"
 }
 
-// BreakerNote says what the state of the breaker means.
+// BreakerNote explains the state of the circuit breaker.
 func (e *Endpoint) BreakerNote() string {
 	switch {
 	case e.Breaker == "open":
@@ -259,7 +258,7 @@ func (e *Endpoint) BreakerNote() string {
 	}
 }
 
-// FaultCount is how many faults of a class there were.
+// FaultCount is the number of faults of a class.
 type FaultCount struct {
 	Class  string
 	Number uint64
@@ -276,7 +275,7 @@ func (e *Endpoint) Counts() []FaultCount {
 	return counts
 }
 
-// Detail says of an event what its kind does not.
+// Detail returns what an event says beyond its kind.
 func (e *Event) Detail() string {
 	switch {
 	case e.Reason == "" && e.Fault != nil:

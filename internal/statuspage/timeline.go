@@ -6,12 +6,11 @@ import (
 	"time"
 )
 
-// timeline is the drawing of the recent events: a lane for each endpoint with
-// bars where it was active, marks for the events above, an axis below. Places
-// along the time are percentages, so that it fits every screen while its texts
-// keep their size.
+// timeline is the drawing of the recent events: a lane for each endpoint with bars where it was
+// active, marks for the events above, and an axis below. Horizontal positions are percentages,
+// so that the drawing fits every screen while its texts keep their size.
 type timeline struct {
-	Window string // that it covers, in words
+	Window string // the time that it covers, in words
 	Text   string // what it shows, in words
 	Height int
 	Lanes  []lane
@@ -45,16 +44,16 @@ type mark struct {
 }
 
 type tick struct {
-	X, Label string // no label where the one for now would be hit
+	X, Label string // no Label if it would overlap the one for now
 }
 
-// Glyph is the shape of an event's mark, drawn about the origin. Shapes differ,
-// so that nothing depends on seeing colours.
+// Glyph is the shape of an event's mark, centered on the origin. Shapes differ, so that nothing
+// depends on seeing colors.
 type Glyph struct {
 	Name, Level, Path string
 }
 
-// glyphs are the shapes of the events by kind; a switch has one for each way.
+// glyphs are the shapes by kind of event; a switch has one for each direction.
 var glyphs = map[string]Glyph{
 	"tripped":               {"tripped", LevelBad, "M0-6 6 5H-6Z"},
 	"switched to alternate": {"switched to the alternate", "move", "M-2-6H2V0H6L0 6-6 0H-2Z"},
@@ -73,7 +72,7 @@ var glyphs = map[string]Glyph{
 	"fleet found":           {"fleet found", LevelOK, "M3-5 5-3-3 5-5 3Z"},
 }
 
-// glyphOf returns the shape of an event, a plain one for a kind without.
+// glyphOf returns the shape of an event, a plain one if its kind has none.
 func glyphOf(kind, to string) Glyph {
 	key := kind
 	if kind == "switched" {
@@ -91,14 +90,14 @@ func HasGlyph(kind string) bool {
 	return ok || kind == "switched"
 }
 
-// period is a time over which the traffic went one way.
+// period is a time during which one endpoint was active.
 type period struct {
 	from, to     time.Time
 	active       string
 	down, pinned bool
 }
 
-// words describes a period that is seen at a time.
+// words describes a period at a time.
 func (s *period) words(now time.Time) string {
 	text := s.active
 	if s.down {
@@ -114,8 +113,8 @@ func (s *period) words(now time.Time) string {
 	return text + " to " + clock(s.to, now, "15:04:05")
 }
 
-// periods reconstructs from the events on record where traffic went from begin
-// until now.
+// periods reconstructs from the events on record which endpoint was active, from begin until
+// now.
 func (r *Report) periods(begin time.Time) []period {
 	cur := period{from: begin, active: r.Active,
 		down:   r.wasOn("down", "up", r.Down),
@@ -150,8 +149,8 @@ func (r *Report) periods(begin time.Time) []period {
 	return append(all, cur)
 }
 
-// wasOn reports whether something was on before the first event: by the first
-// event that switched it on or off, or else as it is now.
+// wasOn reports whether a state was on before the first event, judging by the first event that
+// turned it on or off, or else by whether it is on now.
 func (r *Report) wasOn(on, off string, now bool) bool {
 	for i := range r.Events {
 		switch r.Events[i].Kind {
@@ -164,7 +163,7 @@ func (r *Report) wasOn(on, off string, now bool) bool {
 	return now
 }
 
-// windows are the times a timeline may cover, with the time between its ticks.
+// windows are the lengths of a timeline, with the intervals of its ticks.
 var windows = []struct{ length, tick time.Duration }{
 	{5 * time.Minute, time.Minute},
 	{15 * time.Minute, 5 * time.Minute},
@@ -182,7 +181,7 @@ const (
 	laneText   = 16 // of the name above a lane
 	laneHeight = 20
 	laneGap    = 8
-	// markWidth is how far apart marks of one row are at the least, in percent.
+	// markWidth is the minimum distance of marks in a row, in percent.
 	markWidth = 4.5
 	maxRows   = 5
 )
@@ -191,7 +190,7 @@ const (
 func newTimeline(r *Report) *timeline {
 	now, begin := r.Time, r.Started
 	if r.RecordFull && len(r.Events) > 0 {
-		begin = r.Events[0].Time // nothing is known of the time before
+		begin = r.Events[0].Time // what happened before is unknown
 	}
 	events := r.Events
 	longest := windows[len(windows)-1].length
@@ -250,7 +249,7 @@ func (tl *timeline) addMarks(events []Event, now time.Time, place func(time.Time
 		for row < len(ends) && x-ends[row] < markWidth {
 			row++
 		}
-		if row == maxRows { // they have to overlap
+		if row == maxRows { // the marks overlap
 			row = i % maxRows
 		}
 		if row == len(ends) {

@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 )
 
@@ -30,7 +31,7 @@ func main() {
 	repeats := flag.Int("repeats", 3, "how often to repeat a test whose result differs, in every mode")
 	race := flag.Bool("race", false, "detect data races")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, regexp.MustCompile(*only), *keep, *race, *repeats); err != nil {
 		log.Fatal(err)

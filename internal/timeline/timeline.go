@@ -395,8 +395,8 @@ func (t *Timeline) paint(color, text string) string {
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
-// wantsColor reports whether out is a terminal whose user has nothing against
-// colors (https://no-color.org).
+// wantsColor reports whether out is a terminal, and the user has not disabled colors
+// (https://no-color.org).
 func wantsColor(out io.Writer) bool {
 	file, ok := out.(*os.File)
 	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {

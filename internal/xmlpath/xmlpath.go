@@ -1,4 +1,4 @@
-// Package xmlpath reads XML documents and knows where in them it is.
+// Package xmlpath reads the tokens of XML documents along with their paths.
 package xmlpath
 
 import (
@@ -8,13 +8,12 @@ import (
 	"strings"
 )
 
-// ErrDepth is the error of a [Reader] that met more elements within each other
-// than it may open.
+// ErrDepth is the error of a [Reader] whose document nests elements deeper than maxDepth.
 var ErrDepth = errors.New("XML is nested too deeply")
 
-// A Reader reads the tokens of a document in order, and keeps the names of the
-// elements that are open. Time and memory are linear in what it reads: it never
-// expands entities of a document type, and keeps no text.
+// A Reader reads the tokens of a document in order, and keeps the names of the open elements.
+// Time and memory are linear in the input: it never expands entities of a document type, and
+// keeps no text.
 type Reader struct {
 	decoder  *xml.Decoder
 	path     []xml.Name
@@ -74,9 +73,8 @@ func (r *Reader) Next() (xml.Token, error) {
 // next call of Next.
 func (r *Reader) Path() []xml.Name { return r.path }
 
-// Resolve returns the name that s, a QName in a text or an attribute, stands for
-// here. A prefix that is not declared has no namespace. It takes time in
-// proportion to the declarations in scope.
+// Resolve returns the name that s, a QName in a text or an attribute, means here. A prefix that
+// is not declared has no namespace. Its time is proportional to the declarations in scope.
 func (r *Reader) Resolve(s string) xml.Name {
 	prefix, local, ok := strings.Cut(strings.TrimSpace(s), ":")
 	if !ok {
@@ -90,6 +88,6 @@ func (r *Reader) Resolve(s string) xml.Name {
 	return xml.Name{Local: local}
 }
 
-// Offset returns how many bytes of the document have been read: the end of the
-// last token, and the start of the next.
+// Offset returns the number of bytes read so far, which is the end of the last token and the
+// start of the next.
 func (r *Reader) Offset() int64 { return r.decoder.InputOffset() }

@@ -1,10 +1,9 @@
 // Command release checks that this repository can be published as it stands.
 //
-// It packs every module that is published as a module proxy serves it, at the
-// version that heads CHANGELOG.md, and then does what a user does: it fetches each
-// one into a new module, without go.work, builds a small program with it, and runs
-// that. Nothing is left behind, and nothing goes into the module cache, where it
-// would stand for the version that is tagged in the end.
+// It packs every published module as a module proxy serves it, at the version that heads
+// CHANGELOG.md, and then does what a user does: it fetches each one into a new module,
+// without go.work, builds a small program with it, and runs that. It leaves no files behind,
+// and adds none to the module cache, where they would hide the version that is tagged later.
 package main
 
 import (
@@ -77,9 +76,8 @@ func check() error {
 	return nil
 }
 
-// mistakes returns what would keep users from getting the module. Of directives
-// that its users' builds ignore it may have none, and for some, go install refuses
-// a module that has them.
+// mistakes returns what would prevent users from getting the module, such as directives that
+// their builds ignore or that go install rejects.
 func (m *mod) mistakes(repo *repository) error {
 	file, err := modfile.Parse(filepath.Join(m.dir, "go.mod"), m.gomod, nil)
 	if err != nil {
@@ -102,8 +100,7 @@ func (m *mod) mistakes(repo *repository) error {
 			complain("requires %s, but %s is what CHANGELOG.md says comes next", r.Mod, repo.version)
 		}
 	}
-	// A sum of a sibling can be in go.sum before the sibling is tagged, but it had
-	// better be right.
+	// go.sum may contain the sum of a sibling that is not tagged yet, but it must be right.
 	for line := range strings.Lines(m.gosum) {
 		fields := strings.Fields(line)
 		if len(fields) != 3 || !isFamily(fields[0]) {
@@ -123,8 +120,8 @@ func (m *mod) mistakes(repo *repository) error {
 
 func isFamily(path string) bool { return path == family || strings.HasPrefix(path, family+"/") }
 
-// environment is that of a user whose module proxy has the packed modules, and all
-// others as this machine gets them.
+// environment is the environment of a user whose module proxy has the packed modules. All others
+// come from where this machine gets them.
 func environment(home, proxy string) ([]string, error) {
 	const names = "GOPROXY GOMODCACHE GONOSUMDB"
 	out, err := output(".", nil, "go", append([]string{"env"}, strings.Fields(names)...)...)
@@ -137,12 +134,12 @@ func environment(home, proxy string) ([]string, error) {
 		"GOFLAGS=-modcacherw -trimpath",
 		"GOPROXY=file://"+filepath.ToSlash(proxy)+",file://"+filepath.ToSlash(filepath.Join(values[1], "cache", "download"))+","+values[0],
 		"GOMODCACHE="+filepath.Join(home, "cache"),
-		"GONOSUMDB="+strings.TrimPrefix(values[2]+","+family, ","), // it knows these when they are tagged
+		"GONOSUMDB="+strings.TrimPrefix(values[2]+","+family, ","), // it learns their sums once they are tagged
 		"GOBIN="+filepath.Join(home, "bin"),
 	), nil
 }
 
-// use does with the module what its users do, in directories of its own below home.
+// use does what users do with the module, in its own directories below home.
 func (m *mod) use(repo *repository, home string, env []string) error {
 	dir := filepath.Join(home, "users", m.dir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -193,7 +190,7 @@ func (m *mod) use(repo *repository, home string, env []string) error {
 	return nil
 }
 
-// output runs a command and returns what it says; if it fails, that is the error.
+// output runs a command and returns its output, as the error if it fails.
 func output(dir string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = dir, env
@@ -205,7 +202,7 @@ func output(dir string, env []string, name string, args ...string) (string, erro
 	return said.String(), nil
 }
 
-// escaped is a path in a module proxy. The modules of the family have no capitals.
+// escaped is the path of a module in a module proxy. The modules of the family have no capitals.
 func escaped(path string) string {
 	path, err := module.EscapePath(path)
 	if err != nil {

@@ -31,8 +31,8 @@ var users = map[string]user{
 	family + "/failoverotel/example": {commands: []string{family + "/failoverotel/example"}},
 }
 
-// program returns a program that imports another package, wraps a client, and
-// makes a request that an outage is in the way of.
+// program returns a program that imports another package, wraps a client, and makes a request
+// during an outage.
 func program(imports, wrap string) string {
 	if imports != "" {
 		imports = fmt.Sprintf(`import "%s"`, imports)

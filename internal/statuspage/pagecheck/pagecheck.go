@@ -1,5 +1,4 @@
-// Package pagecheck holds the pages of package statuspage to what they promise.
-// It is for tests.
+// Package pagecheck checks in tests what the pages of package statuspage promise.
 package pagecheck
 
 import (
