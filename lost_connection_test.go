@@ -98,3 +98,30 @@ func (c *losable) Close() error {
 	c.once.Do(func() { close(c.given) })
 	return c.Conn.Close()
 }
+
+// A request that may be repeated has a GetBody. A wrapped Base that sends what this returns may
+// have delivered the request, though nobody has read its body.
+func TestABaseThatSendsACopyOfTheBody(t *testing.T) {
+	t.Parallel()
+	var deliveries []failover.Delivery
+	transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{
+		Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			trace := httptrace.ContextClientTrace(req.Context())
+			trace.GetConn(req.URL.Host)
+			conn, _ := net.Pipe()
+			trace.GotConn(httptrace.GotConnInfo{Conn: conn})
+			_, err := req.GetBody()
+			require.NoError(t, err)
+			return nil, fmt.Errorf("connection reset")
+		}),
+		Alternate: failover.NoAlternate, MaxAttempts: 1, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler),
+		OnFault: func(_ context.Context, a failover.Attempt) { deliveries = append(deliveries, a.Fault.Delivery) },
+	})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequestWithContext(failover.WithReplay(t.Context()), http.MethodPost, "https://contoso.api.crm.dynamics.com"+accounts, strings.NewReader("{}"))
+	require.NoError(t, err)
+	_, err = transport.RoundTrip(req)
+	require.Error(t, err)
+	assert.Equal(t, []failover.Delivery{failover.Unknown}, deliveries)
+}
