@@ -55,7 +55,7 @@ func (p *payload) load(req *http.Request, maxBody int64) error {
 	return nil
 }
 
-// watch has the reads of the original watched.
+// watch makes the source, and reads original through it.
 func (p *payload) watch() {
 	if p.source == nil {
 		p.source = &source{reading: make(chan struct{}, 1)}

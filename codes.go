@@ -213,7 +213,7 @@ func codeStatus(s string) (int, bool) {
 // limited reports whether a service protection limit refused the request, before any part of it
 // ran.
 func (f *Fault) limited() bool {
-	n, _ := codeNumber(f.Code) // what is no number is not in the list
+	n, _ := codeNumber(f.Code) // a code that is no number is not in the list
 	return codes[n].class == ClassThrottled && codes[n].delivery == Refused
 }
 

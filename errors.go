@@ -268,7 +268,7 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// made returns how many of e.Attempts are attempts.
+// made returns how many of e.Attempts are attempts rather than probes.
 func (e *Error) made() int { return len(e.Attempts) - e.probed }
 
 // Timeout reports whether the last attempt timed out, or the deadline of the call has passed

@@ -252,7 +252,7 @@ func exchange(base http.RoundTripper, req *http.Request) (*http.Response, error)
 	case err != nil:
 		return nil, sayPlainHTTP(err)
 	}
-	if resp.Request == nil { // which tells whether the answer fits
+	if resp.Request == nil { // Classify needs it to recognize misplaced pages
 		resp.Request = req
 	}
 	return resp, nil

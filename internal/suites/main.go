@@ -2,7 +2,7 @@
 // and with a failover.Transport between their clients and each *http.Transport. The results
 // must be the same; docs/reliability.md explains every difference.
 //
-//	GOWORK=off go run .                  # about half an hour
+//	GOWORK=off go run .                  # about an hour
 //	GOWORK=off go run . -only oauth2     # the suites whose names match
 //	GOWORK=off go run . -race            # with the race detector
 //	GOWORK=off go run . -keep            # keep the working directory

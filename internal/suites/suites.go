@@ -30,8 +30,7 @@ type suite struct {
 
 var suites = []suite{
 	{
-		// With -short, tests run in parallel. Many wait for a minute before they fail.
-		name: "net/http", dir: "net/http", packages: []string{"."}, args: []string{"-short", "-parallel=32"},
+		name: "net/http", dir: "net/http", packages: []string{"."}, args: []string{"-parallel=32"},
 		direct: map[string]string{"client_test.go": "", "requestwrite_test.go": "", "transport_dial_test.go": "http.", "transport_test.go": ""},
 		edits: []edit{
 			{"main_test.go", "\tv := m.Run()\n", "\tv := m.Run()\n\twrap.Close()\n"},
