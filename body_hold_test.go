@@ -101,3 +101,53 @@ func TestHowManyEmptyReadsAreReadAhead(t *testing.T) {
 		}
 	}
 }
+
+// What is read of a body for an attempt before is waited for, for holdPause at most, or until the
+// context ends. Nothing more is read of it then.
+func TestGetBodyWaitsForTheReadUnderWay(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		read, patience time.Duration
+		want           error
+	}{
+		"ends":     {holdPause - 1, time.Hour, nil},
+		"too long": {holdPause + 1, time.Hour, errStillRead},
+		"canceled": {time.Hour, 500 * time.Millisecond, context.DeadlineExceeded},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), row.patience)
+			defer cancel()
+			first := readFunc(func(p []byte) (int, error) { time.Sleep(row.read); return copy(p, "x"), nil })
+			req, err := http.NewRequestWithContext(ctx, "POST", "https://contoso.api.crm.dynamics.com/", first)
+			require.NoError(t, err)
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
+			var p payload
+			require.NoError(t, p.load(req, 0))
+			body, err := p.next()
+			require.NoError(t, err)
+			go body.Read(make([]byte, 8))
+			synctest.Wait()
+			began := time.Now()
+			again, err := p.next()
+			if row.want == nil {
+				require.NoError(t, err, name)
+				assert.Equal(t, row.read, time.Since(began), name)
+				whole, err := io.ReadAll(again)
+				require.NoError(t, err, name)
+				assert.Equal(t, "contoso", string(whole), name)
+			} else {
+				require.ErrorIs(t, err, row.want, name)
+				assert.Equal(t, min(holdPause, row.patience), time.Since(began), name)
+				assert.True(t, p.failed(), name)
+			}
+			time.Sleep(row.read)
+			n, err := body.Read(make([]byte, 8))
+			assert.Zero(t, n, name)
+			assert.ErrorIs(t, err, errWithdrawn, name)
+		})
+	}
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }

@@ -100,7 +100,7 @@ func TestAWriteThatLooksLikeAReadIsForgotten(t *testing.T) {
 				return again(req)
 			})
 			ends := [2]error{errors.New("no route to host"), nil}
-			transport := newTestTransport(t, base, Config{ProbeInterval: -1, Probe: answersProbes(&ends)})
+			transport := newTestTransport(t, base, Config{ProbeInterval: -1, SuspectAfter: -1, Probe: answersProbes(&ends)})
 			req, err := http.NewRequest("GET", "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", nil)
 			require.NoError(t, err)
 			req.Header["x-http-method"] = []string{"DELETE"}

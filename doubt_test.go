@@ -355,23 +355,21 @@ func TestAnErrorInDoubtProvesNothing(t *testing.T) {
 	noName := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}
 	for name, test := range map[string]struct {
 		probe    error
-		attempts []error // of the second call
-		told     int     // attempts and probes
+		attempts []func(*http.Request) (*http.Response, error) // of the second call
 	}{
-		"probe refused":          {errDial, []error{errReset}, 2},
-		"no name for the probe":  {noName, []error{errReset}, 2},
-		"probe late":             {os.ErrDeadlineExceeded, []error{errReset}, 2},
-		"attempt before refused": {nil, []error{errDial, errReset}, 2},
-		"no name before":         {nil, []error{noName, errReset}, 2},
+		"probe refused":          {errDial, answers(refuse(errReset))},
+		"no name for the probe":  {noName, answers(refuse(errReset))},
+		"probe late":             {os.ErrDeadlineExceeded, answers(refuse(errReset))},
+		"attempt before refused": {nil, answers(refuse(errDial), refuse(errReset))},
+		"no name before":         {nil, answers(refuse(noName), refuse(errReset))},
+		"fenced before":          {nil, answers(fence, refuse(errReset))},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			base := &script{probe: serves, answers: answers(answer(204, ""))}
 			if test.probe != nil {
 				base.probe, base.answers = refuse(test.probe), answers(refuse(errReset))
 			}
-			for _, err := range test.attempts {
-				base.answers = append(base.answers, refuse(err))
-			}
+			base.answers = append(base.answers, test.attempts...)
 			transport, err := failover.New(orgURL, &failover.Config{Base: base, FailureThreshold: len(test.attempts), Logger: slog.New(slog.DiscardHandler)})
 			require.NoError(t, err)
 			defer transport.Close()
@@ -386,8 +384,9 @@ func TestAnErrorInDoubtProvesNothing(t *testing.T) {
 			require.ErrorIs(t, err, syscall.ECONNRESET, name)
 			var e *failover.Error
 			require.ErrorAs(t, err, &e)
-			assert.Len(t, e.Attempts, test.told, name)
+			assert.Len(t, e.Attempts, 2, "%s: it is told of", name)
 			assert.NotErrorIs(t, err, syscall.ECONNREFUSED, name)
+			assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, name)
 			var dns *net.DNSError
 			assert.NotErrorAs(t, err, &dns, name)
 			var f *failover.Fault
@@ -401,4 +400,23 @@ func TestAnErrorInDoubtProvesNothing(t *testing.T) {
 			assert.False(t, asBare.Temporary(), name)
 		})
 	}
+}
+
+// Without an attempt, none has timed out, whatever the probes met.
+func TestNoAttemptHasTimedOutThatWasNotMade(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		base := &script{probe: refuse(os.ErrDeadlineExceeded), answers: answers(refuse(errReset))}
+		transport, err := failover.New(orgURL, &failover.Config{Base: base, FailureThreshold: 1, FailFast: true, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		for range 2 {
+			_, err = (&http.Client{Transport: transport}).Post(orgURL+accounts, "application/json", strings.NewReader("{}"))
+			synctest.Wait()
+		}
+		assert.Len(t, base.sent, 1)
+		require.ErrorIs(t, err, failover.ErrUnavailable)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.False(t, err.(net.Error).Timeout())
+	})
 }

@@ -11,8 +11,9 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -21,7 +22,8 @@ import (
 )
 
 // A connection may be lost after net/http has chosen it and before it writes. Whatever wraps the
-// http.Transport, a write is sent over the next one, as it is without a Transport.
+// http.Transport, a write is sent over the next one, as it is without a Transport. If there is
+// none, it was not sent.
 func TestAConnectionThatIsLostBeforeItIsUsed(t *testing.T) {
 	t.Parallel()
 	for _, form := range []string{"bare", "itself", "wrapped", "instrumented"} {
@@ -29,7 +31,7 @@ func TestAConnectionThatIsLostBeforeItIsUsed(t *testing.T) {
 			for _, http2 := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %q, HTTP/2 %v", form, body, http2), func(t *testing.T) {
 					t.Parallel()
-					writeOverALostConnection(t, form, body, http2)
+					synctest.Test(t, func(t *testing.T) { writeOverALostConnection(t, form, body, http2) })
 				})
 			}
 		}
@@ -37,15 +39,24 @@ func TestAConnectionThatIsLostBeforeItIsUsed(t *testing.T) {
 }
 
 func writeOverALostConnection(t *testing.T, form, body string, http2 bool) {
+	const address = "https://127.0.0.1" // which the certificate of httptest is for
 	var counted once
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { counted.carryOut(r) }))
-	server.EnableHTTP2 = http2
+	server.Listener.Close()
+	network := &pipes{make(chan net.Conn), make(chan struct{})}
+	server.Listener, server.EnableHTTP2 = network, http2
 	server.StartTLS()
 	defer server.Close()
+	defer close(network.done)
 	base := server.Client().Transport.(*http.Transport)
-	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		return &losable{Conn: conn, given: make(chan struct{})}, err
+	down := false
+	base.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		if down {
+			return nil, syscall.ECONNREFUSED
+		}
+		near, far := net.Pipe()
+		network.conns <- far
+		return near, nil
 	}
 	wrap := func(rt http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(req *http.Request) (*http.Response, error) { return rt.RoundTrip(req.Clone(req.Context())) })
@@ -59,7 +70,7 @@ func writeOverALostConnection(t *testing.T, form, body string, http2 bool) {
 	}
 	var sender http.RoundTripper = base
 	if form != "bare" {
-		transport, err := failover.New(server.URL, &cfg)
+		transport, err := failover.New(address, &cfg)
 		require.NoError(t, err)
 		defer transport.Close()
 		sender = transport
@@ -68,36 +79,31 @@ func writeOverALostConnection(t *testing.T, form, body string, http2 bool) {
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if info.Reused && lost == 0 {
 			lost++
-			info.Conn.(*tls.Conn).NetConn().(*losable).lose()
+			info.Conn.(*tls.Conn).NetConn().Close()
+			synctest.Wait() // until net/http has noticed
 		}
 	}})
-	for _, id := range []string{"first", "second"} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+accounts, strings.NewReader(body))
+	send := func(id string) (*http.Response, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+accounts, strings.NewReader(body))
 		require.NoError(t, err)
 		req.Header = http.Header{"X-Request-Id": {id}, "Content-Type": {"application/json"}}
-		resp, err := sender.RoundTrip(req)
+		return sender.RoundTrip(req)
+	}
+	for _, id := range []string{"first", "second"} {
+		resp, err := send(id)
 		require.NoError(t, err)
 		resp.Body.Close()
 		assert.Equal(t, 1, counted.of(id))
 	}
 	assert.Equal(t, 1, lost)
-}
 
-// losable is a connection that can be lost while its user is looking.
-type losable struct {
-	net.Conn
-	once  sync.Once
-	given chan struct{} // closed when the user has given it up
-}
-
-func (c *losable) lose() {
-	c.Conn.Close()
-	<-c.given
-}
-
-func (c *losable) Close() error {
-	c.once.Do(func() { close(c.given) })
-	return c.Conn.Close()
+	lost, down = 0, true
+	_, err := send("third")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	assert.Equal(t, 1, lost)
+	if _, inDoubt := failover.InDoubt(nil, err); body != "" || http2 { // else there is no body that a Base of one's own leaves unread
+		assert.False(t, inDoubt)
+	}
 }
 
 // A write whose body nobody has read was not sent. One that may be repeated has a GetBody, of

@@ -86,6 +86,7 @@ func TestWhatNetHTTPSends(t *testing.T) {
 	} {
 		try(name, false, change)
 	}
+	try("tunnel", true, func(r *http.Request) { r.Method, r.URL.Opaque = http.MethodConnect, "contoso" })
 	for _, field := range []string{
 		"Upgrade: h2c", "Upgrade:", "Connection:", "Connection: close", "Connection: keep-alive", "Connection: Keep-Alive", "Connection: contoso",
 		"Transfer-Encoding:", "Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "X-Contoso: x",

@@ -298,18 +298,20 @@ func (w *sendWatch) release() {
 // delivery corrects the Delivery that follows from err alone. Alive: neither the caller nor the
 // Transport has ended the attempt; otherwise it is not known how much was written.
 func (w *sendWatch) delivery(d Delivery, err error, alive bool) Delivery {
-	switch {
-	case w == nil:
+	if w == nil {
 		return d
+	}
+	whole := w.connections.direct || w.saw(bodyUnread) // the hooks tell all about the attempt
+	switch {
 	case w.saw(sawEarlier):
 		return Unknown
 	case err != nil && goneAway(err):
 		return Refused
 	case d == Unknown && w.saw(sawGetConn) && !w.saw(sawGotConn) && !w.connections.silent:
 		return NotSent
-	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && (w.connections.direct || w.saw(bodyUnread)):
+	case d == Unknown && w.saw(sawGotConn) && !w.saw(sawHeaders) && alive && whole:
 		return NotSent
-	case d == NotSent && w.saw(sawGotConn) && (w.saw(sawHeaders) || !w.connections.direct):
+	case d == NotSent && w.saw(sawGotConn) && (w.saw(sawHeaders) || !whole):
 		return Unknown // err is about another connection, or Base tries again and has sent the first try
 	default:
 		return d

@@ -92,6 +92,8 @@ func TestDeliveryByWhatWasSeen(t *testing.T) {
 		{sawGetConn | sawGotConn | bodyUnread, Unknown, failed, false, false, Unknown, "hooks may come late after the end of a context"},
 		{sawGetConn | sawGotConn | sawHeaders | bodyUnread, Unknown, failed, true, false, Unknown, "the headers were written"},
 		{sawGetConn | sawGotConn | sawEarlier | bodyUnread, Unknown, failed, true, false, Unknown, "an earlier try may have been carried out"},
+		{sawGetConn | sawGotConn | bodyUnread, NotSent, failed, true, false, NotSent, "no try has begun to send the body"},
+		{sawGetConn | sawGotConn | sawHeaders | bodyUnread, NotSent, failed, true, false, Unknown, "the headers were written"},
 		{bodyUnread, Unknown, failed, true, false, Unknown, "a Base without hooks may let go of a body unread"},
 		{sawGetConn | sawGotConn | sawHeaders, Unknown, failed, true, true, Unknown, "it was written"},
 		{sawGetConn | sawGotConn, NotSent, failed, true, false, Unknown, "a try before may have been sent"},

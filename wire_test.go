@@ -409,6 +409,23 @@ func TestABaseThatDoesNotNameTheRequest(t *testing.T) {
 	assert.Equal(t, failover.ClassTransient, f.Class)
 }
 
+// The request that a Base names, because it follows redirects itself, is left.
+func TestABaseThatNamesAnotherRequest(t *testing.T) {
+	t.Parallel()
+	last, err := http.NewRequest(http.MethodGet, orgURL+"/last", nil)
+	require.NoError(t, err)
+	transport, err := failover.New(orgURL, &failover.Config{SuspectAfter: -1, Logger: slog.New(slog.DiscardHandler),
+		Base: roundTripper(func(*http.Request) (*http.Response, error) { return answer(200, "")(last) })})
+	require.NoError(t, err)
+	defer transport.Close()
+	req, err := http.NewRequest(http.MethodGet, orgURL+accounts, nil)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	resp.Body.Close()
+	assert.Same(t, last, resp.Request)
+}
+
 // A panic of Base reaches the caller, as without a Transport; the write that it had is
 // nevertheless recorded as in doubt.
 func TestAPanicOfBaseIsItsCallers(t *testing.T) {
