@@ -79,8 +79,10 @@ func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
 	defer timer.Stop()
 	select {
 	case s.reading <- struct{}{}:
-		body, err = req.GetBody()
-		<-s.reading
+		body, err = func() (io.ReadCloser, error) {
+			defer func() { <-s.reading }()
+			return req.GetBody()
+		}()
 	case <-timer.C:
 		err = errStillRead
 	case <-req.Context().Done():

@@ -148,6 +148,23 @@ func TestGetBodyWaitsForTheReadUnderWay(t *testing.T) {
 	}
 }
 
+// A panic of GetBody is the caller's. What is still reading for an earlier attempt goes on.
+func TestAGetBodyThatPanicsHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/", readFunc(func(p []byte) (int, error) { return copy(p, "x"), nil }))
+		require.NoError(t, err)
+		req.GetBody = func() (io.ReadCloser, error) { panic("contoso") }
+		var p payload
+		require.NoError(t, p.load(req, 0))
+		body, err := p.next()
+		require.NoError(t, err)
+		assert.PanicsWithValue(t, "contoso", func() { p.next() })
+		_, err = body.Read(make([]byte, 8))
+		assert.ErrorIs(t, err, errWithdrawn)
+	})
+}
+
 type readFunc func([]byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }

@@ -274,8 +274,3 @@ func TestAProbeThatIsAnsweredWithoutABody(t *testing.T) {
 	assert.Nil(t, resp.Body)
 	assert.False(t, old)
 }
-
-func TestTheIdleConnectionsOfTheDefaultBase(t *testing.T) {
-	t.Parallel()
-	newTestTransport(t, nil, Config{ProbeInterval: -1}).CloseIdleConnections()
-}

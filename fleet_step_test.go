@@ -398,6 +398,9 @@ func TestTheFleetCountsProbes(t *testing.T) {
 			transport.countProbe(row.good)
 			assert.Equal(t, row.want, s.record.Risen, name)
 			assert.Equal(t, before.Risen != row.want, s.tried > 0, "written only if it changes: %s", name)
+			if name == "more" || name == "bad again" {
+				assert.Empty(t, s.times, "the store is not asked")
+			}
 
 			f := transport.fleet
 			mine := f.holds == failbackTopic

@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -102,5 +103,42 @@ func writeOverALostConnection(t *testing.T, form, body string, http2 bool) {
 	assert.Equal(t, 1, lost)
 	if _, inDoubt := failover.InDoubt(nil, err); body != "" || http2 { // else there is no body that a Base of one's own leaves unread
 		assert.False(t, inDoubt)
+	}
+}
+
+// A write whose body nobody has read was not sent. One that may be repeated has a GetBody, of
+// which a wrapped Base may have sent what nobody counts.
+func TestABaseThatLosesAConnection(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		ctx  context.Context
+		send func(*http.Request) // the body, before the connection is lost
+		want failover.Delivery
+	}{
+		"before the body":              {t.Context(), func(*http.Request) {}, failover.NotSent},
+		"in the body":                  {t.Context(), func(req *http.Request) { req.Body.Read(make([]byte, 1)) }, failover.Unknown},
+		"it may be repeated, and was":  {failover.WithReplay(t.Context()), func(req *http.Request) { req.GetBody() }, failover.Unknown},
+		"it may be repeated, and read": {failover.WithReplay(t.Context()), func(req *http.Request) { req.Body.Read(make([]byte, 1)) }, failover.Unknown},
+	} {
+		var deliveries []failover.Delivery
+		transport, err := failover.New("https://contoso.api.crm.dynamics.com", &failover.Config{
+			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				trace := httptrace.ContextClientTrace(req.Context())
+				trace.GetConn(req.URL.Host)
+				conn, _ := net.Pipe()
+				trace.GotConn(httptrace.GotConnInfo{Conn: conn})
+				row.send(req)
+				return nil, errors.New("connection reset")
+			}),
+			Alternate: failover.NoAlternate, MaxAttempts: 1, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler),
+			OnFault: func(_ context.Context, a failover.Attempt) { deliveries = append(deliveries, a.Fault.Delivery) },
+		})
+		require.NoError(t, err)
+		defer transport.Close()
+		req, err := http.NewRequestWithContext(row.ctx, http.MethodPost, "https://contoso.api.crm.dynamics.com"+accounts, strings.NewReader("{}"))
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(req)
+		require.Error(t, err)
+		assert.Equal(t, []failover.Delivery{row.want}, deliveries, name)
 	}
 }

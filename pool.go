@@ -156,8 +156,8 @@ func defaultBase(base http.RoundTripper) (_ http.RoundTripper, owned bool) {
 // of the clones that the Transport uses in its place. Connections in use are not closed.
 func (t *Transport) CloseIdleConnections() {
 	p := t.state.Load().pool
-	if others, ok := t.cfg.Base.(closesIdle); ok && p.own {
-		others.CloseIdleConnections()
+	if p.own {
+		t.cfg.Base.(*http.Transport).CloseIdleConnections()
 	}
 	p.closeIdle()
 }

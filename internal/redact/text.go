@@ -87,7 +87,7 @@ func (t *text) element(i int) (int, string) {
 		return 0, ""
 	}
 	tag, content, found := strings.Cut(t.s[i:], ">")
-	name := nameOf(t.s[start:end][strings.IndexByte(t.s[start:end], ':')+1:])
+	name := nameOf(t.s[start:end])
 	if !found || strings.HasSuffix(tag, "/") || !endsIn(name, secretNames[:]) && !endsIn(name, guardedNames[:]) {
 		return 0, ""
 	}
