@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -91,6 +93,32 @@ func startHTTP2(t *testing.T, cfg *failover.Config, serve func(net.Conn)) *site 
 	cfg.Base, cfg.Alternate = base, "https://127.0.0.1:1"
 	cfg.Probe = func(context.Context, *http.Client, *url.URL) error { return nil }
 	return startProxy(t, "https://"+ln.Addr().String(), cfg)
+}
+
+// A connection over which nothing comes any more does not keep the callers waiting without end.
+func TestDeadConnectionsOverHTTP2AreFound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		go func() {
+			go io.Copy(io.Discard, far)
+			http2.NewFramer(far, nil).WriteSettings()
+		}()
+		base := newBase()
+		base.Protocols = new(http.Protocols)
+		base.Protocols.SetUnencryptedHTTP2(true)
+		base.DialContext = func(context.Context, string, string) (net.Conn, error) { return near, nil }
+		defer base.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://contoso.crm.dynamics.com/", strings.NewReader("{}"))
+		require.NoError(t, err)
+		began := time.Now()
+		_, err = base.RoundTrip(req)
+		require.Error(t, err)
+		assert.Less(t, time.Since(began), time.Minute)
+	})
 }
 
 func TestTheProxyMakesNoWriteRepeatable(t *testing.T) {

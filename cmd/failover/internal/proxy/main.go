@@ -109,10 +109,12 @@ func (o *options) check(arguments int) error {
 }
 
 // newBase returns the default transport with a smaller bound on response headers, because a
-// proxy holds those of many callers.
+// proxy holds those of many callers, and with pings that find dead HTTP/2 connections, as the
+// default of failover.Config has them.
 func newBase() *http.Transport {
 	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.MaxResponseHeaderBytes = 256 << 10
+	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	return base
 }
 
