@@ -194,7 +194,7 @@ func TestWhoseHeadersAreWritten(t *testing.T) {
 		{[][2]string{{"Host", "contoso.api.crm.dynamics.com"}}, false},
 		{[][2]string{{"Host", "login.microsoftonline.com"}}, true},
 		{[][2]string{{":authority", "CONTOSO.api.crm.dynamics.com"}, {":path", "/other"}}, false},
-		{[][2]string{{":authority", "login.microsoftonline.com"}, {":path", "/token"}, {"x-ms-host", "contoso.api.crm.dynamics.com"}}, true},
+		{[][2]string{{":authority", "login.microsoftonline.com"}, {":path", "/token"}, {"x-ms-host", "contoso.api.crm.dynamics.com"}, {"referer", path}}, true},
 		{[][2]string{{":authority", "gateway.contoso.com"}, {":path", "/crm" + path}}, false},
 	} {
 		w.seen.Store(sawOther)
@@ -209,6 +209,12 @@ func TestWhoseHeadersAreWritten(t *testing.T) {
 		w.context(t.Context(), 0)
 		w.release()
 		assert.Equal(t, !direct && (notTwice || !once), w.trace.WroteHeaderField != nil) // else its body tells
+		if w.trace.WroteHeaderField != nil {
+			w.trace.GotFirstResponseByte()
+			assert.True(t, w.saw(sawAnswer))
+			require.NoError(t, w.trace.Got1xxResponse(http.StatusEarlyHints, nil))
+			assert.False(t, w.saw(sawAnswer), "that is no answer, and net/http may still repeat the request")
+		}
 	}
 	w.request.Host = "front.contoso.com"
 	w.wroteHeaderField("Host", []string{"front.contoso.com"})
