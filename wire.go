@@ -86,6 +86,7 @@ const (
 	bodyUnread             // the body is unread, see unread
 	sawOther               // the latest headers are those of a request that Base makes by itself
 	sawAnswer              // the try was answered, so it is not net/http that tries again
+	sawDump                // the try is one of httputil.DumpRequestOut, which sends nothing
 )
 
 func (w *sendWatch) saw(marks uint32) bool { return w != nil && w.seen.Load()&marks == marks }
@@ -137,7 +138,11 @@ func (w *sendWatch) getConn(string) {
 	w.tryAgain()
 }
 
-func (w *sendWatch) wroteHeaders() { w.seen.Or(sawHeaders) }
+func (w *sendWatch) wroteHeaders() {
+	if !w.saw(sawDump) {
+		w.seen.Or(sawHeaders)
+	}
+}
 
 func (w *sendWatch) dialing() {
 	w.seen.Or(sawDial)
@@ -160,7 +165,14 @@ func (w *sendWatch) wroteHeaderField(key string, values []string) {
 func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	w.tryAgain()
 	marks, http2, name := uint32(sawGotConn), w.protocol.speaksHTTP2(), ""
-	if conn, ok := info.Conn.(*tls.Conn); ok {
+	w.address = remoteAddr(info.Conn)
+	conn, secure := info.Conn.(*tls.Conn)
+	if w.address == nil && info.Conn != nil && !secure && !w.connections.direct {
+		w.seen.And(^uint32(sawGetConn))
+		w.seen.Or(sawDump)
+		return
+	}
+	if secure {
 		state := conn.ConnectionState()
 		http2, name = state.NegotiatedProtocol == "h2", state.ServerName
 		w.protocol.learn(http2)
@@ -168,7 +180,6 @@ func (w *sendWatch) gotConn(info httptrace.GotConnInfo) {
 	if http2 {
 		marks |= sawHTTP2
 	}
-	w.address = remoteAddr(info.Conn)
 	if info.Reused {
 		marks |= sawReuse
 	} else if w.connections.direct || name == "" || strings.EqualFold(name, w.request.URL.Hostname()) { // else Base asks another host for a token, perhaps
@@ -194,7 +205,7 @@ func (w *sendWatch) tryAgain() {
 			w.cancel(errMayBeDone) // net/http checks the context before it writes
 		}
 	}
-	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawAnswer)) // not sawOther: wroteHeaders may come late
+	w.seen.And(^uint32(sawHeaders | sawHTTP2 | sawReuse | sawAnswer | sawDump)) // not sawOther: wroteHeaders may come late
 }
 
 // rewind returns the GetBody for Base, nil if Base must not have one. It fails once the request

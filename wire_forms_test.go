@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -242,6 +243,34 @@ func TestWhoseAddressesAreRecorded(t *testing.T) {
 		w.request = httptest.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+accountA, nil)
 		w.gotConn(httptrace.GotConnInfo{Conn: conn})
 		assert.Equal(t, row.record, len(w.endpoint.addresses.seen) == 1, "%+v", row)
+	}
+}
+
+// nowhere is a connection of httputil.DumpRequestOut.
+type nowhere struct{ net.Conn }
+
+func (nowhere) RemoteAddr() net.Addr { return nil }
+
+// Nothing is sent over a connection that leads nowhere. A Base that is an http.Transport uses such
+// a connection only if the program's own dialer makes it.
+func TestTriesThatLeadNowhere(t *testing.T) {
+	t.Parallel()
+	for _, direct := range []bool{false, true} {
+		w := &sendWatch{protocol: new(protocol), connections: &connections{direct: direct}, endpoint: new(endpoint)}
+		w.request = httptest.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+accountA, nil)
+		w.getConn("")
+		w.gotConn(httptrace.GotConnInfo{Conn: nowhere{}})
+		w.wroteHeaders()
+		assert.Equal(t, direct, w.saw(sawGetConn|sawGotConn|sawHeaders))
+		if direct {
+			continue
+		}
+		assert.Zero(t, w.seen.Load()&(sawGetConn|sawGotConn|sawHeaders), "nor is it proof that nothing was sent")
+		w.getConn("")
+		assert.Equal(t, uint32(sawGetConn), w.seen.Load())
+		w.gotConn(httptrace.GotConnInfo{Conn: tls.Client(nowhere{}, new(tls.Config))})
+		w.wroteHeaders()
+		assert.Equal(t, uint32(sawGetConn|sawGotConn|sawHeaders), w.seen.Load(), "TLS has an end")
 	}
 }
 

@@ -1,12 +1,16 @@
 package failover_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -129,5 +133,53 @@ func TestAnActionThatIsSignedAnew(t *testing.T) {
 		resp.Body.Close()
 		assert.Equal(t, http.StatusOK, resp.StatusCode)
 		assert.Equal(t, 1, counted.of("publish"))
+	}
+}
+
+// A Base that logs requests as httputil.DumpRequestOut shows them has not sent them before.
+func TestABaseThatLogsRequests(t *testing.T) {
+	t.Parallel()
+	for i := range 1 << 3 {
+		http2, body, refused := i&1 != 0, []string{"", "{}"}[i>>1&1], i&4 != 0
+		name := fmt.Sprintf("HTTP/2 %v, %q, refused %v", http2, body, refused)
+		var counted once
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if counted.carryOut(r); !refused {
+				w.WriteHeader(http.StatusBadRequest)
+			}
+		}))
+		server.EnableHTTP2 = http2
+		server.StartTLS()
+		defer server.Close()
+		dumped := ""
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			dump, err := httputil.DumpRequestOut(req, true)
+			dumped = string(dump)
+			require.NoError(t, err)
+			return server.Client().Transport.RoundTrip(req)
+		})
+		primary, alternate := server.URL, failover.NoAlternate
+		if refused {
+			primary, alternate = "https://127.0.0.1:1", server.URL
+		}
+		probe := func(_ context.Context, _ *http.Client, endpoint *url.URL) error {
+			if "https://"+endpoint.Host == server.URL {
+				return nil
+			}
+			return syscall.ECONNREFUSED
+		}
+		transport, err := failover.New(primary, &failover.Config{Base: base, Alternate: alternate, Probe: probe, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		defer transport.Close()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, primary+accounts, strings.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("X-Request-Id", "create")
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err, name)
+		resp.Body.Close()
+		_, inDoubt := failover.InDoubt(resp, err)
+		assert.False(t, inDoubt, name)
+		assert.Equal(t, 1, counted.of("create"), name)
+		assert.Contains(t, dumped, "POST "+accounts+" HTTP/1.1")
 	}
 }
