@@ -198,11 +198,13 @@ func TestWhoseHeadersAreWritten(t *testing.T) {
 		{[][2]string{{":authority", "login.microsoftonline.com"}, {":path", "/token"}, {"x-ms-host", "contoso.api.crm.dynamics.com"}, {"referer", path}}, true},
 		{[][2]string{{":authority", "gateway.contoso.com"}, {":path", "/crm" + path}}, false},
 	} {
-		w.seen.Store(sawOther)
-		for _, field := range row.fields {
-			w.wroteHeaderField(field[0], []string{field[1]})
+		for _, before := range []uint32{0, sawOther} {
+			w.seen.Store(before)
+			for _, field := range row.fields {
+				w.wroteHeaderField(field[0], []string{field[1]})
+			}
+			assert.Equal(t, row.other, w.saw(sawOther), row.fields)
 		}
-		assert.Equal(t, row.other, w.saw(sawOther), row.fields)
 	}
 	for i := range 1 << 3 {
 		once, notTwice, direct := i&1 != 0, i&2 != 0, i&4 != 0 // direct tells all about a request without that
@@ -271,6 +273,8 @@ func TestTriesThatLeadNowhere(t *testing.T) {
 		w.gotConn(httptrace.GotConnInfo{Conn: tls.Client(nowhere{}, new(tls.Config))})
 		w.wroteHeaders()
 		assert.Equal(t, uint32(sawGetConn|sawGotConn|sawHeaders), w.seen.Load(), "TLS has an end")
+		w.gotConn(httptrace.GotConnInfo{}) // of a Base that does not show its connections
+		assert.True(t, w.saw(sawGotConn) && !w.saw(sawDump))
 	}
 }
 
