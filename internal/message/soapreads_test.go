@@ -245,6 +245,7 @@ func TestAGlanceAtWritesIsCheap(t *testing.T) { // counts allocations, so not pa
 		{name: "1.1 Execute", why: "5 KB", url: soapURL, header: type11("Execute"), body: soap11 + strings.Replace(executed("x:CreateRequest", "Create"), "<x:Parameters/>", long, 1)},
 		{name: "1.2 Create", why: "5 KB", url: soapURL, header: type12, body: soap12 + acted("Create") + create},
 		{name: "batch of 10 creates", why: "nothing is parsed", header: "Content-Type: multipart/mixed; boundary=b", body: batch},
+		{name: "JSON or 1.2 Retrieve", why: "the server may go by the first type", url: soapURL, header: "Content-Type: application/json\n" + type12, body: soap12 + acted("Retrieve") + bodyRetrieve},
 		{name: "JSON", why: "nothing is parsed", url: "https://" + rewritePrimary + "/api/data/v9.2/accounts", header: "Content-Type: application/json", body: `{"name":"Contoso"}`},
 	} {
 		method, u, h, body := c.request(t, "")
