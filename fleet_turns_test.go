@@ -201,8 +201,11 @@ func TestShortLivesDoNotKeepTheFleetAway(t *testing.T) {
 			p.mu.Unlock()
 		}
 		slices.SortFunc(times, time.Time.Compare)
+		// The worst: an interval (10 s and jitter) after its probe, a process takes the turn (15 s)
+		// again and is killed before it probes, and the others look an interval later.
+		const longest = 12*time.Second + 15*time.Second + 12*time.Second
 		for _, at := range times {
-			assert.LessOrEqual(s, at.Sub(last), 30*time.Second, "between two probes")
+			assert.LessOrEqual(s, at.Sub(last), longest, "between two probes")
 			last = at
 		}
 	})
