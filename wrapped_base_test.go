@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -30,9 +31,13 @@ func TestATokenFetchedInTheContextOfAWrite(t *testing.T) {
 		t.Cleanup(server.Close)
 		return server
 	}
-	tokens := map[bool]*httptest.Server{}
+	tokens := map[bool]*http.Client{}
 	for _, http2 := range []bool{false, true} {
-		tokens[http2] = serve(http2, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "contoso") })
+		server := serve(http2, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "contoso") })
+		tokens[http2] = server.Client()
+		tokens[http2].Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, server.Listener.Addr().String())
+		}
 	}
 	for i := range 1 << 5 {
 		http2, tokenHTTP2, body, method := i&1 != 0, i&2 != 0, []string{"", "{}"}[i>>2&1], []string{"POST", "PUT"}[i>>4]
@@ -42,7 +47,7 @@ func TestATokenFetchedInTheContextOfAWrite(t *testing.T) {
 				for range 2 { // MSAL asks about the tenant first
 					r, err := http.NewRequestWithContext(req.Context(), http.MethodGet, "https://example.com/token", nil)
 					require.NoError(t, err)
-					resp, err := tokens[tokenHTTP2].Client().Do(r)
+					resp, err := tokens[tokenHTTP2].Do(r)
 					require.NoError(t, err)
 					token, err := io.ReadAll(resp.Body)
 					require.NoError(t, err)
