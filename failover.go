@@ -96,10 +96,11 @@ type Config struct {
 
 	// Instrument wraps the *http.Transport that sends the requests, for tracing or signing,
 	// and may return it as it is. Unlike a Base that is wrapped already, it lets the
-	// Transport renew its connections. (Like any wrapper, it hides the proof that nothing of
-	// a write was sent when a connection breaks; the write is then in doubt.) New calls
-	// Instrument, and so does each renewal. Probes do not go through the wrapper. Nil, or if
-	// Base is not an *http.Transport: nothing is wrapped.
+	// Transport renew its connections. (When a connection breaks before a write is sent, an
+	// unread body proves that behind any wrapper; a write without a body, or whose body the
+	// wrapper reads first, may then be in doubt.) New calls Instrument, and so does each
+	// renewal. Probes do not go through the wrapper. Nil, or if Base is not an
+	// *http.Transport: nothing is wrapped.
 	Instrument func(http.RoundTripper) http.RoundTripper
 
 	// Alternate is the URL of the alternate endpoint. Empty: derived from the

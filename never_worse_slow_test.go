@@ -129,7 +129,7 @@ func TestLongCallsLive(t *testing.T) {
 	}
 }
 
-// Ten thousand callers meet the outage at the same time. One case is run after the other: with
+// Ten thousand callers meet the outage at the same time. The cases run one after another: with
 // the race detector, each takes about a gigabyte.
 func TestTenThousandCallersAtTheMomentOfAnOutage(t *testing.T) {
 	const callers = 10_000
