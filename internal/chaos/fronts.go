@@ -11,6 +11,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -199,10 +200,17 @@ func (r *runningFront) stop() {
 	os.RemoveAll(r.dir)
 }
 
+// freePort returns a port on which nothing listens, outside the range from which systems assign
+// ports, so that nobody else gets it while what listens there is down.
 func freePort(address string) string {
-	ln := must(net.Listen("tcp", net.JoinHostPort(address, "0")))
-	defer ln.Close()
-	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
+	for range 100 {
+		port := strconv.Itoa(10000 + rand.IntN(20000))
+		if ln, err := net.Listen("tcp", net.JoinHostPort(address, port)); err == nil {
+			ln.Close()
+			return port
+		}
+	}
+	panic("no free port")
 }
 
 func pemOf(c tls.Certificate) (cert, key string) {
