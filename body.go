@@ -86,7 +86,7 @@ func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
 	case <-timer.C:
 		err = errStillRead
 	case <-req.Context().Done():
-		err = contextError(req.Context())
+		err = endError(req)
 	}
 	if err == nil && body == nil {
 		err = errNoBody
@@ -148,7 +148,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	case err != nil && err != io.EOF:
 		return err
 	case req.Context().Err() != nil:
-		return contextError(req.Context())
+		return endError(req)
 	}
 	if ahead != nil {
 		p.original = &peekedBody{ReadCloser: p.original, ahead: ahead}
