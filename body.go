@@ -87,6 +87,8 @@ func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
 		err = errStillRead
 	case <-req.Context().Done():
 		err = endError(req)
+	case <-canceled(req):
+		err = endError(req)
 	}
 	if err == nil && body == nil {
 		err = errNoBody
@@ -135,7 +137,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	} else {
 		p.watch()
 		ahead = aheadOf(p.original, req.ContentLength, maxBody+1)
-		begin, err = ahead.wait(req.Context(), holdTimeout, holdPause)
+		begin, err = ahead.wait(req.Context(), canceled(req), holdTimeout, holdPause)
 	}
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
@@ -147,7 +149,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		return nil
 	case err != nil && err != io.EOF:
 		return err
-	case req.Context().Err() != nil:
+	case endOf(req) != nil:
 		return endError(req)
 	}
 	if ahead != nil {
@@ -402,9 +404,9 @@ func aheadOf(body io.Reader, length, max int64) *readAhead {
 	return r
 }
 
-// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, or ctx
-// ends. It then stops the goroutine and returns the bytes read so far and the error after them.
-func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]byte, error) {
+// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, ctx ends,
+// or cancel is closed. It then stops the goroutine and returns the bytes read so far and the error after them.
+func (r *readAhead) wait(ctx context.Context, cancel <-chan struct{}, timeout, pause time.Duration) ([]byte, error) {
 	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()
 	for waiting, seen := true, -1; waiting; {
@@ -412,6 +414,8 @@ func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]b
 		case <-r.done:
 			waiting = false
 		case <-ctx.Done():
+			waiting = false
+		case <-cancel:
 			waiting = false
 		case <-timer.C:
 			buf, _ := r.result()
@@ -471,7 +475,7 @@ func peek(resp *http.Response) []byte {
 		length = shortFault - 1
 	}
 	r := aheadOf(resp.Body, length, maxPeek)
-	beginning, _ := r.wait(context.Background(), peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
+	beginning, _ := r.wait(context.Background(), nil, peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning
 }
