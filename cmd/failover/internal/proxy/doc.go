@@ -58,9 +58,9 @@
 // --retry, policies for every 5xx), exclude writes: curl --retry repeats a POST after a 502 of
 // any gateway, although not after a lost connection.
 //
-// An answer that breaks off also breaks off for the caller. A body that is longer than 1 MiB
-// or arrives slowly can be sent only once: such an upload fails if an outage begins before it
-// ends, or if it is answered with a fence.
+// An answer that breaks off also breaks off for the caller. A body that is longer than 1 MiB,
+// arrives slowly or has trailers can be sent only once: such an upload fails if an outage begins
+// before it ends, or if it is answered with a fence.
 //
 // # Links
 //
