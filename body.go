@@ -177,10 +177,11 @@ func inMemory(body io.ReadCloser) bool {
 // nopCloserWriterTo is the type that io.NopCloser returns for a reader in memory.
 var nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
-// mayHold reports whether holding the body is useful and harmless.
+// mayHold reports whether holding the body is useful and harmless. A Read that sets trailers must
+// not be called while net/http sends the headers.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
-	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
+	return len(req.Trailer) == 0 && req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
 		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
 }
 

@@ -71,6 +71,8 @@ const (
 	// fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
 	lostPoll   = 2 * time.Second
+	// changePause is between a change and the look at it: a store may never stop to notify.
+	changePause = 50 * time.Millisecond
 	// fleetTimeout bounds each call of the store, and the probe that New waits for.
 	fleetTimeout = time.Second
 	// foundAfter is how long a lost store must work, with each call within half of
@@ -139,6 +141,7 @@ func (t *Transport) keepInStep(settled bool) {
 			if retry.Reset(); !ok { // closed, which Shared forbids
 				t.fleet.changed = nil
 			}
+			sleep(t.ctx, changePause)
 		case <-t.fleet.wake:
 		case <-time.After(wait):
 		}
