@@ -221,35 +221,40 @@ func TestWaitingForAPlaceInThePoolIsNoFault(t *testing.T) {
 
 func TestRequestCancelIsTheCallers(t *testing.T) {
 	t.Parallel()
-	hang := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet {
-			<-hang
-		}
-	}))
-	defer server.Close()
-	defer close(hang)
-	client, transport, err := failover.Wrap(nil, server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer transport.Close()
-	cancel := make(chan struct{})
-	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
-	require.NoError(t, err)
-	//lint:ignore SA1019 callers may still set it
-	req.Cancel = cancel
-	time.AfterFunc(10*time.Millisecond, func() { close(cancel) })
-	_, err = transport.RoundTrip(req)
-	require.Error(t, err)
-	assert.Equal(t, failover.ClassCanceled, lastFault(t, err).Class)
+	synctest.Test(t, func(t *testing.T) {
+		client, transport := inSilence(t)
+		cancel := make(chan struct{})
+		req, err := http.NewRequest(http.MethodGet, "http://127.0.0.1", nil)
+		require.NoError(t, err)
+		//lint:ignore SA1019 callers may still set it
+		req.Cancel = cancel
+		time.AfterFunc(10*time.Millisecond, func() { close(cancel) })
+		_, err = transport.RoundTrip(req)
+		require.Error(t, err)
+		assert.Equal(t, failover.ClassCanceled, lastFault(t, err).Class)
 
-	// The Timeout of a client, which also uses Request.Cancel, is how a black hole looks. A
-	// connection is there: on a busy machine, it may take longer than that to make one.
-	_, err = client.Head(server.URL)
+		// The Timeout of a client, which also uses Request.Cancel, is how a black hole looks.
+		client.Timeout = time.Second
+		_, err = client.Get("http://127.0.0.1")
+		require.Error(t, err)
+		assert.Equal(t, failover.ClassTransient, transport.Status().Primary.LastFault.Class)
+	})
+}
+
+// inSilence returns a client, for a bubble, of an organization at http://127.0.0.1 that reads
+// requests and does not answer.
+func inSilence(t *testing.T) (*http.Client, *failover.Transport) {
+	base := &http.Transport{DialContext: serveInMemory(t, &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})})}
+	client, transport, err := failover.Wrap(nil, "http://127.0.0.1", &failover.Config{Base: base, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
-	client.Timeout = time.Second
-	_, err = client.Get(server.URL)
-	require.Error(t, err)
-	assert.Equal(t, failover.ClassTransient, transport.Status().Primary.LastFault.Class)
+	t.Cleanup(func() {
+		transport.Close()
+		base.CloseIdleConnections()
+	})
+	return client, transport
 }
 
 // A body that blocks, even one with GetBody, does not outlast the deadline.

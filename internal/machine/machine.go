@@ -61,11 +61,17 @@ func Stopwatch() func() (taken, withheld time.Duration) {
 // Stalls returns how often the process was kept from running for longer than 300 ms at a time.
 func Stalls() int64 { return ours().stalls.Load() }
 
-// Undisturbed calls f, and again for as long as the process stalls meanwhile.
-func Undisturbed(f func()) {
-	for stalls := int64(-1); stalls < Stalls(); {
-		stalls = Stalls()
-		f()
+// Try calls f, and again for as long as it reports false and the process has stalled meanwhile.
+// It returns what f has reported last.
+func Try(f func() bool) bool {
+	for {
+		stalls := Stalls()
+		if f() {
+			return true
+		}
 		<-time.After(3 * period) // for the stall to be noticed
+		if stalls == Stalls() {
+			return false
+		}
 	}
 }
