@@ -295,6 +295,22 @@ func TestRequestCancelIsTheCallers(t *testing.T) {
 	}
 }
 
+// inSilence returns a client, for a bubble, of an organization at http://127.0.0.1 that reads
+// requests and does not answer.
+func inSilence(t *testing.T) (*http.Client, *failover.Transport) {
+	base := &http.Transport{DialContext: serveInMemory(t, &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})})}
+	client, transport, err := failover.Wrap(nil, "http://127.0.0.1", &failover.Config{Base: base, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		transport.Close()
+		base.CloseIdleConnections()
+	})
+	return client, transport
+}
+
 // A body that blocks, even one with GetBody, does not outlast the deadline.
 func TestABodyThatBlocksDoesNotOutlastTheDeadline(t *testing.T) {
 	t.Parallel()
