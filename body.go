@@ -343,7 +343,7 @@ const (
 	// maxPeek is how many bytes of a body are inspected, before and after decompression. A
 	// fault begins with its code.
 	maxPeek = 64 << 10
-	// firstRead is enough for most bodies that are inspected.
+	// firstRead bounds the first buffer, and is enough for most bodies that are inspected.
 	firstRead = 4 << 10
 	// shortFault is enough for most faults, which often come without a length.
 	shortFault = 512
@@ -384,10 +384,9 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 // A readAhead reads the beginning of a body in a goroutine of its own. Once it is stopped, or
 // the body is closed, the goroutine ends with its current Read.
 type readAhead struct {
-	body  io.Reader
-	max   int64         // number of bytes to read
-	first int64         // size of the first buffer
-	done  chan struct{} // closed when the goroutine ends
+	body io.Reader
+	max  int64         // number of bytes to read
+	done chan struct{} // closed when the goroutine ends
 
 	mu   sync.Mutex // guards what follows
 	buf  []byte     // append-only
@@ -396,11 +395,12 @@ type readAhead struct {
 }
 
 // aheadOf starts to read a body ahead. Length is its length, negative if that is unknown.
-func aheadOf(body io.Reader, length, max int64) *readAhead {
-	r := &readAhead{body: body, max: max, first: firstRead, done: make(chan struct{})}
-	if length >= 0 && length < firstRead {
-		r.first = length + 1 // to see the end
+func aheadOf(body io.Reader, length, most int64) *readAhead {
+	first := min(length, firstRead-1) + 1 // to see the end
+	if length < 0 {
+		first = shortFault
 	}
+	r := &readAhead{body: body, max: most, buf: make([]byte, 0, min(first, most)), done: make(chan struct{})}
 	go r.run()
 	return r
 }
@@ -432,8 +432,7 @@ func (r *readAhead) wait(ctx context.Context, cancel <-chan struct{}, timeout, p
 
 func (r *readAhead) run() {
 	defer close(r.done)
-	buf := make([]byte, 0, min(r.first, r.max))
-	var err error
+	buf, err := r.buf, error(nil) // nobody writes to it yet
 	for empty := 0; err == nil && int64(len(buf)) < r.max && empty < maxEmptyReads; {
 		if len(buf) == cap(buf) {
 			buf = append(make([]byte, 0, min(max(4*int64(cap(buf)), firstRead), r.max)), buf...)
@@ -471,11 +470,7 @@ func peek(resp *http.Response) []byte {
 	if _, ok := resp.Body.(io.Writer); ok {
 		return nil // an upgraded connection, not a body
 	}
-	length := resp.ContentLength
-	if length < 0 {
-		length = shortFault - 1
-	}
-	r := aheadOf(resp.Body, length, maxPeek)
+	r := aheadOf(resp.Body, resp.ContentLength, maxPeek)
 	beginning, _ := r.wait(context.Background(), nil, peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning

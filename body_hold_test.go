@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -111,8 +112,24 @@ func TestHowManyEmptyReadsAreReadAhead(t *testing.T) {
 	}
 }
 
-// What is read of a body for an attempt before is waited for, for holdPause at most, or until the
-// caller ends its request. Nothing more is read of it then.
+// The length of a body says how much memory to begin with, and is not believed when that is much.
+func TestHowMuchMemoryALengthGets(t *testing.T) {
+	t.Parallel()
+	for length, want := range map[int64]int{
+		math.MinInt64: shortFault, -1: shortFault, 0: 1, 1: 2, shortFault: shortFault + 1,
+		firstRead - 2: firstRead - 1, firstRead - 1: firstRead, firstRead: firstRead, math.MaxInt64: firstRead,
+	} {
+		for _, most := range []int64{1, shortFault, maxPeek} {
+			var reads []int
+			r := aheadOf(readFunc(func(p []byte) (int, error) { reads = append(reads, len(p)); return 0, io.EOF }), length, most)
+			<-r.done
+			assert.Equal(t, []int{min(want, int(most))}, reads, "length %d, up to %d", length, most)
+		}
+	}
+}
+
+// What is read of a body, ahead or for an attempt before, is waited for, for holdPause at most, or
+// until the caller ends its request. Nothing more is read of it then.
 func TestGetBodyWaitsForTheReadUnderWay(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -124,43 +141,47 @@ func TestGetBodyWaitsForTheReadUnderWay(t *testing.T) {
 		"canceled":       {time.Hour, 500 * time.Millisecond, context.DeadlineExceeded},
 		"Request.Cancel": {time.Hour, 500 * time.Millisecond, context.Canceled},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), row.patience)
-			defer cancel()
-			over := make(chan struct{})
-			if row.want == context.Canceled {
-				ctx = t.Context()
-				time.AfterFunc(row.patience, func() { close(over) })
-			}
-			first := readFunc(func(p []byte) (int, error) { time.Sleep(row.read); return copy(p, "x"), nil })
-			req, err := http.NewRequestWithContext(ctx, "POST", "https://contoso.api.crm.dynamics.com/", first)
-			require.NoError(t, err)
-			req.Cancel = over //lint:ignore SA1019 callers still set it
-			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
-			var p payload
-			require.NoError(t, p.load(req, 0))
-			body, err := p.next()
-			require.NoError(t, err)
-			go body.Read(make([]byte, 8))
-			synctest.Wait()
-			began := time.Now()
-			again, err := p.next()
-			if row.want == nil {
-				require.NoError(t, err, name)
-				assert.Equal(t, row.read, time.Since(began), name)
-				whole, err := io.ReadAll(again)
-				require.NoError(t, err, name)
-				assert.Equal(t, "contoso", string(whole), name)
-			} else {
-				require.ErrorIs(t, err, row.want, name)
-				assert.Equal(t, min(holdPause, row.patience), time.Since(began), name)
-				assert.True(t, p.failed(), name)
-			}
-			time.Sleep(row.read)
-			n, err := body.Read(make([]byte, 8))
-			assert.Zero(t, n, name)
-			assert.ErrorIs(t, err, errWithdrawn, name)
-		})
+		for ahead, maxBody := range map[time.Duration]int64{0: 0, 2 * holdPause: 10} {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), ahead+row.patience)
+				defer cancel()
+				over := make(chan struct{})
+				if row.want == context.Canceled {
+					ctx = t.Context()
+					time.AfterFunc(ahead+row.patience, func() { close(over) })
+				}
+				first := readFunc(func(p []byte) (int, error) { time.Sleep(ahead + row.read); return copy(p, "x"), nil })
+				req, err := http.NewRequestWithContext(ctx, "POST", "https://contoso.api.crm.dynamics.com/", first)
+				require.NoError(t, err)
+				req.Cancel = over //lint:ignore SA1019 callers still set it
+				req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
+				var p payload
+				require.NoError(t, p.load(req, maxBody)) // which gives up after ahead
+				body, err := p.next()
+				require.NoError(t, err)
+				if ahead == 0 {
+					go body.Read(make([]byte, 8))
+				}
+				synctest.Wait()
+				began := time.Now()
+				again, err := p.next()
+				if row.want == nil {
+					require.NoError(t, err, name)
+					assert.Equal(t, row.read, time.Since(began), name)
+					whole, err := io.ReadAll(again)
+					require.NoError(t, err, name)
+					assert.Equal(t, "contoso", string(whole), name)
+				} else {
+					require.ErrorIs(t, err, row.want, name)
+					assert.Equal(t, min(holdPause, row.patience), time.Since(began), name)
+					assert.True(t, p.failed(), name)
+				}
+				time.Sleep(row.read)
+				rest, err := io.ReadAll(body)
+				assert.Equal(t, ahead > 0, string(rest) == "x", "%s: what was read ahead, and no more", name)
+				assert.ErrorIs(t, err, errWithdrawn, name)
+			})
+		}
 	}
 }
 

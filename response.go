@@ -141,7 +141,7 @@ func (b *watchedBody) Close() error {
 
 // end records how the body ended, once.
 func (b *watchedBody) end(err error) {
-	if b.over.Load() || b.over.Swap(true) {
+	if b.over.Swap(true) {
 		return
 	}
 	b.st.pool.leave()
