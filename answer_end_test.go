@@ -1,10 +1,12 @@
 package failover
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,5 +51,32 @@ func TestAnAnswerMayLackItsRequestAndItsBody(t *testing.T) {
 		text, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		assert.Equal(t, "{}", string(text))
+	}
+}
+
+// The context of an attempt ends with the answer, also for a caller who does not close it. Over
+// HTTP/2 the body of the request may still be sent then, until the answer is closed.
+func TestTheContextOfAnAttemptEndsWithTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		protocol int
+		body     string
+		ends     bool
+	}{{1, "", true}, {1, "{}", true}, {2, "", true}, {2, "{}", false}} {
+		var attempt context.Context
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			attempt = req.Context()
+			return &http.Response{StatusCode: 200, ProtoMajor: row.protocol, Request: req, Body: io.NopCloser(strings.NewReader("{}"))}, nil
+		}), Config{ProbeInterval: -1, AttemptTimeout: time.Minute})
+		req, err := http.NewRequest(http.MethodPut, "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", strings.NewReader(row.body))
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		assert.NoError(t, attempt.Err())
+		_, err = io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		assert.Equal(t, row.ends, attempt.Err() != nil, "at the end of the answer: HTTP/%d, body %q", row.protocol, row.body)
+		resp.Body.Close()
+		assert.ErrorIs(t, attempt.Err(), context.Canceled, "when the answer is closed")
 	}
 }

@@ -86,7 +86,9 @@ func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
 	case <-timer.C:
 		err = errStillRead
 	case <-req.Context().Done():
-		err = contextError(req.Context())
+		err = endError(req)
+	case <-canceled(req):
+		err = endError(req)
 	}
 	if err == nil && body == nil {
 		err = errNoBody
@@ -135,7 +137,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	} else {
 		p.watch()
 		ahead = aheadOf(p.original, req.ContentLength, maxBody+1)
-		begin, err = ahead.wait(req.Context(), holdTimeout, holdPause)
+		begin, err = ahead.wait(req.Context(), canceled(req), holdTimeout, holdPause)
 	}
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
@@ -147,8 +149,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		return nil
 	case err != nil && err != io.EOF:
 		return err
-	case req.Context().Err() != nil:
-		return contextError(req.Context())
+	case endOf(req) != nil:
+		return endError(req)
 	}
 	if ahead != nil {
 		p.original = &peekedBody{ReadCloser: p.original, ahead: ahead}
@@ -175,10 +177,11 @@ func inMemory(body io.ReadCloser) bool {
 // nopCloserWriterTo is the type that io.NopCloser returns for a reader in memory.
 var nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
-// mayHold reports whether holding the body is useful and harmless.
+// mayHold reports whether holding the body is useful and harmless. A Read that sets trailers must
+// not be called while net/http sends the headers.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
-	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
+	return len(req.Trailer) == 0 && req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
 		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
 }
 
@@ -340,7 +343,7 @@ const (
 	// maxPeek is how many bytes of a body are inspected, before and after decompression. A
 	// fault begins with its code.
 	maxPeek = 64 << 10
-	// firstRead is enough for most bodies that are inspected.
+	// firstRead bounds the first buffer, and is enough for most bodies that are inspected.
 	firstRead = 4 << 10
 	// shortFault is enough for most faults, which often come without a length.
 	shortFault = 512
@@ -381,10 +384,9 @@ func (b *peekedBody) Read(p []byte) (int, error) {
 // A readAhead reads the beginning of a body in a goroutine of its own. Once it is stopped, or
 // the body is closed, the goroutine ends with its current Read.
 type readAhead struct {
-	body  io.Reader
-	max   int64         // number of bytes to read
-	first int64         // size of the first buffer
-	done  chan struct{} // closed when the goroutine ends
+	body io.Reader
+	max  int64         // number of bytes to read
+	done chan struct{} // closed when the goroutine ends
 
 	mu   sync.Mutex // guards what follows
 	buf  []byte     // append-only
@@ -393,18 +395,19 @@ type readAhead struct {
 }
 
 // aheadOf starts to read a body ahead. Length is its length, negative if that is unknown.
-func aheadOf(body io.Reader, length, max int64) *readAhead {
-	r := &readAhead{body: body, max: max, first: firstRead, done: make(chan struct{})}
-	if length >= 0 && length < firstRead {
-		r.first = length + 1 // to see the end
+func aheadOf(body io.Reader, length, most int64) *readAhead {
+	first := min(length, firstRead-1) + 1 // to see the end
+	if length < 0 {
+		first = shortFault
 	}
+	r := &readAhead{body: body, max: most, buf: make([]byte, 0, min(first, most)), done: make(chan struct{})}
 	go r.run()
 	return r
 }
 
-// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, or ctx
-// ends. It then stops the goroutine and returns the bytes read so far and the error after them.
-func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]byte, error) {
+// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, ctx ends,
+// or cancel is closed. It then stops the goroutine and returns the bytes read so far and the error after them.
+func (r *readAhead) wait(ctx context.Context, cancel <-chan struct{}, timeout, pause time.Duration) ([]byte, error) {
 	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()
 	for waiting, seen := true, -1; waiting; {
@@ -412,6 +415,8 @@ func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]b
 		case <-r.done:
 			waiting = false
 		case <-ctx.Done():
+			waiting = false
+		case <-cancel:
 			waiting = false
 		case <-timer.C:
 			buf, _ := r.result()
@@ -427,8 +432,7 @@ func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]b
 
 func (r *readAhead) run() {
 	defer close(r.done)
-	buf := make([]byte, 0, min(r.first, r.max))
-	var err error
+	buf, err := r.buf, error(nil) // nobody writes to it yet
 	for empty := 0; err == nil && int64(len(buf)) < r.max && empty < maxEmptyReads; {
 		if len(buf) == cap(buf) {
 			buf = append(make([]byte, 0, min(max(4*int64(cap(buf)), firstRead), r.max)), buf...)
@@ -466,12 +470,8 @@ func peek(resp *http.Response) []byte {
 	if _, ok := resp.Body.(io.Writer); ok {
 		return nil // an upgraded connection, not a body
 	}
-	length := resp.ContentLength
-	if length < 0 {
-		length = shortFault - 1
-	}
-	r := aheadOf(resp.Body, length, maxPeek)
-	beginning, _ := r.wait(context.Background(), peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
+	r := aheadOf(resp.Body, resp.ContentLength, maxPeek)
+	beginning, _ := r.wait(context.Background(), nil, peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning
 }

@@ -92,6 +92,40 @@ func withLength(req *http.Request, err error) (*http.Request, error) {
 	return req, err
 }
 
+// While a body is read, its reader may set the trailers, which net/http reads before and after: in
+// another goroutine, it could end the process.
+func TestABodyThatSetsTrailersIsReadByBase(t *testing.T) {
+	t.Parallel()
+	sent := false
+	transport, err := failover.New(orgURL, &failover.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+		sent = true
+		_, err := io.Copy(io.Discard, req.Body)
+		assert.NoError(t, err)
+		assert.Equal(t, http.Header{"X-Contoso": {"7"}}, req.Trailer)
+		return answerWith(req, http.StatusNoContent, ""), nil
+	})})
+	require.NoError(t, err)
+	defer transport.Close()
+	trailer := http.Header{"X-Contoso": nil}
+	req, err := http.NewRequest(http.MethodPost, orgURL+accounts, trailing(func() {
+		assert.True(t, sent)
+		trailer.Set("X-Contoso", "7")
+	}))
+	require.NoError(t, err)
+	req.Trailer = trailer
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	resp.Body.Close()
+}
+
+// trailing is a body of no bytes that is called when it ends.
+type trailing func()
+
+func (end trailing) Read([]byte) (int, error) {
+	end()
+	return 0, io.EOF
+}
+
 // rewinding is a body as azcore makes them: GetBody rewinds and returns the body itself.
 type rewinding struct{ *strings.Reader }
 

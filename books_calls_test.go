@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -114,5 +116,32 @@ func TestAWriteThatLooksLikeAReadIsForgotten(t *testing.T) {
 			assert.Equal(t, 2, sent)
 			assert.Nil(t, transport.books.sent, name)
 		})
+	}
+}
+
+// A write that has been answered is listed once, even before its call has returned.
+func TestAWriteThatHasBeenAnsweredIsListedOnce(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]Outcome{204: OutcomeAcknowledged, 502: OutcomeUnknown} {
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			req.Body.Close() // unread
+			return &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+		}), Config{ProbeInterval: -1, MaxBody: -1, MaxAttempts: 1})
+		closes := 0
+		body := &closingBody{strings.NewReader("{}"), func() {
+			closes++
+			r := transport.WritesSince(time.Time{})
+			var outcomes []Outcome
+			for _, w := range slices.Concat(r.AtRisk, r.Unknown) {
+				outcomes = append(outcomes, w.Outcome)
+			}
+			assert.Equal(t, []Outcome{want}, outcomes, "%d", status)
+		}}
+		req, err := http.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com/api/data/v9.2/accounts", body)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, 1, closes)
 	}
 }

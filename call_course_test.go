@@ -310,3 +310,70 @@ func TestAWriteThatHasPanicked(t *testing.T) {
 		})
 	}
 }
+
+// A call whose time is up makes no further attempt, even if the traffic has switched meanwhile.
+func TestACallWhoseTimeIsUpDoesNotFollowASwitch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var told []Attempt
+		var transport *Transport
+		transport = newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			transport.Pin(Alternate)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}), Config{ProbeInterval: -1, OnFault: func(_ context.Context, a Attempt) { told = append(told, a) }})
+		_, err := sendOnce(t, ctx, transport, "GET", nil)
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		assert.Len(t, e.Attempts, 1)
+		require.Len(t, told, 1)
+		assert.False(t, told[0].Again)
+	})
+}
+
+// A call that met a trial goes on at the endpoint that was left, even if that is down by then.
+func TestACallGoesOnAfterATrialAlthoughTheTransportIsDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refused, fails := errors.New("no route to host"), make(chan struct{})
+		asked := 0
+		transport := newTestTransport(t, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			switch {
+			case strings.Contains(req.URL.Host, "--s."):
+				if asked++; asked == 1 {
+					<-fails
+				}
+			case asked == 2:
+				resp, _ := answering(req, 503)
+				return resp, nil
+			default:
+				resp, _ := answering(req, 200)
+				return resp, nil
+			}
+			return nil, refused
+		}), Config{ProbeInterval: -1, SuspectAfter: -1, FailureThreshold: 1, MaxAttempts: 2, Probe: (&probers{ends: [2]error{refused, refused}}).probe})
+		onTrial(transport)
+		statuses := make(chan int, 1)
+		go func() {
+			resp, err := sendOnce(t, t.Context(), transport, "GET", nil)
+			if assert.NoError(t, err) {
+				resp.Body.Close()
+				statuses <- resp.StatusCode
+			}
+			close(statuses)
+		}()
+		synctest.Wait()
+		resp, err := sendOnce(t, t.Context(), transport, "GET", nil) // ends the trial
+		require.NoError(t, err)
+		assert.Equal(t, 503, resp.StatusCode)
+		synctest.Wait()
+		st := transport.state.Load()
+		require.True(t, st.down)
+		require.Equal(t, Primary, st.active)
+		asked++
+		close(fails)
+		assert.Equal(t, 200, <-statuses)
+	})
+}

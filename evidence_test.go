@@ -32,8 +32,8 @@ func TestFaultsThatDoNotCount(t *testing.T) {
 		"closed":             {func(transport *Transport, _ *state) { transport.Close() }, answeredBy503(), false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			ends := [2]error{}
-			transport := tellAll(t, Config{ProbeInterval: -1, FailureThreshold: 1, Probe: answersProbes(&ends)})
+			p := &probers{takes: [2]time.Duration{time.Second, time.Second}} // no verdict yet
+			transport := tellAll(t, Config{ProbeInterval: -1, FailureThreshold: 1, Probe: p.probe})
 			st := *transport.state.Load()
 			row.prepare(transport.Transport, &st)
 			q, decides := transport.count(&st, row.f, false)

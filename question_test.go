@@ -147,3 +147,31 @@ func TestWhoseTimeWasUp(t *testing.T) {
 		})
 	}
 }
+
+// Where neither endpoint serves, a member is a witness of that, but asks no other: nothing is to be
+// decided.
+func TestNoOtherIsAskedWhereNothingServes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("no route to host")
+		s := new(scripted)
+		transport := s.member(t, Config{Quorum: 2, Probe: answersProbes(&[2]error{refused, refused})})
+		witness := func() bool {
+			transport.mu.Lock()
+			defer transport.mu.Unlock()
+			return transport.fleet.witnessed.After(time.Now())
+		}
+		q, _ := transport.count(transport.state.Load(), unansweredAt(Primary), false)
+		require.NotNil(t, q)
+		<-q.done
+		st := transport.state.Load()
+		require.True(t, st.down)
+		assert.True(t, witness())
+		transport.mu.Lock()
+		transport.fleet.witnessed = time.Time{}
+		transport.mu.Unlock()
+		assert.False(t, transport.tryRecovery(st))
+		assert.True(t, witness())
+		assert.Empty(t, s.claims)
+	})
+}

@@ -83,13 +83,11 @@ func (t *Transport) watch() {
 			t.mu.Unlock()
 			continue
 		}
-		if began = time.Now(); demanded {
-			t.mu.Lock()
-			t.demanded = false
-			t.mu.Unlock()
-		}
-		good := t.round(st)
-		if good {
+		began = time.Now()
+		t.mu.Lock()
+		t.demanded = false // by this round, also what was demanded during mayProbe
+		t.mu.Unlock()
+		if t.round(st) {
 			schedule.Reset()
 		}
 		t.mu.Lock()

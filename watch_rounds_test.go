@@ -256,3 +256,37 @@ func TestRoundsOfAMemberOfAFleet(t *testing.T) {
 		})
 	}
 }
+
+// While another member probes, this one looks every ProbeInterval whether that still does, also
+// after a long time. While down, all members look at growing intervals.
+func TestHowOftenATurnIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		prepare func(*Transport)
+		longest float64 // time between two claims in the end, in seconds
+	}{
+		"away": {func(transport *Transport) {
+			p := transport.newPool()
+			transport.mu.Lock()
+			defer transport.unlock()
+			transport.switchLocked(switchover{to: Alternate}, p, func(now time.Time) bool { return transport.rule.SwitchTo(now, rule.Alternate, false) })
+		}, 5},
+		"down": {func(transport *Transport) { goDown(transport); transport.wg.Go(transport.watch) }, 8},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var claims []time.Time
+			s := &turning{scripted: &scripted{holds: Holders{Count: 1, Names: []string{"another"}}}}
+			s.onClaim = func(int) { claims = append(claims, time.Now()) }
+			transport := s.member(t, Config{Probe: answersProbes(&[2]error{errRefused, errRefused})})
+			transport.cfg.ProbeInterval, transport.cfg.MaxProbeInterval = 5*time.Second, time.Hour
+			row.prepare(transport)
+			time.Sleep(20 * time.Minute)
+			transport.Close()
+			transport.fleet = nil // there is no store to tell of the rest
+			require.Greater(t, len(claims), 100, name)
+			for i := range claims[50:] {
+				assert.InDelta(t, row.longest, claims[50+i].Sub(claims[49+i]).Seconds(), row.longest*probeJitter+0.001, name)
+			}
+		})
+	}
+}
