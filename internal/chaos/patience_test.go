@@ -35,7 +35,7 @@ func patiently[R any](t *testing.T, run func(slower time.Duration) R, check func
 			return r
 		}
 		taken, withheld := stopwatch()
-		if busy := withheld > taken/4 || stalls < machine.Stalls(); !busy || try == tries {
+		if busy := withheld > taken/20 || stalls < machine.Stalls(); !busy || try == tries {
 			t.Errorf("after %v, of which the machine has withheld %v:\n%s", taken, withheld, strings.Join(wrong, "\n"))
 			return r
 		}
