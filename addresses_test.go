@@ -47,6 +47,29 @@ func TestARotatingNameIsReportedOnce(t *testing.T) {
 	assert.Equal(t, 1, told)
 }
 
+// A load balancer may have more addresses than are remembered. Later, a single new one is news again.
+func TestTheAddressesOfALoadBalancerAreNoNewsForLong(t *testing.T) {
+	t.Parallel()
+	for _, balancer := range []int{4, maxAddresses, maxAddresses + 1, 1000} {
+		var s addresses
+		now, told := time.Now(), 0
+		see := func(i int) {
+			if s.see(&net.TCPAddr{IP: net.IPv4(192, 0, byte(i>>8), byte(i))}, now) != "" {
+				told++
+				s.settle()
+			}
+		}
+		for i := range 2000 {
+			now = now.Add(10 * time.Second)
+			see(i % balancer)
+		}
+		assert.Equal(t, min(balancer, maxAddresses)-1, told, balancer)
+		now = now.Add(addressMemory)
+		see(2000)
+		assert.Equal(t, min(balancer, maxAddresses), told, balancer)
+	}
+}
+
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	var s addresses

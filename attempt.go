@@ -94,28 +94,74 @@ func (c *call) prepare(st *state) *Fault {
 	return c.ended() // Authorize may have taken long
 }
 
-// ended returns the fault of an attempt that is not made because the context of the call has
-// ended, or nil.
+// ended returns the fault of an attempt that is not made because the caller has ended the call,
+// or nil.
 func (c *call) ended() *Fault {
-	ctx := c.req.Context()
-	switch ctx.Err() {
+	switch endOf(c.req) {
 	case nil:
 		return nil
 	case context.Canceled:
-		return c.unsent(ClassCanceled, contextError(ctx))
+		return c.unsent(ClassCanceled, endError(c.req))
 	default:
-		return c.unsent(ClassLocal, contextError(ctx))
+		return c.unsent(ClassLocal, endError(c.req))
 	}
 }
 
-// contextError returns why ctx has ended: an error that wraps both its error and its cause.
-func contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if errors.Is(cause, err) {
+// endOf returns how the caller has ended a request: context.Canceled, context.DeadlineExceeded,
+// or nil if it has not. A client with a Timeout sets both a deadline and Request.Cancel, and may
+// close that first.
+func endOf(req *http.Request) error {
+	ctx := req.Context()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-canceled(req):
+	default:
+		return nil
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
+}
+
+// canceled returns Request.Cancel. Some callers still set it, as do clients with a Timeout.
+func canceled(req *http.Request) <-chan struct{} {
+	//lint:ignore SA1019 callers may have set it
+	return req.Cancel
+}
+
+// endError returns why the caller has ended a request: an error that wraps both what endOf
+// returns and the cause that the caller has given.
+func endError(req *http.Request) error {
+	err, cause := endOf(req), context.Cause(req.Context())
+	switch {
+	case cause == nil:
+		return err
+	case errors.Is(cause, err):
 		return cause
 	}
 	return fmt.Errorf("%w: %w", err, cause)
 }
+
+// sayTimeout returns err, wrapped in a clientTimeout if a client's Timeout has ended the request
+// through Request.Cancel.
+func sayTimeout(req *http.Request, err error) error {
+	if endOf(req) == context.DeadlineExceeded && strings.Contains(err.Error(), "net/http: request canceled") {
+		return clientTimeout{err}
+	}
+	return err
+}
+
+// clientTimeout makes a timeout of net/http's error for Request.Cancel, which has no type. If the
+// text of that ever changes, such a fault is no timeout.
+type clientTimeout struct{ error }
+
+func (clientTimeout) Timeout() bool        { return true }
+func (clientTimeout) Temporary() bool      { return true }
+func (clientTimeout) Is(target error) bool { return target == context.DeadlineExceeded }
+func (e clientTimeout) Unwrap() error      { return e.error }
 
 // authorize calls Config.Authorize.
 func (t *Transport) authorize(req *http.Request) (err error) {
@@ -186,6 +232,9 @@ func (c *call) send() (*http.Response, *Fault) {
 // judge turns what Base has returned into a healthy response or a fault.
 func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 	t := c.t
+	if err != nil {
+		err = sayTimeout(c.req, err)
+	}
 	f := t.classify(resp, err)
 	if err == nil {
 		t.protocols[c.st.active].learn(resp.ProtoMajor >= 2)
@@ -203,7 +252,7 @@ func (c *call) judge(resp *http.Response, err error) (*http.Response, *Fault) {
 		if c.body.held != nil { // a long answer must not keep the request's body in memory
 			b = nil
 		}
-		t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), b)
+		t.watchBody(resp, c.st, c.req, c.sending.canceler(), b)
 		return resp, nil
 	}
 	f = c.completeFault(f, resp, err)
@@ -325,7 +374,6 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 	if known.service && !known.Definitive {
 		known.subject = subjectOf(c.req, &known)
 	}
-	ctx := c.req.Context()
 	timedOut := errors.Is(err, errAttemptTimeout)
 	if err == nil {
 		switch {
@@ -346,7 +394,7 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 		known.RequestID = callersRequestID(c.req.Header)
 	}
 	switch {
-	case ctx.Err() == context.Canceled || c.canceledByRequest():
+	case endOf(c.req) == context.Canceled:
 		known.Class = ClassCanceled
 	case c.body.failed() || c.sending.waited() || machineLimit(err):
 		known.Class = ClassLocal
@@ -355,7 +403,7 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 		if c.t.connections.direct && !c.sending.saw(sawEarlier) {
 			known.Delivery = NotSent
 		}
-	case known.Delivery == NotSent && known.Class == ClassTransient && ctx.Err() == nil && !timedOut:
+	case known.Delivery == NotSent && known.Class == ClassTransient && endOf(c.req) == nil && !timedOut:
 		known.Class = ClassUnavailable // no connection could be made
 	}
 	return &known
@@ -363,30 +411,7 @@ func (c *call) completeFault(f *Fault, resp *http.Response, err error) *Fault {
 
 // alive reports whether neither the caller nor the Transport has ended the attempt.
 func (c *call) alive() bool {
-	return !isCanceled(c.req) && c.out.Context().Err() == nil
-}
-
-// canceledByRequest reports whether the caller has ended the attempt through Request.Cancel.
-// The Timeout of a client closes that channel as well, after the context's deadline.
-func (c *call) canceledByRequest() bool {
-	deadline, ok := c.req.Context().Deadline()
-	return isCanceled(c.req) && (!ok || time.Now().Before(deadline))
-}
-
-// isCanceled reports whether Request.Cancel is closed.
-func isCanceled(req *http.Request) bool {
-	select {
-	case <-canceled(req):
-		return true
-	default:
-		return false
-	}
-}
-
-// canceled returns Request.Cancel. Some callers still set it, as do clients with a Timeout.
-func canceled(req *http.Request) <-chan struct{} {
-	//lint:ignore SA1019 callers may have set it
-	return req.Cancel
+	return endOf(c.req) == nil && c.out.Context().Err() == nil
 }
 
 const (
@@ -402,8 +427,8 @@ const (
 // same for requests that it may repeat, but would also repeat one that may have been carried
 // out.
 func (c *call) unseen(f *Fault) bool {
-	w, ctx := c.sending, c.req.Context()
-	if w == nil || !w.once || f.Err == nil || f.Class == ClassLocal || c.repeats == maxUnseen || ctx.Err() != nil || c.body.spent() {
+	w := c.sending
+	if w == nil || !w.once || f.Err == nil || f.Class == ClassLocal || c.repeats == maxUnseen || endOf(c.req) != nil || c.body.spent() {
 		return false
 	}
 	switch {
@@ -413,7 +438,7 @@ func (c *call) unseen(f *Fault) bool {
 		return false
 	}
 	c.repeats++
-	if c.repeats > unseenAtOnce && !sleep(ctx, time.Millisecond<<min(c.repeats-unseenAtOnce-1, 6)) {
+	if c.repeats > unseenAtOnce && !sleep(c.req.Context(), time.Millisecond<<min(c.repeats-unseenAtOnce-1, 6)) {
 		return false
 	}
 	return c.body.withdraw()

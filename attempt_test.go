@@ -3,7 +3,9 @@ package failover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"syscall"
 	"testing"
@@ -84,6 +86,7 @@ func TestWhatAnErrorMeans(t *testing.T) {
 		"no connection in time":          {sawGetConn, nil, errAttemptTimeout, ClassTransient, NotSent},
 		"caller has cancelled":           {written, func(c *call) { c.req = c.req.WithContext(ended(context.WithCancel(t.Context()))) }, failed, ClassCanceled, Unknown},
 		"caller's deadline, not sent":    {sawGetConn, func(c *call) { c.req = c.req.WithContext(ended(context.WithTimeout(t.Context(), 0))) }, failed, ClassTransient, NotSent},
+		"client's Timeout, not sent":     {sawGetConn, func(c *call) { c.req = c.req.WithContext(overdue{t.Context()}); c.cancel(closed()) }, failed, ClassTransient, NotSent},
 		"caller has closed Cancel":       {written, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
 		"Cancel closed, hooks are late":  {sawGetConn | sawGotConn, func(c *call) { c.cancel(closed()) }, failed, ClassCanceled, Unknown},
 		"cannot be sent any more":        {sawGetConn | sawGotConn | sawEarlier, func(c *call) { c.out.Header["a b"] = nil }, failed, ClassLocal, Unknown},
@@ -126,6 +129,12 @@ func (c *call) cancel(done <-chan struct{}) {
 	c.req.Cancel = done
 }
 
+// overdue is a context whose deadline has passed, and which has not ended yet: a client's Timeout
+// may close Request.Cancel that much earlier.
+type overdue struct{ context.Context }
+
+func (overdue) Deadline() (time.Time, bool) { return time.Time{}, true }
+
 func closed() chan struct{} {
 	c := make(chan struct{})
 	close(c)
@@ -138,18 +147,20 @@ func TestWhoseCancelItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := attempted(t, accountA, "", "", 0)
-		assert.False(t, c.canceledByRequest())
+		assert.NoError(t, endOf(c.req))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		for _, bounded := range []context.Context{t.Context(), ctx} {
 			c.req = c.req.WithContext(bounded)
 			c.cancel(make(chan struct{}))
-			assert.False(t, c.canceledByRequest())
+			assert.NoError(t, endOf(c.req))
 			c.cancel(closed())
-			assert.True(t, c.canceledByRequest())
+			assert.Equal(t, context.Canceled, endOf(c.req))
 		}
 		time.Sleep(time.Second)
-		assert.False(t, c.canceledByRequest())
+		assert.Equal(t, context.DeadlineExceeded, endOf(c.req))
+		c.req = c.req.WithContext(overdue{t.Context()})
+		assert.Equal(t, context.DeadlineExceeded, endOf(c.req))
 	})
 }
 
@@ -312,15 +323,49 @@ func TestWhatAnAnswerIsGoodFor(t *testing.T) {
 	}
 }
 
-// The reason why a context ended is given only once.
-func TestWhyAContextHasEnded(t *testing.T) {
+// net/http's error for Request.Cancel is a timeout if a client's Timeout has closed that.
+func TestTheErrorOfAClientsTimeout(t *testing.T) {
 	t.Parallel()
+	const waiting = "net/http: request canceled while waiting for connection"
+	for _, row := range []struct {
+		ctx     context.Context
+		err     error
+		timeout bool
+	}{
+		{overdue{t.Context()}, errors.New(waiting), true},
+		{overdue{t.Context()}, fmt.Errorf("contoso: %w", errors.New("net/http: request canceled")), true},
+		{overdue{t.Context()}, syscall.ECONNRESET, false},
+		{t.Context(), errors.New(waiting), false},
+	} {
+		c := attempted(t, accountA, "", "", 0)
+		c.req = c.req.WithContext(row.ctx)
+		c.cancel(closed())
+		err := sayTimeout(c.req, row.err)
+		assert.Equal(t, row.err.Error(), err.Error())
+		assert.ErrorIs(t, err, row.err)
+		var e net.Error
+		//lint:ignore SA1019 net.Error has it
+		assert.Equal(t, row.timeout, errors.As(err, &e) && e.Timeout() && e.Temporary())
+		assert.Equal(t, row.timeout, errors.Is(err, context.DeadlineExceeded))
+		assert.NotErrorIs(t, err, context.Canceled)
+	}
+}
+
+// The reason why a caller has ended its request is given only once.
+func TestWhyACallerHasEndedItsRequest(t *testing.T) {
+	t.Parallel()
+	c := attempted(t, accountA, "", "", 0)
+	c.cancel(closed())
+	assert.Equal(t, context.Canceled, endError(c.req))
+	c.req = c.req.WithContext(overdue{t.Context()})
+	assert.Equal(t, context.DeadlineExceeded, endError(c.req))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(nil)
-	assert.Equal(t, context.Canceled, contextError(ctx))
+	assert.Equal(t, context.Canceled, endError(c.req.WithContext(ctx)))
 	ctx, cancel = context.WithCancelCause(t.Context())
 	cancel(io.EOF)
-	assert.Equal(t, "context canceled: EOF", contextError(ctx).Error())
-	assert.ErrorIs(t, contextError(ctx), context.Canceled)
-	assert.ErrorIs(t, contextError(ctx), io.EOF)
+	err := endError(c.req.WithContext(ctx))
+	assert.Equal(t, "context canceled: EOF", err.Error())
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorIs(t, err, io.EOF)
 }

@@ -86,7 +86,9 @@ func (s *source) again(req *http.Request) (body io.ReadCloser, err error) {
 	case <-timer.C:
 		err = errStillRead
 	case <-req.Context().Done():
-		err = contextError(req.Context())
+		err = endError(req)
+	case <-canceled(req):
+		err = endError(req)
 	}
 	if err == nil && body == nil {
 		err = errNoBody
@@ -135,7 +137,7 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 	} else {
 		p.watch()
 		ahead = aheadOf(p.original, req.ContentLength, maxBody+1)
-		begin, err = ahead.wait(req.Context(), holdTimeout, holdPause)
+		begin, err = ahead.wait(req.Context(), canceled(req), holdTimeout, holdPause)
 	}
 	switch {
 	case err == io.EOF && int64(len(begin)) <= maxBody:
@@ -147,8 +149,8 @@ func (p *payload) hold(req *http.Request, maxBody int64) error {
 		return nil
 	case err != nil && err != io.EOF:
 		return err
-	case req.Context().Err() != nil:
-		return contextError(req.Context())
+	case endOf(req) != nil:
+		return endError(req)
 	}
 	if ahead != nil {
 		p.original = &peekedBody{ReadCloser: p.original, ahead: ahead}
@@ -175,10 +177,11 @@ func inMemory(body io.ReadCloser) bool {
 // nopCloserWriterTo is the type that io.NopCloser returns for a reader in memory.
 var nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
-// mayHold reports whether holding the body is useful and harmless.
+// mayHold reports whether holding the body is useful and harmless. A Read that sets trailers must
+// not be called while net/http sends the headers.
 func mayHold(req *http.Request, maxBody int64) bool {
 	replay, marked := req.Context().Value(replayKey).(bool)
-	return req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
+	return len(req.Trailer) == 0 && req.ContentLength <= maxBody && maxBody > 0 && (replay || !marked || req.GetBody != nil) &&
 		valueOf(req.Header, "Upgrade") == "" && req.Method != http.MethodConnect
 }
 
@@ -402,9 +405,9 @@ func aheadOf(body io.Reader, length, most int64) *readAhead {
 	return r
 }
 
-// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, or ctx
-// ends. It then stops the goroutine and returns the bytes read so far and the error after them.
-func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]byte, error) {
+// wait waits until the goroutine ends, timeout is over, nothing was read for a pause, ctx ends,
+// or cancel is closed. It then stops the goroutine and returns the bytes read so far and the error after them.
+func (r *readAhead) wait(ctx context.Context, cancel <-chan struct{}, timeout, pause time.Duration) ([]byte, error) {
 	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()
 	for waiting, seen := true, -1; waiting; {
@@ -412,6 +415,8 @@ func (r *readAhead) wait(ctx context.Context, timeout, pause time.Duration) ([]b
 		case <-r.done:
 			waiting = false
 		case <-ctx.Done():
+			waiting = false
+		case <-cancel:
 			waiting = false
 		case <-timer.C:
 			buf, _ := r.result()
@@ -466,7 +471,7 @@ func peek(resp *http.Response) []byte {
 		return nil // an upgraded connection, not a body
 	}
 	r := aheadOf(resp.Body, resp.ContentLength, maxPeek)
-	beginning, _ := r.wait(context.Background(), peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
+	beginning, _ := r.wait(context.Background(), nil, peekTimeout, peekTimeout) // if the caller gives up, the read ends by itself
 	resp.Body = &peekedBody{ReadCloser: resp.Body, ahead: r}
 	return beginning
 }

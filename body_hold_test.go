@@ -64,20 +64,29 @@ func TestTheErrorOfGetBody(t *testing.T) {
 	}
 }
 
-// A body is waited for until the context of its request ends, and no longer.
+// A body is waited for until the caller ends its request, and no longer.
 func TestABodyIsNotWaitedForInVain(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		body, produce := io.Pipe()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
-		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, "POST", "https://contoso.api.crm.dynamics.com/", body)
-		require.NoError(t, err)
-		start := time.Now()
-		assert.ErrorIs(t, new(payload).load(req, 10), context.DeadlineExceeded)
-		assert.Equal(t, time.Second/2, time.Since(start))
-		produce.Close() // ends the read under way
-	})
+	for _, want := range []error{context.DeadlineExceeded, context.Canceled} {
+		synctest.Test(t, func(t *testing.T) {
+			body, produce := io.Pipe()
+			defer produce.Close() // ends the read under way
+			req, err := http.NewRequest("POST", "https://contoso.api.crm.dynamics.com/", body)
+			require.NoError(t, err)
+			if want == context.Canceled {
+				over := make(chan struct{})
+				time.AfterFunc(time.Second/2, func() { close(over) })
+				req.Cancel = over //lint:ignore SA1019 callers still set it
+			} else {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+				defer cancel()
+				req = req.WithContext(ctx)
+			}
+			start := time.Now()
+			assert.ErrorIs(t, new(payload).load(req, 10), want)
+			assert.Equal(t, time.Second/2, time.Since(start))
+		})
+	}
 }
 
 // A Read may return nothing. A hundred in a row are put up with, and data begin anew.
@@ -120,24 +129,31 @@ func TestHowMuchMemoryALengthGets(t *testing.T) {
 }
 
 // What is read of a body, ahead or for an attempt before, is waited for, for holdPause at most, or
-// until the context ends. Nothing more is read of it then.
+// until the caller ends its request. Nothing more is read of it then.
 func TestGetBodyWaitsForTheReadUnderWay(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		read, patience time.Duration
 		want           error
 	}{
-		"ends":     {holdPause - 1, time.Hour, nil},
-		"too long": {holdPause + 1, time.Hour, errStillRead},
-		"canceled": {time.Hour, 500 * time.Millisecond, context.DeadlineExceeded},
+		"ends":           {holdPause - 1, time.Hour, nil},
+		"too long":       {holdPause + 1, time.Hour, errStillRead},
+		"canceled":       {time.Hour, 500 * time.Millisecond, context.DeadlineExceeded},
+		"Request.Cancel": {time.Hour, 500 * time.Millisecond, context.Canceled},
 	} {
 		for ahead, maxBody := range map[time.Duration]int64{0: 0, 2 * holdPause: 10} {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), ahead+row.patience)
 				defer cancel()
+				over := make(chan struct{})
+				if row.want == context.Canceled {
+					ctx = t.Context()
+					time.AfterFunc(ahead+row.patience, func() { close(over) })
+				}
 				first := readFunc(func(p []byte) (int, error) { time.Sleep(ahead + row.read); return copy(p, "x"), nil })
 				req, err := http.NewRequestWithContext(ctx, "POST", "https://contoso.api.crm.dynamics.com/", first)
 				require.NoError(t, err)
+				req.Cancel = over //lint:ignore SA1019 callers still set it
 				req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("contoso")), nil }
 				var p payload
 				require.NoError(t, p.load(req, maxBody)) // which gives up after ahead

@@ -20,19 +20,21 @@ import (
 
 func TestTextsOfAFaultAreAsLongAsPromised(t *testing.T) {
 	t.Parallel()
-	for n, want := range map[int]int{255: 255, 256: 256, 257: 256, 4000: 256} {
-		row := answerRow{status: 400, header: typed(jsonType, "x-ms-service-request-id", strings.Repeat("i", n))}
-		f := Classify(row.response(io.NopCloser(strings.NewReader(odata("0x80040203", strings.Repeat("m", n))))), nil)
-		assert.Len(t, f.Message, want)
-		assert.Len(t, f.RequestID, min(n, 128))
-	}
-	for n, want := range map[int]int{64: 64, 65: 0} {
-		row := answerRow{status: 500, header: typed(jsonType)}
-		f := Classify(row.response(io.NopCloser(strings.NewReader(odata(strings.Repeat("c", n), "x")))), nil)
-		assert.Len(t, f.Code, want)
-	}
-	long := &Fault{Class: ClassUnavailable, Err: errors.New(strings.Repeat("e", 1000))}
-	assert.Len(t, long.Error(), 400)
+	synctest.Test(t, func(t *testing.T) {
+		for n, want := range map[int]int{255: 255, 256: 256, 257: 256, 4000: 256} {
+			row := answerRow{status: 400, header: typed(jsonType, "x-ms-service-request-id", strings.Repeat("i", n))}
+			f := Classify(row.response(io.NopCloser(strings.NewReader(odata("0x80040203", strings.Repeat("m", n))))), nil)
+			assert.Len(t, f.Message, want)
+			assert.Len(t, f.RequestID, min(n, 128))
+		}
+		for n, want := range map[int]int{64: 64, 65: 0} {
+			row := answerRow{status: 500, header: typed(jsonType)}
+			f := Classify(row.response(io.NopCloser(strings.NewReader(odata(strings.Repeat("c", n), "x")))), nil)
+			assert.Len(t, f.Code, want)
+		}
+		long := &Fault{Class: ClassUnavailable, Err: errors.New(strings.Repeat("e", 1000))}
+		assert.Len(t, long.Error(), 400)
+	})
 }
 
 func TestErrorsAreKeptUpTo64KiB(t *testing.T) {
@@ -48,15 +50,17 @@ func TestErrorsAreKeptUpTo64KiB(t *testing.T) {
 
 func TestCodesAreFoundInTheFirst64KiB(t *testing.T) {
 	t.Parallel()
-	const tail = `"error":{"code":"0x8004B065"}}`
-	for n, want := range map[int]string{64 << 10: "0x8004B065", 64<<10 + 3: ""} {
-		head := `{"a":"`
-		body := head + strings.Repeat("x", n-len(head)-len(tail)-2) + `",` + tail
-		require.Len(t, body, n)
-		row := answerRow{status: 500, header: typed(jsonType)}
-		f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
-		assert.Equal(t, want, f.Code, "a body of %d bytes", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		const tail = `"error":{"code":"0x8004B065"}}`
+		for n, want := range map[int]string{64 << 10: "0x8004B065", 64<<10 + 3: ""} {
+			head := `{"a":"`
+			body := head + strings.Repeat("x", n-len(head)-len(tail)-2) + `",` + tail
+			require.Len(t, body, n)
+			row := answerRow{status: 500, header: typed(jsonType)}
+			f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
+			assert.Equal(t, want, f.Code, "a body of %d bytes", n)
+		}
+	})
 }
 
 func TestSlowBodiesAreWaitedForTwoSeconds(t *testing.T) {

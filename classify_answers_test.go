@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -339,11 +340,13 @@ func TestClassifyAnswers(t *testing.T) {
 		}
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			resp := row.response(io.NopCloser(strings.NewReader(row.body)))
-			row.check(t, Classify(resp, nil))
-			rest, err := io.ReadAll(resp.Body)
-			assert.NoError(t, err)
-			assert.Equal(t, row.body, string(rest), "the body must be put back")
+			synctest.Test(t, func(t *testing.T) {
+				resp := row.response(io.NopCloser(strings.NewReader(row.body)))
+				row.check(t, Classify(resp, nil))
+				rest, err := io.ReadAll(resp.Body)
+				assert.NoError(t, err)
+				assert.Equal(t, row.body, string(rest), "the body must be put back")
+			})
 		})
 	}
 	assert.Len(t, classes, 5, "every class that an answer can have needs a row")

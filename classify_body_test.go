@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"unicode/utf16"
 
 	"github.com/stretchr/testify/assert"
@@ -100,10 +101,12 @@ func TestClassifyEncodings(t *testing.T) {
 				}
 				resp.Uncompressed = enc.uncompressed
 				t.Run(row.name, func(t *testing.T) {
-					row.check(t, Classify(resp, nil))
-					rest, err := io.ReadAll(resp.Body)
-					assert.NoError(t, err)
-					assert.Equal(t, raw, rest)
+					synctest.Test(t, func(t *testing.T) {
+						row.check(t, Classify(resp, nil))
+						rest, err := io.ReadAll(resp.Body)
+						assert.NoError(t, err)
+						assert.Equal(t, raw, rest)
+					})
 				})
 			}
 		})
@@ -112,22 +115,26 @@ func TestClassifyEncodings(t *testing.T) {
 
 func TestClassifyUnknownEncoding(t *testing.T) {
 	t.Parallel()
-	row := answerRow{status: 502, header: typed(htmlType, "Content-Encoding", "br")}
-	resp := row.response(io.NopCloser(strings.NewReader("Service Unavailable")))
-	f := Classify(resp, nil)
-	require.NotNil(t, f)
-	assert.Equal(t, ClassUnavailable, f.Class)
-	assert.Empty(t, f.Message, "bytes in an encoding that is not known are not text")
+	synctest.Test(t, func(t *testing.T) {
+		row := answerRow{status: 502, header: typed(htmlType, "Content-Encoding", "br")}
+		resp := row.response(io.NopCloser(strings.NewReader("Service Unavailable")))
+		f := Classify(resp, nil)
+		require.NotNil(t, f)
+		assert.Equal(t, ClassUnavailable, f.Class)
+		assert.Empty(t, f.Message, "bytes in an encoding that is not known are not text")
+	})
 }
 
 func TestClassifyLatin1(t *testing.T) {
 	t.Parallel()
-	row := answerRow{status: 500, header: typed("application/json; charset=iso-8859-1")}
-	resp := row.response(io.NopCloser(strings.NewReader("{\"error\":{\"message\":\"Zugriff f\xfcr alle\",\"code\":\"0x8004B065\"}}")))
-	f := Classify(resp, nil)
-	require.NotNil(t, f)
-	assert.Equal(t, "0x8004B065", f.Code, "a byte that is not UTF-8 must not end the reading")
-	assert.Equal(t, "Zugriff f\ufffdr alle", f.Message)
+	synctest.Test(t, func(t *testing.T) {
+		row := answerRow{status: 500, header: typed("application/json; charset=iso-8859-1")}
+		resp := row.response(io.NopCloser(strings.NewReader("{\"error\":{\"message\":\"Zugriff f\xfcr alle\",\"code\":\"0x8004B065\"}}")))
+		f := Classify(resp, nil)
+		require.NotNil(t, f)
+		assert.Equal(t, "0x8004B065", f.Code, "a byte that is not UTF-8 must not end the reading")
+		assert.Equal(t, "Zugriff f\ufffdr alle", f.Message)
+	})
 }
 
 // Every row is cut at every byte, as by a connection that breaks. The code is either known or
@@ -138,23 +145,25 @@ func TestClassifyCut(t *testing.T) {
 	for _, row := range answerRows {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			codeSeen := false
-			for n := range len(row.body) {
-				body := io.MultiReader(strings.NewReader(row.body[:n]), iotest.ErrReader(errCut))
-				resp := row.response(io.NopCloser(body))
-				f := Classify(resp, nil)
-				rest, err := io.ReadAll(resp.Body)
-				require.Equal(t, errCut, err, "cut at %d", n)
-				require.Equal(t, row.body[:n], string(rest), "cut at %d", n)
-				if f == nil {
-					continue
+			synctest.Test(t, func(t *testing.T) {
+				codeSeen := false
+				for n := range len(row.body) {
+					body := io.MultiReader(strings.NewReader(row.body[:n]), iotest.ErrReader(errCut))
+					resp := row.response(io.NopCloser(body))
+					f := Classify(resp, nil)
+					rest, err := io.ReadAll(resp.Body)
+					require.Equal(t, errCut, err, "cut at %d", n)
+					require.Equal(t, row.body[:n], string(rest), "cut at %d", n)
+					if f == nil {
+						continue
+					}
+					if f.Code != "" {
+						require.Equal(t, row.code, f.Code, "cut at %d", n)
+					}
+					require.False(t, codeSeen && f.Code == "", "cut at %d: code forgotten", n)
+					codeSeen = f.Code != ""
 				}
-				if f.Code != "" {
-					require.Equal(t, row.code, f.Code, "cut at %d", n)
-				}
-				require.False(t, codeSeen && f.Code == "", "cut at %d: code forgotten", n)
-				codeSeen = f.Code != ""
-			}
+			})
 		})
 	}
 }
@@ -196,29 +205,33 @@ func TestClassifyReadsBoundedPrefix(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			body := &countingBody{Reader: io.LimitReader(endless{text}, gigabyte)}
-			resp := row.response(body)
-			f := Classify(resp, nil)
-			require.NotNil(t, f)
-			assert.Equal(t, ClassTransient, f.Class)
-			assert.LessOrEqual(t, body.read, 64<<10)
-			got := make([]byte, body.read)
-			_, err := io.ReadFull(resp.Body, got)
-			require.NoError(t, err)
-			assert.True(t, strings.HasPrefix(string(got), text+text), "the prefix is put back")
-			require.NoError(t, resp.Body.Close())
-			assert.Equal(t, 1, body.closed, "Close is the body's own")
+			synctest.Test(t, func(t *testing.T) {
+				body := &countingBody{Reader: io.LimitReader(endless{text}, gigabyte)}
+				resp := row.response(body)
+				f := Classify(resp, nil)
+				require.NotNil(t, f)
+				assert.Equal(t, ClassTransient, f.Class)
+				assert.LessOrEqual(t, body.read, 64<<10)
+				got := make([]byte, body.read)
+				_, err := io.ReadFull(resp.Body, got)
+				require.NoError(t, err)
+				assert.True(t, strings.HasPrefix(string(got), text+text), "the prefix is put back")
+				require.NoError(t, resp.Body.Close())
+				assert.Equal(t, 1, body.closed, "Close is the body's own")
+			})
 		})
 	}
 }
 
 func TestClassifyFindsCodeBeforeCut(t *testing.T) {
 	t.Parallel()
-	row := answerRow{status: 500, header: typed(jsonType)}
-	body := `{"error":{"code":"0x8004B065","message":"x","@Contoso.TraceText":"` + strings.Repeat("trace ", 1<<20)
-	f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
-	require.NotNil(t, f)
-	assert.Equal(t, "0x8004B065", f.Code)
+	synctest.Test(t, func(t *testing.T) {
+		row := answerRow{status: 500, header: typed(jsonType)}
+		body := `{"error":{"code":"0x8004B065","message":"x","@Contoso.TraceText":"` + strings.Repeat("trace ", 1<<20)
+		f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
+		require.NotNil(t, f)
+		assert.Equal(t, "0x8004B065", f.Code)
+	})
 }
 
 // Not parallel: it measures what the process allocates.
@@ -299,11 +312,13 @@ func (idleReader) Read([]byte) (int, error) { return 0, nil }
 
 func TestClassifyTwice(t *testing.T) {
 	t.Parallel()
-	row := answerRow{status: 500, header: typed(jsonType)}
-	body := odata("0x8004B065", "x")
-	resp := row.response(io.NopCloser(strings.NewReader(body)))
-	assert.Equal(t, Classify(resp, nil), Classify(resp, nil), "a second look must see the same")
-	rest, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	assert.Equal(t, body, string(rest))
+	synctest.Test(t, func(t *testing.T) {
+		row := answerRow{status: 500, header: typed(jsonType)}
+		body := odata("0x8004B065", "x")
+		resp := row.response(io.NopCloser(strings.NewReader(body)))
+		assert.Equal(t, Classify(resp, nil), Classify(resp, nil), "a second look must see the same")
+		rest, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		assert.Equal(t, body, string(rest))
+	})
 }

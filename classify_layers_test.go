@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -41,12 +42,14 @@ func TestWhatOtherLayersQuote(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := answerRow{method: http.MethodPost, status: row.status, header: typed(jsonType)}
-			f := Classify(r.response(io.NopCloser(strings.NewReader(`{"error":{"code":"`+row.code+`","message":"x"`+row.more+`}}`))), nil)
-			require.NotNil(t, f)
-			assert.Equal(t, row.class.String(), f.Class.String())
-			assert.Equal(t, row.delivery.String(), f.Delivery.String())
-			assert.Equal(t, row.definitive, f.Definitive)
+			synctest.Test(t, func(t *testing.T) {
+				r := answerRow{method: http.MethodPost, status: row.status, header: typed(jsonType)}
+				f := Classify(r.response(io.NopCloser(strings.NewReader(`{"error":{"code":"`+row.code+`","message":"x"`+row.more+`}}`))), nil)
+				require.NotNil(t, f)
+				assert.Equal(t, row.class.String(), f.Class.String())
+				assert.Equal(t, row.delivery.String(), f.Delivery.String())
+				assert.Equal(t, row.definitive, f.Definitive)
+			})
 		})
 	}
 }
@@ -55,62 +58,66 @@ func TestWhatOtherLayersQuote(t *testing.T) {
 // a token service nor codes of the organization.
 func TestWhatGatewaysSayOfThemselves(t *testing.T) {
 	t.Parallel()
-	for body, want := range map[string]struct {
-		status   int
-		class    Class
-		delivery Delivery
-	}{
-		`{"error":"timeout"}`:                                     {504, ClassTransient, Unknown},
-		`{"error":"unavailable"}`:                                 {500, ClassTransient, Unknown},
-		`{"error":"no_healthy_upstream"}`:                         {503, ClassUnavailable, Unknown},
-		`{"error":"invalid_grant"}`:                               {400, ClassAuth, Answered},
-		`{"error":"invalid_token"}`:                               {499, ClassAuth, Answered},
-		`{"error":"server_error","error_description":""}`:         {503, ClassAuth, Answered},
-		`{"error":{"code":"408","message":"x"}}`:                  {504, ClassApplication, Unknown},
-		`{"error":{"code":"429","message":"x"}}`:                  {501, ClassThrottled, Unknown},
-		`{"error":{"code":"429","message":"y"}}`:                  {500, ClassThrottled, Answered},
-		`{"error":{"code":-1,"message":"x"}}`:                     {503, ClassUnavailable, Unknown},
-		`{"error":{"code":-32603,"message":"x"}}`:                 {502, ClassUnavailable, Unknown},
-		`{"error":{"code":"0xC0000005","message":"x"}}`:           {500, ClassTransient, Unknown},
-		`{"error":{"code":"0x80131500","message":"x"}}`:           {500, ClassApplication, Answered},
-		`{"error":{"code":"0x8FFFFFFF","message":"x"}}`:           {500, ClassTransient, Unknown},
-		`{"error":{"code":"-2130706433","message":"0x80FFFFFF"}}`: {500, ClassApplication, Answered},
-	} {
-		r := answerRow{method: http.MethodPost, status: want.status, header: typed(jsonType)}
-		f := Classify(r.response(io.NopCloser(strings.NewReader(body))), nil)
-		require.NotNil(t, f, body)
-		assert.Equal(t, want.class.String(), f.Class.String(), body)
-		assert.Equal(t, want.delivery.String(), f.Delivery.String(), body)
-	}
-	for status, class := range map[int]Class{400: ClassApplication, 401: ClassAuth, 403: ClassAuth, 407: ClassAuth, 408: ClassApplication, 429: ClassThrottled, 500: ClassApplication} {
-		f := Fault{Status: status}
-		assert.True(t, f.byCode(&answer.Answer{Code: "0x80131500"}))
-		assert.Equal(t, class.String(), f.Class.String(), "%d with a number that is in no list", status)
-		assert.Equal(t, Answered, f.Delivery)
-	}
-	for status, class := range map[int]Class{400: ClassApplication, 500: ClassApplication, 501: ClassTransient, 502: ClassUnavailable, 503: ClassUnavailable, 504: ClassTransient} {
-		r := answerRow{method: http.MethodPost, path: orgService, status: status, header: typed("text/xml")}
-		f := Classify(r.response(io.NopCloser(strings.NewReader(soap11Fault("<faultcode>e:Server</faultcode>", "x", `<detail><f:fault xmlns:f="urn:contoso:bus"/></detail>`)))), nil)
-		assert.Equal(t, class.String(), f.Class.String(), status)
-		assert.Equal(t, class == ClassApplication, f.Delivery == Answered, status)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		for body, want := range map[string]struct {
+			status   int
+			class    Class
+			delivery Delivery
+		}{
+			`{"error":"timeout"}`:                                     {504, ClassTransient, Unknown},
+			`{"error":"unavailable"}`:                                 {500, ClassTransient, Unknown},
+			`{"error":"no_healthy_upstream"}`:                         {503, ClassUnavailable, Unknown},
+			`{"error":"invalid_grant"}`:                               {400, ClassAuth, Answered},
+			`{"error":"invalid_token"}`:                               {499, ClassAuth, Answered},
+			`{"error":"server_error","error_description":""}`:         {503, ClassAuth, Answered},
+			`{"error":{"code":"408","message":"x"}}`:                  {504, ClassApplication, Unknown},
+			`{"error":{"code":"429","message":"x"}}`:                  {501, ClassThrottled, Unknown},
+			`{"error":{"code":"429","message":"y"}}`:                  {500, ClassThrottled, Answered},
+			`{"error":{"code":-1,"message":"x"}}`:                     {503, ClassUnavailable, Unknown},
+			`{"error":{"code":-32603,"message":"x"}}`:                 {502, ClassUnavailable, Unknown},
+			`{"error":{"code":"0xC0000005","message":"x"}}`:           {500, ClassTransient, Unknown},
+			`{"error":{"code":"0x80131500","message":"x"}}`:           {500, ClassApplication, Answered},
+			`{"error":{"code":"0x8FFFFFFF","message":"x"}}`:           {500, ClassTransient, Unknown},
+			`{"error":{"code":"-2130706433","message":"0x80FFFFFF"}}`: {500, ClassApplication, Answered},
+		} {
+			r := answerRow{method: http.MethodPost, status: want.status, header: typed(jsonType)}
+			f := Classify(r.response(io.NopCloser(strings.NewReader(body))), nil)
+			require.NotNil(t, f, body)
+			assert.Equal(t, want.class.String(), f.Class.String(), body)
+			assert.Equal(t, want.delivery.String(), f.Delivery.String(), body)
+		}
+		for status, class := range map[int]Class{400: ClassApplication, 401: ClassAuth, 403: ClassAuth, 407: ClassAuth, 408: ClassApplication, 429: ClassThrottled, 500: ClassApplication} {
+			f := Fault{Status: status}
+			assert.True(t, f.byCode(&answer.Answer{Code: "0x80131500"}))
+			assert.Equal(t, class.String(), f.Class.String(), "%d with a number that is in no list", status)
+			assert.Equal(t, Answered, f.Delivery)
+		}
+		for status, class := range map[int]Class{400: ClassApplication, 500: ClassApplication, 501: ClassTransient, 502: ClassUnavailable, 503: ClassUnavailable, 504: ClassTransient} {
+			r := answerRow{method: http.MethodPost, path: orgService, status: status, header: typed("text/xml")}
+			f := Classify(r.response(io.NopCloser(strings.NewReader(soap11Fault("<faultcode>e:Server</faultcode>", "x", `<detail><f:fault xmlns:f="urn:contoso:bus"/></detail>`)))), nil)
+			assert.Equal(t, class.String(), f.Class.String(), status)
+			assert.Equal(t, class == ClassApplication, f.Delivery == Answered, status)
+		}
+	})
 }
 
 // Opaque goes out in place of the path: it tells where a page is misplaced.
 func TestAPageIsMisplacedWhereOpaqueAsksAnAPI(t *testing.T) {
 	t.Parallel()
-	for opaque, fault := range map[string]bool{"/api/data/v9.2/accounts?x=1": true, "/WebResources/contoso_/start.html": false, "": true} {
-		r := answerRow{method: http.MethodPost, status: 200, header: typed(htmlType)}
-		resp := r.response(io.NopCloser(strings.NewReader("<h1>Welcome to the hotel</h1>")))
-		resp.Request.URL.Opaque = opaque
-		assert.Equal(t, fault, Classify(resp, nil) != nil, opaque)
-	}
-	r := answerRow{path: "/elsewhere", status: 200, header: typed(htmlType)}
-	resp := r.response(io.NopCloser(strings.NewReader("<title>Organization Service</title>")))
-	resp.Request.URL.Opaque = "/XRMServices/2011/Organization.svc"
-	assert.Nil(t, Classify(resp, nil), "the page of a service for people")
-	resp.Body, resp.Request.URL.Opaque = io.NopCloser(strings.NewReader("<title>Organization Service</title>")), "/api/data/v9.2/accounts"
-	assert.NotNil(t, Classify(resp, nil), "no service has its page there")
+	synctest.Test(t, func(t *testing.T) {
+		for opaque, fault := range map[string]bool{"/api/data/v9.2/accounts?x=1": true, "/WebResources/contoso_/start.html": false, "": true} {
+			r := answerRow{method: http.MethodPost, status: 200, header: typed(htmlType)}
+			resp := r.response(io.NopCloser(strings.NewReader("<h1>Welcome to the hotel</h1>")))
+			resp.Request.URL.Opaque = opaque
+			assert.Equal(t, fault, Classify(resp, nil) != nil, opaque)
+		}
+		r := answerRow{path: "/elsewhere", status: 200, header: typed(htmlType)}
+		resp := r.response(io.NopCloser(strings.NewReader("<title>Organization Service</title>")))
+		resp.Request.URL.Opaque = "/XRMServices/2011/Organization.svc"
+		assert.Nil(t, Classify(resp, nil), "the page of a service for people")
+		resp.Body, resp.Request.URL.Opaque = io.NopCloser(strings.NewReader("<title>Organization Service</title>")), "/api/data/v9.2/accounts"
+		assert.NotNil(t, Classify(resp, nil), "no service has its page there")
+	})
 }
 
 // A message that is not held tells what it executes if it is in memory: to have any

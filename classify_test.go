@@ -89,27 +89,31 @@ func healthyAnswers() []*http.Response {
 
 func TestDocumentsAreReadToABoundedDepth(t *testing.T) {
 	t.Parallel()
-	for depth, want := range map[int]string{30: "0x8004B065", 33: ""} {
-		xml := strings.Replace(soap11Fault(senderCode, "x", orgFault("detail", "0x8004B065", "x", "")),
-			"<e:Body>", strings.Repeat("<h>", depth)+strings.Repeat("</h>", depth)+"<e:Body>", 1)
-		json := `{"trace":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `,"error":{"code":"0x8004B065"}}`
-		for _, body := range []string{xml, json} {
-			row := answerRow{status: 500, header: typed("application/octet-stream")}
-			f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
-			assert.Equal(t, want, f.Code, "depth %d", depth)
+	synctest.Test(t, func(t *testing.T) {
+		for depth, want := range map[int]string{30: "0x8004B065", 33: ""} {
+			xml := strings.Replace(soap11Fault(senderCode, "x", orgFault("detail", "0x8004B065", "x", "")),
+				"<e:Body>", strings.Repeat("<h>", depth)+strings.Repeat("</h>", depth)+"<e:Body>", 1)
+			json := `{"trace":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `,"error":{"code":"0x8004B065"}}`
+			for _, body := range []string{xml, json} {
+				row := answerRow{status: 500, header: typed("application/octet-stream")}
+				f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
+				assert.Equal(t, want, f.Code, "depth %d", depth)
+			}
 		}
-	}
+	})
 }
 
 // A gateway may put its own message before the error that it passes on.
 func TestAGatewaysWordDoesNotHideTheCodeItPassesOn(t *testing.T) {
 	t.Parallel()
-	row := answerRow{status: 404, header: typed(jsonType)}
-	body := `{"error":{"code":"NotFound","message":"no","extendedData":{"code":"0x8004A104"}}}`
-	f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
-	require.NotNil(t, f)
-	assert.Equal(t, "0x8004A104", f.Code)
-	assert.True(t, f.Definitive)
+	synctest.Test(t, func(t *testing.T) {
+		row := answerRow{status: 404, header: typed(jsonType)}
+		body := `{"error":{"code":"NotFound","message":"no","extendedData":{"code":"0x8004A104"}}}`
+		f := Classify(row.response(io.NopCloser(strings.NewReader(body))), nil)
+		require.NotNil(t, f)
+		assert.Equal(t, "0x8004A104", f.Code)
+		assert.True(t, f.Definitive)
+	})
 }
 
 // Only the body of a SOAP message shows that it asks for several operations.
@@ -135,17 +139,19 @@ func TestAFenceAfterSeveralOperationsIsNoProof(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			req, err := http.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+orgService, strings.NewReader(tt.body))
-			require.NoError(t, err)
-			req.Header.Set("Content-Type", "text/xml; charset=utf-8")
-			req.Header.Set("SOAPAction", services+"/IOrganizationService/Execute")
-			fence := soap11Fault(senderCode, "x", orgFault("detail", "-2147176347", "x", ""))
-			f := Classify(&http.Response{StatusCode: 500, Request: req, Body: io.NopCloser(strings.NewReader(fence))}, nil)
-			assert.Equal(t, tt.want.String(), f.Delivery.String())
-			assert.True(t, f.Definitive)
-			req.GetBody = nil
-			f = Classify(&http.Response{StatusCode: 500, Request: req, Body: io.NopCloser(strings.NewReader(fence))}, nil)
-			assert.Equal(t, Refused.String(), f.Delivery.String(), "a body that is gone does not tell")
+			synctest.Test(t, func(t *testing.T) {
+				req, err := http.NewRequest(http.MethodPost, "https://contoso.api.crm.dynamics.com"+orgService, strings.NewReader(tt.body))
+				require.NoError(t, err)
+				req.Header.Set("Content-Type", "text/xml; charset=utf-8")
+				req.Header.Set("SOAPAction", services+"/IOrganizationService/Execute")
+				fence := soap11Fault(senderCode, "x", orgFault("detail", "-2147176347", "x", ""))
+				f := Classify(&http.Response{StatusCode: 500, Request: req, Body: io.NopCloser(strings.NewReader(fence))}, nil)
+				assert.Equal(t, tt.want.String(), f.Delivery.String())
+				assert.True(t, f.Definitive)
+				req.GetBody = nil
+				f = Classify(&http.Response{StatusCode: 500, Request: req, Body: io.NopCloser(strings.NewReader(fence))}, nil)
+				assert.Equal(t, Refused.String(), f.Delivery.String(), "a body that is gone does not tell")
+			})
 		})
 	}
 }
@@ -153,40 +159,42 @@ func TestAFenceAfterSeveralOperationsIsNoProof(t *testing.T) {
 // Only an answer of the service itself is a sign of its life.
 func TestAnswersOfTheServiceAreKnown(t *testing.T) {
 	t.Parallel()
-	page := "<html><title>404 Not Found</title></html>"
-	tests := []struct {
-		name string
-		row  answerRow
-		want bool
-	}{
-		{"page of a front end", answerRow{status: 404, header: typed(htmlType), body: page}, false},
-		{"nothing", answerRow{status: 404}, false},
-		{"word of a front end", answerRow{status: 404, header: typed(jsonType), body: odata("ResourceNotFound", "x")}, false},
-		{"message of a front end", answerRow{status: 404, header: typed(jsonType), body: `{"statusCode":404,"message":"Resource not found"}`}, false},
-		{"id of a front end", answerRow{status: 404, header: typed(htmlType, "x-ms-request-id", "1", "request-id", "2", "x-azure-ref", "3"), body: page}, false},
-		{"firewall", answerRow{status: 403, header: typed(htmlType), body: "<title>Access Denied</title>"}, false},
-		{"gateway", answerRow{status: 502, header: typed(htmlType), body: page}, false},
-		{"token service", answerRow{status: 400, header: typed(jsonType), body: `{"error":"invalid_grant"}`}, false},
-		{"subcode of a gateway", answerRow{status: 500, header: typed("text/xml"), body: soap12Fault(subcode(dispatcher, "ServerTooBusy"), "")}, false},
-		{"protocol version", answerRow{status: 404, header: typed(htmlType, "OData-Version", "4.0"), body: page}, true},
-		{"old protocol version", answerRow{status: 404, header: typed(htmlType, "DataServiceVersion", "1.0;"), body: page}, true},
-		{"id of the service", answerRow{status: 404, header: typed(htmlType, "x-ms-service-request-id", "1"), body: page}, true},
-		{"id of the old service", answerRow{status: 404, header: typed(htmlType, "REQ_ID", "1"), body: page}, true},
-		{"id of Finance and Operations", answerRow{status: 404, header: typed(htmlType, "ms-dyn-aid", "1"), body: page}, true},
-		{"code", answerRow{status: 404, header: typed(jsonType), body: odata("0x80040217", "x")}, true},
-		{"code that says nothing", answerRow{status: 500, header: typed(jsonType), body: odata("0x80040216", "x")}, true},
-		{"fault of the organization", answerRow{status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", orgFault("detail", "-2147220969", "x", ""))}, true},
-		{"fault of an operation", answerRow{status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", `<detail><X xmlns="urn:contoso"/></detail>`)}, true},
-		{"refusal of the dispatcher", answerRow{status: 500, header: typed("text/xml"), body: soap12Fault(subcode(dispatcher, "DeserializationFailed"), "")}, true},
-		{"exception", answerRow{status: 500, header: typed(jsonType), body: `{"Message":"x","ExceptionType":"System.ArgumentException"}`}, true},
-		{"success", answerRow{status: 204}, true},
-	}
-	for _, tt := range tests {
-		resp := tt.row.response(io.NopCloser(strings.NewReader(tt.row.body)))
-		assert.Equal(t, tt.want, fromService(resp, Classify(resp, nil)), tt.name)
-	}
-	resp := &http.Response{StatusCode: 404, Header: http.Header{"Odata-Version": {"4.0"}}}
-	assert.True(t, fromService(resp, &Fault{}), "whoever judged it")
+	synctest.Test(t, func(t *testing.T) {
+		page := "<html><title>404 Not Found</title></html>"
+		tests := []struct {
+			name string
+			row  answerRow
+			want bool
+		}{
+			{"page of a front end", answerRow{status: 404, header: typed(htmlType), body: page}, false},
+			{"nothing", answerRow{status: 404}, false},
+			{"word of a front end", answerRow{status: 404, header: typed(jsonType), body: odata("ResourceNotFound", "x")}, false},
+			{"message of a front end", answerRow{status: 404, header: typed(jsonType), body: `{"statusCode":404,"message":"Resource not found"}`}, false},
+			{"id of a front end", answerRow{status: 404, header: typed(htmlType, "x-ms-request-id", "1", "request-id", "2", "x-azure-ref", "3"), body: page}, false},
+			{"firewall", answerRow{status: 403, header: typed(htmlType), body: "<title>Access Denied</title>"}, false},
+			{"gateway", answerRow{status: 502, header: typed(htmlType), body: page}, false},
+			{"token service", answerRow{status: 400, header: typed(jsonType), body: `{"error":"invalid_grant"}`}, false},
+			{"subcode of a gateway", answerRow{status: 500, header: typed("text/xml"), body: soap12Fault(subcode(dispatcher, "ServerTooBusy"), "")}, false},
+			{"protocol version", answerRow{status: 404, header: typed(htmlType, "OData-Version", "4.0"), body: page}, true},
+			{"old protocol version", answerRow{status: 404, header: typed(htmlType, "DataServiceVersion", "1.0;"), body: page}, true},
+			{"id of the service", answerRow{status: 404, header: typed(htmlType, "x-ms-service-request-id", "1"), body: page}, true},
+			{"id of the old service", answerRow{status: 404, header: typed(htmlType, "REQ_ID", "1"), body: page}, true},
+			{"id of Finance and Operations", answerRow{status: 404, header: typed(htmlType, "ms-dyn-aid", "1"), body: page}, true},
+			{"code", answerRow{status: 404, header: typed(jsonType), body: odata("0x80040217", "x")}, true},
+			{"code that says nothing", answerRow{status: 500, header: typed(jsonType), body: odata("0x80040216", "x")}, true},
+			{"fault of the organization", answerRow{status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", orgFault("detail", "-2147220969", "x", ""))}, true},
+			{"fault of an operation", answerRow{status: 500, header: typed("text/xml"), body: soap11Fault(senderCode, "x", `<detail><X xmlns="urn:contoso"/></detail>`)}, true},
+			{"refusal of the dispatcher", answerRow{status: 500, header: typed("text/xml"), body: soap12Fault(subcode(dispatcher, "DeserializationFailed"), "")}, true},
+			{"exception", answerRow{status: 500, header: typed(jsonType), body: `{"Message":"x","ExceptionType":"System.ArgumentException"}`}, true},
+			{"success", answerRow{status: 204}, true},
+		}
+		for _, tt := range tests {
+			resp := tt.row.response(io.NopCloser(strings.NewReader(tt.row.body)))
+			assert.Equal(t, tt.want, fromService(resp, Classify(resp, nil)), tt.name)
+		}
+		resp := &http.Response{StatusCode: 404, Header: http.Header{"Odata-Version": {"4.0"}}}
+		assert.True(t, fromService(resp, &Fault{}), "whoever judged it")
+	})
 }
 
 var codeForm = regexp.MustCompile(`^(0x[89A-F][0-9A-F]{7}|[A-Za-z0-9_.:-]{1,64})?$`)
@@ -202,31 +210,33 @@ func FuzzClassify(f *testing.F) {
 	f.Add(500, "text/xml", "", "", utf16Bytes(soap11Fault(senderCode, "x", orgFault("detail", "-2147176347", "x", "")), "\xff\xfe", false), true)
 	errCut := errors.New("connection cut")
 	f.Fuzz(func(t *testing.T, status int, contentType, encoding, wait string, body []byte, eof bool) {
-		end := errCut
-		if eof {
-			end = io.EOF
-		}
-		counted := &countingBody{Reader: io.MultiReader(bytes.NewReader(body), iotest.ErrReader(end))}
-		row := answerRow{status: status, header: typed(contentType, "Content-Encoding", encoding, "Retry-After", wait)}
-		resp := row.response(counted)
-		fault := Classify(resp, nil)
-		if counted.read > maxPeek {
-			t.Fatalf("read %d bytes", counted.read)
-		}
-		got, err := io.ReadAll(resp.Body)
-		if !bytes.Equal(got, body) || eof && err != nil || !eof && err != errCut {
-			t.Fatalf("body changed: %d of %d bytes, error %v", len(got), len(body), err)
-		}
-		if resp.Body.Close(); counted.closed != 1 {
-			t.Fatalf("closed %d times", counted.closed)
-		}
-		if fault == nil {
-			if status < 100 || status >= 400 {
-				t.Fatalf("status %d is healthy", status)
+		synctest.Test(t, func(t *testing.T) {
+			end := errCut
+			if eof {
+				end = io.EOF
 			}
-			return
-		}
-		checkFault(t, fault)
+			counted := &countingBody{Reader: io.MultiReader(bytes.NewReader(body), iotest.ErrReader(end))}
+			row := answerRow{status: status, header: typed(contentType, "Content-Encoding", encoding, "Retry-After", wait)}
+			resp := row.response(counted)
+			fault := Classify(resp, nil)
+			if counted.read > maxPeek {
+				t.Fatalf("read %d bytes", counted.read)
+			}
+			got, err := io.ReadAll(resp.Body)
+			if !bytes.Equal(got, body) || eof && err != nil || !eof && err != errCut {
+				t.Fatalf("body changed: %d of %d bytes, error %v", len(got), len(body), err)
+			}
+			if resp.Body.Close(); counted.closed != 1 {
+				t.Fatalf("closed %d times", counted.closed)
+			}
+			if fault == nil {
+				if status < 100 || status >= 400 {
+					t.Fatalf("status %d is healthy", status)
+				}
+				return
+			}
+			checkFault(t, fault)
+		})
 	})
 }
 

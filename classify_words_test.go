@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -37,37 +38,39 @@ func TestWhereCallersAreSentToSignIn(t *testing.T) {
 // An HTML page counts as misplaced only where an API was called.
 func TestAPageIsMisplacedWhereAnAPIWasAsked(t *testing.T) {
 	t.Parallel()
-	asked := func(method, path string) *http.Request {
-		return &http.Request{Method: method, URL: &url.URL{Path: path}}
-	}
-	for name, row := range map[string]struct {
-		req    *http.Request
-		body   io.ReadCloser
-		header []string
-		want   bool
-	}{
-		"API":              {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, true},
-		"no request":       {nil, io.NopCloser(strings.NewReader("x")), nil, false},
-		"no URL":           {&http.Request{Method: "GET"}, io.NopCloser(strings.NewReader("x")), nil, false},
-		"elsewhere":        {asked("GET", "/WebResources/x"), io.NopCloser(strings.NewReader("x")), nil, false},
-		"on premises":      {asked("GET", "/contoso/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, true},
-		"SOAP there":       {asked("POST", "/contoso/XRMServices/2011/Organization.svc"), io.NopCloser(strings.NewReader("x")), nil, true},
-		"a page there":     {asked("GET", "/contoso/api/x"), io.NopCloser(strings.NewReader("x")), nil, false},
-		"further down":     {asked("GET", "/contoso/x/api/data"), io.NopCloser(strings.NewReader("x")), nil, false},
-		"HEAD":             {asked("HEAD", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, false},
-		"no body":          {asked("GET", "/api/data/v9.2/x"), nil, nil, false},
-		"empty body":       {asked("GET", "/api/data/v9.2/x"), http.NoBody, nil, false},
-		"version":          {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), []string{"OData-Version", "4.0"}, false},
-		"version of OData": {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), []string{"DataServiceVersion", "2.0"}, false},
-	} {
-		resp := &http.Response{StatusCode: 200, Request: row.req, Body: row.body, Header: headerWith(append(row.header, "Content-Type", "text/html")...)}
-		assert.Equal(t, row.want, misplacedPage(resp), name)
-		assert.Equal(t, row.want, Classify(resp, nil) != nil, name)
-		resp.Header.Set("Content-Type", "application/json")
-		assert.False(t, misplacedPage(resp), name)
-		resp.Header.Del("Content-Type")
-		assert.False(t, misplacedPage(resp), name)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		asked := func(method, path string) *http.Request {
+			return &http.Request{Method: method, URL: &url.URL{Path: path}}
+		}
+		for name, row := range map[string]struct {
+			req    *http.Request
+			body   io.ReadCloser
+			header []string
+			want   bool
+		}{
+			"API":              {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, true},
+			"no request":       {nil, io.NopCloser(strings.NewReader("x")), nil, false},
+			"no URL":           {&http.Request{Method: "GET"}, io.NopCloser(strings.NewReader("x")), nil, false},
+			"elsewhere":        {asked("GET", "/WebResources/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+			"on premises":      {asked("GET", "/contoso/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, true},
+			"SOAP there":       {asked("POST", "/contoso/XRMServices/2011/Organization.svc"), io.NopCloser(strings.NewReader("x")), nil, true},
+			"a page there":     {asked("GET", "/contoso/api/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+			"further down":     {asked("GET", "/contoso/x/api/data"), io.NopCloser(strings.NewReader("x")), nil, false},
+			"HEAD":             {asked("HEAD", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), nil, false},
+			"no body":          {asked("GET", "/api/data/v9.2/x"), nil, nil, false},
+			"empty body":       {asked("GET", "/api/data/v9.2/x"), http.NoBody, nil, false},
+			"version":          {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), []string{"OData-Version", "4.0"}, false},
+			"version of OData": {asked("GET", "/api/data/v9.2/x"), io.NopCloser(strings.NewReader("x")), []string{"DataServiceVersion", "2.0"}, false},
+		} {
+			resp := &http.Response{StatusCode: 200, Request: row.req, Body: row.body, Header: headerWith(append(row.header, "Content-Type", "text/html")...)}
+			assert.Equal(t, row.want, misplacedPage(resp), name)
+			assert.Equal(t, row.want, Classify(resp, nil) != nil, name)
+			resp.Header.Set("Content-Type", "application/json")
+			assert.False(t, misplacedPage(resp), name)
+			resp.Header.Del("Content-Type")
+			assert.False(t, misplacedPage(resp), name)
+		}
+	})
 }
 
 func TestStatusesThatAreHealthy(t *testing.T) {
@@ -241,14 +244,16 @@ func TestRetryAfterAtItsBounds(t *testing.T) {
 // them.
 func TestWhatComesFromAService(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]bool{"OData-Version": true, "DataServiceVersion": true, "x-ms-service-request-id": true, "REQ_ID": true, "ms-dyn-aid": true, "x-ms-request-id": false, "Server": false} {
-		resp := replyWith(500, "", name, "contoso")
-		f := Classify(resp, nil)
-		assert.Equal(t, want, f.service, name)
-		assert.Equal(t, want, fromService(resp, &Fault{}), name)
-	}
-	assert.True(t, fromService(replyWith(500, ""), &Fault{service: true}))
-	assert.True(t, fromService(replyWith(200, ""), nil))
+	synctest.Test(t, func(t *testing.T) {
+		for name, want := range map[string]bool{"OData-Version": true, "DataServiceVersion": true, "x-ms-service-request-id": true, "REQ_ID": true, "ms-dyn-aid": true, "x-ms-request-id": false, "Server": false} {
+			resp := replyWith(500, "", name, "contoso")
+			f := Classify(resp, nil)
+			assert.Equal(t, want, f.service, name)
+			assert.Equal(t, want, fromService(resp, &Fault{}), name)
+		}
+		assert.True(t, fromService(replyWith(500, ""), &Fault{service: true}))
+		assert.True(t, fromService(replyWith(200, ""), nil))
+	})
 }
 
 // Credentials that an endpoint has rejected are not offered to its probes; those of a request

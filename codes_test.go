@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -115,34 +116,36 @@ func TestSQLFault(t *testing.T) {
 // other things, a throttling code that became Refused would let a write be sent twice.
 func TestCodesAreAsInTheirSources(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile("testdata/codes.tsv")
-	require.NoError(t, err)
-	seen := make(map[uint32]bool)
-	for line := range strings.Lines(string(data)) {
-		if strings.HasPrefix(line, "#") {
-			continue
-		}
-		row := strings.Split(strings.TrimSpace(line), "\t")
-		require.Len(t, row, 5, line)
-		n, ok := codeNumber(row[0])
-		require.True(t, ok, line)
-		require.False(t, seen[n], "%s occurs twice", row[0])
-		seen[n] = true
-		delivery, fence := strings.CutSuffix(row[3], "*")
-		c := codes[n]
-		assert.Equal(t, row[1:4], []string{c.name, c.class.String(), c.delivery.String() + strings.Repeat("*", strings.Count(row[3], "*"))}, row[0])
-		assert.Equal(t, fence, definitive(n), row[0])
-		assert.Regexp(t, "^(table|live): .", row[4])
+	synctest.Test(t, func(t *testing.T) {
+		data, err := os.ReadFile("testdata/codes.tsv")
+		require.NoError(t, err)
+		seen := make(map[uint32]bool)
+		for line := range strings.Lines(string(data)) {
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			row := strings.Split(strings.TrimSpace(line), "\t")
+			require.Len(t, row, 5, line)
+			n, ok := codeNumber(row[0])
+			require.True(t, ok, line)
+			require.False(t, seen[n], "%s occurs twice", row[0])
+			seen[n] = true
+			delivery, fence := strings.CutSuffix(row[3], "*")
+			c := codes[n]
+			assert.Equal(t, row[1:4], []string{c.name, c.class.String(), c.delivery.String() + strings.Repeat("*", strings.Count(row[3], "*"))}, row[0])
+			assert.Equal(t, fence, definitive(n), row[0])
+			assert.Regexp(t, "^(table|live): .", row[4])
 
-		if n == codeGenericSQL {
-			continue // depends on its message: see TestSQLFault
+			if n == codeGenericSQL {
+				continue // depends on its message: see TestSQLFault
+			}
+			resp := (&answerRow{status: 500, header: typed(jsonType)}).response(io.NopCloser(strings.NewReader(odata(row[0], "x"))))
+			f := Classify(resp, nil)
+			assert.Equal(t, []string{row[2], delivery}, []string{f.Class.String(), f.Delivery.String()}, row[0])
+			assert.Equal(t, fence, f.Definitive, row[0])
 		}
-		resp := (&answerRow{status: 500, header: typed(jsonType)}).response(io.NopCloser(strings.NewReader(odata(row[0], "x"))))
-		f := Classify(resp, nil)
-		assert.Equal(t, []string{row[2], delivery}, []string{f.Class.String(), f.Delivery.String()}, row[0])
-		assert.Equal(t, fence, f.Definitive, row[0])
-	}
-	assert.Len(t, seen, len(codes), "a code without a source")
+		assert.Len(t, seen, len(codes), "a code without a source")
+	})
 }
 
 // Codes at both ends of the plug-in range, for which plug-ins choose the status.

@@ -178,10 +178,10 @@ type Config struct {
 
 	// MaxBody is how many bytes of a request body are buffered in memory so that the request
 	// can be sent again and links in it can be mapped. A longer body is streamed, as is one
-	// that has not ended after a minute, or of which nothing new has come for two seconds:
-	// its writer may be waiting for the response. A streamed body can be sent again only
-	// through GetBody. A buffered body may be retained until the response has been read.
-	// Zero: 1 MiB. Negative: none is buffered.
+	// with trailers, one that has not ended after a minute, or one of which nothing new has
+	// come for two seconds: its writer may be waiting for the response. A streamed body can
+	// be sent again only through GetBody. A buffered body may be retained until the response
+	// has been read. Zero: 1 MiB. Negative: none is buffered.
 	MaxBody int64
 
 	// Probe decides whether an endpoint serves the organization. Nil: [ProbeWebAPI], or

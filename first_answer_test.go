@@ -38,6 +38,21 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
+// serveInMemory runs a server until the test ends, and returns the function that connects to it.
+func serveInMemory(t *testing.T, server *http.Server) func(context.Context, string, string) (net.Conn, error) {
+	p := &pipes{make(chan net.Conn), make(chan struct{})}
+	go server.Serve(p)
+	t.Cleanup(func() {
+		close(p.done)
+		server.Close()
+	})
+	return func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		p.conns <- far
+		return near, nil
+	}
+}
+
 // distant returns a Base for an organization that is one round trip away, over HTTP/1.1:
 // opening a connection takes two round trips (TCP and TLS 1.3), a request takes one. The
 // primary runs a handler or refuses connections, and fault gets the time of its first fault.
@@ -47,8 +62,7 @@ func distant(t *testing.T, rtt time.Duration, primary http.HandlerFunc, refuses 
 		now := time.Now()
 		fault.CompareAndSwap(nil, &now)
 	}
-	p := &pipes{make(chan net.Conn), make(chan struct{})}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	connect := serveInMemory(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(rtt)
 		if !strings.Contains(r.Host, "--s") {
 			primary(w, r)
@@ -62,8 +76,7 @@ func distant(t *testing.T, rtt time.Duration, primary http.HandlerFunc, refuses 
 			return
 		}
 		w.Write(listed)
-	})}
-	go server.Serve(p)
+	})})
 	base := &http.Transport{DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 		if refuses && !strings.Contains(address, "--s") {
 			time.Sleep(rtt)
@@ -71,15 +84,9 @@ func distant(t *testing.T, rtt time.Duration, primary http.HandlerFunc, refuses 
 			return nil, errDial
 		}
 		time.Sleep(2 * rtt)
-		client, conn := net.Pipe()
-		p.conns <- conn
-		return client, nil
+		return connect(ctx, "", address)
 	}}
-	t.Cleanup(func() {
-		base.CloseIdleConnections()
-		close(p.done)
-		server.Close()
-	})
+	t.Cleanup(base.CloseIdleConnections)
 	return base
 }
 
@@ -157,7 +164,6 @@ func TestABodyThatWaitsForItsResponse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := &pipes{make(chan net.Conn), make(chan struct{})}
 				server := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					answer := http.NewResponseController(w)
 					answer.EnableFullDuplex() // HTTP/2 is full duplex in any case
@@ -166,19 +172,11 @@ func TestABodyThatWaitsForItsResponse(t *testing.T) {
 						fmt.Fprintf(w, "you said %s\n", said.Text())
 					}
 				})}
-				base := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
-					client, conn := net.Pipe()
-					p.conns <- conn
-					return client, nil
-				}}
+				base := &http.Transport{Protocols: new(http.Protocols)}
 				protocols(server.Protocols, true)
 				protocols(base.Protocols, true)
-				go server.Serve(p)
-				defer func() {
-					base.CloseIdleConnections()
-					close(p.done)
-					server.Close()
-				}()
+				base.DialContext = serveInMemory(t, server)
+				defer base.CloseIdleConnections()
 				transport, err := failover.New("http://contoso.example", &failover.Config{
 					Base: base, AllowHTTP: true, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)})
 				require.NoError(t, err)

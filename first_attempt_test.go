@@ -138,8 +138,8 @@ func TestABodyWhileDown(t *testing.T) {
 	}
 }
 
-// A request that waits while down ends with Request.Cancel, too, for which its context knows
-// no reason.
+// A request that waits while down ends with Request.Cancel, too, of which its context knows
+// nothing.
 func TestRequestCancelWhileDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -153,6 +153,7 @@ func TestRequestCancelWhileDown(t *testing.T) {
 		_, err = transport.RoundTrip(req)
 		var e *Error
 		require.ErrorAs(t, err, &e)
-		assert.Equal(t, []error{ErrUnavailable}, e.is)
+		assert.ErrorIs(t, e, ErrUnavailable)
+		assert.ErrorIs(t, e, context.Canceled)
 	})
 }

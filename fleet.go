@@ -71,6 +71,9 @@ const (
 	// fleetPoll, or to lostPoll while the store counts as lost.
 	fleetRetry = time.Second
 	lostPoll   = 2 * time.Second
+	// changePause is the least time between two looks at the record because of changes, and
+	// between two tries to change it: a store may notify when it is read, or never swap.
+	changePause = 50 * time.Millisecond
 	// fleetTimeout bounds each call of the store, and the probe that New waits for.
 	fleetTimeout = time.Second
 	// foundAfter is how long a lost store must work, with each call within half of
@@ -118,7 +121,7 @@ func (t *Transport) join() {
 // announce, until Close.
 func (t *Transport) keepInStep(settled bool) {
 	retry, poll := intervals(fleetRetry, fleetPoll, 2), intervals(fleetPoll, fleetPoll, 1)
-	for {
+	for looked := time.Now(); ; looked = time.Now() {
 		t.mu.Lock()
 		lost := t.fleet.status.Err != nil
 		t.mu.Unlock()
@@ -139,6 +142,7 @@ func (t *Transport) keepInStep(settled bool) {
 			if retry.Reset(); !ok { // closed, which Shared forbids
 				t.fleet.changed = nil
 			}
+			sleep(t.ctx, changePause-time.Since(looked))
 		case <-t.fleet.wake:
 		case <-time.After(wait):
 		}

@@ -54,3 +54,37 @@ func TestAStoreThatAsksAllTheTimeIsAnsweredNowAndThen(t *testing.T) {
 		transport.Close()
 	})
 }
+
+// echoing is a store that notifies when it is read.
+type echoing struct{ asking }
+
+func (s *echoing) Load(ctx context.Context, organization string) (Record, time.Time, error) {
+	select {
+	case s.changes <- struct{}{}:
+	default:
+	}
+	s.questions.Add(1)
+	return Record{}, time.Now(), nil
+}
+
+func (s *echoing) CompareAndSwap(context.Context, string, uint64, Record) (bool, error) {
+	return false, nil
+}
+
+// Nor do they read it all the time.
+func TestAStoreThatNotifiesWhenItIsReadIsReadNowAndThen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &echoing{asking{changes: make(chan struct{}, 1)}}
+		transport := newTestTransport(t, acknowledging, Config{Shared: store, Probe: func(context.Context, *http.Client, *url.URL) error { return nil }})
+		time.Sleep(time.Minute)
+		assert.LessOrEqual(t, store.questions.Load(), uint64(time.Minute/changePause)+2)
+
+		store.questions.Store(0)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		assert.ErrorIs(t, transport.Freeze(ctx, "maintenance"), context.DeadlineExceeded, "others always come first")
+		assert.LessOrEqual(t, store.questions.Load(), uint64((1+3)*time.Minute/changePause)+4)
+		transport.Close()
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/d365failover/failover"
@@ -35,44 +36,46 @@ func FuzzRoundTrip(f *testing.F) {
 	}
 	methods := []string{http.MethodGet, http.MethodPost, http.MethodDelete, http.MethodHead}
 	f.Fuzz(func(t *testing.T, method uint8, answer []byte) {
-		base := &http.Transport{DisableKeepAlives: true}
-		base.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
-			client, server := net.Pipe()
-			go serveBytes(server, answer)
-			return client, nil
-		}
-		transport, err := failover.New(orgURL, &failover.Config{
-			Base: base, MaxAttempts: 3, RetryBackoff: -1, ProbeTimeout: time.Second, AttemptTimeout: time.Second,
-			FailureThreshold: 1, Logger: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer transport.Close()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		body := &closeCounter{Reader: strings.NewReader(`{"x@odata.bind":"https://contoso--s.api.crm.dynamics.com/"}`)}
-		req, err := http.NewRequestWithContext(ctx, methods[int(method)%len(methods)], orgURL+accounts, body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := transport.RoundTrip(req)
-		if (resp == nil) == (err == nil) {
-			t.Fatalf("response %v and error %v", resp, err)
-		}
-		if resp != nil {
-			if resp.StatusCode != http.StatusSwitchingProtocols {
-				io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
+		synctest.Test(t, func(t *testing.T) {
+			base := &http.Transport{DisableKeepAlives: true}
+			base.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
+				client, server := net.Pipe()
+				go serveBytes(server, answer)
+				return client, nil
 			}
-			resp.Body.Close()
-		}
-		if n := body.closed.Load(); n != 1 {
-			t.Fatalf("body closed %d times", n)
-		}
-		if ctx.Err() != nil {
-			t.Fatal("not in time")
-		}
+			transport, err := failover.New(orgURL, &failover.Config{
+				Base: base, MaxAttempts: 3, RetryBackoff: -1, ProbeTimeout: time.Second, AttemptTimeout: time.Second,
+				FailureThreshold: 1, Logger: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer transport.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			body := &closeCounter{Reader: strings.NewReader(`{"x@odata.bind":"https://contoso--s.api.crm.dynamics.com/"}`)}
+			req, err := http.NewRequestWithContext(ctx, methods[int(method)%len(methods)], orgURL+accounts, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := transport.RoundTrip(req)
+			if (resp == nil) == (err == nil) {
+				t.Fatalf("response %v and error %v", resp, err)
+			}
+			if resp != nil {
+				if resp.StatusCode != http.StatusSwitchingProtocols {
+					io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
+				}
+				resp.Body.Close()
+			}
+			if n := body.closed.Load(); n != 1 {
+				t.Fatalf("body closed %d times", n)
+			}
+			if ctx.Err() != nil {
+				t.Fatal("not in time")
+			}
+		})
 	})
 }
 

@@ -120,7 +120,7 @@ func TestAnAttemptIsNotReleasedBeforeItsAnswerEnds(t *testing.T) {
 		}
 		resp := &http.Response{StatusCode: 200, ProtoMajor: row.protocol, Request: c.req, Body: io.NopCloser(content)}
 		if row.healthy {
-			c.t.watchBody(resp, c.st, givenUp, c.sending.canceler(), nil)
+			c.t.watchBody(resp, c.st, c.req.WithContext(givenUp), c.sending.canceler(), nil)
 		} else {
 			c.releaseWith(resp)
 		}

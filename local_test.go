@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -219,37 +220,95 @@ func TestWaitingForAPlaceInThePoolIsNoFault(t *testing.T) {
 	wg.Wait()
 }
 
+// Request.Cancel is the caller's, whenever it is closed. The Timeout of a client, which also closes
+// it, is how a black hole looks.
 func TestRequestCancelIsTheCallers(t *testing.T) {
 	t.Parallel()
-	hang := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet {
-			<-hang
-		}
-	}))
-	defer server.Close()
-	defer close(hang)
-	client, transport, err := failover.Wrap(nil, server.URL, &failover.Config{Alternate: "http://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer transport.Close()
-	cancel := make(chan struct{})
-	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
-	require.NoError(t, err)
-	//lint:ignore SA1019 callers may still set it
-	req.Cancel = cancel
-	time.AfterFunc(10*time.Millisecond, func() { close(cancel) })
-	_, err = transport.RoundTrip(req)
-	require.Error(t, err)
-	assert.Equal(t, failover.ClassCanceled, lastFault(t, err).Class)
+	for _, http2 := range []bool{false, true} {
+		for _, phase := range []string{"connection", "headers", "body"} {
+			reached, hang := make(chan struct{}, 100), make(chan struct{})
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if phase == "body" {
+					w.(http.Flusher).Flush()
+				}
+				reached <- struct{}{}
+				<-hang // an answer to a connection that is being closed may still arrive
+			}))
+			server.EnableHTTP2 = http2
+			server.StartTLS()
+			defer server.Close()
+			defer close(hang)
+			base := server.Client().Transport.(*http.Transport)
+			if phase == "connection" {
+				base.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+					reached <- struct{}{}
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+			}
+			client, transport, err := failover.Wrap(server.Client(), server.URL, &failover.Config{
+				Alternate: failover.NoAlternate, ProbeInterval: -1, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			defer transport.Close()
+			read := func(req *http.Request) error {
+				resp, err := client.Do(req)
+				if err == nil {
+					_, err = io.ReadAll(resp.Body)
+					resp.Body.Close()
+				}
+				return err
+			}
+			name := fmt.Sprintf("%s, HTTP/2 %v", phase, http2)
 
-	// The Timeout of a client, which also uses Request.Cancel, is how a black hole looks. A
-	// connection is there: on a busy machine, it may take longer than that to make one.
-	_, err = client.Head(server.URL)
+			for range 5 {
+				cancel := make(chan struct{})
+				req, err := http.NewRequest(http.MethodGet, server.URL, nil)
+				require.NoError(t, err)
+				//lint:ignore SA1019 callers may still set it
+				req.Cancel = cancel
+				go func() {
+					<-reached
+					close(cancel)
+				}()
+				require.Error(t, read(req), name)
+				if f := transport.Status().Primary.LastFault; f != nil {
+					assert.Equal(t, failover.ClassCanceled, f.Class, name)
+				}
+				assert.Zero(t, transport.Status().Primary.Recent.Faults[failover.ClassTransient], name)
+			}
+
+			for i := range 20 { // the client's timer and the deadline of its context race
+				client.Timeout = time.Duration(i+1) * time.Millisecond / 2
+				req, err := http.NewRequest(http.MethodGet, server.URL, nil)
+				require.NoError(t, err)
+				err = read(req)
+				var timeout net.Error
+				require.ErrorAs(t, err, &timeout, name)
+				assert.True(t, timeout.Timeout(), "%s: %v", name, err)
+				f := transport.Status().Primary.LastFault
+				if f.Class != failover.ClassLocal { // too late to begin
+					assert.Equal(t, failover.ClassTransient, f.Class, "%s: %v", name, err)
+				}
+				assert.True(t, f.Timeout(), "%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// inSilence returns a client, for a bubble, of an organization at http://127.0.0.1 that reads
+// requests and does not answer.
+func inSilence(t *testing.T) (*http.Client, *failover.Transport) {
+	base := &http.Transport{DialContext: serveInMemory(t, &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})})}
+	client, transport, err := failover.Wrap(nil, "http://127.0.0.1", &failover.Config{Base: base, Alternate: failover.NoAlternate, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
-	client.Timeout = time.Second
-	_, err = client.Get(server.URL)
-	require.Error(t, err)
-	assert.Equal(t, failover.ClassTransient, transport.Status().Primary.LastFault.Class)
+	t.Cleanup(func() {
+		transport.Close()
+		base.CloseIdleConnections()
+	})
+	return client, transport
 }
 
 // A body that blocks, even one with GetBody, does not outlast the deadline.

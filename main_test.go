@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	flag.Parse()
 	code := m.Run()
-	if leaked := leakedGoroutines(5 * time.Second); code == 0 && leaked != "" {
+	if leaked := leakedGoroutines(time.Minute); code == 0 && leaked != "" {
 		fmt.Fprintln(os.Stderr, "goroutines outlive their Transport:\n"+leaked)
 		code = 1
 	}

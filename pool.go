@@ -238,7 +238,8 @@ var errOldConnection = errors.New("failover: not a new connection")
 
 // Name servers rotate their answers, limit their number, and for a while flicker between old
 // and new ones. Therefore addresses are remembered for addressMemory. An address that differs
-// from the earlier ones is news for addressNews, or until a judgement.
+// from the earlier ones is news for addressNews, or until a judgement, unless there were
+// maxAddresses within addressMemory: those of a load balancer tell nothing.
 const (
 	addressMemory = time.Hour
 	addressNews   = time.Minute
@@ -271,7 +272,8 @@ func (a *addresses) see(address net.Addr, now time.Time) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen = slices.DeleteFunc(a.seen, func(s seenAddress) bool { return now.Sub(s.last) >= addressMemory && s.host == host })
-	this := seenAddress{host: host, first: now, known: len(a.seen) == 0}
+	rotates := len(a.seen) == maxAddresses && now.Sub(a.seen[0].last) < addressMemory
+	this := seenAddress{host: host, first: now, known: len(a.seen) == 0 || rotates}
 	if i := slices.IndexFunc(a.seen, func(s seenAddress) bool { return s.host == host }); i >= 0 {
 		this = a.seen[i]
 		a.seen = slices.Delete(a.seen, i, i+1)

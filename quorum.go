@@ -318,6 +318,7 @@ func (t *Transport) freeze(ctx context.Context, reason string) error {
 		case err != nil:
 			return fmt.Errorf("failover: the fleet's store: %w", redacted(err))
 		}
+		sleep(ctx, changePause)
 	}
 	return ctx.Err()
 }

@@ -38,8 +38,8 @@ func (t *Transport) served(st *state) {
 }
 
 // watchBody replaces the body of a healthy response by b, or by a new watchedBody if b is nil.
-// ctx is the caller's; cancel ends the context of the attempt, nil if it has none of its own.
-func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Context, cancel context.CancelCauseFunc, b *watchedBody) {
+// Req is the caller's; cancel ends the context of the attempt, nil if it has none of its own.
+func (t *Transport) watchBody(resp *http.Response, st *state, req *http.Request, cancel context.CancelCauseFunc, b *watchedBody) {
 	empty := resp.Body == nil || resp.Body == http.NoBody
 	upgraded := resp.StatusCode == http.StatusSwitchingProtocols // the body is the connection and must not be wrapped
 	if (empty || upgraded) && cancel != nil {
@@ -55,7 +55,7 @@ func (t *Transport) watchBody(resp *http.Response, st *state, ctx context.Contex
 	case b == nil:
 		b = new(watchedBody)
 	}
-	b.body, b.t, b.st, b.ctx, b.cancel, b.status = resp.Body, t, st, ctx, cancel, int16(resp.StatusCode)
+	b.body, b.t, b.st, b.req, b.cancel, b.status = resp.Body, t, st, req, cancel, int16(resp.StatusCode)
 	b.sending = resp.ProtoMajor >= 2 && resp.Request != nil && !bodyless(resp.Request)
 	resp.Body = b
 }
@@ -111,7 +111,7 @@ type watchedBody struct {
 	body   io.ReadCloser
 	t      *Transport
 	st     *state
-	ctx    context.Context         // the caller's
+	req    *http.Request           // the caller's
 	cancel context.CancelCauseFunc // ends the context of the attempt, nil if it has none
 	status int16
 	// sending: the request body may still be sent after the answer has ended.
@@ -149,13 +149,14 @@ func (b *watchedBody) end(err error) {
 		b.t.answered(b.st, nil)
 		return
 	}
-	if b.ctx.Err() == context.Canceled {
+	how := endOf(b.req)
+	if how == context.Canceled {
 		return
 	}
-	if f := b.t.classify(nil, err); f != nil {
+	if f := b.t.classify(nil, sayTimeout(b.req, err)); f != nil {
 		broken := *f
 		broken.Endpoint, broken.Status, broken.Delivery = b.st.active, int(b.status), Answered
-		b.t.count(b.st, &broken, b.ctx.Err() != nil)
+		b.t.count(b.st, &broken, how != nil)
 	}
 }
 

@@ -45,7 +45,7 @@ func TestTheEndOfAnAnswerFreesWhatItHeld(t *testing.T) {
 			ctx := c.sending.context(t.Context(), time.Hour)
 			resp := &http.Response{StatusCode: 200, Body: body()}
 			if healthy {
-				c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
+				c.t.watchBody(resp, c.st, c.req, c.sending.canceler(), nil)
 			} else {
 				c.releaseWith(resp)
 			}
@@ -191,7 +191,7 @@ func TestTheEndOfAnAnswerCutsNoRequestOff(t *testing.T) {
 		c := attempted(t, accountA, "application/json", "{}", 0)
 		ctx := c.sending.context(t.Context(), time.Hour)
 		resp := &http.Response{StatusCode: 200, ProtoMajor: protocol, Request: c.req, Body: io.NopCloser(strings.NewReader("contoso"))}
-		c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
+		c.t.watchBody(resp, c.st, c.req, c.sending.canceler(), nil)
 		_, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		assert.Equal(t, want, ctx.Err(), "HTTP/%d", protocol)
@@ -207,7 +207,7 @@ func TestAnUpgradeReleasesTheAttemptOnly(t *testing.T) {
 	ctx := c.sending.context(t.Context(), time.Hour)
 	body := io.NopCloser(strings.NewReader("contoso"))
 	resp := &http.Response{StatusCode: http.StatusSwitchingProtocols, Body: body}
-	c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
+	c.t.watchBody(resp, c.st, c.req, c.sending.canceler(), nil)
 	assert.ErrorIs(t, ctx.Err(), context.Canceled)
 	assert.Equal(t, body, resp.Body)
 }
@@ -230,23 +230,27 @@ func TestHowAnAnswerEnds(t *testing.T) {
 	expired, stop := context.WithDeadline(t.Context(), time.Now())
 	defer stop()
 	for name, row := range map[string]struct {
-		ctx   context.Context
-		err   error
-		fault bool
+		ctx    context.Context
+		cancel chan struct{} // Request.Cancel
+		err    error
+		fault  bool
 	}{
-		"whole":       {t.Context(), io.EOF, false},
-		"broken":      {t.Context(), io.ErrUnexpectedEOF, true},
-		"given up":    {canceled, context.Canceled, false},
-		"out of time": {expired, context.DeadlineExceeded, true},
+		"whole":            {t.Context(), nil, io.EOF, false},
+		"broken":           {t.Context(), nil, io.ErrUnexpectedEOF, true},
+		"given up":         {canceled, nil, context.Canceled, false},
+		"out of time":      {expired, nil, context.DeadlineExceeded, true},
+		"canceled":         {t.Context(), closed(), io.ErrUnexpectedEOF, false},
+		"client's Timeout": {overdue{t.Context()}, closed(), io.ErrUnexpectedEOF, true},
 	} {
 		transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1})
 		st := transport.state.Load()
 		body := &breaking{err: row.err}
 		c := &call{t: transport, st: st}
 		c.req = (&http.Request{Method: "GET", Header: http.Header{}}).WithContext(row.ctx)
+		c.cancel(row.cancel)
 		c.out = c.req
 		resp := &http.Response{StatusCode: 206, Body: body}
-		c.t.watchBody(resp, c.st, c.req.Context(), c.sending.canceler(), nil)
+		c.t.watchBody(resp, c.st, c.req, c.sending.canceler(), nil)
 		for range 3 {
 			_, err := resp.Body.Read(make([]byte, 1))
 			assert.Equal(t, row.err, err)
@@ -400,7 +404,7 @@ func TestWhatEndsARunOfFaults(t *testing.T) {
 		transport.count(st, &Fault{Class: ClassUnavailable, Status: 503}, false)
 		require.True(t, transport.endpoints[Primary].suspect.Load())
 		resp := &http.Response{StatusCode: 204, Body: body}
-		transport.watchBody(resp, st, t.Context(), nil, nil)
+		transport.watchBody(resp, st, new(http.Request), nil, nil)
 		if name == "unread" {
 			assert.True(t, transport.endpoints[Primary].suspect.Load(), "it may break off yet")
 			resp.Body.Close()
@@ -409,7 +413,7 @@ func TestWhatEndsARunOfFaults(t *testing.T) {
 	}
 	transport := newTestTransport(t, new(closings), Config{ProbeInterval: -1, SuspectAfter: -1, Classify: classify})
 	resp := &http.Response{StatusCode: 200, Body: &breaking{err: io.ErrUnexpectedEOF}}
-	transport.watchBody(resp, transport.state.Load(), t.Context(), nil, nil)
+	transport.watchBody(resp, transport.state.Load(), new(http.Request), nil, nil)
 	_, err := resp.Body.Read(make([]byte, 1))
 	assert.Equal(t, io.ErrUnexpectedEOF, err)
 	assert.Nil(t, transport.endpoints[Primary].lastFault.Load())

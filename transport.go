@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -117,7 +118,7 @@ func (t *Transport) plainRead(st *state, req *http.Request, variant int, at Endp
 		resp.Request = req
 		t.lend(req.Header, true)
 	}
-	t.watchBody(resp, st, req.Context(), nil, body)
+	t.watchBody(resp, st, req, nil, body)
 	return resp, nil
 }
 
@@ -159,9 +160,7 @@ func (c *call) enterDown() (*state, error) {
 			case <-canceled(c.req):
 			}
 			e := t.unavailable(c.req)
-			if ctx := c.req.Context(); ctx.Err() != nil {
-				e.is = append(e.is, redacted(contextError(ctx)))
-			}
+			e.is = append(e.is, redacted(endError(c.req)))
 			return nil, e
 		case t.cfg.FailFast:
 			return nil, t.unavailable(c.req)
@@ -284,10 +283,10 @@ func (c *call) proceed(st *state, resp *http.Response, f *Fault) (*http.Response
 // on the fault and for the pause between attempts. It returns the state for the next attempt,
 // or nil.
 func (c *call) next(st *state, f *Fault) *state {
-	t, ctx := c.t, c.req.Context()
+	t, own := c.t, endOf(c.req) != nil
 	c.lend(f)
-	c.undone = t.undoIfProvisional(st, f, ctx.Err() != nil)
-	q, decides := t.count(st, f, ctx.Err() != nil)
+	c.undone = t.undoIfProvisional(st, f, own)
+	q, decides := t.count(st, f, own)
 	throttled := f.Class == ClassThrottled && f.RetryAfter > 0 && f.RetryAfter <= t.cfg.RetryThrottled &&
 		f.RetryAfter < answer.MaxRetryAfter // the maximum stands for longer times, too
 	if len(c.faults) >= t.cfg.MaxAttempts || !throttled && !f.counted() && !c.undone || c.body.spent() || !c.maySendAgain(f) {
@@ -309,7 +308,7 @@ func (c *call) next(st *state, f *Fault) *state {
 	if now.active == f.Endpoint && f.RetryAfter > 0 && !throttled {
 		return nil // there was no switch, and the endpoint must not be asked before its Retry-After
 	}
-	if now.down && !c.undone || ctx.Err() != nil || !c.body.withdraw() {
+	if now.down && !c.undone || endOf(c.req) != nil || !c.body.withdraw() {
 		return nil
 	}
 	return now
@@ -408,7 +407,7 @@ func (c *call) succeed(resp *http.Response) *http.Response {
 
 // finish ends a call that got no healthy answer.
 func (c *call) finish(resp *http.Response) (*http.Response, error) {
-	if resp == nil && c.req.Context().Err() != context.Canceled && !c.canceledByRequest() {
+	if resp == nil && endOf(c.req) != context.Canceled {
 		resp = c.kept // the caller would have had it without the repeat
 	}
 	if resp != nil && c.inDoubt() == nil {
@@ -451,8 +450,8 @@ func (c *call) explain(e *Error) {
 			}
 		}
 	}
-	if ctx := c.req.Context(); ctx.Err() != nil && (!errors.Is(e, ctx.Err()) || !errors.Is(e, context.Cause(ctx))) {
-		e.is = append(e.is, redacted(contextError(ctx)))
+	if err := endOf(c.req); err != nil && (!errors.Is(e, err) || !errors.Is(e, cmp.Or(context.Cause(c.req.Context()), err))) {
+		e.is = append(e.is, redacted(endError(c.req)))
 	}
 }
 

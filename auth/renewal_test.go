@@ -166,6 +166,14 @@ func TestTheSignInServiceMayAskForAnEarlierRenewal(t *testing.T) {
 	})
 }
 
+func TestTheSignInServiceMayNotAskForOneAllTheTime(t *testing.T) {
+	s := &source{life: 24 * time.Hour, fresh: time.Millisecond}
+	bubble(t, s, func(t *testing.T, tokens *auth.Tokens) {
+		time.Sleep(time.Minute)
+		assert.LessOrEqual(t, s.count(), 2*61)
+	})
+}
+
 func TestAnOutageOfTheSignInServiceIsOutlivedByWarmTokens(t *testing.T) {
 	s := &source{life: time.Hour}
 	bubble(t, s, func(t *testing.T, tokens *auth.Tokens) {

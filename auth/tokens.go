@@ -294,10 +294,11 @@ func (k *kept) take(token azcore.AccessToken, err error, audience string) {
 	}
 	k.token, k.got, k.err, k.failures = token, now, nil, 0
 	// A source with a cache returns the same token again, with less of its life left.
-	k.next = now.Add(max(jittered(time.Until(token.ExpiresOn)/2), firstPause))
-	if !token.RefreshOn.IsZero() && token.RefreshOn.After(now) && token.RefreshOn.Before(k.next) {
-		k.next = token.RefreshOn
+	wait := jittered(time.Until(token.ExpiresOn) / 2)
+	if early := token.RefreshOn.Sub(now); early > 0 {
+		wait = min(wait, early)
 	}
+	k.next = now.Add(max(wait, firstPause))
 }
 
 // jittered returns d, longer or shorter by up to 10%, so that the processes of a fleet do

@@ -213,7 +213,7 @@ func (f *fleet) eventually(what string, patience time.Duration, is func(status) 
 // allAt waits until all Transports are at an endpoint.
 func (f *fleet) allAt(e failover.Endpoint) []status {
 	f.Helper()
-	return f.eventually("at the "+e.String(), 20*time.Second, func(s status) bool { return s.Active == e })
+	return f.eventually("at the "+e.String(), patience, func(s status) bool { return s.Active == e })
 }
 
 // record returns the fleet's record.

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runChild(config))
 	}
 	code := m.Run()
-	if leaked := leakedGoroutines(5 * time.Second); code == 0 && leaked != "" {
+	if leaked := leakedGoroutines(time.Minute); code == 0 && leaked != "" {
 		fmt.Fprintln(os.Stderr, "goroutines outlive their Store:\n"+leaked)
 		code = 1
 	}

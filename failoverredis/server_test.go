@@ -17,6 +17,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover/internal/machine"
 )
 
 // server is a redis-server of a test, in a process of its own.
@@ -78,7 +80,7 @@ func (s *server) start(t testing.TB) {
 			t.Logf("redis-server at %s: %s", s.addr, said)
 		}
 	})
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, patience, func() error {
 		conn, err := net.DialTimeout("tcp", s.addr, time.Second)
 		if err != nil {
 			said, _ := os.ReadFile(log)
@@ -152,7 +154,7 @@ func startCluster(t *testing.T, replicas bool) (servers []*server) {
 		}
 	}
 	for _, c := range clients {
-		eventually(t, 30*time.Second, func() error {
+		eventually(t, patience, func() error {
 			info, err := c.ClusterInfo(ctx).Result()
 			if err == nil && !(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprint("cluster_known_nodes:", nodes))) {
 				err = fmt.Errorf("cluster is not ready: %s", info)
@@ -164,7 +166,7 @@ func startCluster(t *testing.T, replicas bool) (servers []*server) {
 		id, err := clients[i-masters].Do(ctx, "CLUSTER", "MYID").Text()
 		require.NoError(t, err)
 		require.NoError(t, clients[i].ClusterReplicate(ctx, id).Err())
-		eventually(t, 30*time.Second, func() error {
+		eventually(t, patience, func() error {
 			info, err := clients[i].Info(ctx, "replication").Result()
 			if err == nil && !strings.Contains(info, "master_link_status:up") {
 				err = fmt.Errorf("replica is not ready: %s", info)
@@ -190,7 +192,7 @@ func startSentinel(t *testing.T) (master *server, sentinel string) {
 	master = startServer(t)
 	host, port, _ := net.SplitHostPort(master.addr)
 	replica := startServer(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, patience, func() error {
 		info, err := replica.client(t).Info(context.Background(), "replication").Result()
 		if err == nil && !strings.Contains(info, "master_link_status:up") {
 			err = fmt.Errorf("replica is not ready: %s", info)
@@ -205,16 +207,25 @@ func startSentinel(t *testing.T) (master *server, sentinel string) {
 }
 
 // eventually calls done until it returns nil, and fails the test with its last
-// error if that takes too long.
+// error if that takes too long. If the machine stalls, it starts to wait anew.
 func eventually(t testing.TB, patience time.Duration, done func() error) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(patience)
-	for err := done(); err != nil; err = done() {
-		if time.Now().After(deadline) {
+	stalls := machine.Stalls()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		late := time.Now().After(deadline)
+		err := done()
+		if err == nil {
+			return
+		}
+		if n := machine.Stalls(); n > stalls {
+			stalls, deadline = n, time.Now().Add(patience)
+		} else if late {
 			t.Fatalf("not within %v: %v", patience, err)
 		}
-		<-tick.C
 	}
 }
+
+// patience is the maximum time for what takes a moment, unless the machine is busy.
+const patience = 2 * time.Minute

@@ -79,7 +79,7 @@ func TestSentinelPromotesReplica(t *testing.T) {
 	changed := s.Changes(t.Context(), organization)
 
 	master.kill()
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, patience, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		r, _, err := s.Load(ctx, organization)
@@ -91,7 +91,7 @@ func TestSentinelPromotesReplica(t *testing.T) {
 	})
 	select {
 	case <-changed:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("changes at the new master are not told")
 	}
 }
@@ -393,7 +393,7 @@ func TestOneSubscription(t *testing.T) {
 	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: m.Addr()})))
 	subscriptions := func(want int) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, patience, func() error {
 			if n := m.PubSubNumSub("failover:changes")["failover:changes"]; n != want {
 				return fmt.Errorf("%d subscriptions, want %d", n, want)
 			}
@@ -439,7 +439,7 @@ func TestSubscriptionComesBack(t *testing.T) {
 		server.start(t)
 		select {
 		case <-c:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("not told")
 		}
 		_, err := newStore(t, server.client(t)).CompareAndSwap(t.Context(), organization, 0, aRecord(1))
@@ -453,7 +453,7 @@ func TestSubscriptionComesBack(t *testing.T) {
 func TestPausedServer(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
-	s := newStore(t, server.client(t))
+	s := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: server.addr, ReadTimeout: time.Minute})))
 	_, err := s.CompareAndSwap(t.Context(), organization, 0, aRecord(1))
 	require.NoError(t, err)
 	server.pause(t)
@@ -462,7 +462,7 @@ func TestPausedServer(t *testing.T) {
 	start := time.Now()
 	_, _, err = s.Load(ctx, organization)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Less(t, time.Since(start), 2500*time.Millisecond, "the client's own is 3 s")
+	assert.Less(t, time.Since(start), 30*time.Second, "the client's own is a minute")
 	server.resume(t)
 	assert.EqualValues(t, 1, generation(t, s))
 }

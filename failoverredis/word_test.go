@@ -16,11 +16,12 @@ import (
 	"github.com/d365failover/failover"
 	"github.com/d365failover/failover/failoverredis"
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/internal/machine"
 )
 
 // heard swaps the record repeatedly, and returns how long it takes until a watcher gets a value,
-// for a change or for a new subscription.
-func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, patience time.Duration) time.Duration {
+// for a change or for a new subscription, apart from the time that the machine withholds.
+func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}) time.Duration {
 	t.Helper()
 	for drained := false; !drained; {
 		select {
@@ -29,8 +30,8 @@ func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, pati
 			drained = true
 		}
 	}
-	start := time.Now()
-	for time.Since(start) < patience {
+	stopwatch := machine.Stopwatch()
+	for start := time.Now(); time.Since(start) < patience; {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		r, _, err := writer.Load(ctx, organization)
 		if err == nil {
@@ -40,13 +41,26 @@ func heard(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, pati
 		select {
 		case <-told:
 			if err == nil {
-				return time.Since(start)
+				taken, withheld := stopwatch()
+				return taken - withheld
 			}
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 	require.FailNow(t, "nothing was heard", "within %v", patience)
 	return 0
+}
+
+// heardWithin is heard with a bound. After a stall of the machine it does not hold: a Sentinel that
+// was stopped decides nothing for 30 s.
+func heardWithin(t *testing.T, writer *failoverredis.Store, told <-chan struct{}, bound time.Duration) {
+	t.Helper()
+	stalls := machine.Stalls()
+	took := heard(t, writer, told)
+	t.Logf("heard after %v", took)
+	if stalls == machine.Stalls() {
+		assert.Less(t, took, bound)
+	}
 }
 
 // The cluster node with the subscription dies and its replica takes over: notifications arrive
@@ -60,7 +74,7 @@ func TestWordIsHeardAfterANodeOfAClusterHasDied(t *testing.T) {
 	reader := client()
 	told := newStore(t, reader).Changes(t.Context(), organization)
 	writer := newStore(t, client())
-	t.Logf("heard after %v", heard(t, writer, told, 15*time.Second))
+	t.Logf("heard after %v", heard(t, writer, told))
 
 	master, err := reader.MasterForKey(t.Context(), "failover:changes")
 	require.NoError(t, err)
@@ -69,9 +83,7 @@ func TestWordIsHeardAfterANodeOfAClusterHasDied(t *testing.T) {
 			s.kill()
 		}
 	}
-	took := heard(t, writer, told, 30*time.Second)
-	t.Logf("after the death of the node, heard after %v", took)
-	assert.Less(t, took, 15*time.Second)
+	heardWithin(t, writer, told, 15*time.Second) // of the death
 }
 
 // The master hangs, and Sentinel promotes its replica: subscribers of the old master find out,
@@ -84,12 +96,10 @@ func TestWordIsHeardAfterAMasterHangs(t *testing.T) {
 	}
 	told := newStore(t, client()).Changes(t.Context(), organization)
 	writer := newStore(t, client())
-	heard(t, writer, told, 15*time.Second)
+	heard(t, writer, told)
 	<-time.After(200 * time.Millisecond) // for data on its way
 	master.pause(t)
-	took := heard(t, writer, told, 30*time.Second)
-	t.Logf("after the master hangs, heard after %v", took)
-	assert.Less(t, took, 10*time.Second)
+	heardWithin(t, writer, told, 10*time.Second)
 }
 
 // A server hangs that nothing replaces. Notifications arrive when it resumes, or, if the machine was
@@ -102,12 +112,10 @@ func TestWordIsHeardAfterAHang(t *testing.T) {
 	})
 	told := newStore(t, closing(t, redis.NewClient(&redis.Options{Addr: way.addr()}))).Changes(t.Context(), organization)
 	writer := newStore(t, server.client(t))
-	heard(t, writer, told, 15*time.Second)
+	heard(t, writer, told)
 	<-time.After(200 * time.Millisecond) // for data on its way
 	way.hold()
-	took := heard(t, writer, told, 30*time.Second)
-	t.Logf("after the connections went silent, heard after %v", took)
-	assert.Less(t, took, 10*time.Second)
+	heardWithin(t, writer, told, 10*time.Second)
 }
 
 // While Redis hangs, New and Close take at most a second or two each, however many there are.
@@ -119,11 +127,12 @@ func TestNewAndCloseWhileRedisHangs(t *testing.T) {
 	var all []*failover.Transport
 	var slowest time.Duration
 	timed := func(f func()) {
-		start := time.Now()
+		stopwatch := machine.Stopwatch()
 		f()
+		taken, withheld := stopwatch()
 		mu.Lock()
 		defer mu.Unlock()
-		slowest = max(slowest, time.Since(start))
+		slowest = max(slowest, taken-withheld)
 	}
 	start := func(n int) {
 		var wg sync.WaitGroup
@@ -161,15 +170,20 @@ func TestNewAndCloseWhileRedisHangs(t *testing.T) {
 func TestFleetIsLostAndFoundOnce(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, []int{3, 3})
+	stalls := machine.Stalls()
 	f.org.Disaster(failovertest.Refuse())
 	f.answered(f.do(f.processes[0], order{Get: 1, Times: 1}).Results)
 	f.allAt(failover.Alternate) // where members take turns to probe
 	require.NoError(t, f.admin.ConfigSet(t.Context(), "maxmemory", "1").Err())
-	f.eventually("on their own", 20*time.Second, func(s status) bool { return s.StoreErr != "" })
+	f.eventually("on their own", patience, func(s status) bool { return s.StoreErr != "" })
 	<-time.After(10 * time.Second)
 	require.NoError(t, f.admin.ConfigSet(t.Context(), "maxmemory", "0").Err())
 	f.eventually("a fleet", found, func(s status) bool { return s.StoreErr == "" })
 	for i, s := range f.status() {
-		assert.Equal(t, []int64{1, 1}, []int64{s.Lost, s.Found}, fmt.Sprint(i))
+		if stalls == machine.Stalls() {
+			assert.EqualValues(t, 1, s.Lost, fmt.Sprint(i))
+		}
+		assert.NotZero(t, s.Lost, fmt.Sprint(i))
+		assert.Equal(t, s.Lost, s.Found, fmt.Sprint(i))
 	}
 }

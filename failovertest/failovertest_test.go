@@ -179,7 +179,7 @@ func TestFailoverOverSocketsAndInMemory(t *testing.T) {
 func TestSwitchesUnderTrafficKeepWhatWasAcknowledged(t *testing.T) {
 	both(t, nil, func(t *testing.T, org *failovertest.Org) {
 		client := org.Client()
-		client.Timeout = 10 * time.Second
+		client.Timeout = time.Minute
 		var mu sync.Mutex
 		acknowledged := make(map[string]bool)
 		var writers sync.WaitGroup

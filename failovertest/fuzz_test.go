@@ -37,7 +37,7 @@ func FuzzRequests(f *testing.F) {
 				}
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, method, base+path, strings.NewReader(body))
 		if err != nil || req.URL.Host != org.Primary().Host() {

@@ -28,7 +28,7 @@ func everywhere(t *testing.T, cfg *failovertest.Config, test func(t *testing.T, 
 				tr.Protocols.SetHTTP1(true)
 			}
 		}
-		return &http.Client{Transport: keep, Timeout: 10 * time.Second}, &http.Client{Transport: dial, Timeout: 10 * time.Second}
+		return &http.Client{Transport: keep, Timeout: time.Minute}, &http.Client{Transport: dial, Timeout: time.Minute}
 	}
 	for _, proto := range []string{"HTTP/2.0", "HTTP/1.1"} {
 		t.Run(proto, func(t *testing.T) {
@@ -57,7 +57,7 @@ func everywhere(t *testing.T, cfg *failovertest.Config, test func(t *testing.T, 
 // know.
 func arrived(t *testing.T, d *failovertest.Datacenter, n int) {
 	t.Helper()
-	assert.Eventually(t, func() bool { return d.Requests() >= n }, 10*time.Second, time.Millisecond)
+	assert.Eventually(t, func() bool { return d.Requests() >= n }, time.Minute, time.Millisecond)
 	assert.Equal(t, n, d.Requests())
 }
 
@@ -121,7 +121,7 @@ func TestDrillLeavesOldConnectionsAtTheOldDatacenter(t *testing.T) {
 				}
 				assert.Equal(t, 1, org.Primary().Connections())
 
-				old.Timeout = 10 * time.Second
+				old.Timeout = time.Minute
 				old.CloseIdleConnections()
 				// A silent HTTP/2 connection counts as busy until it answers a ping.
 				if row.old != failovertest.BlackHole() {

@@ -358,7 +358,7 @@ func TestRunFindsBrokenStores(t *testing.T) {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
 			rule := strings.ReplaceAll(b.rule, " ", "_")
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestBroken$/^"+regexp.QuoteMeta(rule)+"$", "-test.timeout", "30s")
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestBroken$/^"+regexp.QuoteMeta(rule)+"$", "-test.timeout", "5m")
 			cmd.Env = append(os.Environ(), brokenEnv+"="+b.name)
 			out, err := cmd.CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "--- FAIL: TestBroken/"+rule) {

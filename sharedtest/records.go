@@ -214,19 +214,26 @@ func ended(s *store) {
 	late, cancel := context.WithDeadline(s.Context(), time.Now().Add(-time.Second))
 	defer cancel()
 	for _, ctx := range []context.Context{canceled, late} {
-		start := time.Now()
-		if _, _, err := h.Load(ctx, s.organization); err == nil {
-			s.Errorf("Load: no error after %v", ctx.Err())
-		}
-		if swapped, err := h.CompareAndSwap(ctx, s.organization, 0, record(1)); err == nil || swapped {
-			s.Errorf("CompareAndSwap = %t, %v after %v", swapped, err, ctx.Err())
-		}
-		if _, err := h.Claim(ctx, s.organization, failover.Claim{Topic: topic, Member: "member", TTL: time.Minute}); err == nil {
-			s.Errorf("Claim: no error after %v", ctx.Err())
-		}
-		h.Changes(ctx, s.organization)
-		if took := time.Since(start); took > 2*time.Second {
-			s.Errorf("the calls took %v after %v", took, ctx.Err())
+		for try := 1; ; try++ {
+			start := time.Now()
+			if _, _, err := h.Load(ctx, s.organization); err == nil {
+				s.Errorf("Load: no error after %v", ctx.Err())
+			}
+			if swapped, err := h.CompareAndSwap(ctx, s.organization, 0, record(1)); err == nil || swapped {
+				s.Errorf("CompareAndSwap = %t, %v after %v", swapped, err, ctx.Err())
+			}
+			if _, err := h.Claim(ctx, s.organization, failover.Claim{Topic: topic, Member: "member", TTL: time.Minute}); err == nil {
+				s.Errorf("Claim: no error after %v", ctx.Err())
+			}
+			h.Changes(ctx, s.organization)
+			took := time.Since(start)
+			if took <= 2*time.Second {
+				break
+			}
+			if try == 3 { // a machine that stalls does not stall each time
+				s.Errorf("the calls took %v after %v", took, ctx.Err())
+				break
+			}
 		}
 	}
 	s.holds(h, s.organization, failover.Record{})

@@ -36,13 +36,17 @@ func TestMatrix(t *testing.T) {
 	if *full {
 		parallel = 4 * runtime.GOMAXPROCS(0)
 	}
-	results := runMatrix(all, parallel)
+	results := runMatrix(all, parallel, func(c cell) result {
+		return patiently(t, func(slower time.Duration) result {
+			c.slower = slower
+			r := c.run()
+			assert.False(t, r.doubled, "%v: %q", c, r.wrong)
+			return r
+		}, func(t assert.TestingT, r result) { assert.Empty(t, r.wrong, "%v", c) })
+	})
 	if testing.Verbose() {
 		writeMatrix(os.Stdout, results)
 		writeDigest(os.Stdout, results)
-	}
-	for _, r := range results {
-		assert.Empty(t, r.wrong, "%v", r.cell)
 	}
 }
 
@@ -73,16 +77,19 @@ func TestLoad(t *testing.T) {
 			if o.name == "data lost" && !*full {
 				timeout = 4 * time.Second
 			}
-			r := load{callers: callers, h2: h2, outage: o, healthy: healthy, timeout: timeout}.run()
-			results = append(results, r)
-			assert.Zero(t, r.avoidable, "%s: %q", o.name, r.samples)
-			assert.Zero(t, r.doubled, o.name)
-			assert.Equal(t, 2, r.switches, o.name)
-			assert.Equal(t, 2, r.decisions, "%s: a switch each way and no other decision", o.name)
-			assert.LessOrEqual(t, r.storm, 2*int64(callers), "%s: connections to the alternate", o.name)
-			assert.Zero(t, r.conns, o.name)
-			assert.Zero(t, r.goroutines, o.name)
-			assert.Less(t, r.heapPeak, r.heapBefore+uint64(callers)<<20, "%s: a MiB for each caller, both ends of its connections included", o.name)
+			results = append(results, patiently(t, func(slower time.Duration) loadResult {
+				r := load{callers: callers, h2: h2, outage: o, healthy: healthy, timeout: slower * timeout}.run()
+				assert.Zero(t, r.doubled, o.name)
+				return r
+			}, func(t assert.TestingT, r loadResult) {
+				assert.Zero(t, r.avoidable, "%s: %q", o.name, r.samples)
+				assert.Equal(t, 2, r.switches, o.name)
+				assert.Equal(t, 2, r.decisions, "%s: a switch each way and no other decision", o.name)
+				assert.LessOrEqual(t, r.storm, 2*int64(callers), "%s: connections to the alternate", o.name)
+				assert.Zero(t, r.conns, o.name)
+				assert.Zero(t, r.goroutines, o.name)
+				assert.Less(t, r.heapPeak, r.heapBefore+uint64(callers)<<20, "%s: a MiB for each caller, both ends of its connections included", o.name)
+			}))
 		}
 	}
 	if testing.Verbose() {
@@ -132,17 +139,23 @@ func TestSoak(t *testing.T) {
 	if *full {
 		k = soak{callers: 50, duration: 10 * time.Minute, calm: 4 * time.Second, storm: 12 * time.Second}
 	}
-	r := k.run()
+	r := patiently(t, func(slower time.Duration) soakResult {
+		k := k
+		k.duration, k.calm, k.storm = slower*k.duration, slower*k.calm, slower*k.storm
+		r := k.run()
+		assert.Zero(t, r.load.doubled)
+		return r
+	}, func(t assert.TestingT, r soakResult) {
+		assert.False(t, r.grows(), "from %v to %v", r.first, r.last)
+		assert.True(t, r.endedWell)
+		assert.Zero(t, r.load.avoidable, "%q", r.load.samples)
+		assert.Zero(t, r.load.conns)
+		assert.Zero(t, r.load.goroutines)
+	})
 	if testing.Verbose() {
 		writeSoak(os.Stdout, r)
 		t.Logf("%q", r.load.samples)
 	}
-	assert.False(t, r.grows(), "from %v to %v", r.first, r.last)
-	assert.True(t, r.endedWell)
-	assert.Zero(t, r.load.doubled)
-	assert.Zero(t, r.load.avoidable, "%q", r.load.samples)
-	assert.Zero(t, r.load.conns)
-	assert.Zero(t, r.load.goroutines)
 }
 
 // Not parallel: it watches the memory of the process.
@@ -187,7 +200,7 @@ func TestAStalledPageHoldsNobody(t *testing.T) {
 			require.NoError(t, err)
 			defer resp.Body.Close()
 			assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
-			assert.Less(t, time.Since(begun), 30*time.Second)
+			assert.Less(t, time.Since(begun), time.Minute)
 		})
 	}
 }

@@ -200,11 +200,16 @@ func (r *runningFront) stop() {
 	os.RemoveAll(r.dir)
 }
 
+var givenPorts sync.Map // by freePort
+
 // freePort returns a port on which nothing listens, outside the range from which systems assign
 // ports, so that nobody else gets it while what listens there is down.
 func freePort(address string) string {
 	for range 100 {
 		port := strconv.Itoa(10000 + rand.IntN(20000))
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		if ln, err := net.Listen("tcp", net.JoinHostPort(address, port)); err == nil {
 			ln.Close()
 			return port

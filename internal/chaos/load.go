@@ -277,7 +277,7 @@ func (l *eventLog) counts() (decisions, switches, probes int) {
 func settle(w *wire, before int) (conns int64, goroutines int) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(20 * time.Second); ; <-tick.C {
+	for end := time.Now().Add(time.Minute); ; <-tick.C {
 		w.CloseIdleConnections()
 		conns, goroutines = w.open(), max(0, runtime.NumGoroutine()-before)
 		if conns == 0 && goroutines == 0 || time.Now().After(end) {

@@ -20,8 +20,8 @@ import (
 	"github.com/d365failover/failover"
 )
 
-// The time limits of the matrix: short, because there are many cells, but long enough for a
-// TLS handshake on a slow machine.
+// The time limits of the matrix: short, because there are many cells. On a slow machine, a cell
+// has a multiple of them.
 const (
 	attemptTimeout = 800 * time.Millisecond
 	probeTimeout   = 800 * time.Millisecond
@@ -41,6 +41,7 @@ type cell struct {
 	h2     bool
 	method string
 	at     moment
+	slower time.Duration // a factor for the time limits
 }
 
 // cells returns the cells that keep selects, in order.
@@ -54,7 +55,7 @@ func cells(methods []string, keep func(cell) bool) []cell {
 					continue
 				}
 				for _, method := range methods {
-					c := cell{f, h2, method, at}
+					c := cell{f, h2, method, at, 1}
 					if at == during && (method == "GET" || method == "DELETE") {
 						continue // no body to interrupt
 					}
@@ -90,6 +91,7 @@ type result struct {
 	goroutines         int           // left after Close
 	conns              int64         // left after Close
 	wrong              []string      // violated invariants
+	doubled            bool          // a write that may not be repeated was delivered twice
 }
 
 // run makes the experiment twice: with a Transport and without.
@@ -103,6 +105,7 @@ func (c cell) run() result {
 	taken := r.primary.arrived - r.primary.refused + r.alternate.arrived - r.alternate.refused
 	if (c.method == "POST" || c.method == "PATCH") && taken > 1 {
 		r.fail("a write that may not be repeated was delivered %d times", taken)
+		r.doubled = true
 	}
 	return r
 }
@@ -127,13 +130,13 @@ func (c cell) play(r *result, ours bool) (first exchange) {
 	label := c.String() + strconv.FormatBool(ours)
 	pprof.Do(context.Background(), pprof.Labels("client", label), func(context.Context) {
 		if !ours {
-			w.ResponseHeaderTimeout = attemptTimeout
+			w.ResponseHeaderTimeout = c.slower * attemptTimeout
 			first = c.script(p, w.Transport, nil)
 			w.CloseIdleConnections()
 			return
 		}
-		rt := must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: attemptTimeout,
-			ProbeTimeout: probeTimeout, Logger: slog.New(slog.DiscardHandler)}))
+		rt := must(failover.New(orgURL, &failover.Config{Base: w.Transport, AttemptTimeout: c.slower * attemptTimeout,
+			ProbeTimeout: c.slower * probeTimeout, Logger: slog.New(slog.DiscardHandler)}))
 		first = c.script(p, rt, r)
 		rt.Close()
 		w.CloseIdleConnections()
@@ -161,7 +164,7 @@ func (c cell) script(p *pair, rt http.RoundTripper, r *result) exchange {
 		began.Store(int64(time.Since(start)))
 	}
 	if c.at != cold {
-		if e := call(rt, "GET", "warm", r); !e.good && r != nil {
+		if e := c.call(rt, "GET", "warm", r); !e.good && r != nil {
 			r.fail("before the fault: %s", e.saw)
 		}
 	}
@@ -170,7 +173,7 @@ func (c cell) script(p *pair, rt http.RoundTripper, r *result) exchange {
 	} else {
 		s.set(c.at, spring)
 	}
-	first := call(telling{rt, s.sawHeaders}, c.method, "first", r)
+	first := c.call(telling{rt, s.sawHeaders}, c.method, "first", r)
 	if r == nil {
 		return first
 	}
@@ -180,9 +183,9 @@ func (c cell) script(p *pair, rt http.RoundTripper, r *result) exchange {
 	e := first
 	for n := 0; !e.good; n++ {
 		<-tick.C
-		e = call(rt, c.method, "next "+strconv.Itoa(n), r)
-		if time.Since(start)-time.Duration(began.Load()) > recovery {
-			r.fail("no good answer within %v, the last was %q", recovery, e.saw)
+		e = c.call(rt, c.method, "next "+strconv.Itoa(n), r)
+		if time.Since(start)-time.Duration(began.Load()) > c.slower*recovery {
+			r.fail("no good answer within %v, the last was %q", c.slower*recovery, e.saw)
 			break
 		}
 	}
@@ -221,8 +224,8 @@ func (t telling) RoundTrip(req *http.Request) (*http.Response, error) {
 const maxRead = 1 << 20
 
 // call makes one call with a deadline of its own and reads the answer.
-func call(rt http.RoundTripper, method, id string, r *result) exchange {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+func (c cell) call(rt http.RoundTripper, method, id string, r *result) exchange {
+	ctx, cancel := context.WithTimeout(context.Background(), c.slower*callTimeout)
 	defer cancel()
 	name, marked := strings.CutSuffix(method, "*")
 	if marked {
@@ -290,7 +293,7 @@ func describe(err error) string {
 func leftovers(w *wire, label string) (goroutines int, conns int64) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); ; <-tick.C {
+	for end := time.Now().Add(time.Minute); ; <-tick.C {
 		w.CloseIdleConnections() // a connection may become idle late
 		if conns = w.open(); conns == 0 {
 			if goroutines = labelled(label); goroutines == 0 {
@@ -319,8 +322,8 @@ func labelled(label string) (n int) {
 	return n
 }
 
-// runMatrix runs the cells, a few at a time, and returns the results in order.
-func runMatrix(all []cell, parallel int) []result {
+// runMatrix runs the cells with run, a few at a time, and returns the results in order.
+func runMatrix(all []cell, parallel int, run func(cell) result) []result {
 	bomb() // made beforehand, because it takes a while
 	results := make([]result, len(all))
 	slots := make(chan struct{}, parallel)
@@ -328,7 +331,7 @@ func runMatrix(all []cell, parallel int) []result {
 	for i, c := range all {
 		slots <- struct{}{}
 		wg.Go(func() {
-			results[i] = c.run()
+			results[i] = run(c)
 			<-slots
 		})
 	}

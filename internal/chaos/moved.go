@@ -51,7 +51,10 @@ func newPlace(p *pair, address string, front *front) (*place, error) {
 		l.side.front.Store(&serve)
 		return l, nil
 	}
-	l.backend = httptest.NewServer(serve)
+	// Its port, once it is gone, is nobody else's.
+	l.backend = &httptest.Server{Config: &http.Server{Handler: serve},
+		Listener: must(net.Listen("tcp", net.JoinHostPort(oldIP, freePort(oldIP))))}
+	l.backend.Start()
 	var err error
 	if l.front, err = front.start(address, l.backend.Listener.Addr().String()); err != nil {
 		l.backend.Close()

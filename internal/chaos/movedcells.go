@@ -23,6 +23,7 @@ type movedCell struct {
 	h2         bool
 	downtime   time.Duration // between leaving the old place and serving at the new
 	oneAddress bool
+	slower     time.Duration // a factor for the time limits
 }
 
 func (c movedCell) String() string {
@@ -45,7 +46,7 @@ func movedCells() (all []movedCell) {
 					continue
 				}
 				for _, downtime := range []time.Duration{0, 400 * time.Millisecond} {
-					all = append(all, movedCell{&baseKinds[k], nil, &departures[d], h2, downtime, downtime > 0 != h2})
+					all = append(all, movedCell{&baseKinds[k], nil, &departures[d], h2, downtime, downtime > 0 != h2, 1})
 				}
 			}
 		}
@@ -57,7 +58,7 @@ func movedCells() (all []movedCell) {
 func frontCells(f *front) (all []movedCell) {
 	for d := range frontDepartures {
 		for _, downtime := range []time.Duration{0, 400 * time.Millisecond} {
-			all = append(all, movedCell{&baseKinds[0], f, &frontDepartures[d], f.h2, downtime, downtime > 0})
+			all = append(all, movedCell{&baseKinds[0], f, &frontDepartures[d], f.h2, downtime, downtime > 0, 1})
 		}
 	}
 	return all
@@ -99,7 +100,7 @@ func (c movedCell) run() movedResult {
 	var reports []*failover.LossReport
 	r := movedResult{cell: c}
 	cfg := c.kind.make(m.base(c.h2))
-	cfg.RPO, cfg.SuspectAfter, cfg.ProbeTimeout = movedRPO, time.Second, 2*time.Second
+	cfg.RPO, cfg.SuspectAfter, cfg.ProbeTimeout = movedRPO, time.Second, c.slower*2*time.Second
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	if c.oneAddress {
 		cfg.Alternate = failover.NoAlternate
@@ -153,7 +154,7 @@ func (c movedCell) run() movedResult {
 				if worker%2 == 0 {
 					method = "POST"
 				}
-				ctx, cancel := context.WithTimeout(failover.WithLabel(context.Background(), id), 3*time.Second)
+				ctx, cancel := context.WithTimeout(failover.WithLabel(context.Background(), id), c.slower*3*time.Second)
 				ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 					ip, _, _ := net.SplitHostPort(i.Conn.RemoteAddr().String())
 					mu.Lock()
@@ -183,7 +184,7 @@ func (c movedCell) run() movedResult {
 					more--
 					r.failed += count(status != http.StatusOK)
 				}
-				if !served.IsZero() && time.Since(served) > 20*time.Second {
+				if !served.IsZero() && time.Since(served) > c.slower*20*time.Second {
 					more = 0
 				}
 				mu.Unlock()
@@ -203,7 +204,7 @@ func (c movedCell) run() movedResult {
 	mu.Unlock()
 	select {
 	case <-over:
-	case <-time.After(20 * time.Second):
+	case <-time.After(c.slower * 20 * time.Second):
 		r.wrong = append(r.wrong, "nothing was judged")
 	}
 	workers.Wait()

@@ -47,7 +47,7 @@ func TestAFullPoolStarvesNoProbe(t *testing.T) {
 				}
 				defer callers.Wait()
 				defer cancel()
-				late := time.After(20 * time.Second)
+				late := time.After(time.Minute)
 				for passed := 0; passed < 1; { // the traffic then uses new connections
 					select {
 					case e := <-events:
@@ -108,7 +108,7 @@ func TestAnOldConnectionIsNoRecovery(t *testing.T) {
 				require.Equal(t, failover.Alternate, rt.Status().Active)
 				m.old.mode.Store(placeServes) // over connections that are open
 				next := func(kind failover.EventKind) failover.Event {
-					late := time.After(20 * time.Second)
+					late := time.After(time.Minute)
 					for {
 						select {
 						case e := <-events:

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -162,10 +163,12 @@ type wireResult struct {
 	applied       int // how often the request was carried out
 	good, inDoubt bool
 	saw           string
+	cold          bool // the request that warms the connection has failed
 }
 
-// play makes the experiment, through a Transport if ours is set.
-func (c wireCell) play(ours bool) wireResult {
+// play makes the experiment, through a Transport if ours is set. The time limits are longer by a
+// factor.
+func (c wireCell) play(ours bool, slower time.Duration) wireResult {
 	p := newPair(false)
 	defer p.close()
 	p.alternate.fenced.Store(false)
@@ -174,15 +177,18 @@ func (c wireCell) play(ours bool) wireResult {
 	defer w.CloseIdleConnections()
 	var rt http.RoundTripper = w.Transport
 	if ours {
-		transport := must(failover.New(orgURL, &failover.Config{Base: w.Transport, ProbeTimeout: probeTimeout, Logger: slog.New(slog.DiscardHandler)}))
+		transport := must(failover.New(orgURL, &failover.Config{Base: w.Transport, ProbeTimeout: slower * probeTimeout, Logger: slog.New(slog.DiscardHandler)}))
 		defer transport.Close()
 		rt = transport
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), slower*callTimeout)
 	defer cancel()
 	if c.warm {
 		req := must(http.NewRequestWithContext(ctx, "GET", orgURL+"/api/data/v9.2/accounts", nil))
-		resp := must(rt.RoundTrip(req))
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			return wireResult{cell: c, saw: describe(err), cold: true}
+		}
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 	}
@@ -241,8 +247,9 @@ func (c *h2Conn) answer(stream uint32, status int, body string) (goOn bool) {
 	return c.WriteData(stream, true, []byte(body)) == nil
 }
 
-// wrong says which rule a result of ours violates, if any.
-func (r wireResult) wrong() string {
+// untrue says which rule a result of ours violates, if any, that holds whatever the time limits
+// are.
+func (r wireResult) untrue() string {
 	read := r.cell.shape.method == "GET"
 	switch {
 	case r.applied > 1:
@@ -253,6 +260,15 @@ func (r wireResult) wrong() string {
 		return "a success in doubt"
 	case !r.good && r.applied == 1 && !r.inDoubt && !read:
 		return "a doubt is hidden: " + r.saw
+	}
+	return ""
+}
+
+// wrong says which other rule a result of ours violates, if any.
+func (r wireResult) wrong() string {
+	switch {
+	case r.cold:
+		return "before the fault: " + r.saw
 	case r.inDoubt && r.applied == 0 && r.cell.believed() && r.cell.then != refuses:
 		return "in doubt against the proof: " + r.saw
 	case r.cell.believed() && r.cell.then == serves && !r.good:

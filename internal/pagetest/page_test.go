@@ -142,7 +142,7 @@ func chromium(t *testing.T) context.Context {
 	}
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, _ := chromedp.NewContext(allocator) // ends with allocator
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	t.Cleanup(func() {
 		cancel()
 		stop()
@@ -295,7 +295,7 @@ func TestActionsAreClicked(t *testing.T) { // not parallel, as above
 			do := func(actions ...chromedp.Action) {
 				t.Helper()
 				actions = append(actions, chromedp.WaitVisible("main", chromedp.ByQuery), chromedp.Location(&at), chromedp.Text("main", &text, chromedp.ByQuery))
-				ctx, cancel := context.WithTimeout(tab, 20*time.Second)
+				ctx, cancel := context.WithTimeout(tab, 2*time.Minute)
 				defer cancel()
 				require.NoError(t, chromedp.Run(ctx, actions...))
 			}

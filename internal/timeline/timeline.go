@@ -142,23 +142,38 @@ func (t *Timeline) Failed(err error) {
 // A Scene is something that happens to a simulated organization.
 type Scene struct {
 	Percent time.Duration // when it happens, in percent of the duration
-	Text    string        // what happens
-	Happen  func()
+	// Switched delays it, on a busy machine, until there was a switch after the scene before.
+	Switched bool
+	Text     string // what happens
+	Happen   func() // nil: nothing, this is the end
 }
 
 // Play makes the scenes happen in order, each at its time, and prints their texts. It returns after
 // the last one, or when ctx ends.
 func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Scene) {
-	start := time.Now()
+	start, switches := time.Now(), 0
 	for _, scene := range scenes {
-		select {
-		case <-time.After(time.Until(start.Add(duration * scene.Percent / 100))):
-		case <-ctx.Done():
-			return
+		wait := time.Until(start.Add(duration * scene.Percent / 100))
+		for ready := false; !ready; wait = 20 * time.Millisecond {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			ready = !scene.Switched || t.switches() > switches
 		}
-		t.Say("simulation", scene.Text)
-		scene.Happen()
+		switches = t.switches()
+		if scene.Happen != nil {
+			t.Say("simulation", scene.Text)
+			scene.Happen()
+		}
 	}
+}
+
+func (t *Timeline) switches() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sum.switches
 }
 
 // Say prints a line of the program.

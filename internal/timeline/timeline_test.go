@@ -86,3 +86,29 @@ func TestPlay(t *testing.T) {
 		assert.NotContains(t, out.String(), "never")
 	})
 }
+
+// A switch that is late delays what has to come after it.
+func TestPlayWaitsForASwitch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		line := New(new(bytes.Buffer), failover.Org{Alternate: &url.URL{}})
+		line.Begin(time.Hour)
+		start := time.Now()
+		var happened []time.Duration
+		for _, late := range []time.Duration{5 * time.Second, 9 * time.Second} {
+			time.AfterFunc(late, func() {
+				line.OnEvent(failover.Event{Kind: failover.EventSwitched, Time: time.Now(), Loss: new(failover.LossReport)})
+			})
+		}
+		happen := func() { happened = append(happened, time.Since(start).Round(100*time.Millisecond)) }
+		line.Play(t.Context(), 4*time.Second, []Scene{
+			{Percent: 25, Text: "first", Happen: happen},
+			{Percent: 50, Switched: true, Text: "second", Happen: happen},
+			{Percent: 75, Text: "third", Happen: happen},
+			{Percent: 100, Switched: true},
+		})
+		assert.Equal(t, []time.Duration{time.Second, 5 * time.Second, 5 * time.Second}, happened)
+		assert.Equal(t, 9*time.Second, time.Since(start).Round(100*time.Millisecond), "the end waits, too")
+		line.End()
+	})
+}

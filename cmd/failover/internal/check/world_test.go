@@ -43,7 +43,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.network = &network.Network{NameServers: []string{w.zone.addr}, Lookup: w.zone.lookup, Hosts: t.TempDir() + "/hosts"}
 	w.serve(org)
-	w.now, w.timeout, w.probe = time.Now, 5*time.Second, 5*time.Second
+	w.now, w.timeout, w.probe = time.Now, time.Minute, time.Minute
 	w.say = func(string) {}
 	w.primary, w.alternate = mustParse(t, org.URL()), mustParse(t, org.AlternateURL())
 	return w

@@ -54,8 +54,8 @@ func simulate(ctx context.Context, o options, start func(*failovertest.Config) *
 	intervals := func(n float64) time.Duration { return time.Duration(n * float64(o.interval)) }
 	org := start(&failovertest.Config{OneAddress: true, Lag: intervals(demoLag)})
 	defer org.Close()
-	o.target = simulated(org, min(o.timeout, 3*o.interval))
-	o.set, o.column, o.duration = "accounts", "name", intervals(demoLength)
+	o.target = simulated(org, o.timeout)
+	o.set, o.column, o.duration = "accounts", "name", 0
 	story := func(ctx context.Context, l *live) (account []Move) {
 		tell := func(what string, report *failovertest.RecoveryReport) {
 			if report != nil && !report.Served.IsZero() {
@@ -64,17 +64,31 @@ func simulate(ctx context.Context, o options, start func(*failovertest.Config) *
 			}
 		}
 		began := time.Now()
-		if !pause(ctx, intervals(demoFails)) {
+		// until waits for a time of the demonstration. On a slow machine, it also waits until
+		// the watch has seen that the organization serves since then.
+		until := func(n float64, since time.Time) bool {
+			ok := pause(ctx, intervals(n)-time.Since(began))
+			for ok && !l.servedSince(since) {
+				ok = pause(ctx, intervals(0.1))
+			}
+			return ok
+		}
+		if !until(demoFails, began) {
 			return account
 		}
 		l.say("simulation", "Simulation: the region fails, and an emergency response moves the organization to the other region")
-		tell("emergency response", org.EmergencyResponse(&failovertest.Recovery{Downtime: intervals(demoDowntime), During: failovertest.ServerBusy()}))
+		report := org.EmergencyResponse(&failovertest.Recovery{Downtime: intervals(demoDowntime), During: failovertest.ServerBusy()})
+		tell("emergency response", report)
 		l.say("simulation", "Simulation: the organization has moved, and its name leads to the other region")
-		if !pause(ctx, intervals(demoReturns)-time.Since(began)) {
+		if report == nil || !until(demoReturns, report.Served) {
 			return account
 		}
 		l.say("simulation", "Simulation: the administrator switches back")
-		tell("switch back", org.SwitchBack(&failovertest.Recovery{Downtime: intervals(demoReturn), Old: failovertest.Refuse()}))
+		report = org.SwitchBack(&failovertest.Recovery{Downtime: intervals(demoReturn), Old: failovertest.Refuse()})
+		tell("switch back", report)
+		if report != nil {
+			until(demoLength, report.Served)
+		}
 		return account
 	}
 	return run(ctx, o, story, stdout, stderr)

@@ -50,7 +50,7 @@ if the drill failed or the command line is wrong.
 // options are set by the command line.
 type options struct {
 	target
-	interval, duration time.Duration // duration 0: until ctx ends
+	interval, duration time.Duration // duration 0: until ctx or the story ends
 	set, column        string
 	keep               bool
 	environment        string
@@ -155,7 +155,8 @@ func version() string {
 const aftermath = 15 * time.Minute
 
 // run watches until ctx or the duration ends, measures, and writes the report. The story, if
-// there is one, runs beside the watch, and run waits for it.
+// there is one, runs beside the watch, and run waits for it. Without a duration, the watch ends
+// with the story.
 func run(ctx context.Context, o options, story func(context.Context, *live) []Move, stdout, stderr io.Writer) (*Record, []string, error) {
 	machine, _ := os.Hostname()
 	r := &Record{Organization: o.endpoint.String(), Machine: machine, Version: o.version, Started: time.Now().UTC(),
@@ -195,7 +196,12 @@ func run(ctx context.Context, o options, story func(context.Context, *live) []Mo
 		wg.Go(func() { h.beat(watch, o.interval, l.noteBeat) })
 	}
 	if story != nil {
-		wg.Go(func() { r.Account = story(watch, l) })
+		wg.Go(func() {
+			r.Account = story(watch, l)
+			if o.duration == 0 {
+				cancel()
+			}
+		})
 	}
 	wg.Go(func() { o.place(watch, l) })
 	if o.admin != nil {

@@ -37,8 +37,8 @@ func TestMeasuresToTheSecond(t *testing.T) {
 	})
 }
 
-// The same with TLS on the loopback interface, four times as fast. On a busy machine requests
-// take long at that pace, which the bounds allow for.
+// The same with TLS on the loopback interface, four times as fast. What is not measured there is
+// how long the machine takes: the bounds hold on a busy one.
 func TestMeasuresOverRealSockets(t *testing.T) {
 	t.Parallel()
 	rehearse(t, 250*time.Millisecond, failovertest.Start)
@@ -49,24 +49,34 @@ func rehearse(t *testing.T, interval time.Duration, start func(*failovertest.Con
 	t.Helper()
 	var out bytes.Buffer
 	var org *failovertest.Org
-	o := options{interval: interval, always: interval / 2, out: filepath.Join(t.TempDir(), "report"), version: "v0.1.0"}
-	o.timeout = 10 * time.Second
-	r, files, err := simulate(t.Context(), o, func(cfg *failovertest.Config) *failovertest.Org {
-		org = start(cfg)
-		return org
-	}, &out, &bytes.Buffer{})
-	require.NoError(t, err)
-	t.Log("\n" + out.String())
+	var files []string
+	r := new(Record)
+	for try := 0; r.worst(New) == nil; try++ { // again, if the machine has slept through the outages
+		require.Less(t, try, 10)
+		out.Reset()
+		o := options{interval: interval, always: interval / 2, out: filepath.Join(t.TempDir(), "report"), version: "v0.1.0"}
+		o.timeout = time.Minute
+		var err error
+		r, files, err = simulate(t.Context(), o, func(cfg *failovertest.Config) *failovertest.Org {
+			org = start(cfg)
+			return org
+		}, &out, &bytes.Buffer{})
+		require.NoError(t, err)
+		t.Log("\n" + out.String())
+		require.Len(t, r.Account, 2)
+	}
 	r.print(&out)
 	for line := range strings.Lines(out.String()) {
 		assert.LessOrEqual(t, len([]rune(strings.TrimRight(line, "\n"))), 80, "fits 80 columns: %q", line)
 	}
 
-	require.Len(t, r.Account, 2)
 	worst := r.worst(New)
-	require.NotNil(t, worst)
 	require.True(t, worst.over())
-	truth := r.Account[0].Served.Sub(r.Account[0].Stopped).Seconds()
+	move := r.Account[0]
+	if r.Account[1].Stopped.Before(worst.Recovered) {
+		move = r.Account[1]
+	}
+	truth := move.Served.Sub(move.Stopped).Seconds()
 	assert.LessOrEqual(t, worst.Least, truth)
 	assert.GreaterOrEqual(t, worst.Most, truth)
 	assert.LessOrEqual(t, r.Result.Lost, r.Account[0].Lost)

@@ -159,6 +159,13 @@ func (l *live) alternate() bool {
 	return l.series[Second].state == Served && l.series[New].state == Failed
 }
 
+// servedSince reports whether a new connection was served after a time.
+func (l *live) servedSince(t time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.series[New].last.After(t)
+}
+
 // say reports another event.
 func (l *live) say(kind, text string) {
 	l.mu.Lock()

@@ -17,10 +17,18 @@ import (
 // server starts a name server on the loopback interface, over UDP and TCP.
 func server(t *testing.T, handler dns.HandlerFunc) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	conn, err := net.ListenPacket("udp", listener.Addr().String())
-	require.NoError(t, err)
+	var listener net.Listener
+	var conn net.PacketConn
+	for try := 1; conn == nil; try++ { // again, if somebody has the UDP port of the same number
+		var err error
+		listener, err = net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		if conn, err = net.ListenPacket("udp", listener.Addr().String()); err != nil {
+			require.Less(t, try, 20, "%v", err)
+			conn = nil // not an interface around a nil pointer
+			listener.Close()
+		}
+	}
 	for _, s := range []*dns.Server{{Listener: listener, Handler: handler}, {PacketConn: conn, Handler: handler}} {
 		done := make(chan struct{})
 		go func() {

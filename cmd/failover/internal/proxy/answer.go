@@ -40,9 +40,6 @@ func isSafe(method string) bool {
 // not retry a POST unless configured to. They would retry a 4xx even less, but that says that
 // the request is wrong and was not carried out, and both may be false.
 func writeFailure(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the caller has disconnected
-	}
 	var failure *failover.Error
 	e := exchangeOf(r)
 	retryAfter := time.Duration(0)

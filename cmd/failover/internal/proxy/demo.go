@@ -118,7 +118,7 @@ type callers struct {
 // through sends requests for the duration, in which the organization fails over and back.
 func (c *callers) through(ctx context.Context, org *failovertest.Org, line *timeline.Timeline, duration time.Duration) timeline.Summary {
 	line.Begin(500 * time.Millisecond)
-	ctx, cancel := context.WithTimeout(ctx, duration)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var all sync.WaitGroup
 	for i, job := range []func(context.Context) error{c.list, c.create, c.list, c.create} {
@@ -126,9 +126,11 @@ func (c *callers) through(ctx context.Context, org *failovertest.Org, line *time
 	}
 	line.Play(ctx, duration, []timeline.Scene{
 		{Percent: 21, Text: "the primary's region is lost; the alternate takes over", Happen: func() { org.Disaster(failovertest.Refuse()) }},
-		{Percent: 54, Text: "the primary's region is back, but the organization is not yet", Happen: org.Primary().Heal},
+		{Percent: 54, Switched: true, Text: "the primary's region is back, but the organization is not yet", Happen: org.Primary().Heal},
 		{Percent: 67, Text: "the organization is moved back to the primary", Happen: org.FailBack},
+		{Percent: 100, Switched: true},
 	})
+	cancel()
 	all.Wait()
 	return line.End()
 }

@@ -55,11 +55,12 @@
 // The status for an unknown outcome is 502 because clients do not retry that by themselves:
 // Apache HttpClient 5 retries any request after 429 and 503, Power Query after 408, 429, 503,
 // 504 and 509, and urllib3 no POST at all. If you configure a client to retry more (curl
-// --retry, policies for every 5xx), exclude writes, as without the proxy.
+// --retry, policies for every 5xx), exclude writes: curl --retry repeats a POST after a 502 of
+// any gateway, although not after a lost connection.
 //
-// An answer that breaks off also breaks off for the caller. A body that is longer than 1 MiB
-// or arrives slowly can be sent only once: such an upload fails if an outage begins before it
-// ends, or if it is answered with a fence.
+// An answer that breaks off also breaks off for the caller. A body that is longer than 1 MiB,
+// arrives slowly or has trailers can be sent only once: such an upload fails if an outage begins
+// before it ends, or if it is answered with a fence.
 //
 // # Links
 //

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -155,6 +156,25 @@ func (w *answerWriter) WriteHeader(status int) {
 	ownToTheProxy(h)
 	dropConnectionChallenges(h)
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// breakOff resets the connection to an HTTP/1.0 caller if the answer breaks off. Without its
+// length, which the mapping of links may change, only the end of the connection ends such an
+// answer, and it would look complete.
+func (w *answerWriter) breakOff() {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if !w.req.ProtoAtLeast(1, 1) {
+		if conn, _, err := http.NewResponseController(w.ResponseWriter).Hijack(); err == nil {
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				tcp.SetLinger(0)
+			}
+			conn.Close()
+		}
+	}
+	panic(cause)
 }
 
 // Unwrap serves http.ResponseController.

@@ -278,6 +278,41 @@ func TestBodiesOverHTTP10(t *testing.T) {
 	}
 }
 
+// Over HTTP/1.0, the end of the connection is that of an answer without a length: a proxy in front that
+// speaks HTTP/1.0, as nginx may, would pass on half an answer as a whole one.
+func TestAnswersThatBreakOffOverHTTP10(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		name, why, answer string
+		whole             bool
+	}
+	compressed := string(gzipped([]byte(`{"value":[]}`)))
+	const json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+	rows := []row{
+		{"mapped", "its length may change", json + "Content-Length: 100\r\n\r\n{\"value\":", false},
+		{"in chunks", "the last one is missing", json + "Transfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n", false},
+		{"compressed", "the caller gets it decompressed", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 99\r\n\r\n" + compressed[:len(compressed)-8], false},
+		{"a whole one", "ends like any other", json + "Content-Length: 2\r\n\r\n{}", true},
+	}
+	requireReasons(t, rows, func(r row) (string, string) { return r.name, r.why })
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			s := startRaw(t, func(*http.Request) string { return r.answer })
+			conn, err := net.Dial("tcp", s.servers.proxy.addr.String())
+			require.NoError(t, err)
+			defer conn.Close()
+			io.WriteString(conn, "GET /x HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+			text, err := io.ReadAll(conn)
+			if assert.Contains(t, string(text), "200 OK"); r.whole {
+				assert.NoError(t, err)
+			} else {
+				assert.Error(t, err, "it looks complete: %q", text)
+			}
+		})
+	}
+}
+
 func TestFramingOverHTTP11(t *testing.T) {
 	t.Parallel()
 	type row struct {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -139,8 +140,8 @@ func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &program{stop: cancel, status: make(chan int, 1)}
 	out, in := io.Pipe()
+	o := options{listen: quietPort(t), grace: grace}
 	go func() {
-		o := options{listen: anyPort, grace: grace}
 		r.status <- serveWith(ctx, o, s.transport, http.NotFoundHandler(), log.New(io.Discard, "", 0), in, &r.stderr)
 		in.Close()
 	}()
@@ -149,6 +150,20 @@ func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *
 	_, r.url, _ = strings.Cut(strings.TrimSpace(line), " is at ")
 	require.NotEmpty(t, r.url)
 	return r
+}
+
+// quietPort returns an address on which nothing listens, outside the range from which systems
+// assign ports, so that nobody else has it soon after the program has ended.
+func quietPort(t *testing.T) string {
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if ln, err := net.Listen("tcp", address); err == nil {
+			ln.Close()
+			return address
+		}
+	}
+	require.FailNow(t, "no free port")
+	return ""
 }
 
 func TestRequestsUnderWayAreFinished(t *testing.T) {
@@ -178,7 +193,7 @@ func TestRequestsUnderWayAreFinished(t *testing.T) {
 			conn.Close()
 		}
 		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.Errno(10061)) // on Windows
-	}, 10*time.Second, 5*time.Millisecond, "no more requests are taken")
+	}, time.Minute, 5*time.Millisecond, "no more requests are taken")
 	close(goOn)
 	assert.Equal(t, "done", <-body)
 	assert.Equal(t, 0, <-r.status, "%s", &r.stderr)

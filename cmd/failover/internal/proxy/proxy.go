@@ -73,6 +73,7 @@ func (p *proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, "BodyBrokeOff", "the body of the request broke off; nothing was sent to the organization")
 		return
 	}
+	defer w.breakOff()
 	p.reverse.ServeHTTP(w, r)
 }
 

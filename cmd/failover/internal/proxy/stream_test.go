@@ -15,7 +15,9 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -325,28 +327,65 @@ func TestSlowCallersAreNotWaitedForWithoutEnd(t *testing.T) {
 
 func TestPatienceIsForEachPiece(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(patient(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		r.Body.Read(make([]byte, 1))                  // once more after the end, while the server watches for callers that go
-		wait := time.NewTimer(150 * time.Millisecond) // longer than the limit, and not the caller's fault
-		defer wait.Stop()
-		select {
-		case <-wait.C:
-			io.WriteString(w, "done")
-		case <-r.Context().Done():
+	synctest.Test(t, func(t *testing.T) {
+		const limit = time.Second
+		ln := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+		server := &http.Server{Handler: patient(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			r.Body.Read(make([]byte, 1))     // once more after the end, while the server watches for callers that go
+			wait := time.NewTimer(3 * limit) // not the caller's fault
+			defer wait.Stop()
+			select {
+			case <-wait.C:
+				io.WriteString(w, "done")
+			case <-r.Context().Done():
+			}
+		}), limit)}
+		go server.Serve(ln)
+		defer server.Close()
+		dialed := 0
+		base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			dialed++
+			near, far := net.Pipe()
+			ln.conns <- far
+			return near, nil
+		}}
+		defer base.CloseIdleConnections()
+		client := &http.Client{Transport: base}
+		for range 2 {
+			resp, err := client.Post("http://127.0.0.1", "text/plain", strings.NewReader("x"))
+			require.NoError(t, err)
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			require.NoError(t, err)
+			assert.Equal(t, "done", string(body))
 		}
-	}), 50*time.Millisecond))
-	t.Cleanup(server.Close)
-	client := server.Client()
-	for range 2 { // on one connection
-		resp, err := client.Post(server.URL, "text/plain", strings.NewReader("x"))
-		require.NoError(t, err)
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		require.NoError(t, err)
-		assert.Equal(t, "done", string(body))
+		assert.Equal(t, 1, dialed)
+	})
+}
+
+// pipeListener accepts the connections that it is sent.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
 	}
 }
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestTheOrganizationsNameIsInTheHandshake(t *testing.T) {
 	t.Parallel()

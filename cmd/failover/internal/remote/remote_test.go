@@ -35,7 +35,7 @@ func newRunning(t *testing.T) *running {
 	var err error
 	r.transport, err = failover.New(r.org.URL(), &failover.Config{
 		Shared: new(sharedtest.Memory),
-		Base:   r.org.Transport(), Authorize: r.org.Authorize, ProbeTimeout: 2 * time.Second,
+		Base:   r.org.Transport(), Authorize: r.org.Authorize, ProbeTimeout: time.Minute,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)
