@@ -102,7 +102,7 @@ func TestOneTimerRunsWhileAnyAttemptWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1})
-		const rounds, shards = 64, 1 << 13 // so many that looking for somebody takes its time
+		const rounds, shards = 100, 1 << 11 // so many that looking for somebody takes its time
 		w := &waits{t: transport, pool: new(pool), interval: time.Second, shards: make([]waitShard, shards)}
 		for round := range rounds {
 			before := w.tick.Load()
@@ -110,11 +110,17 @@ func TestOneTimerRunsWhileAnyAttemptWaits(t *testing.T) {
 			var n *atomic.Int32
 			var both sync.WaitGroup
 			both.Go(func() {
-				for w.tick.Load() == before {
-					runtime.Gosched()
-				}
-				for range round * 4 * shards * len(w.shards[0].counts) / rounds { // up to four times as long
-					w.tick.Load()
+				if round%2 == 0 { // while it looks the first time
+					for w.tick.Load() == before {
+						runtime.Gosched()
+					}
+					for range round * 4 * shards * len(w.shards[0].counts) / rounds {
+						w.tick.Load()
+					}
+				} else { // when it has found nobody
+					for w.armed.Load() {
+						runtime.Gosched()
+					}
 				}
 				n = w.enter()
 			})
