@@ -142,7 +142,8 @@ func (t *Timeline) Failed(err error) {
 // A Scene is something that happens to a simulated organization.
 type Scene struct {
 	Percent time.Duration // when it happens, in percent of the duration
-	// Switched delays it, on a busy machine, until there was a switch after the scene before.
+	// Switched delays it, on a busy machine, until there was a switch after the scene before, for
+	// up to a minute.
 	Switched bool
 	Text     string // what happens
 	Happen   func() // nil: nothing, this is the end
@@ -153,14 +154,15 @@ type Scene struct {
 func (t *Timeline) Play(ctx context.Context, duration time.Duration, scenes []Scene) {
 	start, switches := time.Now(), 0
 	for _, scene := range scenes {
-		wait := time.Until(start.Add(duration * scene.Percent / 100))
+		due := start.Add(duration * scene.Percent / 100)
+		wait := time.Until(due)
 		for ready := false; !ready; wait = 20 * time.Millisecond {
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
 				return
 			}
-			ready = !scene.Switched || t.switches() > switches
+			ready = !scene.Switched || t.switches() > switches || time.Since(due) > time.Minute
 		}
 		switches = t.switches()
 		if scene.Happen != nil {

@@ -65,10 +65,10 @@ func simulate(ctx context.Context, o options, start func(*failovertest.Config) *
 		}
 		began := time.Now()
 		// until waits for a time of the demonstration. On a slow machine, it also waits until
-		// the watch has seen that the organization serves since then.
+		// the watch has seen that the organization serves since then, for up to a minute.
 		until := func(n float64, since time.Time) bool {
 			ok := pause(ctx, intervals(n)-time.Since(began))
-			for ok && !l.servedSince(since) {
+			for late := time.Now().Add(time.Minute); ok && !l.servedSince(since) && time.Now().Before(late); {
 				ok = pause(ctx, intervals(0.1))
 			}
 			return ok
