@@ -142,7 +142,9 @@ func (t *Transport) keepInStep(settled bool) {
 			if retry.Reset(); !ok { // closed, which Shared forbids
 				t.fleet.changed = nil
 			}
-			sleep(t.ctx, changePause-time.Since(looked))
+			if early := changePause - time.Since(looked); early > 0 {
+				sleep(t.ctx, early)
+			}
 		case <-t.fleet.wake:
 		case <-time.After(wait):
 		}

@@ -69,3 +69,44 @@ func TestATokenThatComesTooLateIsNotToldAsClosed(t *testing.T) {
 		assert.EqualError(t, tokens.Authorize(req), "auth: no token for "+primary+": the sign-in service has not answered yet")
 	})
 }
+
+// A Source that never returns fails like any other, and is called again only when it has.
+func TestASourceThatHangsHasFailed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var hangs atomic.Bool
+		hangs.Store(true)
+		var calls atomic.Int32
+		tokens, err := auth.New(auth.Config{Organization: orgURL, Source: func(context.Context, string) (azcore.AccessToken, error) {
+			calls.Add(1)
+			if hangs.Load() {
+				<-release
+			}
+			return azcore.AccessToken{Token: "contoso", ExpiresOn: time.Now().Add(time.Hour)}, nil
+		}})
+		require.NoError(t, err)
+		req, err := http.NewRequestWithContext(t.Context(), "GET", orgURL+accounts, nil)
+		require.NoError(t, err)
+		const message = "auth: no token for " + primary + ": the Source does not return"
+		for began := time.Now(); time.Since(began) < 10*time.Minute; time.Sleep(time.Second) {
+			require.EqualError(t, tokens.Authorize(req), message)
+		}
+		assert.EqualValues(t, 2, calls.Load(), "for each audience")
+		hangs.Store(false)
+		release <- struct{}{}
+		release <- struct{}{}
+		time.Sleep(time.Minute)
+		assert.NoError(t, tokens.Authorize(req))
+		assert.EqualValues(t, 4, calls.Load())
+
+		hangs.Store(true)
+		time.Sleep(40 * time.Minute)
+		assert.EqualValues(t, 6, calls.Load(), "it hangs in a renewal")
+		assert.NoError(t, tokens.Authorize(req))
+		began := time.Now()
+		tokens.Close()
+		assert.LessOrEqual(t, time.Since(began), time.Second)
+		close(release)
+	})
+}

@@ -38,6 +38,7 @@ var (
 	errClosed   = errors.New("closed")
 	errNoToken  = errors.New("no token, or an expired one")
 	errPanicked = errors.New("the Source panicked")
+	errHangs    = errors.New("the Source does not return")
 	errLate     = errors.New("the sign-in service has not answered yet")
 )
 
@@ -75,7 +76,7 @@ func cause(err error) string {
 // madeHere returns an error in the tree of err that does not quote what another machine has
 // sent, nil if there is none.
 func madeHere(err error) error {
-	for _, own := range []error{errClosed, errNoToken, errPanicked, errLate, context.Canceled, context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF} {
+	for _, own := range []error{errClosed, errNoToken, errPanicked, errHangs, errLate, context.Canceled, context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF} {
 		if errors.Is(err, own) {
 			return own
 		}

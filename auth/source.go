@@ -12,8 +12,9 @@ import (
 
 // A Source returns a token for a scope, such as
 // "https://contoso.crm4.dynamics.com/.default". It is called by one goroutine at a time for
-// each scope, and must return once the context ends. The source alone chooses the sign-in
-// service; no answer of an endpoint changes it.
+// each scope, and must return once the context ends: if it does not, it counts as failed, and
+// is not called again for that scope before it has returned. The source alone chooses the
+// sign-in service; no answer of an endpoint changes it.
 type Source func(ctx context.Context, scope string) (azcore.AccessToken, error)
 
 // FromCredential returns a Source of the tokens of a credential of azidentity, or of any

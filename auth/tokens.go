@@ -41,6 +41,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -77,6 +78,8 @@ const (
 	// patience is how long a request waits for a token if the one for the other
 	// endpoint could be sent instead. A probe has 5 s for everything.
 	patience = 2 * time.Second
+	// hangsAfter is how long after its context has ended the Source counts as hanging.
+	hangsAfter = time.Second
 	// refusedPause is how old a token must be to be renewed because an endpoint rejected it.
 	refusedPause = 30 * time.Second
 )
@@ -108,6 +111,7 @@ type kept struct {
 	next     time.Time     // when to request it again
 	flight   chan struct{} // closed when the request under way ends; nil if there is none
 	failures int           // in a row
+	calling  atomic.Bool   // the Source has not returned
 	err      error         // of the last request
 }
 
@@ -139,8 +143,9 @@ func New(cfg Config) (*Tokens, error) {
 }
 
 // Close stops the renewal, cancels the requests for tokens that are under way, and waits
-// for them. Authorize continues to use the tokens that Tokens has until they expire. Close
-// always returns nil. Closing again does nothing.
+// for them, but not for a Source that ignores its context. Authorize continues to use the
+// tokens that Tokens has until they expire. Close always returns nil. Closing again does
+// nothing.
 func (t *Tokens) Close() error {
 	t.mu.Lock()
 	t.cancel()
@@ -260,17 +265,42 @@ func (t *Tokens) ask(audience string, k *kept) <-chan struct{} {
 	k.flight = make(chan struct{})
 	// Not the caller's context: others wait for the same token.
 	t.wg.Go(func() {
-		token, err := azcore.AccessToken{}, errPanicked // or it has called runtime.Goexit
-		defer func() { t.land(k, token, err, audience) }()
-		defer func() { _ = recover() }()
 		ctx, cancel := context.WithTimeout(t.ctx, t.timeout)
 		defer cancel()
-		token, err = t.source(ctx, audience+"/.default")
+		token, err := t.call(ctx, k, audience+"/.default")
 		if err == nil && (token.Token == "" || time.Until(token.ExpiresOn) <= leeway) {
 			err = errNoToken
 		}
+		t.land(k, token, err, audience)
 	})
 	return k.flight
+}
+
+// call calls the Source. If that ignores its context, call does not wait for it, nor calls it again
+// before it has returned.
+func (t *Tokens) call(ctx context.Context, k *kept, scope string) (token azcore.AccessToken, err error) {
+	if k.calling.Swap(true) {
+		return token, errHangs
+	}
+	var result azcore.AccessToken
+	failure, returned := errPanicked, make(chan struct{}) // or it calls runtime.Goexit
+	go func() {
+		defer close(returned)
+		defer k.calling.Store(false)
+		defer func() { _ = recover() }()
+		result, failure = t.source(ctx, scope)
+	}()
+	select {
+	case <-returned:
+		return result, failure
+	case <-ctx.Done():
+	}
+	select {
+	case <-returned:
+		return result, failure
+	case <-time.After(hangsAfter):
+		return token, errHangs
+	}
 }
 
 // land ends a request for a token with its result.

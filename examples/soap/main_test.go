@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/d365failover/failover/failovertest"
+	"github.com/d365failover/failover/internal/machine"
 )
 
 // result is what a run has printed and returned.
@@ -134,8 +135,14 @@ func TestAMissingAccountChangesTheStatus(t *testing.T) {
 func TestTheProgramOverRealConnections(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"-duration", "3s"}, &stdout, &stderr)
-	r := result{status, stdout.String()}
+	var r result
+	machine.Try(func() bool { // scenes have their times, and a machine that stalls skips some
+		stdout.Reset()
+		stderr.Reset()
+		r.status = run(t.Context(), []string{"-duration", "5s"}, &stdout, &stderr)
+		r.out = stdout.String()
+		return r.status == 0 && r.item(t, "switches") == "2"
+	})
 	assert.Equal(t, 0, r.status, "%s%s", r.out, &stderr)
 	assert.Equal(t, "0", r.item(t, "failures"))
 	assert.Equal(t, "2", r.item(t, "switches"))
