@@ -221,7 +221,7 @@ func TestWordKeepsNobodyFromFollowing(t *testing.T) {
 		}
 		s.record = Record{Version: 1, Active: Alternate, Generation: 1, Since: time.Now()}
 		s.changes <- struct{}{}
-		time.Sleep(followSpread + time.Millisecond)
+		time.Sleep(changePause + followSpread + time.Millisecond)
 		assert.Equal(t, Alternate, transport.Status().Active)
 		transport.Close()
 	})
