@@ -93,11 +93,18 @@ func (w *waits) shard() *waitShard { return &w.shards[rand.Uint32()%uint32(len(w
 func (w *waits) enter() *atomic.Int32 {
 	n := &w.shard().counts[w.tick.Load()%(suspectTicks+2)]
 	n.Add(1)
-	if !w.armed.Load() && w.interval > 0 && w.armed.CompareAndSwap(false, true) {
+	if !w.armed.Load() && w.interval > 0 {
+		w.arm()
+	}
+	return n
+}
+
+// arm starts the timer unless it runs.
+func (w *waits) arm() {
+	if w.armed.CompareAndSwap(false, true) {
 		w.last.Store(w.tick.Load() - 2) // the tick stood still, so the last answer may be long ago
 		time.AfterFunc(w.interval, w.look)
 	}
-	return n
 }
 
 // list lists a read. Leave removes it.
@@ -165,8 +172,8 @@ func (w *waits) look() {
 	switch {
 	case !some:
 		w.armed.Store(false)
-		if w.any() && w.armed.CompareAndSwap(false, true) { // one has begun meanwhile
-			break
+		if w.any() { // one has begun meanwhile
+			w.arm()
 		}
 		return
 	case w.pool.retired.Load():

@@ -4,7 +4,10 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,5 +93,64 @@ func TestWhatASuspicionIsAbout(t *testing.T) {
 		assert.Equal(t, 20*time.Second, time.Since(q.since))
 		<-q.done
 		assert.False(t, q.toSwitch)
+	})
+}
+
+// An attempt that begins to wait while the timer finds nobody is not overlooked: one timer runs as
+// long as any waits.
+func TestOneTimerRunsWhileAnyAttemptWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		transport := newTestTransport(t, acknowledging, Config{ProbeInterval: -1})
+		const rounds, shards = 100, 1 << 11 // so many that looking for somebody takes its time
+		w := &waits{t: transport, pool: new(pool), interval: time.Second, shards: make([]waitShard, shards)}
+		for round := range rounds {
+			before := w.tick.Load()
+			w.armed.Store(true) // the timer has just fired
+			var n *atomic.Int32
+			var both sync.WaitGroup
+			both.Go(func() {
+				if round%2 == 0 { // while it looks the first time
+					for w.tick.Load() == before {
+						runtime.Gosched()
+					}
+					for range round * 4 * shards * len(w.shards[0].counts) / rounds {
+						w.tick.Load()
+					}
+				} else { // when it has found nobody
+					for w.armed.Load() {
+						runtime.Gosched()
+					}
+				}
+				n = w.enter()
+			})
+			both.Go(w.look)
+			both.Wait()
+			time.Sleep(2*w.interval + w.interval/2)
+			require.Equal(t, before+3, w.tick.Load(), round)
+			require.True(t, w.armed.Load(), round)
+			n.Add(-1)
+			time.Sleep(w.interval)
+			require.False(t, w.armed.Load(), round)
+		}
+	})
+}
+
+// A read is sent again once it has waited for 15 times SuspectAfter, and only once.
+func TestWhenAReadIsRescued(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rescued := 0
+		w := &waits{t: &Transport{cfg: Config{SuspectAfter: 10 * time.Second}}, shards: make([]waitShard, 1)}
+		leave := w.list(&waitingRead{rescue: func() { rescued++ }})
+		defer leave()
+		time.Sleep(150*time.Second - 1)
+		w.rescue()
+		assert.Zero(t, rescued)
+		time.Sleep(time.Nanosecond)
+		for range 2 {
+			w.rescue()
+			assert.Equal(t, 1, rescued)
+		}
 	})
 }
