@@ -26,7 +26,7 @@ func TestNewCredentialsAreTriedWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var rounds []time.Time
-		transport := newTestTransport(t, acknowledging, Config{Probe: func(_ context.Context, _ *http.Client, u *url.URL) error {
+		transport := newTestTransport(t, acknowledging, Config{FailFast: true, Probe: func(_ context.Context, _ *http.Client, u *url.URL) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if !strings.Contains(u.Host, "--s.") {
@@ -60,7 +60,11 @@ func TestNewCredentialsAreTriedWhileDown(t *testing.T) {
 		assert.Equal(t, 250*time.Millisecond, last.Sub(begun))
 		assert.Equal(t, before+2, n)
 		time.Sleep(time.Second)
-		transport.lend(http.Header{"Authorization": {"Bearer 3"}}, false)
+		req, err := http.NewRequest(http.MethodGet, "https://contoso.api.crm.dynamics.com/", nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer 3")
+		_, err = transport.RoundTrip(req) // which is not sent, but lends its token
+		require.ErrorIs(t, err, ErrUnavailable)
 		_, last = seen()
 		assert.Equal(t, time.Now(), last)
 		transport.lend(http.Header{"Authorization": {"Bearer 3"}}, false) // known
