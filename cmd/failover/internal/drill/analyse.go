@@ -64,13 +64,22 @@ func outages(samples []Sample, interval time.Duration, label Series, series ...S
 	return list
 }
 
-// covered reports whether another of the series was served when a sample failed. Samples of all
-// series start at the same time.
+// covered reports whether another of the series was served when a sample failed, or whether that
+// is not known because the watch ended first. Samples of all series start at the same time.
 func covered(samples []Sample, failed *Sample, interval time.Duration, series []Series) bool {
-	return len(series) > 1 && slices.ContainsFunc(samples, func(s Sample) bool {
-		return s.State == Served && s.Series != failed.Series && slices.Contains(series, s.Series) &&
-			s.Begun.Sub(failed.Begun).Abs() <= interval/2
-	})
+	known := len(series) == 1
+	for i := range samples {
+		s := &samples[i]
+		if s.Series == failed.Series || !slices.Contains(series, s.Series) {
+			continue
+		}
+		later := s.Begun.Sub(failed.Begun)
+		if s.State == Served && later.Abs() <= interval/2 {
+			return true
+		}
+		known = known || later >= -interval/2
+	}
+	return !known
 }
 
 // close records the first good answer after an outage. The organization stopped after before,

@@ -149,11 +149,15 @@ func TestEitherAddress(t *testing.T) {
 		name, primary, alternate string
 		want                     int // outages
 		duration                 float64
+		open                     bool
 	}{
-		{"the alternate is fenced, as ever", "......", "xxxxxx", 0, 0},
-		{"it takes over at once", "..xxxx", "xx....", 0, 0},
-		{"it takes over later", "..xxxxxx", "xxxxx...", 1, 3.01},
-		{"and gives back", "..xxxxx...", "xxxx...xxx", 1, 2.01},
+		{"the alternate is fenced, as ever", "......", "xxxxxx", 0, 0, false},
+		{"it takes over at once", "..xxxx", "xx....", 0, 0, false},
+		{"it takes over later", "..xxxxxx", "xxxxx...", 1, 3.01, false},
+		{"and gives back", "..xxxxx...", "xxxx...xxx", 1, 2.01, false},
+		{"the watch ends before its last answer", "..xxxx", "xx...", 0, 0, false},
+		{"the watch ends before the primary's last answer", ".....", "xxxxxx", 0, 0, false},
+		{"neither serves until the end", "..xxx", "xxxx", 1, 1, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -161,7 +165,7 @@ func TestEitherAddress(t *testing.T) {
 			require.Len(t, list, tt.want)
 			if tt.want > 0 {
 				assert.InDelta(t, tt.duration, list[0].Duration, 1e-6)
-				assert.True(t, list[0].over())
+				assert.Equal(t, tt.open, !list[0].over())
 			}
 		})
 	}
