@@ -106,6 +106,7 @@ func (c movedCell) run() movedResult {
 		cfg.Alternate = failover.NoAlternate
 	}
 	over := make(chan struct{}) // closed at the judgement
+	early := false              // a process of the old place has answered while the others were gone
 	cfg.OnEvent = func(e failover.Event) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -116,6 +117,7 @@ func (c movedCell) run() movedResult {
 				r.judged, r.reason = e.Time.Sub(served), e.Reason
 				close(over)
 			}
+			early = early || !left.IsZero() && (served.IsZero() || !e.Time.After(served))
 		case failover.EventSwitched:
 			r.wrong = append(r.wrong, "it has switched")
 		}
@@ -210,6 +212,9 @@ func (c movedCell) run() movedResult {
 	workers.Wait()
 	mu.Lock()
 	defer mu.Unlock()
+	if early && judged.IsZero() { // that was the judgement, before the move
+		return c.run()
+	}
 	if r.first = firstNew.Sub(served); firstNew.IsZero() {
 		r.wrong = append(r.wrong, "the new place has answered nobody")
 	}
