@@ -406,7 +406,8 @@ func aheadOf(body io.Reader, length, most int64) *readAhead {
 }
 
 // wait waits until the goroutine ends, timeout is over, nothing was read for a pause, ctx ends,
-// or cancel is closed. It then stops the goroutine and returns the bytes read so far and the error after them.
+// or cancel is closed. It then stops the goroutine and returns the bytes read so far and the
+// error after them.
 func (r *readAhead) wait(ctx context.Context, cancel <-chan struct{}, timeout, pause time.Duration) ([]byte, error) {
 	began, timer := time.Now(), time.NewTimer(pause)
 	defer timer.Stop()

@@ -4,14 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -36,33 +33,13 @@ func startServer(t testing.TB, args ...string) *server {
 	if err != nil {
 		t.Skip("there is no redis-server in PATH (on Debian: apt-get install redis-server)")
 	}
-	port := freePort(t)
+	port := machine.FreePort("127.0.0.1")
 	s := &server{addr: net.JoinHostPort("127.0.0.1", port)}
 	s.args = append([]string{path}, args...)
 	s.args = append(s.args, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(), "--loglevel", "warning")
 	s.start(t)
 	t.Cleanup(s.kill)
 	return s
-}
-
-var givenPorts sync.Map // by freePort
-
-// freePort returns a port on which nothing listens. It is outside the range from which systems
-// assign ports, so that nobody else gets it before the server listens, or while it is stopped.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		port := strconv.Itoa(10000 + rand.IntN(20000))
-		if _, taken := givenPorts.LoadOrStore(port, true); taken {
-			continue
-		}
-		if ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
-			require.NoError(t, ln.Close())
-			return port
-		}
-	}
-	require.FailNow(t, "no free port")
-	return ""
 }
 
 // start starts the process and waits until it accepts connections.
@@ -135,7 +112,7 @@ func startCluster(t *testing.T, replicas bool) (servers []*server) {
 	ctx := t.Context()
 	var clients []*redis.Client
 	for i := range nodes {
-		s := startServer(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t), "--cluster-node-timeout", "2000")
+		s := startServer(t, "--cluster-enabled", "yes", "--cluster-port", machine.FreePort("127.0.0.1"), "--cluster-node-timeout", "2000")
 		c := s.client(t)
 		if i < masters {
 			require.NoError(t, c.ClusterAddSlotsRange(ctx, i*slots/masters, (i+1)*slots/masters-1).Err())

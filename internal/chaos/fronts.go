@@ -11,13 +11,11 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +23,7 @@ import (
 	"time"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/internal/machine"
 )
 
 // A front is a real front end between a client and a backend.
@@ -150,7 +149,7 @@ type runningFront struct {
 // start runs the front end at an address, in a directory of its own, and waits until it
 // listens.
 func (f *front) start(address, backend string) (*runningFront, error) {
-	dir, port := must(os.MkdirTemp("", "front")), freePort(address) // some programs reject unusual directory names
+	dir, port := must(os.MkdirTemp("", "front")), machine.FreePort(address) // some programs reject unusual directory names
 	r := &runningFront{front: f, addr: net.JoinHostPort(address, port), dir: dir, done: make(chan struct{})}
 	fill := strings.NewReplacer("DIR", dir, "ADDRESS", address, "PORT", port, "BACKEND", backend).Replace
 	cert, key := pemOf(certs().good)
@@ -200,24 +199,6 @@ func (r *runningFront) stop() {
 	os.RemoveAll(r.dir)
 }
 
-var givenPorts sync.Map // by freePort
-
-// freePort returns a port on which nothing listens, outside the range from which systems assign
-// ports, so that nobody else gets it while what listens there is down.
-func freePort(address string) string {
-	for range 100 {
-		port := strconv.Itoa(10000 + rand.IntN(20000))
-		if _, given := givenPorts.LoadOrStore(port, true); given {
-			continue
-		}
-		if ln, err := net.Listen("tcp", net.JoinHostPort(address, port)); err == nil {
-			ln.Close()
-			return port
-		}
-	}
-	panic("no free port")
-}
-
 func pemOf(c tls.Certificate) (cert, key string) {
 	cert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}))
 	key = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(c.PrivateKey))}))
@@ -234,7 +215,7 @@ type backend struct {
 }
 
 func newBackend() *backend {
-	b := &backend{addr: "127.0.0.1:" + freePort("127.0.0.1"), done: make(map[string]int)}
+	b := &backend{addr: "127.0.0.1:" + machine.FreePort("127.0.0.1"), done: make(map[string]int)}
 	b.start()
 	return b
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/d365failover/failover"
+	"github.com/d365failover/failover/internal/machine"
 )
 
 // A failover that keeps the address: the name now leads new connections to another place,
@@ -53,7 +54,7 @@ func newPlace(p *pair, address string, front *front) (*place, error) {
 	}
 	// Its port, once it is gone, is nobody else's.
 	l.backend = &httptest.Server{Config: &http.Server{Handler: serve},
-		Listener: must(net.Listen("tcp", net.JoinHostPort(oldIP, freePort(oldIP))))}
+		Listener: must(net.Listen("tcp", net.JoinHostPort(oldIP, machine.FreePort(oldIP))))}
 	l.backend.Start()
 	var err error
 	if l.front, err = front.start(address, l.backend.Listener.Addr().String()); err != nil {

@@ -1,7 +1,8 @@
-// Package machine keeps account of the time in which the machine keeps a test's process from
-// running, because it is busy or has stalled. Tests of promises in real time leave that time
-// out of their bounds. The account begins with the first call of any function, and is no use
-// in a bubble of testing/synctest, whose time stands still while something runs.
+// Package machine makes tests independent of the machine on which they run. It keeps account of
+// the time in which the machine keeps a test's process from running, because it is busy or has
+// stalled. Tests of promises in real time leave that time out of their bounds. The account begins
+// with the first call of a function that needs it, and is no use in a bubble of testing/synctest,
+// whose time stands still while something runs.
 package machine
 
 import (

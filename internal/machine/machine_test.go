@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"net"
 	"testing"
 	"time"
 
@@ -54,4 +55,20 @@ func TestOnlyAStallExcuses(t *testing.T) {
 		assert.False(t, Try(func() bool { calls++; return false }))
 	}
 	assert.Equal(t, 1, calls)
+}
+
+func TestAFreePortIsGivenOnce(t *testing.T) {
+	t.Parallel()
+	given := map[string]bool{}
+	for range 20 {
+		port := FreePort("127.0.0.1")
+		assert.Less(t, port, "3") // below 30,000: five digits
+		assert.Len(t, port, 5)
+		assert.False(t, given[port])
+		given[port] = true
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+		if assert.NoError(t, err) {
+			ln.Close()
+		}
+	}
 }

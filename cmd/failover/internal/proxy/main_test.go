@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -23,6 +22,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/d365failover/failover/internal/machine"
 )
 
 // asProgram in the environment makes the test binary the program itself.
@@ -140,7 +141,7 @@ func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &program{stop: cancel, status: make(chan int, 1)}
 	out, in := io.Pipe()
-	o := options{listen: quietPort(t), grace: grace}
+	o := options{listen: net.JoinHostPort("127.0.0.1", machine.FreePort("127.0.0.1")), grace: grace}
 	go func() {
 		r.status <- serveWith(ctx, o, s.transport, http.NotFoundHandler(), log.New(io.Discard, "", 0), in, &r.stderr)
 		in.Close()
@@ -150,20 +151,6 @@ func startRunning(t *testing.T, grace time.Duration, handler http.HandlerFunc) *
 	_, r.url, _ = strings.Cut(strings.TrimSpace(line), " is at ")
 	require.NotEmpty(t, r.url)
 	return r
-}
-
-// quietPort returns an address on which nothing listens, outside the range from which systems
-// assign ports, so that nobody else has it soon after the program has ended.
-func quietPort(t *testing.T) string {
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
-		if ln, err := net.Listen("tcp", address); err == nil {
-			ln.Close()
-			return address
-		}
-	}
-	require.FailNow(t, "no free port")
-	return ""
 }
 
 func TestRequestsUnderWayAreFinished(t *testing.T) {
